@@ -1,0 +1,35 @@
+"""Errors that a user can cause, and the exit codes that jobs and the CLI end with."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+#: Something failed that a retry may cure (a lost node, a full disk, a bug).
+EXIT_FAILURE = 1
+#: The user's input is wrong; a retry would fail the same way.
+EXIT_USER_ERROR = 2
+#: Asked to stop (SIGTERM, Ctrl-C); state was saved and the next start resumes.
+EXIT_INTERRUPTED = 75
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Printed as one line, without a traceback; exit code 2.
+
+    Args:
+        message: One line that names the field, file or object at fault.
+    """
+
+    exit_code = EXIT_USER_ERROR
+
+
+class SpecErrors(UserError):
+    """Every mistake found in a spec, each as `path: message`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Interrupted(Exception):
+    """The process was asked to stop; what was done so far is kept."""
+
+    exit_code = EXIT_INTERRUPTED

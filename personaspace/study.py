@@ -1,0 +1,145 @@
+"""A spec with everything it points to: questions read, data sets pinned, the model identified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from personaspace import dataset, models, sources
+from personaspace.dataset import Chats
+from personaspace.errors import SpecErrors, UserError
+from personaspace.spec import Experiment
+from personaspace.validation import load_spec
+
+#: Name of the extra extraction row that has no system message: the text E0 trained under.
+TEMPLATE_DEFAULT = "template-default"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked spec and its inputs.
+
+    Attributes:
+        spec: The experiment.
+        folder: Where the spec's relative paths start.
+        extraction_questions: Questions whose hidden states are extracted.
+        coupling_questions: Questions answered for the coupling data.
+        evaluation_questions: Questions of the evaluation, the unseen ones last.
+        chats: The data sets that a condition trains on, by name.
+    """
+
+    spec: Experiment
+    folder: Path
+    extraction_questions: list[str]
+    coupling_questions: list[str]
+    evaluation_questions: list[str]
+    chats: dict[str, Chats]
+
+    @cached_property
+    def model_identity(self) -> str:
+        """See `models.identity`."""
+        return models.identity(self.spec.model)
+
+    @property
+    def unseen(self) -> set[str]:
+        """Evaluation questions that coupling did not train on."""
+        return set(self.evaluation_questions) - set(self.coupling_questions)
+
+    def layers(self, num_layers: int | None = None) -> list[int]:
+        """The layers to extract, ascending.
+
+        Raises:
+            UserError: A layer outside the model.
+        """
+        if self.spec.extraction.layers == "all":
+            if num_layers is None:
+                shape = models.shape(self.spec.model)
+                if shape is None:
+                    raise UserError("extraction.layers: the model's number of layers is unknown")
+                num_layers = shape.num_layers
+            return list(range(num_layers))
+        layers = sorted(self.spec.extraction.layers)
+        if num_layers is not None and layers[-1] >= num_layers:
+            raise UserError(
+                f"extraction.layers: {layers[-1]} is outside the model, which has layers 0 to "
+                f"{num_layers - 1}"
+            )
+        return layers
+
+    def induction_rows(self) -> list[tuple[str, str | None]]:
+        """Name and prompt of what was trained under but is not in the extraction grid.
+
+        The base model's activations there give the measured cosine-to-assistant. A condition
+        without persona trained under the chat template's default, which is no grid persona.
+        """
+        grid = set(self.spec.extracted_personas())
+        rows: dict[str, str | None] = {}
+        for condition in self.spec.conditions:
+            if condition.kind != "em":
+                continue
+            if condition.persona is None:
+                rows[TEMPLATE_DEFAULT] = None
+            elif condition.persona not in grid:
+                rows[condition.persona] = self.spec.persona(condition.persona).prompt
+        return list(rows.items())
+
+
+def resolve(spec: Experiment, folder: Path) -> Study:
+    """Read everything the spec points to.
+
+    Raises:
+        SpecErrors: All that is missing or malformed, each with the field that names it.
+    """
+    problems: list[str] = []
+
+    def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
+        try:
+            return sources.read_questions(source, folder, limit)
+        except UserError as error:
+            problems.append(f"{field}: {error}")
+            return []
+
+    extraction = questions(
+        "extraction.questions", spec.extraction.questions, spec.extraction.limit
+    )
+    coupling = questions("coupling.questions", spec.coupling.questions, spec.coupling.limit)
+    evaluation = questions(
+        "evaluation.questions", spec.evaluation.questions, spec.evaluation.limit
+    )
+    if spec.evaluation.unseen_questions is not None:
+        more = questions(
+            "evaluation.unseen_questions",
+            spec.evaluation.unseen_questions,
+            spec.evaluation.limit,
+        )
+        repeated = set(more) & (set(coupling) | set(evaluation))
+        if repeated:
+            problems.append(
+                f"evaluation.unseen_questions: {sorted(repeated)[0]!r} is also a coupling or "
+                "evaluation question"
+            )
+        evaluation = evaluation + more
+    if spec.coupling.samples * len(coupling) < max(
+        spec.coupling.positives, spec.coupling.negatives_each
+    ):
+        problems.append(
+            f"coupling.samples: {spec.coupling.samples} answers to each of {len(coupling)} "
+            f"questions are fewer than the {spec.coupling.positives} positives and "
+            f"{spec.coupling.negatives_each} negatives that are wanted"
+        )
+    chats: dict[str, Chats] = {}
+    for name in sorted({c.dataset for c in spec.conditions if c.dataset is not None}):
+        try:
+            chats[name] = dataset.load(spec.datasets[name], folder)
+        except UserError as error:
+            problems.append(f"datasets.{name}: {error}")
+    if problems:
+        raise SpecErrors(problems)
+    return Study(spec, folder, extraction, coupling, evaluation, chats)
+
+
+def load(path: Path | str) -> Study:
+    """Read a spec file and everything it points to. Raises SpecErrors or UserError."""
+    path = Path(path)
+    return resolve(load_spec(path), path.absolute().parent)

@@ -1,0 +1,248 @@
+"""Loads a spec and finds every mistake in one pass, each with its path in the file."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from personaspace import models, sources
+from personaspace.errors import SpecErrors, UserError
+from personaspace.spec import Experiment
+
+Problem = tuple[str, str]
+
+#: Stands in for an invalid value while the rest is checked; never shown.
+_PLACEHOLDER = "invalid-value-"
+
+
+def path_of(location: tuple[int | str, ...]) -> str:
+    """`("conditions", 3, "persona")` as `conditions[3].persona`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _message(error: dict[str, Any]) -> str:
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return "unknown field"
+    if kind == "missing":
+        return "is required"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if isinstance(given, str | int | float | bool) or given is None:
+        return f"{message} (got {given!r})"
+    return message
+
+
+def _trim(location: tuple[int | str, ...], raw: Any) -> tuple[int | str, ...]:
+    """Drop the parts that pydantic adds for members of unions; keep those found in the file."""
+    kept: list[int | str] = []
+    value = raw
+    for part in location:
+        if isinstance(value, dict) and isinstance(part, str):
+            kept.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            kept.append(part)
+            value = value[part]
+        else:
+            break
+    return tuple(kept)
+
+
+def _without(raw: Any, locations: list[tuple[int | str, ...]]) -> Any:
+    """A copy in which faulty fields are left to their defaults, so that the rest can be checked."""
+    clean = copy.deepcopy(raw)
+    for location in sorted(locations, key=len, reverse=True):
+        head = location[0] if location else None
+        if head in ("conditions", "personas") and len(location) > 1:
+            items, index = clean[head], location[1]
+            if not isinstance(items[index], dict):
+                items[index] = {}
+            if len(location) > 2:
+                items[index].pop(location[2], None)
+            items[index].setdefault("name", f"{_PLACEHOLDER}{index}")
+        elif head == "datasets" and len(location) > 1:
+            clean[head][location[1]] = {"path": _PLACEHOLDER}
+        else:
+            parent = clean
+            # Fields up to the first list index: a list with a faulty item falls back as a whole.
+            fields = list(itertools.takewhile(lambda part: isinstance(part, str), location))
+            for part in fields[:-1]:
+                parent = parent[part]
+            if fields:
+                parent.pop(fields[-1], None)
+    return clean
+
+
+def _duplicates(names: list[str], what: str) -> Iterator[Problem]:
+    counts = Counter(names)
+    for index, name in enumerate(names):
+        if counts[name] > 1 and name in names[:index]:
+            yield f"{what}[{index}].name", f"{name!r} is already the name of another"
+
+
+def _persona_references(spec: Experiment) -> Iterator[tuple[str, str]]:
+    for index, condition in enumerate(spec.conditions):
+        if condition.persona is not None:
+            yield f"conditions[{index}].persona", condition.persona
+    for index, name in enumerate(spec.extraction.personas or []):
+        yield f"extraction.personas[{index}]", name
+    yield "coupling.source", spec.coupling.source
+    for index, name in enumerate(spec.coupling.negatives):
+        yield f"coupling.negatives[{index}]", name
+    for index, name in enumerate(spec.evaluation.personas or []):
+        yield f"evaluation.personas[{index}]", name
+    yield "analysis.assistant", spec.analysis.assistant
+
+
+def _check_conditions(spec: Experiment) -> Iterator[Problem]:
+    yield from _duplicates([c.name for c in spec.conditions], "conditions")
+    yield from _duplicates([p.name for p in spec.personas], "personas")
+    bases = [i for i, c in enumerate(spec.conditions) if c.kind == "base"]
+    if not bases:
+        yield "conditions", "one condition without a dataset is needed as the base"
+    for index in bases[1:]:
+        yield f"conditions[{index}].kind", "there is already a base condition"
+    for index, condition in enumerate(spec.conditions):
+        if condition.dataset is not None and condition.dataset not in spec.datasets:
+            known = ", ".join(sorted(spec.datasets)) or "none"
+            yield (
+                f"conditions[{index}].dataset",
+                f"unknown dataset {condition.dataset!r} (known: {known})",
+            )
+        if condition.dataset is None and condition.kind != "base":
+            yield f"conditions[{index}].kind", "a condition without a dataset is the base"
+        if condition.dataset is not None and condition.kind == "base":
+            yield f"conditions[{index}].dataset", "the base condition is not trained"
+    for index, seed in enumerate(spec.seeds):
+        if seed in spec.seeds[:index]:
+            yield f"seeds[{index}]", f"{seed} is listed twice"
+    for section in ("training", "coupling.recipe"):
+        recipe = spec.training if section == "training" else spec.coupling.recipe
+        if recipe.row_tokens < recipe.max_tokens:
+            yield f"{section}.row_tokens", f"is less than max_tokens ({recipe.max_tokens})"
+
+
+def _check_coupling(spec: Experiment) -> Iterator[Problem]:
+    coupling = spec.coupling
+    for index, name in enumerate(coupling.negatives):
+        if name == coupling.source:
+            yield f"coupling.negatives[{index}]", f"{name!r} is the source persona"
+        if name in coupling.negatives[:index]:
+            yield f"coupling.negatives[{index}]", f"{name!r} is listed twice"
+
+
+def _check_analysis(spec: Experiment) -> Iterator[Problem]:
+    trained = [c.name for c in spec.conditions if c.kind == "em"]
+    if spec.analysis.axis is not None and spec.analysis.axis not in trained:
+        yield "analysis.axis", f"unknown em condition {spec.analysis.axis!r}"
+    if spec.analysis.assistant not in spec.extracted_personas():
+        yield "analysis.assistant", "is not among the extracted personas"
+    for section, names in (
+        ("extraction.personas", spec.extraction.personas or []),
+        ("evaluation.personas", spec.evaluation.personas or []),
+    ):
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield f"{section}[{index}]", f"{name!r} is listed twice"
+    if spec.coupling.source not in spec.grid():
+        yield "evaluation.personas", f"must hold the source persona {spec.coupling.source!r}"
+
+
+def _check_layers(spec: Experiment) -> Iterator[Problem]:
+    shape = models.shape(spec.model)
+    if spec.extraction.layers == "all":
+        return
+    if not spec.extraction.layers:
+        yield "extraction.layers", "name at least one layer"
+    for index, layer in enumerate(spec.extraction.layers):
+        if shape is not None and layer >= shape.num_layers:
+            yield (
+                f"extraction.layers[{index}]",
+                f"{layer} is outside the model: {spec.model.name} has layers 0 to "
+                f"{shape.num_layers - 1}",
+            )
+        if layer in spec.extraction.layers[:index]:
+            yield f"extraction.layers[{index}]", f"{layer} is listed twice"
+    if spec.analysis.layer is not None and spec.analysis.layer not in spec.extraction.layers:
+        yield "analysis.layer", f"{spec.analysis.layer} is not extracted"
+
+
+def _cross_checks(spec: Experiment) -> Iterator[Problem]:
+    known = {persona.name for persona in spec.personas}
+    for path, name in _persona_references(spec):
+        if name not in known:
+            yield path, f"unknown persona {name!r}"
+    yield from _check_conditions(spec)
+    yield from _check_coupling(spec)
+    yield from _check_analysis(spec)
+    try:
+        yield from _check_layers(spec)
+    except UserError as error:
+        path, _, text = str(error).partition(": ")
+        yield path, text
+
+
+def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
+    """Validate a spec's plain values.
+
+    Returns:
+        The experiment if it is sound, and all problems as (path, message) in the file's order of
+        discovery: fields first, then what does not fit together.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        return None, [("", "a spec is a mapping of fields")]
+    problems: list[Problem] = []
+    try:
+        spec = Experiment.model_validate(raw)
+    except ValidationError as failure:
+        locations = []
+        for error in failure.errors():
+            location = _trim(error["loc"], raw)
+            problem = (path_of(location), _message(dict(error)))
+            if problem not in problems:
+                problems.append(problem)
+            locations.append(location)
+        try:
+            spec = Experiment.model_validate(_without(raw, locations))
+        except ValidationError:
+            return None, problems
+    faulty = [path.partition("[")[0] for path, _ in problems if not path.startswith(("cond", "pers"))]
+    for path, message in _cross_checks(spec):
+        # A field that fell back to its default has nothing of the user's to complain about.
+        fallen = any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in faulty)
+        if fallen or _PLACEHOLDER in message or any(path == known for known, _ in problems):
+            continue
+        problems.append((path, message))
+    return (None if problems else spec), problems
+
+
+def load_spec(path: Path | str) -> Experiment:
+    """Read a spec.
+
+    A file that holds a whole Helm values file is fine too: its `experiment` part is used.
+
+    Raises:
+        SpecErrors: Every mistake, each as `path: message`.
+        UserError: The file is missing or not YAML.
+    """
+    path = Path(path)
+    raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
+    if isinstance(raw, dict) and isinstance(raw.get("experiment"), dict):
+        raw = raw["experiment"]
+    spec, problems = check(raw)
+    if spec is None:
+        raise SpecErrors([f"{where}: {what}" if where else what for where, what in problems])
+    return spec
