@@ -1,0 +1,190 @@
+"""Folders that are being written, locks on them, and disk errors in plain words."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from personaspace.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: flock's answer where another process holds the lock; every other one means "cannot lock here".
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
+
+
+class StoreUnavailable(UserError):
+    """The store does not work now: disk full, server down, a read or write that failed.
+
+    One line for the person like every `UserError`; unlike the others it may be gone at the next
+    try, so a caller that can retry may want to.
+    """
+
+
+class Scratch:
+    """A folder that one writer fills.
+
+    An advisory lock on the folder lasts exactly as long as the writer's process lives, SIGKILL or
+    not, and tells `clean` that somebody is still at work. Where a file system cannot lock folders
+    (some network ones), age alone decides.
+
+    Attributes:
+        folder: The folder; new and empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: int | None = _open_locked(folder)
+        while not _is_at(self._lock, folder):
+            # A sweep took the new folder for an abandoned one before we held it.
+            os.close(self._lock)
+            self._lock = _open_locked(folder)
+
+    def release(self) -> None:
+        """Let go of the folder, which stays."""
+        if self._lock is not None:
+            # Unlocking by hand: forked children (data loaders) may still hold the descriptor.
+            with suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = None
+
+    def discard(self, root: Path) -> None:
+        """Remove the folder and the empty ones above it, up to `root`."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+        prune(self.folder.parent, root)
+
+
+def _open_locked(folder: Path) -> int:
+    make_folders(folder)
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+def make_folders(folder: Path) -> None:
+    """Like `mkdir -p`, though somebody prunes empty folders above it at the same time."""
+    for _ in range(20):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def prune(folder: Path, root: Path) -> None:
+    """Remove `folder` and those above it as long as they are empty and below `root`."""
+    while folder != root and root in folder.parents:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        folder = folder.parent
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other writers of this store off `folder` for a moment, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def abandoned(folder: Path, minutes: float) -> Iterator[bool]:
+    """Whether no living process writes into `folder` and it was left alone for `minutes`.
+
+    The lock is held inside the `with` block, so that the answer stays true there.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        held = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held = error.errno in _HELD
+        yield not held and time.time() - _last_change(folder) >= minutes * 60
+    finally:
+        os.close(handle)
+
+
+def _last_change(folder: Path) -> float:
+    times = [folder.stat().st_mtime]
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            with suppress(OSError):
+                times.append((Path(parent) / name).lstat().st_mtime)
+    return max(times)
+
+
+def sync(path: Path) -> None:
+    """Have a file's or folder's content on the disk before anything that follows."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for everything below `folder`, then the folder itself."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(parent) / name)
+        sync(Path(parent))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means a full disk; libraries in other languages say so in words only."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return isinstance(error, Exception) and any(word in str(error) for word in _FULL_WORDS)
+
+
+def disk_full(folder: Path) -> StoreUnavailable:
+    """The error for a full disk."""
+    return StoreUnavailable(f"no space left on the disk of folder {folder}")
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn operating system errors into one line that names the store's folder."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from error
+        if error.errno in _DENIED:
+            raise UserError(
+                f"store {folder}: no permission ({error.strerror}: {error.filename or folder})"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"store {folder}: {error.filename or folder} is no folder") from error
+        reason = error.strerror or type(error).__name__
+        at = f": {error.filename}" if error.filename else ""
+        raise StoreUnavailable(f"store {folder}: {reason}{at}") from error

@@ -1,0 +1,193 @@
+"""Artifacts in an S3 bucket, or in whatever speaks its protocol."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from personaspace.errors import UserError
+from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Store
+from personaspace.store.bucket import Bucket
+from personaspace.store.disk import Scratch, StoreUnavailable, disk_errors, make_folders
+from personaspace.store.location import S3Location
+from personaspace.store.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    check_file,
+    check_key,
+    is_data_name,
+    is_intact,
+    key_of_manifest,
+    missing_file,
+    parse_manifest,
+)
+
+
+class S3Store(Store):
+    """A bucket, and a local cache of what was fetched or written.
+
+    The manifest goes up with `If-None-Match: *`, so of two writers the server refuses one. Where
+    a server does not know conditions, the look that precedes every upload has to do.
+
+    Args:
+        location: Bucket, prefix, server.
+        cache: Where files are kept; None: a temporary folder that `close` removes.
+    """
+
+    _puts_may_be_late = True
+
+    def __init__(self, location: S3Location, cache: Path | None = None) -> None:
+        self.url = location.url
+        self._bucket = Bucket(location)
+        if cache is None:
+            self._cache = Path(tempfile.mkdtemp(prefix="personaspace-"))
+            # Also at exit, if nobody closes.
+            self._forget_cache = weakref.finalize(self, shutil.rmtree, self._cache, True)
+        else:
+            self._cache = cache.absolute()
+
+    def check(self, *, write: bool = True) -> None:
+        self._bucket.check(probe=f".check-{uuid.uuid4().hex}" if write else None)
+
+    def find(self, key: str) -> Manifest | None:
+        found = self._bucket.read(f"{check_key(key)}/{MANIFEST}")
+        return None if found is None else self._parse(found[0], key)
+
+    def list(self, prefix: str = "") -> Keys:
+        items = self._bucket.items(check_key(prefix) if prefix else "")
+        keys = (key_of_manifest(item.name) for item in items)
+        return sorted(key for key in keys if key is not None)
+
+    def delete(self, key: str) -> None:
+        data = self._data_of(key)
+        self._bucket.delete(f"{key}/{MANIFEST}")
+        if data is not None:
+            self._drop(key, data)
+
+    def sweep(self, prefix: str = "", *, minutes: float = STALE_MINUTES) -> int:
+        before = datetime.now(UTC) - timedelta(minutes=minutes)
+        changed: dict[tuple[str, str], datetime] = {}
+        for item in self._bucket.items(check_key(prefix) if prefix else ""):
+            place = _data_place(item.name)
+            if place is not None:
+                changed[place] = max(item.changed, changed.get(place, item.changed))
+        removed = 0
+        for (key, data), newest in changed.items():
+            # The manifest is read only now: a writer may have published since the listing.
+            if newest <= before and not self._may_name(key, data):
+                self._drop(key, data)
+                removed += 1
+        self._bucket.abort_uploads(prefix, before)
+        return removed
+
+    def describe(self, key: str) -> str:
+        return self._bucket.url_of(check_key(key))
+
+    def close(self) -> None:
+        self._bucket.close()
+        if hasattr(self, "_forget_cache"):
+            self._forget_cache()
+
+    def _parse(self, raw: bytes, key: str) -> Manifest:
+        return parse_manifest(raw, key, self._bucket.url_of(f"{key}/{MANIFEST}"))
+
+    def _fetch(self, manifest: Manifest, names: Sequence[str]) -> Path:
+        folder = self._cache / check_key(manifest.key) / manifest.data
+        with disk_errors(self._cache):
+            make_folders(folder)
+            for name in names:
+                entry = manifest.files[name]
+                if not is_intact(folder / name, entry):
+                    self._download(manifest, name, entry, folder / name)
+        return folder
+
+    def _download(self, manifest: Manifest, name: str, entry: FileEntry, path: Path) -> None:
+        """Only a file that passed its check ever gets its proper name."""
+        source = f"{manifest.key}/{manifest.data}/{name}"
+        where = self._bucket.url_of(source)
+        make_folders(path.parent)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            if not self._bucket.download(source, part):
+                raise missing_file(manifest.key, name, where)
+            check_file(part, entry, manifest.key, name, where)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _scratch(self, key: str, data: str) -> Scratch:
+        # Written where `_fetch` looks, so that a stage's own output is not downloaded again.
+        with disk_errors(self._cache):
+            return Scratch(self._cache / key / data)
+
+    def _discard(self, scratch: Scratch) -> None:
+        scratch.discard(self._cache)
+
+    def _keep(self, manifest: Manifest, scratch: Scratch) -> None:
+        folder = f"{manifest.key}/{manifest.data}"
+        with disk_errors(self._cache):
+            for name in manifest.files:
+                self._bucket.upload(scratch.folder / name, f"{folder}/{name}")
+        there = {item.name: item.size for item in self._bucket.items(folder)}
+        for name, entry in manifest.files.items():
+            if there.get(f"{folder}/{name}") != entry.size:
+                raise StoreUnavailable(
+                    f"artifact {manifest.key}: file {name} did not arrive whole at "
+                    f"{self._bucket.url_of(folder)}"
+                )
+
+    def _publish(self, manifest: Manifest) -> bool:
+        return self._bucket.write(f"{manifest.key}/{MANIFEST}", manifest.to_bytes())
+
+    def _replace(self, manifest: Manifest) -> str | None:
+        name = f"{manifest.key}/{MANIFEST}"
+        former: str | None = None
+        for attempt in range(PUBLISH_ATTEMPTS):
+            found = self._bucket.read(name)
+            data = None if found is None else self._data_in(found[0], manifest.key)
+            if data == manifest.data:
+                # A repeated request was refused because its first self had gone through.
+                return former
+            former = data
+            etag = None if found is None else found[1]
+            if self._bucket.write(name, manifest.to_bytes(), over=etag):
+                return former
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        raise StoreUnavailable(f"artifact {manifest.key}: others replace it all the time")
+
+    def _drop(self, key: str, data: str) -> None:
+        for item in list(self._bucket.items(f"{key}/{data}")):
+            self._bucket.delete(item.name)
+
+    def _data_in(self, raw: bytes, key: str) -> str | None:
+        """The data folder that a manifest stands for; None if it is corrupt."""
+        try:
+            return self._parse(raw, key).data
+        except UserError:
+            return None
+
+    def _data_of(self, key: str) -> str | None:
+        found = self._bucket.read(f"{check_key(key)}/{MANIFEST}")
+        return None if found is None else self._data_in(found[0], key)
+
+    def _may_name(self, key: str, data: str) -> bool:
+        found = self._bucket.read(f"{key}/{MANIFEST}")
+        return found is not None and self._data_in(found[0], key) in (data, None)
+
+
+def _data_place(name: str) -> tuple[str, str] | None:
+    """Key and data folder of a file's object name; None for a manifest or a stranger."""
+    parts = name.split("/")
+    for at, part in enumerate(parts[:-1]):
+        if is_data_name(part) and at > 0:
+            return "/".join(parts[:at]), part
+    return None

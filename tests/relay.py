@@ -1,0 +1,95 @@
+"""A server between a client and a real one, for the faults that the real one does not have."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from seaweed import SeaweedS3
+
+Fault = Callable[["Relay", "Request"], bool]
+
+
+class Request:
+    """What a client asked: `method`, `path`, `headers`, `body`, as they came."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        self.method = handler.command
+        self.path = handler.path
+        self.headers = dict(handler.headers.items())
+        self.body = handler.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def is_manifest_put(self) -> bool:
+        return self.method == "PUT" and urlsplit(self.path).path.endswith("/manifest.json")
+
+
+class Relay(BaseHTTPRequestHandler):
+    """Passes requests on to the real server, unless the test's `fault` takes one."""
+
+    protocol_version = "HTTP/1.1"
+    target: str
+    fault: Callable[[Relay, Request], bool]
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def relay(self) -> None:
+        request = Request(self)
+        if not type(self).fault(self, request):
+            self.answer(*self.forward(request))
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = relay
+
+    def forward(self, request: Request) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.target).netloc, timeout=20)
+        # The signature covers the Host header: it stays the client's.
+        connection.request(request.method, request.path, request.body, request.headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, dict(answer.getheaders()), body
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "connection"):
+                self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuse(self, status: int, code: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>told to</Message></Error>".encode()
+        self.answer(status, {"Content-Type": "application/xml"}, body)
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def faulty(server: SeaweedS3, fault: Fault) -> Iterator[str]:
+    """Address of a relay to `server`; `fault` returns True where it has answered itself."""
+    handler = type("TestRelay", (Relay,), {"target": server.endpoint, "fault": staticmethod(fault)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as relay:
+        thread = threading.Thread(target=relay.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{relay.server_address[1]}"
+        finally:
+            relay.shutdown()
+            thread.join()
