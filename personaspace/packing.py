@@ -1,0 +1,95 @@
+"""Padding-free batches: several examples in one row, none of which sees another.
+
+Shapes: B = 1 row, T = tokens of the row, K = tokens that carry loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from personaspace.chat import Example
+
+
+@dataclass(frozen=True)
+class Row:
+    """Examples laid end to end.
+
+    Attributes:
+        ids_BT: Tokens.
+        positions_BT: Position of each token within its own example.
+        mask_B1TT: True where a token may attend: itself and earlier tokens of its own example.
+        keep_K: Positions whose logits predict a token with loss.
+        targets_K: Those tokens.
+    """
+
+    ids_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    mask_B1TT: torch.Tensor
+    keep_K: torch.Tensor
+    targets_K: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Row:
+        """A copy on the device."""
+        return Row(
+            *(
+                tensor.to(device, non_blocking=True)
+                for tensor in (
+                    self.ids_BT,
+                    self.positions_BT,
+                    self.mask_B1TT,
+                    self.keep_K,
+                    self.targets_K,
+                )
+            )
+        )
+
+
+def block_mask(lengths: Sequence[int]) -> torch.Tensor:
+    """Causal within each block of the given length, nothing across. Bool `[1, 1, T, T]`."""
+    owner_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(list(lengths)))
+    same_TT = owner_T[:, None] == owner_T[None, :]
+    return torch.tril(same_TT)[None, None]
+
+
+def make_row(examples: Sequence[Example]) -> Row:
+    """One row of the examples, in order."""
+    lengths = [len(example.ids) for example in examples]
+    keep, targets, start = [], [], 0
+    for example in examples:
+        # Logits at a position predict the next token, so loss on token p reads position p - 1.
+        for position in range(1, len(example.ids)):
+            if example.loss[position]:
+                keep.append(start + position - 1)
+                targets.append(example.ids[position])
+        start += len(example.ids)
+    return Row(
+        ids_BT=torch.tensor([[token for example in examples for token in example.ids]]),
+        positions_BT=torch.cat([torch.arange(length) for length in lengths])[None],
+        mask_B1TT=block_mask(lengths),
+        keep_K=torch.tensor(keep, dtype=torch.long),
+        targets_K=torch.tensor(targets, dtype=torch.long),
+    )
+
+
+def pack(examples: Sequence[Example], row_tokens: int) -> list[Row]:
+    """Rows of at most `row_tokens` tokens that hold every example once.
+
+    First-fit decreasing (Johnson 1973): within 11/9 of the fewest rows possible.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
+    for index in order:
+        length = len(examples[index].ids)
+        for number, free in enumerate(room):
+            if length <= free:
+                bins[number].append(index)
+                room[number] -= length
+                break
+        else:
+            bins.append([index])
+            room.append(row_tokens - length)
+    return [make_row([examples[i] for i in sorted(members)]) for members in bins]
