@@ -1,0 +1,250 @@
+"""M3, recommended: can the persona be told from one answer's activation, on unseen questions.
+
+Two classifiers of single (persona, question) activations, cross-validated by question, so that no
+question is both learnt from and tested on: the study's nearest centroid by cosine, and linear
+discriminant analysis with Ledoit–Wolf shrinkage. LDA costs the cube of the dimension; it works on
+the leading principal components of all conditions of the cell together. That basis sees no persona
+labels and is the same for base and conditions.
+
+Shape suffixes: F folds, P personas, Q questions, H hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+
+from personaspace.geometry.cells import Cell, Floats, Roles
+from personaspace.geometry.published import pre_post_family
+from personaspace.inference import (
+    Array,
+    Draws,
+    cluster_mean,
+    clustered_wilson,
+    generator,
+    permutation_p,
+    sign_draws,
+    tail_count,
+)
+from personaspace.rows import Row
+
+FOLDS = 5
+#: Principal components that LDA works on, at most.
+COMPONENTS = 128
+#: Rows that the components are found from, at most.
+_BASIS_ROWS = 4000
+#: Label permutations for the test against chance, at most: it is not adjusted for multiplicity.
+_CHANCE_DRAWS = 2000
+
+NOTES = {
+    "nearest_centroid": "Shows whether single activations tell the persona, by the study's rule",
+    "lda": "Shows whether single activations tell the persona, by any linear rule",
+    "delta": "; p by sign flips of the questions' differences to base",
+    "above_chance": "; base is chance, p by permutation of personas within held-out questions",
+}
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is random in the cross-validation of one group of files.
+
+    Attributes:
+        folds: `[Q]`, fold of each question.
+        shuffled: `[draw, Q, P]`: usable personas of each question in random order, then −1.
+        signs: Over the questions that are used.
+    """
+
+    folds: Ints
+    shuffled: NDArray[np.int16]
+    signs: Draws
+
+    @classmethod
+    def make(cls, valid_PQ: NDArray[np.bool_], permutations: int, seed: int) -> Design:
+        """For at least two questions."""
+        personas, questions = valid_PQ.shape
+        order = generator(seed, "M3 folds", questions).permutation(questions)
+        folds = np.empty(questions, dtype=np.int64)
+        folds[order] = np.arange(questions) % min(FOLDS, questions)
+        rng = generator(seed, "M3 labels", personas, questions)
+        draws = min(permutations, _CHANCE_DRAWS)
+        shuffled = np.empty((draws, questions, personas), dtype=np.int16)
+        for draw in range(draws):
+            keys = np.where(valid_PQ.T, rng.random((questions, personas)), np.inf)
+            shuffled[draw] = np.where(np.isinf(np.sort(keys)), -1, keys.argsort(axis=1))
+        used = int(valid_PQ.any(axis=0).sum())
+        return cls(folds, shuffled, sign_draws(used, permutations, generator(seed, "M3", used)))
+
+
+def nearest_centroid(states_PQH: Floats, valid_PQ: NDArray[np.bool_], folds_Q: Ints) -> Ints:
+    """Predicted persona `[P, Q]` by the largest cosine with the other folds' persona means."""
+    personas, questions, _ = states_PQH.shape
+    predicted = np.full((personas, questions), -1)
+    member = (folds_Q == np.arange(folds_Q.max() + 1)[:, None]).astype(np.float32)  # [F, Q]
+    sums = np.matmul(member, states_PQH)  # [P, F, H]
+    totals = sums.sum(axis=1)
+    counts = valid_PQ.astype(np.int64) @ member.T.astype(np.int64)  # [P, F]
+    for fold in range(len(member)):
+        centroids = totals - sums[:, fold]
+        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+        centroids = np.divide(centroids, lengths, out=centroids, where=lengths > 0)
+        scores = np.matmul(states_PQH[:, folds_Q == fold], centroids.T)  # [P, q, P]
+        # A persona without an answer in the other folds cannot be predicted.
+        scores[:, :, counts.sum(axis=1) == counts[:, fold]] = -np.inf
+        predicted[:, folds_Q == fold] = scores.argmax(axis=2)
+    return np.where(valid_PQ, predicted, -1)
+
+
+def components(cell: Cell, seed: int) -> Floats:
+    """Activations in the cell's leading principal components, `[C, P, Q, component]`.
+
+    As they are where there are no more dimensions than components. Invalid entries mean nothing.
+    """
+    hidden = cell.states.shape[-1]
+    if hidden <= COMPONENTS:
+        return cell.states
+    places = np.argwhere(np.broadcast_to(cell.valid, cell.states.shape[:3]))
+    if len(places) > _BASIS_ROWS:
+        rng = generator(seed, "M3 basis", cell.method, cell.layer)
+        places = places[np.sort(rng.choice(len(places), _BASIS_ROWS, replace=False))]
+    rows = cell.states[tuple(places.T)]
+    pca = PCA(
+        min(COMPONENTS, len(rows) - 1),
+        svd_solver="randomized",
+        iterated_power=2,
+        random_state=seed & 0x7FFFFFFF,
+    ).fit(rows)
+    basis = pca.components_.T
+    return np.asarray(cell.states @ basis - pca.mean_ @ basis)
+
+
+def fit_lda(rows: Array, labels: Ints) -> tuple[Array, Array]:
+    """Linear discriminant analysis with equal priors: score = rows @ weights + offsets.
+
+    The covariance is that of the residuals around the class means, shrunk once for all classes by
+    Ledoit & Wolf (2004). (scikit-learn's LDA shrinks each class on its own, from a twelfth of the
+    data, and takes ten times as long.)
+
+    Args:
+        rows: `[sample, component]`.
+        labels: `[sample]`, classes 0 … without gaps.
+
+    Returns:
+        Weights `[component, class]` and offsets `[class]`.
+    """
+    means = np.stack([rows[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+    covariance, _ = ledoit_wolf(rows - means[labels], assume_centered=True)
+    try:
+        weights = np.linalg.solve(covariance, means.T)
+    except np.linalg.LinAlgError:  # no variation within classes: the least-norm solution will do
+        weights = np.linalg.pinv(covariance, hermitian=True) @ means.T
+    return weights, -0.5 * np.einsum("kd,dk->k", means, weights)
+
+
+def shrinkage_lda(states_PQH: Floats, valid_PQ: NDArray[np.bool_], folds_Q: Ints) -> Ints:
+    """Predicted persona `[P, Q]` by LDA fitted to the other folds."""
+    labels, questions = np.nonzero(valid_PQ)
+    rows = states_PQH[labels, questions].astype(np.float64)
+    predicted = np.full(valid_PQ.shape, -1)
+    for fold in range(folds_Q.max() + 1):
+        test = folds_Q[questions] == fold
+        # A persona without an answer in the other folds cannot be predicted.
+        seen, classes = np.unique(labels[~test], return_inverse=True)
+        if not test.any() or len(seen) == 0:
+            continue
+        weights, offsets = fit_lda(rows[~test], classes)
+        best = (rows[test] @ weights + offsets).argmax(axis=1)
+        predicted[labels[test], questions[test]] = seen[best]
+    return predicted
+
+
+def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -> float:
+    """The p of as many hits if each held-out question's activations had their personas shuffled.
+
+    The classifiers stay as they are: they never saw the held-out questions.
+    """
+    personas, questions = valid_PQ.shape
+    ranked = np.full((questions, personas), -2)
+    for question in range(questions):
+        mine = predicted_PQ[valid_PQ[:, question], question]
+        ranked[question, : len(mine)] = mine
+    null = (design.shuffled == ranked).sum(axis=(1, 2))
+    hits = float((predicted_PQ == np.arange(personas)[:, None]).sum())
+    count = int(tail_count(null.astype(np.float64), hits, two_sided=False))
+    return permutation_p(count, len(null))
+
+
+def m3(cell: Cell, roles: Roles, design: Design, seed: int) -> list[Row]:
+    """Rows of M3 for both classifiers; effect: accuracy on a scale from chance (0) to 1."""
+    rows: list[Row] = []
+    valid = cell.valid
+    used = valid.any(axis=0)
+    totals = valid.sum(axis=0)[used].astype(np.float64)
+    chance = 1 / len(cell.personas)
+    projected = components(cell, seed)
+    for classifier in ("nearest_centroid", "lda"):
+        hits: dict[str, Array] = {}
+        for index, name in enumerate(cell.conditions):
+            if classifier == "lda":
+                predicted = shrinkage_lda(projected[index], valid, design.folds)
+            else:
+                predicted = nearest_centroid(cell.states_of(name), valid, design.folds)
+            right = predicted == np.arange(len(predicted))[:, None]
+            hits[name] = right.sum(axis=0)[used].astype(np.float64)
+            value = float(hits[name].sum() / totals.sum())
+            row = Row(
+                "M3",
+                "recommended",
+                cell.method,
+                cell.layer,
+                name,
+                cell.seed,
+                value=value,
+                base=chance,
+                delta=value - chance,
+                p=_chance_p(predicted, valid, design),
+                ci95=clustered_wilson(hits[name], totals),
+                n=len(totals),
+                effect=(value - chance) / (1 - chance),
+                name=f"{classifier}_above_chance",
+                note=NOTES[classifier] + NOTES["above_chance"] + ".",
+            )
+            rows.append(row)
+            if name != roles.base:
+                rows.extend(_against_base(row, hits[name], hits[roles.base], totals, roles, design))
+    return rows
+
+
+def _against_base(
+    row: Row, hits: Array, base: Array, totals: Array, roles: Roles, design: Design
+) -> list[Row]:
+    classifier = str(row.name).removesuffix("_above_chance")
+    share = totals / totals.sum()
+    change = (hits - base) / totals * share * len(totals)
+    null = design.signs.null(change)
+    count = int(tail_count(null, change.mean(), two_sided=True))
+    before = float(base.sum() / totals.sum())
+    filled = replace(
+        row,
+        base=before,
+        delta=float(row.value or 0.0) - before,
+        p=permutation_p(count, len(null), exact=design.signs.exact),
+        family=pre_post_family(str(row.condition), roles),
+        name=classifier,
+        note=NOTES[classifier] + NOTES["delta"] + ".",
+    )
+    companion = replace(
+        filled,
+        value=filled.delta,
+        base=None,
+        delta=None,
+        ci95=cluster_mean(change).interval,
+        family=None,
+        name=f"{classifier}_delta",
+    )
+    return [filled, companion]

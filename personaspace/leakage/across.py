@@ -1,0 +1,285 @@
+"""H2 and H3, recommended: differences between EM conditions on the common bystander set.
+
+H2 permutes conditions within questions: under the null hypothesis that conditions do not differ, a
+question's mean rates could have come in any order, and whatever makes answers to one question
+alike stays together. Shape suffixes: C conditions, P personas, Q questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from personaspace.inference import (
+    Array,
+    Interval,
+    bootstrap_draws,
+    generator,
+    permutation_p,
+    tail_count,
+)
+from personaspace.leakage.published import (
+    EXACT_ORDERS,
+    FAMILY,
+    NOTES,
+    h2_test,
+    slope,
+    spearman_test,
+)
+from personaspace.leakage.recommended import INDEPENDENT, split_questions
+from personaspace.leakage.scores import ConditionInfo, Key, Scores, Table, tabulate
+from personaspace.rows import Row
+
+_CHUNK = 1000
+
+H2_NOTES = {
+    "common_set": (
+        "Shows whether EM conditions differ in leakage to the same personas; with one training run "
+        "each it cannot tell the induction persona from run-to-run variation."
+    ),
+    "common_set_without_negatives": "As common_set, without the personas that coupling trained on.",
+    "seen": "As common_set, on the questions that coupling also used.",
+    "unseen": "As common_set, on questions that coupling did not use.",
+    "terminal": "As common_set, counting only answers that end with the marker and have it once.",
+    "between_runs": (
+        "Permutes conditions over whole training runs: shows whether conditions differ by more "
+        "than runs of one condition do."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The range of the condition means, tested and bounded.
+
+    Attributes:
+        value: Largest minus smallest mean rate.
+        p: Of as large a range if conditions did not differ.
+        interval: From simultaneous intervals of all pairwise differences.
+        sd: Standard deviation between conditions net of sampling noise.
+    """
+
+    value: float
+    p: float
+    interval: Interval
+    sd: float
+
+
+def _bounded(value: float, reach: float) -> Interval:
+    return max(0.0, value - reach), min(1.0, value + reach)
+
+
+def clustered_range(
+    means_CQ: Array, permutations: int, bootstrap: int, rng: np.random.Generator
+) -> RangeTest:
+    """The range of condition means, with questions as clusters.
+
+    The interval is that of the largest pairwise difference when all differences are bounded at
+    once: the 95 % point of the range of resampled deviations (questions resampled, enlarged by
+    √(Q/(Q − 1)) as in the variance). It is cautious: the range of noisy means is itself too large.
+
+    Args:
+        means_CQ: Mean rate of the common bystanders by condition and question; two of each.
+        permutations: Draws of the test.
+        bootstrap: Draws of the interval.
+        rng: Source of randomness.
+    """
+    conditions, questions = means_CQ.shape
+    means = means_CQ.mean(axis=1)
+    value = float(np.ptp(means))
+    count = 0
+    for start in range(0, permutations, _CHUNK):
+        size = min(_CHUNK, permutations - start)
+        orders = rng.permuted(np.tile(means_CQ.T, (size, 1, 1)), axis=2)
+        null = np.ptp(orders.mean(axis=1), axis=1)
+        count += int(tail_count(null, value, two_sided=False))
+    deviations = bootstrap_draws(questions, bootstrap, rng).null((means_CQ - means[:, None]).T)
+    reach = float(np.quantile(np.ptp(deviations, axis=1), 0.95))
+    reach *= math.sqrt(questions / (questions - 1))
+    rest = means_CQ - means[:, None] - means_CQ.mean(axis=0) + means_CQ.mean()
+    noise = float((rest**2).sum()) / ((conditions - 1) * (questions - 1)) / questions
+    sd = math.sqrt(max(0.0, float(means.var(ddof=1)) - noise))
+    return RangeTest(value, permutation_p(count, permutations), _bounded(value, reach), sd)
+
+
+def independent_range(
+    hits_CP: Array, totals_CP: Array, permutations: int, rng: np.random.Generator
+) -> RangeTest:
+    """The range of condition means if every answer is independent (no counts by question).
+
+    The null distribution draws binomial counts with each persona's rate over all conditions.
+    """
+    rates = hits_CP / totals_CP
+    means = rates.mean(axis=1)
+    value = float(np.ptp(means))
+    shape = (permutations, *hits_CP.shape)
+    whole = totals_CP.astype(np.int64)
+    pooled = np.broadcast_to(hits_CP.sum(axis=0) / totals_CP.sum(axis=0), hits_CP.shape)
+    null = (rng.binomial(whole, pooled, shape) / totals_CP).mean(axis=2)
+    count = int(tail_count(np.ptp(null, axis=1), value, two_sided=False))
+    drawn = (rng.binomial(whole, rates, shape) / totals_CP).mean(axis=2) - means
+    reach = float(np.quantile(np.ptp(drawn, axis=1), 0.95))
+    noise = float((rates * (1 - rates) / totals_CP).sum(axis=1).mean()) / rates.shape[1] ** 2
+    sd = math.sqrt(max(0.0, float(means.var(ddof=1)) - noise))
+    return RangeTest(value, permutation_p(count, permutations), _bounded(value, reach), sd)
+
+
+def _range_row(
+    row: Row, table: Table, name: str, permutations: int, bootstrap: int, seed: int
+) -> Row:
+    rng = generator(seed, "H2", "recommended", name)
+    note = H2_NOTES[name]
+    if table.by_question:
+        test = clustered_range(table.rates.mean(axis=1), permutations, bootstrap, rng)
+        n = len(table.questions)
+    else:
+        hits, totals = table.hits.sum(axis=2), table.totals.sum(axis=2)
+        test = independent_range(hits, totals, permutations, rng)
+        note, n = note + INDEPENDENT, int(totals.sum())
+    return replace(
+        row,
+        value=test.value,
+        p=test.p,
+        ci95=test.interval,
+        n=n,
+        effect=test.sd,
+        name=name,
+        note=note,
+    )
+
+
+def h2_rows(
+    scores: Mapping[Key, Scores],
+    em: Sequence[ConditionInfo],
+    common: Sequence[str],
+    *,
+    negatives: Sequence[str],
+    unseen: set[str] | None,
+    permutations: int,
+    bootstrap: int,
+    seed: int,
+    training_seed: int | None,
+) -> list[Row]:
+    """H2 on the common set, without the negatives, by kind of question, by marker at the end.
+
+    Effect: standard deviation between conditions net of sampling noise.
+    """
+    row = Row("H2", "recommended", seed=training_seed)
+    names = [c.name for c in em]
+    table = tabulate(scores, names)
+    mine = [name for name in common if table is not None and name in table.personas]
+    if table is None or len(em) < 2 or not mine:
+        reason = NOTES["H2_few"] if len(em) < 2 else "No persona is a bystander in every condition."
+        return [replace(row, name="common_set", note=reason)]
+    parts = {"common_set": table.pick(mine)}
+    neutral = [name for name in mine if name not in negatives]
+    if neutral:
+        parts["common_set_without_negatives"] = table.pick(neutral)
+    for part, questions in split_questions(table, unseen).items():
+        parts[part] = table.pick(mine, questions)
+    terminal = tabulate(scores, names, "terminal")
+    if terminal is not None:
+        parts["terminal"] = terminal.pick(mine)
+    rows = [
+        _range_row(row, part, name, permutations, bootstrap, seed) for name, part in parts.items()
+    ]
+    rows[0] = replace(rows[0], family=FAMILY)
+    runs = _between_runs(scores, em, mine, row, permutations, seed)
+    return rows + ([runs] if runs else [])
+
+
+def _between_runs(
+    scores: Mapping[Key, Scores],
+    em: Sequence[ConditionInfo],
+    personas: Sequence[str],
+    row: Row,
+    permutations: int,
+    seed: int,
+) -> Row | None:
+    """H2 with whole runs as units; None unless two conditions have several seeds."""
+    groups = []
+    for condition in em:
+        runs = [entry for (name, _), entry in sorted(scores.items()) if name == condition.name]
+        tables = [tabulate({(condition.name, 0): entry}, [condition.name]) for entry in runs]
+        rates = [table.pick(personas).mean_rates.mean() for table in tables if table is not None]
+        groups.append(np.array(rates, dtype=np.float64))
+    if sum(len(group) > 1 for group in groups) < 2:
+        return None
+    value, share = h2_test(groups, permutations, generator(seed, "H2", "between runs"))
+    return replace(
+        row,
+        value=value,
+        p=max(share, 1 / (permutations + 1)),
+        n=sum(len(group) for group in groups),
+        name="between_runs",
+        note=H2_NOTES["between_runs"],
+    )
+
+
+def bonett_wright(rho: float, n: int) -> Interval | None:
+    """95 % interval of Spearman's rho (Bonett & Wright 2000); None below four pairs or at ±1."""
+    if n < 4 or not abs(rho) < 1:
+        return None
+    reach = stats.norm.ppf(0.975) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    middle = math.atanh(rho)
+    return math.tanh(middle - reach), math.tanh(middle + reach)
+
+
+def h3_rows(
+    scores: Mapping[Key, Scores],
+    em: Sequence[ConditionInfo],
+    common: Sequence[str],
+    *,
+    measured: Mapping[str, float] | None,
+    permutations: int,
+    seed: int,
+    training_seed: int | None,
+) -> list[Row]:
+    """H3 on the common set with the spec's cosines, and with measured ones where given.
+
+    Effect: slope of the rate on the cosine.
+    """
+    sources = {"common_set": {c.name: c.cosine for c in em if c.cosine is not None}}
+    if measured is not None:
+        sources["measured_cosine"] = {c.name: measured[c.name] for c in em if c.name in measured}
+    rows = []
+    for name, anchors in sources.items():
+        row = Row("H3", "recommended", seed=training_seed, name=name)
+        there = list(anchors)
+        table = tabulate(scores, there)
+        mine = [persona for persona in common if table is not None and persona in table.personas]
+        if table is None or len(there) < 3 or not mine:
+            rows.append(replace(row, note=NOTES["H3_few"]))
+            continue
+        x = np.array([anchors[condition] for condition in there], dtype=np.float64)
+        y = table.pick(mine).mean_rates.mean(axis=1)
+        rng = generator(seed, "H3", "recommended", name)
+        rho, p, _ = spearman_test(x, y, permutations, rng)
+        n = len(there)
+        if n <= EXACT_ORDERS:
+            floor = f"at best {2 / math.factorial(n):.2g}"
+        else:
+            p, floor = max(p, 1 / (permutations + 1)), "from random orders"
+        note = (
+            f"Shows a monotone trend over {n} conditions, not its cause; p is exact over their "
+            f"orders and {floor} with so many."
+        )
+        if n > EXACT_ORDERS:
+            note = f"Shows a monotone trend over {n} conditions, not its cause; p {floor}."
+        rows.append(
+            replace(
+                row,
+                value=rho,
+                p=p,
+                ci95=bonett_wright(rho, n),
+                n=n,
+                family=FAMILY if name == "common_set" else None,
+                effect=slope(x, y),
+                note=note,
+            )
+        )
+    return rows
