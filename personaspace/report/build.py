@@ -1,0 +1,286 @@
+"""Builds the report: draws the figures, fills the page, writes HTML and Markdown.
+
+    python -c "from pathlib import Path; from personaspace.report import build; \\
+from personaspace.spec import Figures; build(Path('aggregate'), Path('report'), Figures())"
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from personaspace.figures import Figure, Settings, draw, style
+from personaspace.figures.findings import Findings, load_findings
+from personaspace.figures.style import pretty
+from personaspace.report import answers, markdown, provenance, results
+from personaspace.report.embed import data_uri, figure_markup
+from personaspace.report.headline import headline
+from personaspace.report.tables import Cell, Column, Table
+from personaspace.report.text import NONE, count
+
+#: Tables that the page carries as downloads.
+_DOWNLOADS = {
+    "rows.csv": "every geometry and leakage row",
+    "rates.csv": "counts by condition, seed and persona",
+    "cosines.csv": "cosines of all pairs of personas",
+}
+_PLAIN_LIMIT = 256 << 10  #: Bytes; larger tables are compressed.
+_LIMIT = 4 << 20  #: Compressed bytes; larger tables are named, but not carried.
+
+_FIGURE_OF = {"M1": "m1-layers", "M2": "m2-layers", "M3": "m3-layers"}
+
+
+def _template_file(name: str) -> str:
+    return (resources.files("personaspace.report") / "templates" / name).read_text("utf-8")
+
+
+def _model_line(findings: Findings) -> str:
+    model = findings.model
+    parts = [model.name + (f" at {model.revision}" if model.revision else "")]
+    parts += [f"{model.num_layers} layers"] if model.num_layers else []
+    parts += [model.dtype] if model.dtype else []
+    if findings.seeds:
+        word = "seed" if len(findings.seeds) == 1 else "seeds"
+        parts.append(f"{word} {', '.join(map(str, findings.seeds))}")
+    return " · ".join(parts)
+
+
+def _analysis_line(findings: Findings) -> str:
+    a = findings.analysis
+    parts = [f"\u03b1 = {a.alpha:g}"]
+    parts += [count(a.permutations, "permutation")] if a.permutations is not None else []
+    parts += [count(a.bootstrap, "bootstrap draw")] if a.bootstrap is not None else []
+    parts += [f"analysis seed {a.seed}"] if a.seed is not None else []
+    return f"Statistics: {', '.join(parts)}."
+
+
+def absent_parts(findings: Findings, has_answers: bool) -> list[str]:
+    """What a partial study lacks, in words."""
+    missing = []
+    if not findings.geometry:
+        missing.append("geometry (no M1, M2 or M3 rows)")
+    if not findings.rates:
+        missing.append("marker rates (nothing was evaluated, or not yet)")
+    if not findings.leakage:
+        missing.append("tests of leakage")
+    if not has_answers:
+        missing.append("the answers themselves")
+    with_rates = {rate.condition for rate in findings.rates}
+    with_geometry = {row.condition for row in findings.geometry}
+    for arm in findings.arms:
+        lacks = []
+        if findings.rates and arm.name not in with_rates:
+            lacks.append("rates")
+        # The base model may stand in the other conditions' rows alone.
+        if findings.geometry and arm.name not in with_geometry and arm.kind != "base":
+            lacks.append("geometry")
+        if lacks:
+            missing.append(f"{' and '.join(lacks)} of {arm.title}")
+    return missing
+
+
+def _personas_table(findings: Findings) -> Table | None:
+    if not findings.personas:
+        return None
+    induced: dict[str, list[str]] = {}
+    for arm in findings.arms:
+        if arm.kind == "em" and arm.induced:
+            induced.setdefault(arm.induced, []).append(arm.title)
+    rows = []
+    for persona in findings.personas:
+        roles = ["source"] if persona.name == findings.source else []
+        roles += ["trained not to mark"] if persona.name in findings.negatives else []
+        roles += [f"trained under in {', '.join(induced.get(persona.name, []))}"] * (
+            persona.name in induced
+        )
+        prompt = "(the chat template's default)" if persona.prompt is None else persona.prompt
+        rows.append(
+            [
+                Cell(pretty(persona.name), persona.name),
+                Cell("; ".join(roles) or NONE, "; ".join(roles) or None),
+                Cell(prompt),
+            ]
+        )
+    return Table(
+        "personas-table",
+        "Personas",
+        [Column("Persona"), Column("role"), Column("prompt")],
+        rows,
+        classes="notes",
+    )
+
+
+def _measures(findings: Findings) -> list[dict[str, Any]]:
+    found = []
+    present = dict.fromkeys(row.metric for row in findings.geometry)
+    for metric in [m for m in results.MEASURES if m in present] + [
+        m for m in present if m not in results.MEASURES
+    ]:
+        hero = [
+            row
+            for row in findings.geometry
+            if row.metric == metric and row.layer in (findings.hero_layer, None)
+        ]
+        found.append(
+            {
+                "id": metric.lower(),
+                "metric": metric,
+                "title": results.MEASURES.get(metric, metric),
+                "figure": _FIGURE_OF.get(metric, ""),
+                "hero": results.rows_table(
+                    f"{metric.lower()}-hero",
+                    f"{metric} at layer {findings.hero_layer}, every variant",
+                    findings,
+                    hero,
+                ),
+                "layers": results.layer_tables(findings, metric),
+            }
+        )
+    return found
+
+
+def _leakage(findings: Findings) -> dict[str, Any] | None:
+    if not (findings.leakage or findings.rates):
+        return None
+    rows = None
+    if findings.leakage:
+        rows = results.rows_table(
+            "leakage-rows", "Leakage: every row", findings, list(findings.leakage)
+        )
+    return {
+        "tests": results.tests_table(findings),
+        "rows": rows,
+        "rates": results.rates_table(findings),
+    }
+
+
+def _downloads(folder: Path, spec: str) -> list[dict[str, str]]:
+    found = []
+    for name, what in _DOWNLOADS.items():
+        path = folder / "tables" / name
+        if not path.is_file():
+            continue
+        content, media_type = path.read_bytes(), "text/csv"
+        if len(content) > _PLAIN_LIMIT:
+            content, media_type = gzip.compress(content, 9, mtime=0), "application/gzip"
+            name += ".gz"
+        href = data_uri(content, media_type) if len(content) <= _LIMIT else ""
+        found.append({"name": name, "what": what, "href": href})
+    path = folder / "provenance.json"
+    if path.is_file():
+        href = data_uri(path.read_bytes(), "application/json")
+        found.append({"name": "provenance.json", "what": "digests in full", "href": href})
+    if spec:
+        href = data_uri(spec.encode(), "application/yaml")
+        found.append({"name": "spec.yaml", "what": "the spec of this study", "href": href})
+    return found
+
+
+def _answers(folder: Path, findings: Findings) -> dict[str, Any] | None:
+    chunks = answers.chunks(folder, findings)
+    if not chunks:
+        return None
+    return {
+        "chunks": chunks,
+        "seeds": len({chunk.seed for chunk in chunks}) > 1,
+        "total": count(sum(chunk.count for chunk in chunks), "answer").split(" ")[0],
+        "index": {
+            "marker": findings.marker,
+            "chunks": [chunk.id for chunk in chunks],
+            "seen_known": any(chunk.seen_known for chunk in chunks),
+        },
+    }
+
+
+def _contents(context: dict[str, Any]) -> list[dict[str, str]]:
+    shown = [
+        ("summary", "Summary", True),
+        ("leakage", "Leakage", context["leakage"]),
+        ("geometry", "Geometry", context["measures"]),
+        ("training", "Training", any(f["id"] == "training" for f in context["figures"])),
+        ("answers", "Answers", context["answers"]),
+        ("caveats", "Caveats", True),
+        ("provenance", "Provenance", True),
+    ]
+    return [{"id": place, "title": title} for place, title, present in shown if present]
+
+
+def _page_figure(figure: Figure) -> dict[str, Any]:
+    return {
+        "id": figure.id,
+        "title": figure.title,
+        "caption": figure.caption,
+        "alt": figure.alt,
+        "markup": figure_markup(figure),
+        "data": data_uri(figure.csv().encode(), "text/csv"),
+    }
+
+
+def _html(context: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("personaspace.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    script = _template_file("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template("report.html.j2").render(
+        css=Markup(_template_file("report.css")),
+        script=Markup(script),
+        # Only this very script may run, whatever text the page holds.
+        script_hash=f"sha256-{digest}",
+        **context,
+    )
+
+
+def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
+    """Draws the figures of an aggregate folder and writes `report.html` and `report.md`.
+
+    Args:
+        aggregate_folder: Holds `results.json`; `tables/` and `provenance.json` where there are any.
+        out: Folder for `report.html`, `report.md` and `figures/`; made if absent.
+        settings: Title, figure formats, resolution.
+
+    Returns:
+        Path of `report.html`. It needs no other file and no network.
+
+    Raises:
+        UserError: Missing or malformed input; nothing is half-written.
+    """
+    folder, out = Path(aggregate_folder), Path(out)
+    findings = load_findings(folder)
+    origin = provenance.load(folder)
+    packed = _answers(folder, findings)
+    figures = draw(folder, out / "figures", settings)
+    title = settings.title or findings.title or f"Study {findings.study}"
+    context: dict[str, Any] = {
+        "title": title,
+        "findings": findings,
+        "model_line": _model_line(findings),
+        "analysis_line": _analysis_line(findings),
+        "headline": headline(findings),
+        "absent": absent_parts(findings, packed is not None),
+        "figures": [_page_figure(figure) for figure in figures],
+        "key_table": results.key_table(findings),
+        "leakage": _leakage(findings),
+        "measures": _measures(findings),
+        "answers": packed,
+        "personas": _personas_table(findings),
+        "origin": origin,
+        "downloads": _downloads(folder, origin.spec if origin else ""),
+    }
+    context["contents"] = _contents(context)
+    page = _html(context)
+    summary = markdown.summary(findings, figures, out, title, context)
+    # JSON can hold half a surrogate pair, which is no UTF-8.
+    style.write(out / "report.md", summary.encode("utf-8", errors="replace"))
+    style.write(out / "report.html", page.encode("utf-8", errors="replace"))
+    return out / "report.html"

@@ -1,0 +1,129 @@
+"""Tables as data, rendered by the page's template and as Markdown alike."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: What is shown.
+        sort: What it is sorted by; None sorts last.
+        detail: Shown smaller beneath, such as an interval.
+        full: The whole of what `text` shortens, such as a digest.
+        ref: Number of the table's footnote, from 1; 0 for none.
+    """
+
+    text: str
+    sort: float | str | None = None
+    detail: str = ""
+    full: str = ""
+    ref: int = 0
+
+    @property
+    def key(self) -> str:
+        """`sort` as an attribute; numbers exactly."""
+        if self.sort is None:
+            return ""
+        return repr(float(self.sort)) if isinstance(self.sort, int | float) else self.sort
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, and whether it holds numbers."""
+
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. The first cell of each row is its heading.
+
+    Attributes:
+        id: Anchor on the page.
+        groups: Headings over several columns: title and number of columns; empty titles allowed.
+        note: A sentence beneath.
+        footnotes: Numbered sentences that cells refer to.
+    """
+
+    id: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    groups: Sequence[tuple[str, int]] = ()
+    note: str = ""
+    footnotes: Sequence[str] = ()
+    classes: str = ""
+
+    def __post_init__(self) -> None:
+        widths = {len(row) for row in self.rows} - {len(self.columns)}
+        if widths or (self.groups and sum(n for _, n in self.groups) != len(self.columns)):
+            raise ValueError(f"table {self.id}: rows or groups do not fit the columns")
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#~$])")
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; column groups are put before the titles."""
+    heads = [column.title for column in table.columns]
+    groups = [title for title, width in table.groups for _ in range(width)]
+    if groups:
+        heads = [
+            f"{group}: {head}" if group else head for group, head in zip(groups, heads, strict=True)
+        ]
+    lines = [
+        "| " + " | ".join(escape_markdown(head) for head in heads) + " |",
+        "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|",
+    ]
+    for row in table.rows:
+        cells = [f"{cell.text} {f'({cell.ref})' if cell.ref else ''} {cell.detail}" for cell in row]
+        lines.append("| " + " | ".join(escape_markdown(text) for text in cells) + " |")
+    if table.footnotes:
+        lines.append("")
+        lines += [f"{i}. {escape_markdown(t)}" for i, t in enumerate(table.footnotes, start=1)]
+    return "\n".join(lines)
+
+
+class Footnotes:
+    """Collects sentences; equal ones share a number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def ref(self, text: str | None) -> int:
+        """The number of a sentence, from 1; 0 for none."""
+        if not text:
+            return 0
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+def without_empty(table: Table) -> Table:
+    """The table less its number columns that hold no number at all."""
+    kept = [
+        place
+        for place, column in enumerate(table.columns)
+        if not column.numeric or any(row[place].sort is not None for row in table.rows)
+    ]
+    over = [index for index, (_, width) in enumerate(table.groups) for _ in range(width)]
+    widths = Counter(over[place] for place in kept) if over else Counter[int]()
+    return replace(
+        table,
+        columns=[table.columns[place] for place in kept],
+        rows=[[row[place] for place in kept] for row in table.rows],
+        groups=[(table.groups[index][0], width) for index, width in sorted(widths.items())],
+    )
