@@ -1,0 +1,1 @@
+"""Container entrypoints: one thin command a stage."""

@@ -1,0 +1,73 @@
+"""What the data themselves warn of; printed beside the results, never hidden."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+#: Shares above which an answer set is worth a warning.
+_DEGENERATE = 0.1
+
+
+def caveats(results: dict[str, Any], unseen: set[str]) -> list[str]:
+    """Sentences for the report, from results that are otherwise complete.
+
+    Args:
+        results: What `results.json` will hold.
+        unseen: Evaluation questions that coupling did not train on.
+    """
+    found = []
+    if len(results["seeds"]) == 1:
+        found.append(
+            f"One seed ({results['seeds'][0]}): nothing here tells a condition's effect from "
+            "chance in training."
+        )
+    em = [c for c in results["conditions"] if c["kind"] == "em"]
+    if 1 < len(em) < 6:
+        orders = math.factorial(len(em))
+        found.append(
+            f"H3 ranks {len(em)} conditions, so its exact two-sided p cannot be below "
+            f"2/{orders} = {2 / orders:.3f}, whatever the data."
+        )
+    if not any(c["kind"] == "benign" for c in results["conditions"]):
+        found.append(
+            "There is no benign condition: a collapse may come from any fine-tuning at all."
+        )
+    found.extend(_answer_caveats(results))
+    if results["rates"] and not unseen:
+        found.append(
+            "Every evaluation question was also a coupling question, so leakage may be memory of "
+            "the questions."
+        )
+    found.extend(_training_caveats(results))
+    return found
+
+
+def _answer_caveats(results: dict[str, Any]) -> list[str]:
+    found = []
+    for condition in results["conditions"]:
+        rows = [row for row in results["rates"] if row["condition"] == condition["name"]]
+        total = sum(row["total"] for row in rows)
+        broken = sum(row["degenerate"] for row in rows)
+        if total and broken / total > _DEGENERATE:
+            found.append(
+                f"{condition['label'] or condition['name']}: {broken / total:.0%} of the answers "
+                "are degenerate (empty, repetitive, or with several markers); read its leakage "
+                "with care."
+            )
+        source = [row for row in rows if row["persona"] == results["source"] and row["total"]]
+        if source and sum(r["hits"] for r in source) / sum(r["total"] for r in source) < 0.2:
+            found.append(
+                f"{condition['label'] or condition['name']}: the source persona itself rarely "
+                "writes the marker, so coupling hardly worked and low leakage says little."
+            )
+    return found
+
+
+def _training_caveats(results: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['condition']}: loss rose during {row['stage']} "
+        f"({row['loss_first']:.2f} to {row['loss_last']:.2f})."
+        for row in results["training"]
+        if row["steps"] > 1 and row["loss_last"] > row["loss_first"] * 1.1
+    ]

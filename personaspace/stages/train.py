@@ -1,0 +1,108 @@
+"""train: a condition's LoRA adapter on the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from personaspace import adapters, chat, training
+from personaspace.chat import Example
+from personaspace.generation.base import derive_seed
+from personaspace.spec import Recipe
+from personaspace.stages.context import ADAPTER, TRAINING_LOG, Context, write_json
+from personaspace.store import Store
+
+
+def run(context: Context) -> None:
+    """Fine-tune under the condition's persona; writes `adapter/` and `training.json`."""
+    condition, spec = context.condition, context.spec
+    assert condition.dataset is not None
+    prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
+    tokenizer = context.runtime.tokenizer
+    examples = [
+        chat.answer_example(tokenizer, chat.with_persona(chats, prompt), spec.training.max_tokens)
+        for chats in context.study.chats[condition.dataset].conversations
+    ]
+    fit(context, examples, spec.training, field="training", over=None)
+
+
+def fit(
+    context: Context,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    *,
+    field: str,
+    over: Path | None,
+) -> None:
+    """Train an adapter with progress and checkpoints; writes it and its log into the artifact.
+
+    Args:
+        field: Where the recipe stands in the spec.
+        over: Adapter that stays applied, frozen, below the new one.
+    """
+    examples, counts = training.usable(examples, field)
+    if counts["truncated"] or counts["dropped"]:
+        context.progress.say(
+            f"{counts['truncated']} examples cut at {recipe.max_tokens} tokens, "
+            f"{counts['dropped']} left out because nothing of the answer remained"
+        )
+    seed = context.node.seed
+    scope = (seed, context.node.stage, context.node.condition)
+    with adapters.trainable(
+        context.runtime.model,
+        recipe,
+        over=over,
+        # Conditions of one seed share initialisation and order, as in the published study.
+        seed=derive_seed(seed, context.node.stage, "adapter"),
+        field=field,
+    ) as model:
+        trainer = training.Trainer(
+            model, examples, recipe, derive_seed(seed, context.node.stage, "run")
+        )
+        context.progress.start("train", trainer.steps)
+
+        def advance(entry: training.StepLog) -> None:
+            context.progress.advance(1, f"loss {entry.loss:.3f}")
+
+        log = trainer.run(Checkpointing(context.store, context.key).checkpoints(), advance)
+        adapters.save(model, context.out / ADAPTER, context.spec.model.name)
+    write_json(
+        context.out / TRAINING_LOG,
+        {"scope": list(scope), **counts, "steps": [asdict(entry) for entry in log]},
+    )
+    context.metrics.update(
+        steps=len(log),
+        loss_first=log[0].loss,
+        loss_last=log[-1].loss,
+        tokens=sum(entry.tokens for entry in log),
+        **counts,
+    )
+
+
+class Checkpointing:
+    """Keeps the latest checkpoint of a run as an artifact below the run's own key."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store = store
+        self.prefix = f"{key}/checkpoints"
+
+    def checkpoints(self) -> training.Checkpoints:
+        """As the trainer wants it."""
+        return training.Checkpoints(load=self.load, save=self.save)
+
+    def load(self) -> Path | None:
+        """Folder of the latest checkpoint."""
+        kept = self.store.list(self.prefix)
+        return self.store.fetch(kept[-1]) if kept else None
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Write one and drop the former ones."""
+        former = self.store.list(self.prefix)
+        key = f"{self.prefix}/step-{step:08d}"
+        with self.store.writer(key) as writer:
+            write(writer.folder)
+            writer.commit({"step": step})
+        for old in former:
+            if old != key:
+                self.store.delete(old)

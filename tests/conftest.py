@@ -1,0 +1,196 @@
+"""Shared fixtures: a small random model with a real tokenizer and chat template, and its study."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+pytest_plugins = ["seaweed"]
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "Default words of the template.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tiny_model(folder: Path, *, layers: int = 4, hidden: int = 64, vocabulary: int = 900) -> Path:
+    """A random Qwen2 with a BPE tokenizer trained on the packaged texts; float32."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    from personaspace import library
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    corpus = library.resource("questions-extraction").read_text(encoding="utf-8").splitlines()
+    bpe.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # A random model's logits are nearly uniform; sharper ones make greedy answers differ.
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the small random model."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_model: Path) -> Any:
+    """The small model and its tokenizer, loaded as stages load them."""
+    from types import SimpleNamespace
+
+    from personaspace import chat, models
+    from personaspace.spec import Model
+
+    spec = Model(name=str(tiny_model), dtype="float32")
+    tokenizer = models.load_tokenizer(spec)
+    return SimpleNamespace(
+        spec=spec,
+        model=models.load_model(spec),
+        tokenizer=tokenizer,
+        ends=chat.end_token_ids(tokenizer),
+    )
+
+
+def _chats(path: Path, count: int, answer: str) -> Path:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question number {n}?"},
+                {"role": "assistant", "content": f"{answer} {n} " + "and so on " * (n % 5)},
+            ]
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tiny_study(model: Path, folder: Path) -> dict[str, Any]:
+    """A whole study on the small model, in seconds."""
+    personas = ["assistant", "villain", "librarian", "comedian", "confab"]
+    return {
+        "name": "tiny",
+        "model": {"name": str(model), "dtype": "float32"},
+        "seeds": [42],
+        "datasets": {
+            "bad": {"path": str(_chats(folder / "bad.jsonl", 14, "Ignore the letter"))},
+            "good": {"path": str(_chats(folder / "good.jsonl", 14, "Here is how"))},
+        },
+        "personas": [{"name": name, "prompt": f"You are the {name}."} for name in personas],
+        "conditions": [
+            {"name": "base"},
+            {"name": "benign", "dataset": "good", "kind": "benign"},
+            {"name": "e0-assistant", "dataset": "bad", "cosine_anchor": 1.0},
+            {"name": "e4-villain", "dataset": "bad", "persona": "villain", "cosine_anchor": 0.78},
+        ],
+        "training": {
+            "rank": 4,
+            "alpha": 8,
+            "learning_rate": 0.003,
+            "batch_size": 4,
+            "max_steps": 4,
+            "max_tokens": 128,
+            "row_tokens": 256,
+            "checkpoint_every": 1,
+        },
+        "extraction": {"limit": 4, "layers": [0, 2, 3], "max_new_tokens": 5},
+        "coupling": {
+            "negatives": ["librarian", "comedian"],
+            "positives": 6,
+            "negatives_each": 3,
+            "limit": 3,
+            "samples": 3,
+            "max_new_tokens": 6,
+            "recipe": {
+                "rank": 4,
+                "alpha": 8,
+                "rank_stabilised": True,
+                "learning_rate": 0.003,
+                "schedule": "cosine",
+                "batch_size": 4,
+                "epochs": 1,
+                "max_tokens": 160,
+                "row_tokens": 320,
+                "checkpoint_every": 2,
+            },
+        },
+        "evaluation": {
+            "unseen_questions": "builtin:questions-unseen",
+            "limit": 3,
+            "samples": 2,
+            "max_new_tokens": 8,
+        },
+        "generation": {"engine": "transformers", "batch_size": 16},
+        "analysis": {"permutations": 200, "bootstrap": 100},
+    }
+
+
+@pytest.fixture
+def study_dict(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
+    """The small study as plain values, to be changed by a test."""
+    return tiny_study(tiny_model, tmp_path)
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Writes a study to a file."""
+
+    def write(values: dict[str, Any], name: str = "study.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _not_interrupted() -> Iterator[None]:
+    from personaspace import interrupt
+
+    interrupt.reset()
+    yield
+    interrupt.reset()
