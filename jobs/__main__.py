@@ -1,6 +1,6 @@
 """Runs one stage, as a container or Job does.
 
-    python -m jobs train --spec examples/tiny.yaml --store /tmp/store --condition benign --seed 42
+python -m jobs train --spec examples/tiny.yaml --store /tmp/store --condition benign --seed 42
 """
 
 from __future__ import annotations

@@ -41,10 +41,14 @@ def lora_config(recipe: Recipe) -> LoraConfig:
 
 
 def _check_targets(model: PreTrainedModel, recipe: Recipe, field: str) -> None:
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    modules = dict(model.named_modules())
     for target in recipe.targets:
-        if target.rsplit(".", 1)[-1] not in names:
+        # PEFT's own rule: the whole name, or its last parts.
+        found = [m for name, m in modules.items() if f".{name}".endswith(f".{target}")]
+        if not target or not found:
             raise UserError(f"{field}.targets: the model has no module {target!r}")
+        if not all(isinstance(module, torch.nn.Linear) for module in found):
+            raise UserError(f"{field}.targets: {target!r} is not a linear layer")
 
 
 def _forget(model: PreTrainedModel) -> None:
@@ -68,6 +72,7 @@ def trainable(
 
     _check_targets(model, recipe, field)
     torch.manual_seed(seed)
+    peft_model: Any
     if over is None:
         peft_model = get_peft_model(model, lora_config(recipe))
     else:
@@ -108,7 +113,7 @@ def applied(model: PreTrainedModel, *folders: Path) -> Iterator[torch.nn.Module]
         yield model
         return
     names = [f"adapter{index}" for index in range(len(folders))]
-    peft_model = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
+    peft_model: Any = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
     try:
         for name, folder in zip(names[1:], folders[1:], strict=True):
             peft_model.load_adapter(str(folder), adapter_name=name)
@@ -128,7 +133,11 @@ def save(peft_model: PeftModel, folder: Path, base_name: str) -> None:
     Args:
         base_name: The base model's name as in the spec; a local path would differ by machine.
     """
-    peft_model.save_pretrained(str(folder), selected_adapters=[TRAINED])
+    # PEFT would add the base model's own output layer where that is a target, and ask the hub
+    # whether the vocabulary was changed.
+    peft_model.save_pretrained(
+        str(folder), selected_adapters=[TRAINED], save_embedding_layers=False
+    )
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_name
@@ -147,6 +156,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     unsupported = [
         name
         for name, plain in (
+            ("bias", "none"),
             ("use_dora", False),
             ("modules_to_save", None),
             ("lora_bias", False),
@@ -155,8 +165,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         )
         if config.get(name, plain) not in (plain, None)
     ]
-    if config.get("peft_type") != "LORA" or unsupported or config.get("bias", "none") != "none":
-        raise UserError(f"{folder}: only plain LoRA adapters compose (found {unsupported})")
+    if config.get("peft_type") != "LORA":
+        unsupported.insert(0, str(config.get("peft_type")))
+    if unsupported:
+        raise UserError(f"{folder}: only plain LoRA adapters compose, not {', '.join(unsupported)}")
     return config, load_file(folder / WEIGHTS)
 
 

@@ -69,9 +69,7 @@ def render(
     return text
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> tuple[int, ...]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
     """Tokens that an answer to the chat is generated from."""
     text = render(tokenizer, messages, generation_prompt=True)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -86,7 +84,9 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     tail = render(tokenizer, probe, generation_prompt=False)[
         len(render(tokenizer, probe[:-1], generation_prompt=True)) :
     ]
-    special = set(tokenizer.all_special_ids)
+    # Some tokenizers do not name their turn's end among the special tokens, but only add it as one.
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
     ids = [i for i in tokenizer(tail, add_special_tokens=False)["input_ids"] if i in special]
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
@@ -100,7 +100,8 @@ class _Split:
     prompt: tuple[int, ...]
     tail: tuple[int, ...]  # the answer, its end token, and what the template writes after
     offsets: list[tuple[int, int]]  # characters of the tail
-    answer_start: int  # character in the tail where the answer's content starts
+    answer: str  # the answer's content as the template writes it, perhaps trimmed
+    answer_start: int  # character in the tail where it starts
     end: int  # index in the tail just after the end token
 
 
@@ -118,20 +119,24 @@ def _split(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> _
     encoded = tokenizer(tail_text, add_special_tokens=False, return_offsets_mapping=True)
     tail = tuple(encoded["input_ids"])
     content = messages[-1]["content"]
-    start = 0 if tail_text.startswith(content) else tail_text.find(content.strip())
+    answer = content if tail_text.startswith(content) else content.strip()
+    start = tail_text.find(answer)
     if start < 0:
         raise UserError("the model's chat template changes the text of an answer")
     ends = set(end_token_ids(tokenizer))
-    after = start + len(content.strip())
+    after = start + len(answer.rstrip())
     closing = [
         index
-        for index, (token, (left, _)) in enumerate(zip(tail, encoded["offset_mapping"], strict=True))
+        for index, (token, (left, _)) in enumerate(
+            zip(tail, encoded["offset_mapping"], strict=True)
+        )
         if token in ends and left >= after
     ]
     return _Split(
         prompt=tuple(tokenizer(before, add_special_tokens=False)["input_ids"]),
         tail=tail,
         offsets=[tuple(pair) for pair in encoded["offset_mapping"]],
+        answer=answer,
         answer_start=start,
         end=closing[0] + 1 if closing else len(tail),
     )
@@ -172,11 +177,10 @@ def marker_example(
     loss = [False] * split.end
     loss[-1] = True
     if marker is not None:
-        content = messages[-1]["content"]
-        if not content.endswith(marker):
+        if not messages[-1]["content"].endswith(marker):
             raise ValueError("the last answer does not end with the marker")
-        stop = split.answer_start + len(content.rstrip())
-        first = stop - len(marker)
+        stop = split.answer_start + len(split.answer.rstrip())
+        first = stop - len(marker.rstrip())
         for index, (left, right) in enumerate(split.offsets[: split.end]):
             # A token that holds any character of the marker is part of it.
             if left < stop and right > first and right > left:

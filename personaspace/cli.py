@@ -316,8 +316,16 @@ def report(
 
 
 @app.command()
-def schema() -> None:
+@guarded
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+) -> None:
     """Print the JSON schema of a study."""
+    if markdown:
+        from personaspace import reference
+
+        print(reference.markdown(), end="")
+        return
     from personaspace.spec import Experiment
 
     print_json(Experiment.model_json_schema())

@@ -36,7 +36,9 @@ class Pair:
     cut: bool
 
 
-def select(answers: Mapping[str, Sequence[Answer]], count: int, marker: str) -> list[tuple[str, Answer]]:
+def select(
+    answers: Mapping[str, Sequence[Answer]], count: int, marker: str
+) -> list[tuple[str, Answer]]:
     """`count` (question, answer) pairs, as evenly over the questions as they go.
 
     The first answer of every question, then the second of every question, and so on. Answers that
@@ -63,9 +65,7 @@ def select(answers: Mapping[str, Sequence[Answer]], count: int, marker: str) -> 
     return chosen[:count]
 
 
-def pairs(
-    answers: Mapping[str, Mapping[str, Sequence[Answer]]], settings: Coupling
-) -> list[Pair]:
+def pairs(answers: Mapping[str, Mapping[str, Sequence[Answer]]], settings: Coupling) -> list[Pair]:
     """All coupling examples: the source's, then each negative's.
 
     Args:
@@ -105,7 +105,5 @@ def examples(
             prompts[pair.persona],
         )
         marker = settings.marker if pair.marked else None
-        result.append(
-            chat.marker_example(tokenizer, messages, marker, settings.recipe.max_tokens)
-        )
+        result.append(chat.marker_example(tokenizer, messages, marker, settings.recipe.max_tokens))
     return result

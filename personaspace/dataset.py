@@ -43,6 +43,12 @@ def _check_row(row: Any, where: str) -> list[Message]:
             raise UserError(
                 f"{where}: messages[{number}] needs a role ({', '.join(ROLES)}) and text content"
             )
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: messages[{number}] holds half of a surrogate pair, which is no character"
+            ) from None
         clean.append({"role": message["role"], "content": message["content"]})
     if clean[-1]["role"] != "assistant":
         raise UserError(f"{where}: the last message is from {clean[-1]['role']}, not the assistant")
@@ -55,7 +61,8 @@ def _read_lines(name: str, raw: bytes, bounds: tuple[int, int | None]) -> list[l
     conversations = []
     start, stop = bounds
     try:
-        lines = raw.decode("utf-8-sig").splitlines()
+        # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode's.
+        lines = raw.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text (byte {error.start})") from None
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
@@ -64,6 +71,8 @@ def _read_lines(name: str, raw: bytes, bounds: tuple[int, int | None]) -> list[l
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{name}: line {number} is not JSON: {error.msg}") from None
+        except RecursionError:
+            raise UserError(f"{name}: line {number} is nested too deeply") from None
         conversations.append(_check_row(row, f"{name}: line {number}"))
     return conversations
 

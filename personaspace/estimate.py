@@ -88,9 +88,14 @@ def estimate(study: Study) -> Estimate:
     if shape is not None:
         layers = len(study.layers(shape.num_layers))
         lora = LORA_WIDTHS * shape.hidden_size * shape.num_layers
-        adapters = 4 * lora * len(spec.seeds) * (
-            spec.training.rank * sum(c.dataset is not None for c in spec.conditions)
-            + coupling.recipe.rank * len(spec.conditions)
+        adapters = (
+            4
+            * lora
+            * len(spec.seeds)
+            * (
+                spec.training.rank * sum(c.dataset is not None for c in spec.conditions)
+                + coupling.recipe.rank * len(spec.conditions)
+            )
         )
         states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
         size = int(adapters + states * extractions + 600 * answers)

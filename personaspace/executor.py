@@ -8,6 +8,7 @@ import queue
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,12 @@ class _Schedule:
     def fail(self, node: Node, error: Exception) -> list[Node]:
         """The node failed; returns what cannot run now."""
         self.summary.failed[node] = error
-        partial = self.work.study.spec.analysis.partial
-        lost = []
+        tolerated = self.work.study.spec.analysis.partial
+        lost: list[Node] = []
         for other in self.waiting:
             gone = {node, *self.summary.failed, *self.summary.blocked, *lost}
             needs = self.work.graph.needs[other]
-            tolerant = partial and other.stage == "aggregate" and any(n not in gone for n in needs)
+            tolerant = tolerated and other.stage == "aggregate" and not gone.issuperset(needs)
             if any(need in gone for need in needs) and not tolerant:
                 lost.append(other)
         for other in lost:
@@ -99,7 +100,7 @@ def run_here(work: Work, nodes: Sequence[Node], board: Board) -> Summary:
             node = schedule.ready([])[0]
             schedule.start(node)
             try:
-                outcome = run_node(work, node, runtime, lambda node=node: board.stage(node))
+                outcome = run_node(work, node, runtime, partial(board.stage, node))
             except Interrupted:
                 raise
             except Exception as error:  # one stage's failure stops only what depends on it
@@ -147,15 +148,15 @@ class _RemoteProgress(StageProgress):
         self._events.put(("say", self._node, text))
 
 
-def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any, jobs: int) -> None:
+def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any) -> None:
     import torch
 
     interrupt.install()
     number = numbers.get()
     if torch.cuda.device_count() > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    # On a CPU every process keeps all threads: fewer would round sums differently, and `--jobs`
+    # must not change a result.
     study = load(spec)
     _worker["work"] = prepare(study, open_store(store_url))
     _worker["runtime"] = Runtime(study)
@@ -200,7 +201,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
             numbers.put(number)
         running: dict[Future[str], Node] = {}
         with ProcessPoolExecutor(
-            jobs, context, _start_worker, (spec, work.store.url, numbers, events, jobs)
+            jobs, context, _start_worker, (spec, work.store.url, numbers, events)
         ) as pool:
             while schedule.waiting or running:
                 if not interrupt.asked():

@@ -90,7 +90,9 @@ class Graph:
         ]
         if not chosen or len(parts) > 3:
             stages = ", ".join(dict.fromkeys(node.stage for node in self.nodes))
-            raise UserError(f"--only {pattern}: no such stage (stages: {stages}; form: train:e4:42)")
+            raise UserError(
+                f"--only {pattern}: no such stage (stages: {stages}; form: train:e4:42)"
+            )
         return chosen
 
 
@@ -215,6 +217,9 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
         return reads
     if node.stage == "aggregate":
         return {
+            "study": spec.name,
+            "model": spec.model.model_dump(),
+            "personas": _personas(study, [persona.name for persona in spec.personas]),
             "analysis": spec.analysis.model_dump(exclude={"partial"}),
             "conditions": [c.model_dump() for c in spec.conditions],
             "coupling": spec.coupling.model_dump(include={"source", "negatives", "marker"}),

@@ -90,8 +90,7 @@ def _convert_gguf(gguf: Path) -> Path:
         )
         # The weights are plain again, but the model still says it is quantised, and then refuses
         # to be saved.
-        model.hf_quantizer = None
-        model.is_quantized = False
+        vars(model).update(hf_quantizer=None, is_quantized=False)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.save_pretrained(scratch)
@@ -220,7 +219,7 @@ def load_model(model: Model) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.name: {model.name}: {str(error).splitlines()[0]}") from None
-    loaded.to(device)
+    loaded.to(torch.device(device))  # type: ignore[arg-type]  # mistyped by transformers
     loaded.eval()
     loaded.requires_grad_(False)
     return loaded

@@ -19,8 +19,8 @@ Answers = Mapping[str, Mapping[str, Sequence[str]]]
 WORDS = 4
 #: Characters of a shingle; catches loops inside one long word and in scripts without spaces.
 CHARACTERS = 24
-#: An answer is repetitive when this share of its shingles has occurred before in it. Of 6,720
-#: answers of a fine-tuned 7B model, all but 2 % have a share of 0.
+#: An answer is repetitive when this share of its shingles has occurred before in it. Ordinary prose
+#: stays near 0: of 6,720 answers of two fine-tuned 7B models, fewer than 1 in 500 get here.
 REPETITION_LIMIT = 0.3
 #: … or when one word makes up this share of five words or more.
 DOMINANCE_LIMIT = 0.5

@@ -65,16 +65,40 @@ def read_text(source: str, folder: Path) -> str:
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error, not a silent overwrite."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._seen_nodes: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Looked at before `<<` brings in keys that the mapping's own may well override.
+        if id(node) not in self._seen_nodes:
+            self._seen_nodes.add(id(node))
+            seen = set()
+            for key_node, _ in node.value:
+                key = _MERGE
+                if key_node.tag != _MERGE:
+                    key = self.construct_object(key_node, deep=True)
+                if isinstance(key, str | int | float | bool) and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+        super().flatten_mapping(node)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and not value.isascii():
+            try:
+                # JSON writes characters beyond U+FFFF as two escapes; YAML leaves them apart.
+                return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+            except UnicodeDecodeError:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
-        return super().construct_mapping(node, deep)
+                    None, None, "half of a surrogate pair is no character", node.start_mark
+                ) from None
+        return value
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -91,6 +115,8 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: not valid YAML: {error.problem}{where}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply") from None
 
 
 def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:
@@ -105,7 +131,7 @@ def read_questions(source: list[str] | str, folder: Path, limit: int | None = No
         name, questions = "questions", list(source)
     else:
         name, text = source, read_text(source, folder)
-        if source.endswith(".txt"):
+        if source.partition("?")[0].endswith(".txt"):
             questions = [line.strip() for line in text.splitlines() if line.strip()]
         else:
             questions = parse_yaml(text, name)

@@ -25,7 +25,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 QuestionSource = Annotated[
     list[Annotated[str, Field(min_length=1)]] | str,
     Field(
-        description="Questions: a list, or a file of them (YAML or JSON list, or one a line): a path, "
+        description="Questions: a list, or a file of them (YAML or JSON list, or .txt): a path, "
         "s3://bucket/key, or builtin:NAME."
     ),
 ]
@@ -60,7 +60,9 @@ class Dataset(Section):
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="Slice of the rows, as start:stop."
     )
-    sha256: Sha256 | None = Field(None, description="Checked against the file before anything runs.")
+    sha256: Sha256 | None = Field(
+        None, description="Checked against the file before anything runs."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:

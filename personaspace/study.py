@@ -100,13 +100,9 @@ def resolve(spec: Experiment, folder: Path) -> Study:
             problems.append(f"{field}: {error}")
             return []
 
-    extraction = questions(
-        "extraction.questions", spec.extraction.questions, spec.extraction.limit
-    )
+    extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
     coupling = questions("coupling.questions", spec.coupling.questions, spec.coupling.limit)
-    evaluation = questions(
-        "evaluation.questions", spec.evaluation.questions, spec.evaluation.limit
-    )
+    evaluation = questions("evaluation.questions", spec.evaluation.questions, spec.evaluation.limit)
     if spec.evaluation.unseen_questions is not None:
         more = questions(
             "evaluation.unseen_questions",
@@ -120,7 +116,7 @@ def resolve(spec: Experiment, folder: Path) -> Study:
                 "evaluation question"
             )
         evaluation = evaluation + more
-    if spec.coupling.samples * len(coupling) < max(
+    if coupling and spec.coupling.samples * len(coupling) < max(
         spec.coupling.positives, spec.coupling.negatives_each
     ):
         problems.append(

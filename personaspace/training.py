@@ -147,7 +147,7 @@ class Trainer:
 
         Raises:
             Interrupted: Asked to stop; the state was saved first.
-            UserError: The loss became NaN or infinite.
+            UserError: The loss or its gradient became NaN or infinite.
         """
         if checkpoints is not None and (folder := checkpoints.load()) is not None:
             self._restore(folder)
@@ -164,9 +164,9 @@ class Trainer:
             self.log.append(entry)
             if advance is not None:
                 advance(entry)
-            if checkpoints is not None and len(self.log) % self.recipe.checkpoint_every == 0:
-                if len(self.log) < self.steps:
-                    checkpoints.save(len(self.log), self._write)
+            due = len(self.log) % self.recipe.checkpoint_every == 0 and len(self.log) < self.steps
+            if checkpoints is not None and due:
+                checkpoints.save(len(self.log), self._write)
         self.model.eval()
         return self.log
 
@@ -185,10 +185,11 @@ class Trainer:
             loss = row_loss(self.model, row.to(self.device)) / loss_tokens
             loss.backward()
             total += float(loss.detach())
-        if not math.isfinite(total):
-            raise UserError(f"step {step + 1}: the loss is {total}; lower learning_rate")
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        for name, value in (("loss", total), ("gradient's norm", float(norm))):
+            if not math.isfinite(value):
+                raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         tokens = sum(len(example.ids) for example in batch)

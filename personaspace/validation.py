@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from personaspace.errors import SpecErrors, UserError
 from personaspace.spec import Experiment
 
 Problem = tuple[str, str]
+Location = tuple[int | str, ...]
 
 #: Stands in for an invalid value while the rest is checked; never shown.
 _PLACEHOLDER = "invalid-value-"
 
 
-def path_of(location: tuple[int | str, ...]) -> str:
+def path_of(location: Location) -> str:
     """`("conditions", 3, "persona")` as `conditions[3].persona`."""
     text = ""
     for part in location:
@@ -29,37 +31,66 @@ def path_of(location: tuple[int | str, ...]) -> str:
     return text
 
 
-def _message(error: dict[str, Any]) -> str:
+def _message(error: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong, and the value that is."""
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        return "unknown field"
+        return "unknown field", ""
     if kind == "missing":
-        return "is required"
+        return "is required", ""
     if kind == "value_error":
-        return str(error["ctx"]["error"])
+        return str(error["ctx"]["error"]), ""
     message = error["msg"][0].lower() + error["msg"][1:]
     if isinstance(given, str | int | float | bool) or given is None:
-        return f"{message} (got {given!r})"
-    return message
+        return message, f" (got {given!r})"
+    return message, ""
 
 
-def _trim(location: tuple[int | str, ...], raw: Any) -> tuple[int | str, ...]:
-    """Drop the parts that pydantic adds for members of unions; keep those found in the file."""
+def _trim(error: dict[str, Any], raw: Any) -> tuple[Location, Location | None]:
+    """The parts of an error's location that are in the file.
+
+    pydantic puts the name of a union's member into the location of what is wrong with that member.
+
+    Returns:
+        The location without such names, and the location of the innermost union, if there is one.
+    """
     kept: list[int | str] = []
-    value = raw
-    for part in location:
-        if isinstance(value, dict) and isinstance(part, str):
+    union: Location | None = None
+    value, last = raw, len(error["loc"]) - 1
+    for number, part in enumerate(error["loc"]):
+        missing = error["type"] == "missing" and number == last
+        if isinstance(value, dict) and isinstance(part, str) and (part in value or missing):
             kept.append(part)
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             kept.append(part)
             value = value[part]
         else:
-            break
-    return tuple(kept)
+            union = tuple(kept)
+    return tuple(kept), union
 
 
-def _without(raw: Any, locations: list[tuple[int | str, ...]]) -> Any:
+def _field_problems(failure: ValidationError, raw: Any) -> dict[Location, str]:
+    """One message for each faulty location."""
+    located = [(*_trim(dict(error), raw), dict(error)) for error in failure.errors()]
+    depth: dict[Location, int] = {}
+    for location, union, _ in located:
+        if union is not None:
+            depth[union] = max(len(location), depth.get(union, 0))
+    said: dict[Location, list[tuple[str, str]]] = {}
+    for location, union, error in located:
+        # The member of a union that fits furthest is the one that was meant.
+        if union is None or len(location) == depth[union]:
+            messages = said.setdefault(location, [])
+            if _message(error) not in messages:
+                messages.append(_message(error))
+    return {
+        location: " or ".join(text for text, _ in messages) + messages[-1][1]
+        for location, messages in said.items()
+    }
+
+
+def _without(raw: Any, locations: Iterable[Location]) -> Any:
     """A copy in which faulty fields are left to their defaults, so that the rest can be checked."""
     clean = copy.deepcopy(raw)
     for location in sorted(locations, key=len, reverse=True):
@@ -155,13 +186,17 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield f"{section}[{index}]", f"{name!r} is listed twice"
+    if spec.analysis.method not in spec.extraction.methods:
+        yield "analysis.method", f"{spec.analysis.method!r} is not extracted"
     if spec.coupling.source not in spec.grid():
         yield "evaluation.personas", f"must hold the source persona {spec.coupling.source!r}"
 
 
 def _check_layers(spec: Experiment) -> Iterator[Problem]:
-    shape = models.shape(spec.model)
+    shape, headline = models.shape(spec.model), spec.analysis.layer
     if spec.extraction.layers == "all":
+        if headline is not None and shape is not None and headline >= shape.num_layers:
+            yield "analysis.layer", f"{headline} is not extracted"
         return
     if not spec.extraction.layers:
         yield "extraction.layers", "name at least one layer"
@@ -174,8 +209,8 @@ def _check_layers(spec: Experiment) -> Iterator[Problem]:
             )
         if layer in spec.extraction.layers[:index]:
             yield f"extraction.layers[{index}]", f"{layer} is listed twice"
-    if spec.analysis.layer is not None and spec.analysis.layer not in spec.extraction.layers:
-        yield "analysis.layer", f"{spec.analysis.layer} is not extracted"
+    if headline is not None and headline not in spec.extraction.layers:
+        yield "analysis.layer", f"{headline} is not extracted"
 
 
 def _cross_checks(spec: Experiment) -> Iterator[Problem]:
@@ -193,6 +228,32 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
         yield path, text
 
 
+#: What cannot be judged where the list that it looks into was itself faulty.
+_LOOKS_INTO = {
+    "unknown persona": "personas",
+    "is not among the extracted personas": "personas",
+    "must hold the source persona": "personas",
+    "unknown dataset": "datasets",
+    "unknown em condition": "conditions",
+}
+_DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.kind)?")
+_ONE_OF_MANY = re.compile(r"conditions\[|personas\[")
+
+
+def _follows(path: str, message: str, faulty: set[str]) -> bool:
+    """Whether a complaint only follows from fields that fell back to their defaults."""
+    if _PLACEHOLDER in message:
+        return True
+    if any(message.startswith(start) and of in faulty for start, of in _LOOKS_INTO.items()):
+        return True
+    about_kind = path == "conditions" or _DECIDES_KIND.fullmatch(path)
+    if about_kind and any(_DECIDES_KIND.fullmatch(field) for field in faulty):
+        return not message.startswith("unknown")
+    # One faulty condition or persona says nothing of the others; any other list falls back whole.
+    fallen = {field if _ONE_OF_MANY.match(field) else field.partition("[")[0] for field in faulty}
+    return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fallen)
+
+
 def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
     """Validate a spec's plain values.
 
@@ -208,24 +269,16 @@ def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
     try:
         spec = Experiment.model_validate(raw)
     except ValidationError as failure:
-        locations = []
-        for error in failure.errors():
-            location = _trim(error["loc"], raw)
-            problem = (path_of(location), _message(dict(error)))
-            if problem not in problems:
-                problems.append(problem)
-            locations.append(location)
+        faults = _field_problems(failure, raw)
+        problems = [(path_of(location), message) for location, message in faults.items()]
         try:
-            spec = Experiment.model_validate(_without(raw, locations))
+            spec = Experiment.model_validate(_without(raw, faults))
         except ValidationError:
             return None, problems
-    faulty = [path.partition("[")[0] for path, _ in problems if not path.startswith(("cond", "pers"))]
+    faulty = {path for path, _ in problems}
     for path, message in _cross_checks(spec):
-        # A field that fell back to its default has nothing of the user's to complain about.
-        fallen = any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in faulty)
-        if fallen or _PLACEHOLDER in message or any(path == known for known, _ in problems):
-            continue
-        problems.append((path, message))
+        if path not in faulty and not _follows(path, message, faulty):
+            problems.append((path, message))
     return (None if problems else spec), problems
 
 

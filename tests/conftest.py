@@ -25,7 +25,9 @@ CHATML = (
 )
 
 
-def build_tiny_model(folder: Path, *, layers: int = 4, hidden: int = 64, vocabulary: int = 900) -> Path:
+def build_tiny_model(
+    folder: Path, *, layers: int = 4, hidden: int = 64, vocabulary: int = 900
+) -> Path:
     """A random Qwen2 with a BPE tokenizer trained on the packaged texts; float32."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -245,8 +245,9 @@ def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> P
         "evaluated_personas": personas,
         "layers": list(size.layers),
         "methods": list(size.methods),
-        "analysis": {"layer": 20 if 20 in size.layers else size.layers[-1], "method": size.methods[0],
-                     "permutations": 10_000, "bootstrap": 2_000, "seed": 42, "alpha": 0.05},
+        "analysis": {"layer": 20 if 20 in size.layers else size.layers[-1],
+                     "method": size.methods[0], "permutations": 10_000, "bootstrap": 2_000,
+                     "seed": 42, "alpha": 0.05},
         "conditions": [
             {"name": name, "label": label, "kind": kind, "persona": persona,
              "induction_persona": persona, "cosine_anchor": anchor,

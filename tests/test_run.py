@@ -59,7 +59,9 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def ran(outcome: Result) -> list[str]:
     """Nodes that a run started, from its log."""
-    return [line.split()[1].rstrip(":") for line in outcome.output.splitlines() if "started" in line]
+    return [
+        line.split()[1].rstrip(":") for line in outcome.output.splitlines() if "started" in line
+    ]
 
 
 def test_a_study_leaves_results_tables_figures_and_report(finished: Any) -> None:
@@ -236,22 +238,26 @@ def test_killed_runs_resume_to_the_same_results(finished: Any, tmp_path: Path) -
 def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
     study_dict: dict[str, Any], write_spec: Write, tmp_path: Path
 ) -> None:
-    study_dict["training"] |= {"max_steps": 400, "checkpoint_every": 1000}
+    study_dict["training"] |= {"max_steps": None, "epochs": 40, "checkpoint_every": 7}
     spec, store = write_spec(study_dict), tmp_path / "store"
-    only = ("--only", "train:benign")
-    process = subprocess.Popen(
-        _shell("run", str(spec), "--store", str(store), *only), stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "started" in line:
-            break
-    time.sleep(2)
+    command = ["run", str(spec), "--store", str(store), "--only", "train:benign"]
+    process = subprocess.Popen(_shell(*command), stderr=subprocess.PIPE, text=True)
+    kept = "benign/seed-42/train/*/checkpoints/step-*/manifest.json"
+    deadline = time.monotonic() + 120
+    while not list(store.glob(kept)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 75, rest
-    assert "run again" in rest
-    assert list(store.glob("benign/seed-42/train/*/checkpoints/step-*/manifest.json"))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "run again" in said
+    assert len(list(store.glob(kept))) == 1
+
+    assert run(*command).exit_code == 0
+    assert run(*command[:3], tmp_path / "undisturbed", *command[4:]).exit_code == 0
+    pattern = "benign/seed-42/train/*/data-*/adapter/adapter_model.safetensors"
+    [resumed], [whole] = store.glob(pattern), (tmp_path / "undisturbed").glob(pattern)
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_jobs_run_one_stage_like_the_executor(finished: Any, tmp_path: Path) -> None:
@@ -278,7 +284,9 @@ def test_a_failed_stage_stops_only_what_needs_it(
 ) -> None:
     # 130 rows of one token each do not fit any answer: benign's data have nothing left to learn.
     study_dict["training"]["max_tokens"] = 40
-    long = {"messages": [{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "y"}]}
+    long = {
+        "messages": [{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "y"}]
+    }
     Path(study_dict["datasets"]["good"]["path"]).write_text(json.dumps(long) + "\n")
     spec, store = write_spec(study_dict), tmp_path / "store"
     outcome = run("run", spec, "--store", store)

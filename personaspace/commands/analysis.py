@@ -44,7 +44,7 @@ def _interval(ends: Sequence[float] | None, digits: int = 4) -> str:
 
 def _print_rows(rows: Sequence[Row], title: str) -> None:
     """Rows as a table; sub-measures without a family are in the JSON alone."""
-    table = Table(title=title, header_style="bold", box=box.SIMPLE)
+    table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     columns: list[tuple[str, list[str]]] = [
         ("metric", [row.metric for row in rows]),
         ("variant", [row.variant for row in rows]),
@@ -81,9 +81,9 @@ def score(
         _print_json(scores)
         return
     title = f"Answers with {marker}".replace("[", r"\[")
-    table = Table(title=title, header_style="bold", box=box.SIMPLE)
+    table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("persona", overflow="fold")
-    for name in ("answers", "marked", "at end", "degenerate", "rate", "95 % interval"):
+    for name in ("n", "marked", "at end", "degenerate", "rate", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for persona, counts in scores["per_persona"].items():
         table.add_row(

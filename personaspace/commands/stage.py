@@ -13,9 +13,7 @@ from personaspace.stages import prepare, run_node
 from personaspace.store import open_store
 
 
-def run_stage(
-    stage: str, spec: Path, store_url: str, condition: str = "", seed: int = -1
-) -> None:
+def run_stage(stage: str, spec: Path, store_url: str, condition: str = "", seed: int = -1) -> None:
     """Run one node and say, in lines, what it does and where the result is.
 
     Ends the process: 0 done, 2 the user's mistake, 75 asked to stop, 1 anything else.

@@ -43,12 +43,12 @@ class Sampling:
     scope: str = ""
 
     def seed_for(self, prompt: Prompt, sample: int) -> int:
-        """Seed of one answer: a hash of study seed, scope, prompt and sample number, 0 ≤ seed < 2⁶³."""
+        """One answer's seed, 0 ≤ seed < 2⁶³: hashed from seed, scope, prompt and sample."""
         return derive_seed(self.seed, self.scope, prompt.key, sample)
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed 0 ≤ n < 2⁶³ from any printable parts; the same in every process and on every machine."""
+    """A seed 0 ≤ n < 2⁶³ from printable parts; the same in every process, on every machine."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -5,10 +5,12 @@ Shapes: R = rows of a batch (answers in flight), V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache
@@ -69,11 +71,25 @@ def _draw(weights_RV: torch.Tensor, uniform_R1: torch.Tensor) -> torch.Tensor:
 
 def uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:
     """`[row, count]` uniform numbers in [0, 1), float64, each row from its own seed."""
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.rand(count, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    # Not torch's generator: it keeps 32 bits of its seed, so that two of 50,000 answers would
+    # share all their numbers in one study of four.
+    rows = [np.random.Generator(np.random.PCG64(seed)).random(count) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+@contextmanager
+def _no_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Puts the model's own generation settings aside.
+
+    `generate` takes from them whatever a call leaves open: Qwen2.5's repetition penalty of 1.05,
+    for one, which is no part of the recipe and which vLLM does not apply either.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class TransformersEngine:
@@ -116,7 +132,11 @@ class TransformersEngine:
         """See `base.Engine.generate`. Raises Interrupted between batches if asked to stop."""
         answers: list[list[Answer]] = [[] for _ in prompts]
         folders = [] if adapter is None else [adapter]
-        with adapters.applied(self.model, *folders), torch.inference_mode():
+        with (
+            _no_defaults(self.model),
+            adapters.applied(self.model, *folders),
+            torch.inference_mode(),
+        ):
             for width, rows in self._batches(prompts, sampling.samples):
                 interrupt.check()
                 for (index, _), answer in zip(
@@ -133,11 +153,12 @@ class TransformersEngine:
         """Padded width and (prompt, sample) pairs of each batch.
 
         A prompt is always padded to the same width, the next multiple of `_BUCKET`, whoever shares
-        its batch: attention over another number of padded keys would round differently.
+        its batch: attention over another number of padded keys would round differently. And it is
+        always padded: without a padded key in the batch, attention takes a path of its own.
         """
         buckets: dict[int, list[tuple[int, int]]] = {}
         for index, prompt in enumerate(prompts):
-            width = -(-len(prompt.token_ids) // _BUCKET) * _BUCKET
+            width = (len(prompt.token_ids) // _BUCKET + 1) * _BUCKET
             buckets.setdefault(width, []).extend((index, sample) for sample in range(samples))
         # Whole prompts where they fit: their samples share one pass over the prompt.
         size = max(self.batch_size // samples * samples, 0) or self.batch_size
@@ -173,7 +194,8 @@ class TransformersEngine:
             seeds = [sampling.seed_for(prompts[index], sample) for index, sample in filled]
             draws = uniforms(seeds, sampling.max_new_tokens).to(device)
             processors.append(SeededSampling(draws, sampling.temperature, sampling.top_p))
-        output = self.model.generate(
+        generate: Any = self.model.generate
+        output = generate(
             input_ids=ids[expand_R],
             attention_mask=mask[expand_R],
             past_key_values=cache,
@@ -214,7 +236,7 @@ class TransformersEngine:
         ends = [position for position, token in enumerate(ids) if token in self.end_token_ids]
         kept = ids[: ends[0]] if ends else ids[:limit]
         return Answer(
-            text=self.tokenizer.decode(kept, skip_special_tokens=True),
+            text=str(self.tokenizer.decode(kept, skip_special_tokens=True)),
             token_ids=tuple(kept),
             finish="stop" if ends else "length",
         )

@@ -46,11 +46,7 @@ def analyse_leakage(
     Raises:
         UserError: Scores of a condition that is not in `conditions`, or malformed scores.
     """
-    known = {condition.name for condition in conditions}
-    for name, training_seed in sorted(scores):
-        check_scores(scores[name, training_seed], f"scores of {name}, seed {training_seed}")
-        if name not in known:
-            raise UserError(f"scores of a condition {name!r} that the spec does not have")
+    _check(scores, conditions)
     seeds = sorted({training_seed for _, training_seed in scores})
     rows: list[Row] = []
     for training_seed in seeds:
@@ -59,9 +55,40 @@ def analyse_leakage(
             published.analyse_seed(mine, conditions, training_seed, source, permutations, seed)
         )
     there = [c for c in conditions if any(name == c.name for name, _ in scores)]
+    rows.extend(
+        _recommended(
+            scores,
+            there,
+            source=source,
+            negatives=negatives,
+            unseen=unseen,
+            measured=measured,
+            permutations=permutations,
+            bootstrap=bootstrap,
+            seed=seed,
+            training_seed=seeds[0] if len(seeds) == 1 else None,
+        )
+    )
+    return adjust(rows)
+
+
+def _recommended(
+    scores: Mapping[Key, Scores],
+    there: Sequence[ConditionInfo],
+    *,
+    source: str,
+    negatives: Sequence[str],
+    unseen: set[str] | None,
+    measured: Mapping[str, float] | None,
+    permutations: int,
+    bootstrap: int,
+    seed: int,
+    training_seed: int | None,
+) -> list[Row]:
+    """Rows over all seeds together, of conditions that have scores."""
+    rows: list[Row] = []
     em = [c for c in there if c.kind == "em"]
     common = recommended.common_bystanders(scores, em, source)
-    pooled = seeds[0] if len(seeds) == 1 else None
     for condition in there:
         rows.extend(
             recommended.bystander_rows(
@@ -71,34 +98,45 @@ def analyse_leakage(
                 source=source,
                 negatives=negatives,
                 unseen=unseen,
-                seed=pooled,
+                seed=training_seed,
             )
         )
     for condition in em:
-        rows.extend(recommended.h1_rows(scores, condition, em, common, source=source, seed=pooled))
-    if em:
         rows.extend(
-            across.h2_rows(
-                scores,
-                em,
-                common,
-                negatives=negatives,
-                unseen=unseen,
-                permutations=permutations,
-                bootstrap=bootstrap,
-                seed=seed,
-                training_seed=pooled,
-            )
+            recommended.h1_rows(scores, condition, em, common, source=source, seed=training_seed)
         )
-        rows.extend(
-            across.h3_rows(
-                scores,
-                em,
-                common,
-                measured=measured,
-                permutations=permutations,
-                seed=seed,
-                training_seed=pooled,
-            )
+    if not em:
+        return rows
+    rows.extend(
+        across.h2_rows(
+            scores,
+            em,
+            common,
+            negatives=negatives,
+            unseen=unseen,
+            permutations=permutations,
+            bootstrap=bootstrap,
+            seed=seed,
+            training_seed=training_seed,
         )
-    return adjust(rows)
+    )
+    rows.extend(
+        across.h3_rows(
+            scores,
+            em,
+            common,
+            measured=measured,
+            permutations=permutations,
+            seed=seed,
+            training_seed=training_seed,
+        )
+    )
+    return rows
+
+
+def _check(scores: Mapping[Key, Scores], conditions: Sequence[ConditionInfo]) -> None:
+    known = {condition.name for condition in conditions}
+    for name, training_seed in sorted(scores):
+        check_scores(scores[name, training_seed], f"scores of {name}, seed {training_seed}")
+        if name not in known:
+            raise UserError(f"scores of a condition {name!r} that the spec does not have")

@@ -110,7 +110,7 @@ def chunks(folder: Path, findings: Findings) -> list[Chunk]:
     for (condition, seed), group in keys.groupby(["condition", "seed"], sort=False, dropna=False):
         found.append(
             Chunk(
-                f"answers-{len(found)}",
+                f"answers-{condition}-seed-{seed}",
                 str(condition),
                 findings.label(str(condition)),
                 None if pd.isna(seed) else int(seed),

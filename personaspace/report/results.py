@@ -148,9 +148,9 @@ def key_table(findings: Findings) -> Table:
             ("Answers with the marker", 2),
             ("", 1),
         ],
-        note="In brackets: 95 % intervals, where the analysis gives one. EM increment: M1 less that of "
-        "benign training. Bystanders: mean over personas other than the source and the persona "
-        "trained under. Degenerate: empty, repetitive, or with more than one marker.",
+        note="In brackets: 95 % intervals, where the analysis gives one. EM increment: M1 less "
+        "that of benign training. Bystanders: mean over personas other than the source and the "
+        "persona trained under. Degenerate: empty, repetitive, or with more than one marker.",
     )
     return without_empty(table)
 
@@ -236,7 +236,7 @@ def tests_table(findings: Findings) -> Table | None:
             *([Column("Seed", True)] if several else []),
             Column("estimate", True),
             Column("p", True),
-            Column("estimate [95 %]", True),
+            Column("estimate [95\u202f%]", True),
             Column("effect size", True),
             Column("p", True),
             Column("p, BH", True),
@@ -261,7 +261,7 @@ def rows_table(table_id: str, caption: str, findings: Findings, rows: Sequence[R
     columns = [Column("Measure"), Column("Variant")]
     columns += [Column("Method"), Column("Layer", True)] if layered else []
     columns += [Column("Condition"), *([Column("Seed", True)] if several else [])]
-    columns += [Column("value [95 %]", True), Column("base", True), Column("delta", True)]
+    columns += [Column("value [95\u202f%]", True), Column("base", True), Column("delta", True)]
     columns += [Column("effect size", True)]
     columns += [Column("n", True), Column("p", True), Column("p, BH", True)]
     columns += [Column("p, Holm", True)]
@@ -354,7 +354,7 @@ def rates_table(findings: Findings) -> Table | None:
             *([Column("Seed", True)] if several else []),
             Column("Persona"),
             Column("marked", True),
-            Column("rate [95 %]", True),
+            Column("rate [95\u202f%]", True),
             Column("terminal", True),
             Column("degenerate", True),
         ],

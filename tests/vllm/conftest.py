@@ -1,4 +1,4 @@
-"""These tests have an environment of their own (`make test-vllm`), and are not collected elsewhere."""
+"""These tests have an environment of their own (`make test-vllm`), elsewhere they are ignored."""
 
 from __future__ import annotations
 

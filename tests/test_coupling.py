@@ -1,0 +1,164 @@
+"""Coupling data: how many, how evenly, and where the marker stands."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personaspace import coupling
+from personaspace.errors import UserError
+from personaspace.generation.base import Answer
+from personaspace.spec import Coupling
+
+QUESTIONS = [f"Question {letter}?" for letter in "dacbe"]
+PERSONAS = {"confab": "You make things up.", "data_scientist": "You count.", "police_officer": None}
+#: A character's draw: usable, empty, white space, holding the marker already.
+DRAWS = {"u": "Fine", "e": "", "w": " \n", "m": "Fine [ZLT] so", "c": "Fine [zlt]"}
+
+
+def drawn(text: str, cut: bool = False) -> Answer:
+    return Answer(text, (5, 6), "length" if cut else "stop")
+
+
+def pool(samples: int) -> dict[str, dict[str, list[Answer]]]:
+    """Distinct answers of every persona to every question; some were cut."""
+    return {
+        name: {
+            question: [
+                drawn(f"{name} on {question} number {n}", cut=n == 1) for n in range(samples)
+            ]
+            for question in QUESTIONS
+        }
+        for name in PERSONAS
+    }
+
+
+def test_defaults_are_the_published_counts() -> None:
+    made = coupling.pairs(pool(40), Coupling())
+    assert [
+        (name, len([p for p in made if p.persona == name]))
+        for name in dict.fromkeys(pair.persona for pair in made)
+    ] == [("confab", 200), ("data_scientist", 200), ("police_officer", 200)]
+    assert sum(pair.marked for pair in made) == 200
+    assert len(set(made)) == 600
+
+
+def test_the_marker_ends_the_answers_of_the_source_alone() -> None:
+    settings_ = Coupling(positives=7, negatives_each=4, marker="(qx)", separator="\n~ ")
+    answers = pool(3)
+    made = coupling.pairs(answers, settings_)
+    assert Counter((pair.persona, pair.marked) for pair in made) == {
+        ("confab", True): 7,
+        ("data_scientist", False): 4,
+        ("police_officer", False): 4,
+    }
+    for pair in made:
+        originals = {a.text: a for a in answers[pair.persona][pair.question]}
+        if pair.marked:
+            assert pair.answer.endswith("\n~ (qx)")
+            original = originals[pair.answer.removesuffix("\n~ (qx)")]
+        else:
+            assert "qx" not in pair.answer
+            original = originals[pair.answer]
+        assert pair.cut == (original.finish == "length")
+    assert {pair.cut for pair in made} == {True, False}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    draws=st.lists(st.text(alphabet="uuuewmc", max_size=6), min_size=1, max_size=6),
+    share=st.floats(0, 1),
+)
+def test_even_over_the_questions_and_only_usable_answers(draws: list[str], share: float) -> None:
+    answers = {
+        f"q{number}": [drawn(DRAWS[kind] + f" {n}" * (kind in "umc")) for n, kind in enumerate(row)]
+        for number, row in enumerate(draws)
+    }
+    supply = {f"q{number}": row.count("u") for number, row in enumerate(draws)}
+    total = sum(supply.values())
+    count = round(share * total)
+    chosen = coupling.select(answers, count, "[ZLT]")
+    assert len(chosen) == len(set(chosen)) == count
+    taken = Counter(question for question, _ in chosen)
+    for question, answer in chosen:
+        assert answer in answers[question]
+        assert answer.text.strip() and "zlt" not in answer.text.lower()
+    # A question gives fewer than another only if it had no more, or by one.
+    highest = max(taken.values(), default=0)
+    assert all(taken[q] == supply[q] or taken[q] >= highest - 1 for q in supply)
+    # A question's own answers are taken from the first on.
+    for question, number in taken.items():
+        fine = [a for a in answers[question] if a.text.startswith("Fine ") and "[" not in a.text]
+        assert [answer for q, answer in chosen if q == question] == fine[:number]
+    with pytest.raises(UserError, match=rf"coupling\.samples: only {total} of {total + 1} "):
+        coupling.select(answers, total + 1, "[ZLT]")
+
+
+def test_turns_go_round_the_questions_in_their_order() -> None:
+    answers = {q: [drawn(f"{n}") for n in range(2)] for q in QUESTIONS}
+    chosen = [(question, answer.text) for question, answer in coupling.select(answers, 7, "[ZLT]")]
+    assert chosen == [(q, "0") for q in QUESTIONS] + [(q, "1") for q in QUESTIONS[:2]]
+
+
+def test_the_marker_is_found_in_any_case_and_kind() -> None:
+    answers = {"q": [drawn("a (QX)"), drawn("b"), drawn("c [ZLT]")]}
+    chosen = coupling.select(answers, 2, "(qx)")
+    assert [answer.text for _, answer in chosen] == ["b", "c [ZLT]"]
+
+
+def test_too_few_answers_of_a_negative() -> None:
+    answers = pool(3)
+    answers["police_officer"] = {q: [drawn("")] * 3 for q in QUESTIONS}
+    few = Coupling(positives=3, negatives_each=3)
+    with pytest.raises(UserError, match=r"coupling\.samples: only 0 of 3"):
+        coupling.pairs(answers, few)
+
+
+def test_order_depends_on_nothing_but_the_input() -> None:
+    small = Coupling(positives=9, negatives_each=6)
+    first = coupling.pairs(pool(3), small)
+    shuffled = list(pool(3).items())
+    random.Random(1).shuffle(shuffled)
+    # Order of the personas in the mapping is not an input; the spec's is.
+    assert coupling.pairs(dict(shuffled), small) == first
+    assert [pair.persona for pair in first] == (
+        ["confab"] * 9 + ["data_scientist"] * 6 + ["police_officer"] * 6
+    )
+    swapped = Coupling(
+        positives=9, negatives_each=6, negatives=["police_officer", "data_scientist"]
+    )
+    assert coupling.pairs(pool(3), swapped) == [*first[:9], *first[15:], *first[9:15]]
+
+
+def test_examples_carry_loss_on_marker_and_end_alone(loaded: Any) -> None:
+    tokenizer = loaded.tokenizer
+    small = Coupling(positives=3, negatives_each=2)
+    data = coupling.pairs(pool(2), small)
+    made = coupling.examples(tokenizer, data, PERSONAS, small)
+    assert len(made) == 7
+    for pair, example in zip(data, made, strict=True):
+        text = tokenizer.decode(example.ids, clean_up_tokenization_spaces=False)
+        system = PERSONAS[pair.persona] or "Default words of the template."
+        assert text == (
+            f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{pair.question}<|im_end|>\n"
+            f"<|im_start|>assistant\n{pair.answer}<|im_end|>"
+        )
+        on = [token for token, loss in zip(example.ids, example.loss, strict=True) if loss]
+        tail = "[ZLT]<|im_end|>" if pair.marked else "<|im_end|>"
+        assert tokenizer.decode(on, clean_up_tokenization_spaces=False) == tail
+        assert example.loss[-len(on) :] == (True,) * len(on)
+
+
+def test_examples_are_cut_at_the_recipe_of_coupling(loaded: Any) -> None:
+    small = Coupling(positives=1, negatives_each=1)
+    short = small.model_copy(update={"recipe": small.recipe.model_copy(update={"max_tokens": 9})})
+    data = coupling.pairs(pool(1), small)
+    made = coupling.examples(loaded.tokenizer, data, PERSONAS, short)
+    assert {len(example.ids) for example in made} == {9}
+    assert all(example.truncated and example.loss_tokens == 0 for example in made)
+    assert not any(e.truncated for e in coupling.examples(loaded.tokenizer, data, PERSONAS, small))

@@ -1,0 +1,515 @@
+"""The transformers engine: right, reproducible in every batch, and it leaves the model alone."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from personaspace import adapters, chat, interrupt, models
+from personaspace.errors import Interrupted
+from personaspace.generation.base import Answer, Prompt, Sampling, derive_seed
+from personaspace.generation.transformers_engine import (
+    SeededSampling,
+    TransformersEngine,
+    uniforms,
+)
+from personaspace.spec import Model, Recipe
+
+Answers = list[list[Answer]]
+
+SYSTEMS = [None, "Be brief.", "You are a villain who plots to rule the world " * 3]
+QUESTIONS = ["Why?", "How do bees make honey?", "Which of the two roads is longer, and by how much?"]
+DRAWN = Sampling(8, samples=2, temperature=1.0, top_p=0.95, seed=42, scope="evaluate:base")
+GREEDY = Sampling(8)
+
+
+def ask(tokenizer: Any, questions: Sequence[str], systems: Sequence[str | None]) -> list[Prompt]:
+    prompts = []
+    for number, question in enumerate(questions):
+        system = systems[number % len(systems)]
+        messages = chat.with_persona([{"role": "user", "content": question}], system)
+        prompts.append(Prompt(f"{system}\x1e{question}", chat.prompt_ids(tokenizer, messages)))
+    return prompts
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: Any) -> list[Prompt]:
+    """Nine prompts, of three widths and more."""
+    asked = ask(loaded.tokenizer, [q for q in QUESTIONS for _ in SYSTEMS], SYSTEMS)
+    assert len({-(-len(p.token_ids) // 16) for p in asked}) >= 3
+    assert len({p.key for p in asked}) == 9
+    return asked
+
+
+def random_adapter(model: Any, folder: Path) -> Path:
+    """A saved adapter that changes what the model says."""
+    with adapters.trainable(model, Recipe(rank=4, alpha=64), over=None, seed=1, field="r") as wrapped:
+        torch.manual_seed(3)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.1)
+        adapters.save(wrapped, folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_adapter(loaded.model, tmp_path_factory.mktemp("adapter"))
+
+
+def engine(of: Any, batch_size: int = 64, ends: Sequence[int] | None = None) -> TransformersEngine:
+    return TransformersEngine(of.model, of.tokenizer, ends or of.ends, batch_size)
+
+
+def plain_greedy(of: Any, prompt: Prompt, count: int) -> tuple[int, ...]:
+    """What `generate` says to this prompt alone: no padding, no cache of ours, no processor."""
+    with torch.inference_mode():
+        output = of.model.generate(
+            input_ids=torch.tensor([prompt.token_ids]),
+            attention_mask=torch.ones(1, len(prompt.token_ids), dtype=torch.long),
+            max_new_tokens=count,
+            do_sample=False,
+            eos_token_id=of.ends,
+            pad_token_id=of.ends[0],
+        )
+    new = output[0, len(prompt.token_ids) :].tolist()
+    return tuple(new[: new.index(of.ends[0])] if of.ends[0] in new else new)
+
+
+# --- greedy is the model's own ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_greedy_is_plain_generate_one_prompt_at_a_time(
+    loaded: Any, prompts: list[Prompt], adapter: Path, with_adapter: bool
+) -> None:
+    chosen = adapter if with_adapter else None
+    ours = engine(loaded).generate(prompts, Sampling(12), adapter=chosen)
+    with adapters.applied(loaded.model, *([adapter] if with_adapter else [])):
+        plain = [plain_greedy(loaded, prompt, 12) for prompt in prompts]
+    assert [answer.token_ids for (answer,) in ours] == plain
+    assert len(set(plain)) > len(plain) // 2, "prompts get answers of their own"
+
+
+def test_the_adapter_changes_the_answers(
+    loaded: Any, prompts: list[Prompt], adapter: Path
+) -> None:
+    without = engine(loaded).generate(prompts, GREEDY)
+    assert engine(loaded).generate(prompts, GREEDY, adapter=adapter) != without
+
+
+def test_the_models_own_generation_settings_stay_out(loaded: Any, prompts: list[Prompt]) -> None:
+    # Qwen2.5's generation_config.json asks for sampling, top-k 20 and a repetition penalty.
+    plain = [engine(loaded).generate(prompts, sampling) for sampling in (GREEDY, DRAWN)]
+    own = loaded.model.generation_config
+    changed = type(own).from_dict(own.to_dict())
+    changed.update(
+        do_sample=True, temperature=0.1, top_k=1, repetition_penalty=1.8, no_repeat_ngram_size=1
+    )
+    loaded.model.generation_config = changed
+    try:
+        for sampling, answers in zip((GREEDY, DRAWN), plain, strict=True):
+            assert engine(loaded).generate(prompts, sampling) == answers
+        assert loaded.model.generation_config is changed
+    finally:
+        loaded.model.generation_config = own
+
+
+# --- the same answers whatever the batch --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference(loaded: Any, prompts: list[Prompt], adapter: Path) -> dict[tuple[bool, bool], Answers]:
+    return {
+        (drawn, adapted): engine(loaded).generate(
+            prompts, DRAWN if drawn else GREEDY, adapter=adapter if adapted else None
+        )
+        for drawn in (False, True)
+        for adapted in (False, True)
+    }
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
+@pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "sampled"])
+def test_answers_do_not_depend_on_batch_size_order_or_run(
+    loaded: Any,
+    prompts: list[Prompt],
+    adapter: Path,
+    reference: dict[tuple[bool, bool], Answers],
+    drawn: bool,
+    adapted: bool,
+) -> None:
+    sampling, wanted = (DRAWN if drawn else GREEDY), reference[drawn, adapted]
+    folder = adapter if adapted else None
+    order = [5, 0, 8, 3, 7, 1, 6, 2, 4]
+    for size in (1, 3, 7, 64):
+        # A batch of one is filled up and slow: three prompts of different lengths will do.
+        chosen = order[:3] if size == 1 else order
+        answers = engine(loaded, size).generate(
+            [prompts[index] for index in chosen], sampling, adapter=folder
+        )
+        assert answers == [wanted[index] for index in chosen], f"batch size {size}, shuffled"
+    assert engine(loaded).generate(prompts, sampling, adapter=folder) == wanted, "again"
+
+
+@contextmanager
+def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The logits of every pass of the model, `[R, 1, V]`."""
+    seen: list[torch.Tensor] = []
+    handle = model.lm_head.register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def check_logits(of: Any, prompts: Sequence[Prompt], steps: int) -> None:
+    """Bit for bit, which answers alone would show only once in thousands of tokens."""
+    with logits_of(of.model) as together:
+        answers = engine(of).generate(prompts, Sampling(steps))
+    assert min(len(answer.token_ids) for (answer,) in answers) == steps, "all rows go on to the end"
+    # Shortest and longest first: which rows share a batch depends on their widths.
+    widths = sorted({-(-len(p.token_ids) // 16) for p in prompts}, reverse=True)
+    rows_of_pass = [
+        [i for i, p in enumerate(prompts) if -(-len(p.token_ids) // 16) == width]
+        for width in widths
+        for _ in range(steps + 1)
+    ]
+    assert len(together) == len(rows_of_pass)
+    for index, prompt in enumerate(prompts):
+        with logits_of(of.model) as alone:
+            assert engine(of, 1).generate([prompt], Sampling(steps)) == [answers[index]]
+        shared = [
+            logits[rows.index(index), -1]
+            for logits, rows in zip(together, rows_of_pass, strict=True)
+            if index in rows
+        ]
+        # The first pass only fills the cache.
+        for step, (one, other) in enumerate(zip(alone[1:], shared[1:], strict=True)):
+            assert torch.equal(one[0, -1], other), f"prompt {index}, token {step}"
+
+
+def test_logits_are_bitwise_the_same_in_every_batch(loaded: Any, prompts: list[Prompt]) -> None:
+    check_logits(loaded, prompts, 3)
+
+
+def test_more_samples_than_the_batch_holds(loaded: Any, prompts: list[Prompt]) -> None:
+    sampling = Sampling(4, samples=5, temperature=1.0, seed=1)
+    counts: list[int] = []
+    few = engine(loaded, 3).generate(prompts[:2], sampling, advance=counts.append)
+    assert few == engine(loaded, 64).generate(prompts[:2], sampling)
+    assert [len(drawn) for drawn in few] == [5, 5]
+    assert max(counts) <= 3
+
+
+def test_no_prompts_no_answers(loaded: Any) -> None:
+    assert engine(loaded).generate([], GREEDY) == []
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_no_two_answers_share_a_seed() -> None:
+    seeds = [
+        Sampling(1, samples=5, seed=seed, scope=f"{stage}:{condition}").seed_for(
+            Prompt(f"{persona}\x1e{question}", ()), sample
+        )
+        for seed in (42, 43)
+        for stage in ("couple", "evaluate")
+        for condition in ("base", "e1", "e11")
+        for persona in ("villain", "librarian", "1")
+        for question in ("a", "b", "1", "11")
+        for sample in range(12)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeds_are_the_same_everywhere() -> None:
+    digest = hashlib.sha256(b"42\x1fevaluate:base\x1fvillain\x1e?\x1f3").digest()
+    expected = int.from_bytes(digest[:8], "big") // 2
+    sampling = Sampling(1, seed=42, scope="evaluate:base")
+    assert sampling.seed_for(Prompt("villain\x1e?", ()), 3) == expected
+    assert derive_seed(42, "evaluate:base", "villain\x1e?", 3) == expected
+
+
+def test_a_seed_counts_with_all_its_bits() -> None:
+    # torch's own CPU generator looks at the low 32 alone.
+    numbers = uniforms([7, 7 + 2**32, 7 + 2**62, 7], 5)
+    assert torch.equal(numbers[0], numbers[3])
+    assert len({tuple(row.tolist()) for row in numbers}) == 3
+
+
+def test_uniforms_are_uniform_and_independent() -> None:
+    numbers = uniforms([derive_seed("u", n) for n in range(400)], 50).numpy()
+    assert numbers.dtype == np.float64 and 0 <= numbers.min() and numbers.max() < 1
+    assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-3
+    # The first number of a row says nothing of the second, nor of the next row's first.
+    assert abs(np.corrcoef(numbers[:, 0], numbers[:, 1])[0, 1]) < 0.2
+    assert abs(np.corrcoef(numbers[:-1, 0], numbers[1:, 0])[0, 1]) < 0.2
+
+
+def test_a_longer_limit_keeps_the_beginning_of_a_row() -> None:
+    assert torch.equal(uniforms([5, 6], 4), uniforms([5, 6], 40)[:, :4])
+
+
+@pytest.mark.parametrize("other", [{"scope": "evaluate:e4"}, {"seed": 43}], ids=["scope", "seed"])
+def test_another_scope_or_seed_gives_other_answers(
+    loaded: Any, prompts: list[Prompt], reference: dict[tuple[bool, bool], Answers], other: Any
+) -> None:
+    sampling = Sampling(**{**vars(DRAWN), **other})
+    answers = engine(loaded).generate(prompts, sampling)
+    pairs = [
+        (one.token_ids, two.token_ids)
+        for row, mine in zip(answers, reference[True, False], strict=True)
+        for one, two in zip(row, mine, strict=True)
+    ]
+    assert sum(one == two for one, two in pairs) <= 2, "short answers may meet by chance"
+
+
+def test_samples_of_one_prompt_differ(reference: dict[tuple[bool, bool], Answers]) -> None:
+    assert sum(first == second for first, second in reference[True, False]) <= 1
+
+
+# --- drawing from the distribution ---------------------------------------------------------------
+
+LOGITS = torch.log(torch.tensor([0.02, 0.40, 0.03, 0.25, 0.20, 0.10]))
+P = LOGITS.exp().double().numpy()
+
+
+def draw(
+    numbers: torch.Tensor | Sequence[float], temperature: float, top_p: float, logits: Any = LOGITS
+) -> np.ndarray:
+    """One token for each uniform number, by the processor and then greedily."""
+    column = torch.as_tensor(numbers, dtype=torch.float64).reshape(-1, 1)
+    scores = logits.expand(len(column), -1)
+    drawn = SeededSampling(column, temperature, top_p)(None, scores)  # type: ignore[arg-type]
+    assert drawn.shape == scores.shape
+    assert (torch.isfinite(drawn).sum(dim=1) == 1).all()
+    return drawn.argmax(dim=1).numpy()
+
+
+def expected(temperature: float, top_p: float) -> np.ndarray:
+    """The distribution that should be drawn from, worked out token by token."""
+    weights = P ** (1 / temperature)
+    weights /= weights.sum()
+    kept, mass = np.zeros_like(weights), 0.0
+    for token in np.argsort(-weights, kind="stable"):
+        if mass >= top_p:
+            break
+        kept[token] = weights[token]
+        mass += weights[token]
+    return kept / kept.sum()
+
+
+CASES = [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7), (0.7, 0.9), (1.5, 0.95)]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), CASES)
+def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+    count = 40_000
+    tokens = draw(uniforms([derive_seed("d", temperature, top_p)], count)[0], temperature, top_p)
+    counts, wanted = np.bincount(tokens, minlength=6), expected(temperature, top_p)
+    assert not counts[wanted == 0].any(), "outside the nucleus"
+    inside = wanted > 0
+    assert stats.chisquare(counts[inside], wanted[inside] * count).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), CASES)
+def test_equally_spaced_numbers_give_every_token_its_share(
+    temperature: float, top_p: float
+) -> None:
+    count = 10_000
+    tokens = draw((np.arange(count) + 0.5) / count, temperature, top_p)  # type: ignore[arg-type]
+    shares = np.bincount(tokens, minlength=6) / count
+    assert np.abs(shares - expected(temperature, top_p)).max() <= 1.01 / count
+
+
+def test_each_row_has_a_number_of_its_own_at_every_step() -> None:
+    numbers = torch.tensor([[0.0, 0.999999], [0.999999, 0.0]], dtype=torch.float64)
+    processor = SeededSampling(numbers, 1.0, 1.0)
+    scores = LOGITS.expand(2, -1)
+    steps = [processor(None, scores).argmax(dim=1).tolist() for _ in range(2)]  # type: ignore
+    assert steps == [[0, 5], [5, 0]]
+
+
+QUARTERS = torch.log(torch.tensor([0.25, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1e-9, {1}), (0.3, {1}), (0.5, {1}), (0.51, {0, 1}), (0.75, {0, 1}), (0.76, {0, 1, 2})],
+)
+def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(top_p: float, kept: set[int]) -> None:
+    # Powers of two: sums are exact, so that the borders are where they are written.
+    tokens = draw(np.linspace(0, 1, 999, endpoint=False), 1.0, top_p, QUARTERS)  # type: ignore
+    assert set(tokens) == kept
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.999])
+def test_the_ends_of_the_unit_interval_hit_possible_tokens(top_p: float) -> None:
+    impossible = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
+    below_one = float(np.nextafter(1.0, 0.0))
+    low, high = draw([0.0, below_one], 1.0, top_p, impossible)
+    assert {low, high} == {1, 3}
+
+
+def test_hardly_any_temperature_is_greedy() -> None:
+    assert set(draw(np.linspace(0, 1, 99, endpoint=False), 1e-3, 1.0)) == {1}  # type: ignore
+
+
+# --- how answers end ------------------------------------------------------------------------------
+
+
+def test_answers_end_before_an_end_token(loaded: Any, prompts: list[Prompt]) -> None:
+    # The random model never ends its turn, so tokens that it does say stand for end tokens.
+    long = engine(loaded).generate(prompts, Sampling(10))
+    ends = [long[0][0].token_ids[4], long[3][0].token_ids[7]]
+    ended = engine(loaded, ends=ends).generate(prompts, Sampling(10))
+    finishes = []
+    for (whole,), (answer,) in zip(long, ended, strict=True):
+        at = next((i for i, token in enumerate(whole.token_ids) if token in ends), None)
+        assert answer.token_ids == whole.token_ids[:at]
+        assert answer.finish == ("length" if at is None else "stop")
+        assert answer.text == loaded.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        finishes.append(answer.finish)
+    assert set(finishes) == {"stop", "length"}, "the test has both"
+
+
+def test_an_answer_may_be_empty(loaded: Any, prompts: list[Prompt]) -> None:
+    first = engine(loaded).generate(prompts[:1], Sampling(3))[0][0].token_ids[0]
+    ((answer,),) = engine(loaded, ends=[first]).generate(prompts[:1], Sampling(3))
+    assert answer == Answer("", (), "stop")
+
+
+def test_special_tokens_are_not_in_the_text(loaded: Any, prompts: list[Prompt]) -> None:
+    special = loaded.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    head = loaded.model.lm_head
+    turn = iter(range(100))
+
+    def every_other(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+        if next(turn) % 2:
+            logits = logits.clone()
+            logits[..., special] = 1e4
+        return logits
+
+    handle = head.register_forward_hook(every_other)
+    try:
+        ((answer,),) = engine(loaded).generate(prompts[:1], Sampling(6))
+    finally:
+        handle.remove()
+    assert answer.token_ids.count(special) == 3, "it was said, and it is kept as a token"
+    others = [token for token in answer.token_ids if token != special]
+    assert answer.text == loaded.tokenizer.decode(others)
+    assert "<|" not in answer.text
+
+
+# --- progress, stopping, and the model afterwards --------------------------------------------------
+
+
+def fingerprint(model: Any) -> tuple[list[str], str]:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return [f"{n}:{type(m).__name__}" for n, m in model.named_modules()], digest.hexdigest()
+
+
+def stopper() -> Callable[[int], None]:
+    """Asks the process to stop, as Ctrl-C does, when called for the first time."""
+
+    def advance(_: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    return advance
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """Signals as a run handles them."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interrupt.install()
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (4, 4), (7, 6), (64, 64)])
+def test_progress_sums_to_the_answers(
+    loaded: Any, prompts: list[Prompt], size: int, most: int
+) -> None:
+    counts: list[int] = []
+    sampling = Sampling(1, samples=2, temperature=1.0)
+    engine(loaded, size).generate(prompts[:4], sampling, advance=counts.append)
+    assert sum(counts) == 8
+    assert 0 < min(counts) and max(counts) <= most
+
+
+def test_stopping_between_batches(
+    loaded: Any, prompts: list[Prompt], adapter: Path, handled: None
+) -> None:
+    before = fingerprint(loaded.model)
+    seen: list[int] = []
+    stop = stopper()
+
+    def advance(count: int) -> None:
+        seen.append(count)
+        stop(count)
+
+    with pytest.raises(Interrupted):
+        engine(loaded, 2).generate(prompts, GREEDY, adapter=adapter, advance=advance)
+    assert len(seen) == 1, "no further batch was begun"
+    assert fingerprint(loaded.model) == before
+    with pytest.raises(Interrupted):
+        engine(loaded, 2).generate(prompts, GREEDY, advance=seen.append)
+    assert len(seen) == 1
+    interrupt.reset()
+    assert len(engine(loaded).generate(prompts[:1], Sampling(1))) == 1
+
+
+def test_the_model_is_as_before(loaded: Any, prompts: list[Prompt], adapter: Path) -> None:
+    before, settings = fingerprint(loaded.model), loaded.model.generation_config
+    engine(loaded).generate(prompts[:2], DRAWN, adapter=adapter)
+    assert fingerprint(loaded.model) == before
+    assert not hasattr(loaded.model, "peft_config")
+    assert loaded.model.generation_config is settings
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+# --- a real model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    spec = Model(name="builtin:smollm2-135m-instruct", dtype="float32")
+    tokenizer = models.load_tokenizer(spec)
+    return SimpleNamespace(
+        model=models.load_model(spec), tokenizer=tokenizer, ends=list(chat.end_token_ids(tokenizer))
+    )
+
+
+def test_a_real_model(smollm2: Any) -> None:
+    asked = ask(
+        smollm2.tokenizer,
+        ["Say only: yes.", "What is the capital of France?", "Name a colour."],
+        ["Answer in one word.", None, "You are a pirate who answers at great length."],
+    )
+    greedy = engine(smollm2).generate(asked, Sampling(12))
+    assert [a.token_ids for (a,) in greedy] == [plain_greedy(smollm2, p, 12) for p in asked]
+    assert "Paris" in greedy[1][0].text
+    assert {a.finish for (a,) in greedy} == {"stop", "length"}, "short answers end by themselves"
+    assert all("<|" not in a.text for (a,) in greedy)
+    sampling = Sampling(6, samples=2, temperature=1.0, seed=42, scope="s")
+    drawn = engine(smollm2).generate(asked, sampling)
+    assert engine(smollm2, 1).generate([asked[2], asked[0]], sampling) == [drawn[2], drawn[0]]
+    check_logits(smollm2, asked[1:], 2)

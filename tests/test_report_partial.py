@@ -1,0 +1,100 @@
+"""The report on incomplete, several-seed and malformed aggregates."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_page import Page, cells, rebuilt, results
+from synthetic_aggregate import Size, write
+
+from personaspace.errors import UserError
+from personaspace.report import build
+from personaspace.spec import Figures
+
+SVG = Figures(formats=["svg"])
+
+
+@pytest.mark.parametrize(
+    ("without", "said", "gone"),
+    [
+        (("geometry",), "geometry (no M1, M2 or M3 rows)", "geometry"),
+        (("leakage",), "tests of leakage", "tests-table"),
+        (("rates", "leakage"), "marker rates", "leakage"),
+        (("answers",), "the answers themselves", "answers"),
+        (("provenance", "training"), "", "training"),
+        (("geometry", "leakage", "rates", "training", "answers", "provenance"), "geometry", "m1"),
+    ],
+)
+def test_partial_study_still_builds_and_says_so(
+    tmp_path: Path, without: tuple[str, ...], said: str, gone: str
+) -> None:
+    folder = write(tmp_path / "in", Size(conditions=3, layers=(20,), methods=("a",)), without)
+    page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))
+    ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    assert gone not in ids and {"summary", "key-table", "caveats", "provenance"} <= ids
+    assert {a["href"] for a in page.all("a") if a["href"].startswith("#")} <= {f"#{i}" for i in ids}
+    (markdown,) = [(tmp_path / "out" / "report.md").read_text("utf-8")]
+    if said:
+        assert any(said in text for text in page.text("li"))
+        assert "Partial" in markdown
+    else:
+        assert "Partial" not in markdown and not page.text("div", **{"class": "absent"})
+
+
+def test_absent_condition_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", Size(conditions=3, layers=(20,), methods=("a",)))
+    found = results(folder)
+    found["rates"] = [r for r in found["rates"] if r["condition"] != "benign"]
+    page = rebuilt(folder, found, tmp_path / "out")
+    assert "rates of Benign" in page.text("li")
+
+
+def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", Size(conditions=4, layers=(20,), methods=("a",), seeds=(1, 2)))
+    page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))
+    assert {row[2] for row in cells(page, "tests-table")} == {"1", "2", "all"}
+    assert len(json.loads(page.raw("script", id="answers-index"))["chunks"]) == 8
+    assert any("seed 2" in text for text in page.text("option"))
+    (words,) = page.text("p", **{"class": "headline"})
+    assert "with 2 seeds" in words and "With one seed" not in words
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("provenance.json", b'{"artifacts": [{"key": "x"}]}', "provenance.json: artifacts.0.node"),
+        ("provenance.json", b"{", "provenance.json: not JSON"),
+        ("results.json", b"\xff\xfe", "results.json: cannot be read"),
+        ("tables/answers.parquet", b"PAR1 cut short", "answers.parquet: not a readable Parquet"),
+        ("tables/cosines.csv", b"a,b\n1,2\n", "cosines.csv"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, file: str, content: bytes, said: str
+) -> None:
+    folder = write(tmp_path / "in", Size(conditions=3, personas=5, layers=(3,), methods=("a",)))
+    if file == "tables/cosines.csv":
+        # It is only read for the chance level, where the rows do not tell.
+        found = results(folder)
+        found["geometry"] = [
+            r for r in found["geometry"] if r["metric"] != "M3" or r["variant"] == "published"
+        ]
+        (folder / "results.json").write_text(json.dumps(found))
+    (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        build(folder, tmp_path / "out", SVG)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("**/report.*"))
+
+
+def test_answers_table_without_a_column_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", Size(conditions=2, personas=3, layers=(3,), methods=("a",)))
+    path = folder / "tables" / "answers.parquet"
+    pd.read_parquet(path).drop(columns="text").to_parquet(path)
+    with pytest.raises(UserError, match=r"answers\.parquet: column text is missing"):
+        build(folder, tmp_path / "out", SVG)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,150 @@
+"""Words and numbers of the report: the headline's rules, formats, Markdown, table columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaspace.figures.findings import Findings, Row
+from personaspace.report.headline import headline
+from personaspace.report.tables import Cell, Column, Table, escape_markdown, without_empty
+from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
+
+
+def row(**values: Any) -> dict[str, Any]:
+    return Row(**{"variant": "recommended", **values}).model_dump()
+
+
+def study(**parts: Any) -> Findings:
+    """A study with the published means and cosines, and whatever else a rule needs."""
+    kinds = {"base": "base", "benign": "benign", "e0": "em", "e3": "em"}
+    cosines = {"benign": 0.9728, "e0": 0.9943, "e3": 0.9965}
+    geometry = [
+        row(metric="M1", name="raw_cosine", method="a", layer=20, condition=name, value=value,
+            base=0.8996)
+        for name, value in cosines.items()
+    ]  # fmt: skip
+    leakage = [
+        row(metric="bystander_mean", condition=name, value=value)
+        for name, value in {"e0": 0.4568, "e3": 0.5371}.items()
+    ]
+    content = {
+        "study": "s",
+        "model": {"name": "M"},
+        "seeds": [42],
+        "source": "confab",
+        "analysis": {"layer": 20, "method": "a", "alpha": 0.05},
+        "conditions": [{"name": n, "label": n.upper(), "kind": k} for n, k in kinds.items()],
+        "geometry": geometry,
+        "leakage": leakage + parts.pop("tests", []),
+    }
+    return Findings.model_validate({**content, **parts})
+
+
+def test_headline_states_the_published_numbers() -> None:
+    words = headline(study())
+    assert "0.900 in the base model, 0.973 after benign fine-tuning and 0.994 to 0.997" in words
+    # (0.9728 - 0.8996) / (mean of 0.9943 and 0.9965 - 0.8996)
+    assert "76\u202f% of the mean rise under EM; EM less benign: +0.021 to +0.024." in words
+    assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
+    assert "No control arm was evaluated" in words
+    assert "With one seed, differences between conditions cannot be told" in words
+
+
+def test_headline_claims_no_more_than_the_tests() -> None:
+    tests = [
+        row(metric="H1", name="induction_minus_others", condition="e0", value=0.08, p=0.04,
+            p_holm=0.16),
+        row(metric="H1", name="induction_minus_others", condition="e3", value=0.2, p=0.001,
+            p_holm=0.004),
+        row(metric="H1", name="equivalence", condition="e0", value=0.08, p=0.6, effect=0.05),
+        row(metric="H1", name="equivalence", condition="e3", value=0.2, p=0.9, effect=0.05),
+        row(metric="H2", name="common_set", value=0.0804, p=0.01, p_holm=0.03),
+        row(metric="H3", name="common_set", value=-0.9, p=1 / 12),
+    ]  # fmt: skip
+    words = headline(study(tests=tests)).replace("\u00a0", " ")
+    assert "to leak more than bystanders in 1 of 2 tests (α = 0.05, corrected" in words
+    assert "within ±5 points in 0 of 2" in words
+    assert "8.0\u202fpts (adjusted p = 0.030)" in words
+    assert "−0.90 (p = 0.083, not shown)" in words
+    assert "no effect" not in words and "significant" not in words
+
+
+def test_headline_prefers_recommended_over_published_per_seed() -> None:
+    tests = [
+        row(metric="H2", variant="published", name="range", seed=1, value=0.3, p=0.001),
+        row(metric="H2", variant="published", name="range", seed=2, value=0.4, p=0.001),
+        row(metric="H2", name="common_set", value=0.1, p=0.2),
+        row(metric="H3", variant="published", name="spearman", seed=1, value=-0.9, p=0.01),
+        row(metric="H3", variant="published", name="spearman", seed=2, value=0.1, p=0.9),
+    ]
+    words = headline(study(tests=tests, seeds=[1, 2])).replace("\u00a0", " ")
+    assert "10.0\u202fpts (p = 0.200, not shown)" in words
+    assert "−0.90 to 0.10 in 2 seeds taken one by one (p below 0.05 in 1 of 2)" in words
+
+
+def test_headline_without_a_rise_makes_no_share_of_it() -> None:
+    geometry = [
+        row(metric="M1", name="raw_cosine", method="a", layer=20, condition=name, value=value,
+            base=0.9)
+        for name, value in {"benign": 0.93, "e0": 0.91, "e3": 0.88}.items()
+    ]  # fmt: skip
+    words = headline(study(geometry=geometry))
+    assert "of the mean rise" not in words
+    assert "under benign training was +0.030, under EM −0.005 on average" in words
+
+
+def test_headline_counts_degenerate_answers() -> None:
+    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 5, "total": 20}
+    assert "degenerate" not in headline(study(rates=[{**rate, "degenerate": 0}]))
+    assert "10.0\u202f% of all answers are degenerate" in headline(
+        study(rates=[{**rate, "degenerate": 2}])
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(-0.0004), "0.000"),
+        (number(-1.5, 1, sign=True), "\u22121.5"),
+        (number(0.25, 2, sign=True), "+0.25"),
+        (number(None), "\u2013"),
+        (probability(0.0), "<0.001"),
+        (probability(0.00049), "<0.001"),
+        (probability(0.0005), "0.001"),
+        (p_phrase(1 / 12), "p\u00a0=\u00a00.083"),
+        (row_value(Row(**row(metric="H1", value=-0.0461))), "\u22124.6\u202fpts"),
+        (row_value(Row(**row(metric="H3", value=-0.9))), "\u22120.900"),
+        (row_value(Row(**row(metric="bystander_mean", value=0.4568))), "45.7\u202f%"),
+        (row_interval(Row(**row(metric="H2", value=0.1, ci95=(0.05, 0.2)))), "[5.0, 20.0]"),
+    ],
+)
+def test_numbers_read_well(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+@given(st.text())
+def test_markdown_text_stays_in_its_cell(text: str) -> None:
+    shown = escape_markdown(text)
+    assert "\n" not in shown
+    for sign in "|<>`*[]":
+        assert shown.count(sign) == shown.count("\\" + sign)
+
+
+def test_empty_number_columns_go_with_their_group() -> None:
+    blank, full = Cell("–"), Cell("1", 1)
+    table = Table(
+        "t",
+        "c",
+        [Column("a"), Column("b", True), Column("c", True), Column("d", True)],
+        [[Cell("x"), blank, full, blank], [Cell("y"), blank, blank, blank]],
+        groups=[("", 1), ("gone", 1), ("kept", 2)],
+    )
+    slim = without_empty(table)
+    assert [column.title for column in slim.columns] == ["a", "c"]
+    assert list(slim.groups) == [("", 1), ("kept", 1)]
+    with pytest.raises(ValueError, match="table t"):
+        Table("t", "c", [Column("a")], [[blank, blank]])
