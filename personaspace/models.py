@@ -223,3 +223,7 @@ def load_model(model: Model) -> PreTrainedModel:
     loaded.eval()
     loaded.requires_grad_(False)
     return loaded
+
+
+if __name__ == "__main__":
+    print(local_folder(Model(name=SMOLLM2)))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from personaspace import chat
-from personaspace.generation.base import Answer, Prompt
+from personaspace.generation.base import Answer, Prompt, Sampling
 from personaspace.graph import Node
 from personaspace.progress import StageProgress
 from personaspace.runtime import Runtime
-from personaspace.spec import Condition, Experiment
+from personaspace.spec import Condition, Coupling, Evaluation, Experiment
 from personaspace.store import Manifest, Store
 from personaspace.study import Study
 
@@ -95,6 +95,41 @@ def by_persona(
     """Answers in the order of `persona_prompts`, as `{persona: {question: answers}}`."""
     rows = iter(answers)
     return {name: {question: next(rows) for question in questions} for name in names}
+
+
+def sampled_answers(
+    context: Context,
+    settings: Coupling | Evaluation,
+    names: Sequence[str],
+    questions: Sequence[str],
+    *,
+    adapter: Path | None,
+    what: str,
+) -> dict[str, dict[str, list[Answer]]]:
+    """Draws answers of every persona to every question, with progress.
+
+    Args:
+        settings: The spec's section with samples, temperature, top_p and length.
+        adapter: What is applied to the base model.
+        what: Names the phase.
+
+    Returns:
+        `{persona: {question: answers}}`.
+    """
+    grid = [(name, context.spec.persona(name).prompt) for name in names]
+    prompts = persona_prompts(context, grid, questions)
+    sampling = Sampling(
+        settings.max_new_tokens,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=context.node.seed,
+        scope=f"{context.node.stage}:{context.node.condition}",
+    )
+    engine = context.runtime.engine()
+    context.progress.start(what, len(prompts) * settings.samples)
+    answers = engine.generate(prompts, sampling, adapter=adapter, advance=context.progress.advance)
+    return by_persona(names, questions, answers)
 
 
 def texts(answers: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, dict[str, list[str]]]:

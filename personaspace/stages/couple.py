@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from personaspace import coupling
-from personaspace.generation.base import Sampling
-from personaspace.stages.context import Context, by_persona, persona_prompts, write_json
+from personaspace.stages.context import Context, sampled_answers, write_json
 from personaspace.stages.train import fit
 
 DATA = "coupling-data.json"
@@ -19,27 +18,19 @@ def run(context: Context) -> None:
     """
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
-    grid = [(name, spec.persona(name).prompt) for name in names]
-    questions = context.study.coupling_questions
-    prompts = persona_prompts(context, grid, questions)
     over = context.adapter("train")
-    context.progress.start("own answers", len(prompts) * settings.samples)
-    answers = context.runtime.engine().generate(
-        prompts,
-        Sampling(
-            settings.max_new_tokens,
-            samples=settings.samples,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=context.node.seed,
-            scope=f"couple:{context.node.condition}",
-        ),
+    answers = sampled_answers(
+        context,
+        settings,
+        names,
+        context.study.coupling_questions,
         adapter=over,
-        advance=context.progress.advance,
+        what="own answers",
     )
-    data = coupling.pairs(by_persona(names, questions, answers), settings)
+    data = coupling.pairs(answers, settings)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
-    examples = coupling.examples(context.runtime.tokenizer, data, dict(grid), settings)
+    prompts = {name: spec.persona(name).prompt for name in names}
+    examples = coupling.examples(context.runtime.tokenizer, data, prompts, settings)
     fit(context, examples, settings.recipe, field="coupling.recipe", over=over)
     context.metrics.update(
         positives=sum(pair.marked for pair in data),
