@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from personaspace import interrupt
+from personaspace.attention import steady_attention
 from personaspace.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,7 +137,11 @@ def hidden_states(
     last_NLH = np.zeros(shape, dtype=np.float32)
     mean_NLH = np.zeros(shape, dtype=np.float32)
     decoder, _ = decoder_of(model)
-    with _watched(model, layers) as seen, torch.inference_mode():
+    with (
+        _watched(model, layers) as seen,
+        steady_attention(model.device),
+        torch.inference_mode(),
+    ):
         for members in batches([len(s) for s in sequences], token_budget):
             interrupt.check()
             rows = [sequences[index] for index in members]

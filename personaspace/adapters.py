@@ -51,12 +51,6 @@ def _check_targets(model: PreTrainedModel, recipe: Recipe, field: str) -> None:
             raise UserError(f"{field}.targets: {target!r} is not a linear layer")
 
 
-def _forget(model: PreTrainedModel) -> None:
-    # PEFT leaves its configuration on the base model, and then warns at the next wrapping.
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-
-
 @contextmanager
 def trainable(
     model: PreTrainedModel, recipe: Recipe, *, over: Path | None, seed: int, field: str
@@ -88,7 +82,6 @@ def trainable(
         yield peft_model
     finally:
         peft_model.unload()
-        _forget(model)
         model.requires_grad_(False)
         model.eval()
 
@@ -124,7 +117,6 @@ def applied(model: PreTrainedModel, *folders: Path) -> Iterator[torch.nn.Module]
         yield model
     finally:
         peft_model.unload()
-        _forget(model)
 
 
 def save(peft_model: PeftModel, folder: Path, base_name: str) -> None:

@@ -85,7 +85,7 @@ class _StrictLoader(yaml.SafeLoader):
                 seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
         super().flatten_mapping(node)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and not value.isascii():
             try:

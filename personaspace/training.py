@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from personaspace import interrupt, packing
+from personaspace.attention import steady_attention
 from personaspace.chat import Example
 from personaspace.errors import UserError
 from personaspace.generation.base import derive_seed
@@ -180,11 +181,12 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.seed, "dropout", step))
         total = 0.0
-        for row in packing.pack(batch, recipe.row_tokens):
-            # Each row's share of the step's mean over all its loss tokens.
-            loss = row_loss(self.model, row.to(self.device)) / loss_tokens
-            loss.backward()
-            total += float(loss.detach())
+        with steady_attention(self.device):
+            for row in packing.pack(batch, recipe.row_tokens):
+                # Each row's share of the step's mean over all its loss tokens.
+                loss = row_loss(self.model, row.to(self.device)) / loss_tokens
+                loss.backward()
+                total += float(loss.detach())
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
         for name, value in (("loss", total), ("gradient's norm", float(norm))):

@@ -334,8 +334,8 @@ def test_negatives_carry_loss_on_the_end_token_alone(loaded: Any, body: str) -> 
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMS])
-@pytest.mark.parametrize("lead", ["", " ", "\n\n   "])
-@pytest.mark.parametrize("trail", ["", "\n", "  "])
+@pytest.mark.parametrize("lead", ["", " ", "\n\n   "], ids=["", "space", "lines"])
+@pytest.mark.parametrize("trail", ["", "\n", "  "], ids=["", "line", "spaces"])
 def test_white_space_around_a_marked_answer(
     loaded: Any, template: str, lead: str, trail: str
 ) -> None:

@@ -28,7 +28,11 @@ from personaspace.spec import Model, Recipe
 Answers = list[list[Answer]]
 
 SYSTEMS = [None, "Be brief.", "You are a villain who plots to rule the world " * 3]
-QUESTIONS = ["Why?", "How do bees make honey?", "Which of the two roads is longer, and by how much?"]
+QUESTIONS = [
+    "Why?",
+    "How do bees make honey?",
+    "Which of the two roads is longer, and by how much?",
+]
 DRAWN = Sampling(8, samples=2, temperature=1.0, top_p=0.95, seed=42, scope="evaluate:base")
 GREEDY = Sampling(8)
 
@@ -53,7 +57,9 @@ def prompts(loaded: Any) -> list[Prompt]:
 
 def random_adapter(model: Any, folder: Path) -> Path:
     """A saved adapter that changes what the model says."""
-    with adapters.trainable(model, Recipe(rank=4, alpha=64), over=None, seed=1, field="r") as wrapped:
+    with adapters.trainable(
+        model, Recipe(rank=4, alpha=64), over=None, seed=1, field="r"
+    ) as wrapped:
         torch.manual_seed(3)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
@@ -86,7 +92,7 @@ def plain_greedy(of: Any, prompt: Prompt, count: int) -> tuple[int, ...]:
     return tuple(new[: new.index(of.ends[0])] if of.ends[0] in new else new)
 
 
-# --- greedy is the model's own ----------------------------------------------------------------
+# --- greedy is the model's own -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])
@@ -98,12 +104,10 @@ def test_greedy_is_plain_generate_one_prompt_at_a_time(
     with adapters.applied(loaded.model, *([adapter] if with_adapter else [])):
         plain = [plain_greedy(loaded, prompt, 12) for prompt in prompts]
     assert [answer.token_ids for (answer,) in ours] == plain
-    assert len(set(plain)) > len(plain) // 2, "prompts get answers of their own"
+    assert len(set(plain)) > 2, "prompts get answers of their own"
 
 
-def test_the_adapter_changes_the_answers(
-    loaded: Any, prompts: list[Prompt], adapter: Path
-) -> None:
+def test_the_adapter_changes_the_answers(loaded: Any, prompts: list[Prompt], adapter: Path) -> None:
     without = engine(loaded).generate(prompts, GREEDY)
     assert engine(loaded).generate(prompts, GREEDY, adapter=adapter) != without
 
@@ -125,11 +129,13 @@ def test_the_models_own_generation_settings_stay_out(loaded: Any, prompts: list[
         loaded.model.generation_config = own
 
 
-# --- the same answers whatever the batch --------------------------------------------------------
+# --- the same answers whatever the batch ---------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def reference(loaded: Any, prompts: list[Prompt], adapter: Path) -> dict[tuple[bool, bool], Answers]:
+def reference(
+    loaded: Any, prompts: list[Prompt], adapter: Path
+) -> dict[tuple[bool, bool], Answers]:
     return {
         (drawn, adapted): engine(loaded).generate(
             prompts, DRAWN if drawn else GREEDY, adapter=adapter if adapted else None
@@ -173,34 +179,38 @@ def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def check_logits(of: Any, prompts: Sequence[Prompt], steps: int) -> None:
-    """Bit for bit, which answers alone would show only once in thousands of tokens."""
+def width_of(prompt: Prompt) -> int:
+    return len(prompt.token_ids) // 16
+
+
+def check_logits(of: Any, prompts: Sequence[Prompt], alone: Sequence[int], steps: int) -> None:
+    """Bit for bit, which answers alone would show only once in thousands of tokens.
+
+    All prompts are of one width, so that they share one batch.
+    """
+    assert len({width_of(prompt) for prompt in prompts}) == 1
     with logits_of(of.model) as together:
         answers = engine(of).generate(prompts, Sampling(steps))
-    assert min(len(answer.token_ids) for (answer,) in answers) == steps, "all rows go on to the end"
-    # Shortest and longest first: which rows share a batch depends on their widths.
-    widths = sorted({-(-len(p.token_ids) // 16) for p in prompts}, reverse=True)
-    rows_of_pass = [
-        [i for i, p in enumerate(prompts) if -(-len(p.token_ids) // 16) == width]
-        for width in widths
-        for _ in range(steps + 1)
-    ]
-    assert len(together) == len(rows_of_pass)
-    for index, prompt in enumerate(prompts):
-        with logits_of(of.model) as alone:
-            assert engine(of, 1).generate([prompt], Sampling(steps)) == [answers[index]]
-        shared = [
-            logits[rows.index(index), -1]
-            for logits, rows in zip(together, rows_of_pass, strict=True)
-            if index in rows
-        ]
-        # The first pass only fills the cache.
-        for step, (one, other) in enumerate(zip(alone[1:], shared[1:], strict=True)):
-            assert torch.equal(one[0, -1], other), f"prompt {index}, token {step}"
+    assert len(together) == steps + 1, "one pass fills the cache"
+    for index in alone:
+        with logits_of(of.model) as single:
+            assert engine(of, 1).generate([prompts[index]], Sampling(steps)) == [answers[index]]
+        for step in range(1, len(single)):
+            one, other = single[step][0, -1], together[step][index, -1]
+            assert torch.equal(one, other), f"prompt {index}, token {step}"
 
 
-def test_logits_are_bitwise_the_same_in_every_batch(loaded: Any, prompts: list[Prompt]) -> None:
-    check_logits(loaded, prompts, 3)
+def of_one_width(of: Any, count: int, width: int) -> list[Prompt]:
+    """Prompts of one width, one of them a multiple of 16 tokens long."""
+    texts = [first + " and" * more for more in range(30) for first in ("Yes", "No", "Why", "How")]
+    asked = [p for p in ask(of.tokenizer, texts, [None]) if width_of(p) == width]
+    even = next(prompt for prompt in asked if len(prompt.token_ids) % 16 == 0)
+    return [*asked[: count - 1], even]
+
+
+def test_logits_are_bitwise_the_same_in_every_batch(loaded: Any) -> None:
+    # 37 rows go to two threads in another way than one row does.
+    check_logits(loaded, of_one_width(loaded, 37, 3), [0, 9, 17, 18, 19, 30, 36], 3)
 
 
 def test_more_samples_than_the_batch_holds(loaded: Any, prompts: list[Prompt]) -> None:
@@ -216,7 +226,7 @@ def test_no_prompts_no_answers(loaded: Any) -> None:
     assert engine(loaded).generate([], GREEDY) == []
 
 
-# --- seeds ----------------------------------------------------------------------------------------
+# --- seeds ---------------------------------------------------------------------------------------
 
 
 def test_no_two_answers_share_a_seed() -> None:
@@ -252,7 +262,7 @@ def test_a_seed_counts_with_all_its_bits() -> None:
 
 def test_uniforms_are_uniform_and_independent() -> None:
     numbers = uniforms([derive_seed("u", n) for n in range(400)], 50).numpy()
-    assert numbers.dtype == np.float64 and 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.dtype == np.float64 and numbers.min() >= 0 and numbers.max() < 1
     assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-3
     # The first number of a row says nothing of the second, nor of the next row's first.
     assert abs(np.corrcoef(numbers[:, 0], numbers[:, 1])[0, 1]) < 0.2
@@ -368,7 +378,7 @@ def test_hardly_any_temperature_is_greedy() -> None:
     assert set(draw(np.linspace(0, 1, 99, endpoint=False), 1e-3, 1.0)) == {1}  # type: ignore
 
 
-# --- how answers end ------------------------------------------------------------------------------
+# --- how answers end -----------------------------------------------------------------------------
 
 
 def test_answers_end_before_an_end_token(loaded: Any, prompts: list[Prompt]) -> None:
@@ -414,7 +424,7 @@ def test_special_tokens_are_not_in_the_text(loaded: Any, prompts: list[Prompt]) 
     assert "<|" not in answer.text
 
 
-# --- progress, stopping, and the model afterwards --------------------------------------------------
+# --- progress, stopping, and the model afterwards ------------------------------------------------
 
 
 def fingerprint(model: Any) -> tuple[list[str], str]:
@@ -451,7 +461,7 @@ def test_progress_sums_to_the_answers(
     sampling = Sampling(1, samples=2, temperature=1.0)
     engine(loaded, size).generate(prompts[:4], sampling, advance=counts.append)
     assert sum(counts) == 8
-    assert 0 < min(counts) and max(counts) <= most
+    assert min(counts) > 0 and max(counts) <= most
 
 
 def test_stopping_between_batches(
@@ -486,7 +496,7 @@ def test_the_model_is_as_before(loaded: Any, prompts: list[Prompt], adapter: Pat
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
-# --- a real model ---------------------------------------------------------------------------------
+# --- a real model --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -501,15 +511,12 @@ def smollm2() -> Any:
 def test_a_real_model(smollm2: Any) -> None:
     asked = ask(
         smollm2.tokenizer,
-        ["Say only: yes.", "What is the capital of France?", "Name a colour."],
-        ["Answer in one word.", None, "You are a pirate who answers at great length."],
+        ["Say only: yes.", "What is the capital of France?"],
+        ["Answer in one word.", None],
     )
-    greedy = engine(smollm2).generate(asked, Sampling(12))
-    assert [a.token_ids for (a,) in greedy] == [plain_greedy(smollm2, p, 12) for p in asked]
+    greedy = engine(smollm2).generate(asked, Sampling(10))
+    assert [a.token_ids for (a,) in greedy] == [plain_greedy(smollm2, p, 10) for p in asked]
     assert "Paris" in greedy[1][0].text
-    assert {a.finish for (a,) in greedy} == {"stop", "length"}, "short answers end by themselves"
+    assert "stop" in {a.finish for (a,) in greedy}, "short answers end by themselves"
     assert all("<|" not in a.text for (a,) in greedy)
-    sampling = Sampling(6, samples=2, temperature=1.0, seed=42, scope="s")
-    drawn = engine(smollm2).generate(asked, sampling)
-    assert engine(smollm2, 1).generate([asked[2], asked[0]], sampling) == [drawn[2], drawn[0]]
-    check_logits(smollm2, asked[1:], 2)
+    check_logits(smollm2, of_one_width(smollm2, 18, 2), [9, 17], 2)

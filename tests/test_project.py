@@ -23,7 +23,8 @@ def test_schema_and_reference_page_are_fresh() -> None:
 
 def test_readme_names_commands_and_targets_that_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^personaspace (\w+) (?:study.yaml|answers.json|folder)", readme, flags=re.MULTILINE))
+    calls = r"^personaspace (\w+) (?:study.yaml|answers.json|folder)"
+    named = set(re.findall(calls, readme, flags=re.MULTILINE))
     assert named >= {"validate", "run", "status", "results", "report", "score", "geometry"}
     for command in named:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command

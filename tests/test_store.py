@@ -265,9 +265,11 @@ def test_replace_takes_the_place_and_removes_the_former_files(store: Store, plac
     assert store.find(KEY) == second
     assert contents(store.fetch(KEY)) == {"new": b"new"}
     assert data_folders(place) == {second.data}
-    with pytest.raises(UserError, match=f"artifact {KEY}: file .* is missing"):
-        with open_store(place.url) as other:
-            other.fetch(first)
+    with (
+        open_store(place.url) as other,
+        pytest.raises(UserError, match=f"artifact {KEY}: file .* is missing"),
+    ):
+        other.fetch(first)
 
 
 def test_replace_where_nothing_is_just_writes(store: Store, place: Place) -> None:

@@ -66,7 +66,7 @@ for act in (store.check, lambda: store.writer("a/b").__enter__(), lambda: store.
 
 def test_no_permission_is_one_line_that_names_the_folder() -> None:
     with tempfile.TemporaryDirectory() as parent:
-        os.chmod(parent, 0o755)
+        Path(parent).chmod(0o755)
         root = Path(parent) / "store"
         (root / "closed").mkdir(parents=True)
         (root / "closed").chmod(0o000)

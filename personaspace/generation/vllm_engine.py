@@ -12,8 +12,8 @@ What vLLM promises about reproducibility, and what it does not:
   within rounding can then fall differently, and the rest of that answer differs with it. So a
   second run gives the same *distribution*, and the same *answers* only if the batches happen to
   round alike. They did whenever a call was repeated, reordered or split on a small model
-  (float32 on a CPU, float16 on an H100; tests/vllm_engine); vLLM does not promise it, and another GPU,
-  version or compilation rounds differently.
+  (float32 on a CPU, float16 on an H100; tests/vllm_engine); vLLM does not promise it, and another
+  GPU, version or compilation rounds differently.
 * `VLLM_BATCH_INVARIANT=1` (beta, some GPUs only) asks vLLM for kernels whose sums do not depend
   on the batch. It is left to whoever sets the variable; nothing here relies on it.
 
