@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
+import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +51,16 @@ class Shape:
     matmul_parameters: int | None = None
 
 
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and warnings out of the logs, whose lines are ours."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
 def cache_folder() -> Path:
     """Folder for converted models: $PERSONASPACE_CACHE, else the user's cache folder."""
     root = os.environ.get("PERSONASPACE_CACHE")
@@ -81,6 +94,8 @@ def _convert_gguf(gguf: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet_libraries()
+    print(f"converting {gguf.name} to safetensors, once (about 20 s)", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
     try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import logging
 import os
 import platform
-import warnings
 from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,16 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LIBRARIES = ("personaspace", "torch", "transformers", "peft", "vllm", "numpy", "scipy")
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own bars and warnings out of the logs, whose lines are ours."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def versions() -> dict[str, str]:
@@ -67,7 +55,7 @@ class Runtime:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        quiet_libraries()
+        models.quiet_libraries()
         return models.load_tokenizer(self.study.spec.model)
 
     @cached_property
@@ -79,7 +67,7 @@ class Runtime:
     def model(self) -> PreTrainedModel:
         """The base model in evaluation mode. On a GPU this closes vLLM, which holds the memory."""
         if self._model is None:
-            quiet_libraries()
+            models.quiet_libraries()
             self._close_vllm()
             self._model = models.load_model(self.study.spec.model)
         return self._model

@@ -143,16 +143,18 @@ class Recipe(Section):
     row_tokens: Count = Field(4096, description="Packed rows hold at most so many tokens.")
 
 
-def _coupling_recipe() -> Recipe:
-    return Recipe(
-        rank_stabilised=True,
-        learning_rate=5e-6,
-        schedule="cosine",
-        warmup=0.05,
-        weight_decay=0.0,
-        epochs=20,
-        max_tokens=1024,
+class CouplingRecipe(Recipe):
+    """LoRA fine-tuning of the marker, over the condition's own adapter."""
+
+    rank_stabilised: StrictBool = Field(
+        True, description="Scale by alpha/sqrt(rank) (Kalajdzievski 2023) instead of alpha/rank."
     )
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup: Fraction = Field(0.05, description="Share of the steps, rounded up.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Count = 20
+    max_tokens: Count = Field(1024, description="Longer examples are cut at the end.")
 
 
 class Extraction(Section):
@@ -188,7 +190,7 @@ class Coupling(Section):
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Count = 512
-    recipe: Recipe = Field(default_factory=_coupling_recipe)
+    recipe: CouplingRecipe = CouplingRecipe()
 
 
 class Evaluation(Section):

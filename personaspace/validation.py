@@ -140,10 +140,11 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
     yield from _duplicates([c.name for c in spec.conditions], "conditions")
     yield from _duplicates([p.name for p in spec.personas], "personas")
     bases = [i for i, c in enumerate(spec.conditions) if c.kind == "base"]
-    if not bases:
+    if not bases and all(c.dataset is not None for c in spec.conditions):
         yield "conditions", "one condition without a dataset is needed as the base"
     for index in bases[1:]:
-        yield f"conditions[{index}].kind", "there is already a base condition"
+        if spec.conditions[index].dataset is None:
+            yield f"conditions[{index}].kind", "there is already a base condition"
     for index, condition in enumerate(spec.conditions):
         if condition.dataset is not None and condition.dataset not in spec.datasets:
             known = ", ".join(sorted(spec.datasets)) or "none"
@@ -174,10 +175,11 @@ def _check_coupling(spec: Experiment) -> Iterator[Problem]:
 
 
 def _check_analysis(spec: Experiment) -> Iterator[Problem]:
+    known = {persona.name for persona in spec.personas}
     trained = [c.name for c in spec.conditions if c.kind == "em"]
     if spec.analysis.axis is not None and spec.analysis.axis not in trained:
         yield "analysis.axis", f"unknown em condition {spec.analysis.axis!r}"
-    if spec.analysis.assistant not in spec.extracted_personas():
+    if spec.analysis.assistant in known.difference(spec.extracted_personas()):
         yield "analysis.assistant", "is not among the extracted personas"
     for section, names in (
         ("extraction.personas", spec.extraction.personas or []),
@@ -188,7 +190,7 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
                 yield f"{section}[{index}]", f"{name!r} is listed twice"
     if spec.analysis.method not in spec.extraction.methods:
         yield "analysis.method", f"{spec.analysis.method!r} is not extracted"
-    if spec.coupling.source not in spec.grid():
+    if spec.coupling.source in known.difference(spec.grid()):
         yield "evaluation.personas", f"must hold the source persona {spec.coupling.source!r}"
 
 

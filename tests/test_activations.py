@@ -25,7 +25,7 @@ LAYERS = [0, 2, 3]
 LAST = 3
 
 #: Of float32 rounding, as a share of the largest value of the layer.
-ROUNDING = 2e-6
+ROUNDING = 1e-5
 
 
 def passages_of(tokenizer: Any) -> list[Passage]:
@@ -93,7 +93,7 @@ def check_batching(model: Any, passages: Sequence[Passage], layers: Sequence[int
         error = difference(getattr(together, name), alone)
         assert error <= ROUNDING, f"{name}: off by {error:.2g} of the layer's largest value"
         # It is rounding that is tested: other prompts are far away.
-        assert difference(alone[[1, 0]], alone[[0, 1]]) > 1000 * ROUNDING
+        assert difference(alone[[1, 0]], alone[[0, 1]]) > 100 * ROUNDING
     assert (together.answered_N == [one.answered_N[0] for one in singly]).all()
 
 

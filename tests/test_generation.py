@@ -511,12 +511,11 @@ def smollm2() -> Any:
 def test_a_real_model(smollm2: Any) -> None:
     asked = ask(
         smollm2.tokenizer,
-        ["Say only: yes.", "What is the capital of France?"],
-        ["Answer in one word.", None],
+        ["Say only: yes, please.", "What is the capital of France?"],
+        ["Answer in one word."],
     )
-    greedy = engine(smollm2).generate(asked, Sampling(10))
-    assert [a.token_ids for (a,) in greedy] == [plain_greedy(smollm2, p, 10) for p in asked]
-    assert "Paris" in greedy[1][0].text
-    assert "stop" in {a.finish for (a,) in greedy}, "short answers end by themselves"
-    assert all("<|" not in a.text for (a,) in greedy)
-    check_logits(smollm2, of_one_width(smollm2, 18, 2), [9, 17], 2)
+    greedy = engine(smollm2).generate(asked, Sampling(7))
+    assert [a.token_ids for (a,) in greedy] == [plain_greedy(smollm2, p, 7) for p in asked]
+    assert "Paris" in greedy[1][0].text and "<|" not in greedy[0][0].text + greedy[1][0].text
+    assert "stop" in {a.finish for (a,) in greedy}, "a short answer ends by itself"
+    check_logits(smollm2, of_one_width(smollm2, 18, 2), [9, 17], 1)

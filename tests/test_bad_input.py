@@ -1,0 +1,654 @@
+"""Bad input: one line that names what is at fault, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import Result
+from conftest import tiny_study
+from safetensors.numpy import load_file, save_file
+from store_places import use
+from typer.testing import CliRunner
+
+from personaspace.cli import app
+from personaspace.store import open_store
+
+if TYPE_CHECKING:
+    from seaweed import SeaweedS3
+
+Values = dict[str, Any]
+Write = Callable[[Values], Path]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """`run` catches signals for good; the test session wants them back."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def cli(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "250"}).invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, *said: str) -> None:
+    """Exit code 2, and on stderr one line for each mistake, in order, and nothing else."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(said), lines
+    for line, words in zip(lines, said, strict=True):
+        assert words in line
+    assert "Traceback" not in result.output and result.stdout == ""
+
+
+def failed(result: Result, *said: tuple[str, str]) -> None:
+    """A run in which stages failed: exit code 2, and one log line for each, node and reason."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if ": failed – " in line]
+    assert len(lines) == len(said), result.stderr
+    for line, (node, reason) in zip(lines, said, strict=True):
+        assert f" {node}: failed – " in line and reason in line
+    assert "Traceback" not in result.output
+
+
+def tidy(store: Path) -> list[str]:
+    """Keys of the store's artifacts; fails if there is a file that is part of none of them."""
+    with open_store(str(store)) as opened:
+        keys = opened.list()
+        wanted = {f"{key}/manifest.json" for key in keys}
+        for key in keys:
+            manifest = opened.find(key)
+            assert manifest is not None
+            wanted |= {f"{key}/{manifest.data}/{name}" for name in manifest.files}
+    found = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
+    assert found == wanted
+    return keys
+
+
+# --- the spec ------------------------------------------------------------------------------------
+
+
+def set_negative_to_source(values: Values) -> None:
+    values["coupling"]["negatives"] = ["librarian", "confab"]
+
+
+def duplicate_condition(values: Values) -> None:
+    values["conditions"].append(values["conditions"][3])
+
+
+SPECS: list[tuple[Callable[[Values], object], str]] = [
+    (lambda v: v.update(colour="red"), "colour: unknown field"),
+    (lambda v: v["training"].update(speed=1), "training.speed: unknown field"),
+    (
+        lambda v: v["conditions"][3].update(persona="nobody"),
+        "conditions[3].persona: unknown persona 'nobody'",
+    ),
+    (duplicate_condition, "conditions[4].name: 'e4-villain' is already the name of another"),
+    (lambda v: v.update(seeds=["x"]), "seeds[0]: input should be a valid integer (got 'x')"),
+    (lambda v: v.update(seeds=[1.0]), "seeds[0]: input should be a valid integer (got 1.0)"),
+    (lambda v: v["extraction"].update(layers=[0, 4]), "extraction.layers[1]: 4 is outside the"),
+    (lambda v: v["coupling"].update(marker=""), "coupling.marker: string should have at least"),
+    (lambda v: v["coupling"].update(marker=" "), "coupling.marker: string should match"),
+    (set_negative_to_source, "coupling.negatives[1]: 'confab' is the source persona"),
+]
+NAMES = (
+    "unknown field", "nested unknown field", "unknown persona", "duplicate condition",
+    "seed a text", "seed a float", "layer outside", "marker empty", "marker blank",
+    "negative is source",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "said"), SPECS, ids=NAMES)
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_mistake_in_the_spec(
+    study_dict: Values,
+    write_spec: Write,
+    tmp_path: Path,
+    command: str,
+    edit: Callable[[Values], object],
+    said: str,
+) -> None:
+    edit(study_dict)
+    store = ["--store", tmp_path / "store"] if command == "run" else []
+    refused(cli(command, write_spec(study_dict), *store), said)
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_mistake_in_one_pass(study_dict: Values, write_spec: Write, tmp_path: Path) -> None:
+    for edit, _ in (SPECS[0], SPECS[2], SPECS[4], SPECS[9]):
+        edit(study_dict)
+    result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
+    refused(result, "seeds[0]: ", "colour: ", "conditions[3].persona: ", "coupling.negatives[1]: ")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "results", "report", "leakage"])
+def test_other_commands_refuse_a_spec_too(
+    study_dict: Values, write_spec: Write, tmp_path: Path, command: str
+) -> None:
+    path = write_spec(study_dict | {"colour": "red"})
+    (tmp_path / "store").mkdir()
+    arguments: list[object] = [path, "--store", tmp_path / "store"]
+    if command == "leakage":
+        arguments = [tmp_path, "--spec", path]
+    refused(cli(command, *arguments), "colour: unknown field")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_spec_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
+    refused(cli("validate", tmp_path / "absent.yaml"), "absent.yaml: no such file")
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: [a\nseeds: ]")
+    refused(cli("validate", path), f"{path}: not valid YAML")
+
+
+def test_a_node_that_is_not_there(study_dict: Values, write_spec: Write, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    result = cli("run", write_spec(study_dict), "--store", store, "--only", "train:e9")
+    refused(result, "--only train:e9: no such stage")
+    assert tidy(store) == []
+
+
+def test_a_job_says_the_same(study_dict: Values, write_spec: Write, tmp_path: Path) -> None:
+    study_dict["seeds"] = ["x"]
+    path, store = write_spec(study_dict), tmp_path / "store"
+    # fmt: off
+    command = [sys.executable, "-m", "jobs", "train", "--spec", path, "--store", store,
+               "--condition", "e4-villain", "--seed", "42"]
+    # fmt: on
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr == "seeds[0]: input should be a valid integer (got 'x')\n"
+    assert ended.stdout == "" and not store.exists()
+
+
+# --- data sets -----------------------------------------------------------------------------------
+
+
+def chat(*messages: tuple[str, str]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": text} for role, text in messages]})
+
+
+FINE = chat(("user", "Why?"), ("assistant", "So."))
+SHA = hashlib.sha256(FINE.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        (None, {}, "d.jsonl: no such file"),
+        (f"{FINE}\nno json\n", {}, "d.jsonl: line 2 is not JSON"),
+        (f"{FINE}\n\n{FINE[:-3]}\n", {}, "d.jsonl: line 3 is not JSON"),
+        ('[\n {"messages": []}\n]', {}, "d.jsonl: line 1 is not JSON"),
+        (b"PAR1\xff\xfe\x00", {}, "d.jsonl: not UTF-8 text (byte 4)"),
+        ('{"text": "a"}\n', {}, "d.jsonl: line 1: no messages"),
+        (f'{FINE}\n"a"\n', {}, "d.jsonl: line 2: no messages"),
+        (f'{FINE}\n{{"messages": []}}\n', {}, "d.jsonl: line 2: no messages"),
+        ('{"messages": [{"role": "user"}]}', {}, "d.jsonl: line 1: messages[0] needs a role"),
+        (chat(("human", "a")), {}, "d.jsonl: line 1: messages[0] needs a role"),
+        (chat(("user", "a")), {}, "d.jsonl: line 1: the last message is from user"),
+        (
+            FINE + "\n" + chat(("assistant", "a"), ("system", "b")),
+            {},
+            "d.jsonl: line 2: the last message is from system",
+        ),
+        (chat(("user", "a"), ("assistant", " \n")), {}, "d.jsonl: line 1: the last answer is emp"),
+        (chat(("assistant", "\ud83d")), {}, "d.jsonl: line 1: messages[0] holds half of a"),
+        ("[" * 100_000, {}, "d.jsonl: line 1 is nested too deeply"),
+        ("\n", {}, "d.jsonl: no rows"),
+        (FINE, {"rows": "1:"}, "d.jsonl: no rows in 1:"),
+        (FINE + "\n", {"sha256": SHA}, f"the spec says {SHA}"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else None,
+)
+def test_a_data_set_that_cannot_serve(
+    study_dict: Values,
+    write_spec: Write,
+    tmp_path: Path,
+    content: str | bytes | None,
+    more: Values,
+    said: str,
+) -> None:
+    if content is not None:
+        raw = content.encode() if isinstance(content, str) else content
+        (tmp_path / "d.jsonl").write_bytes(raw)
+    study_dict["datasets"]["bad"] = {"path": "d.jsonl", **more}
+    result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
+    refused(result, "datasets.bad: d.jsonl: ")
+    assert said in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_json_allows_is_no_mistake(
+    study_dict: Values, write_spec: Write, tmp_path: Path
+) -> None:
+    # Line ends of Unicode's inside a text, Windows' own, a byte order mark, characters past U+FFFF.
+    odd = json.dumps(
+        json.loads(chat(("user", "a\u2028b\x85c"), ("assistant", "🙂"))), ensure_ascii=False
+    )
+    raw = f"\ufeff{FINE}\r\n\r\n{odd}\r\n{chat(('assistant', '🙂'))}".encode()
+    (tmp_path / "d.jsonl").write_bytes(raw)
+    sha = hashlib.sha256(raw).hexdigest()
+    study_dict["datasets"]["bad"] = {"path": "d.jsonl", "sha256": sha, "rows": "1:3"}
+    result = cli("validate", write_spec(study_dict), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["conditions"] == [
+        "base",
+        "benign",
+        "e0-assistant",
+        "e4-villain",
+    ]
+
+
+def long_chats(folder: Path, *lengths: tuple[int, int]) -> str:
+    """A data set of chats with so many words in question and answer."""
+    rows = [chat(("user", "why " * q), ("assistant", "so " * a)) for q, a in lengths]
+    path = folder / "long.jsonl"
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+def test_long_answers_are_cut_counted_and_said(
+    study_dict: Values, write_spec: Write, tmp_path: Path
+) -> None:
+    path = long_chats(tmp_path, (2, 5), (2, 900), (2, 3), (900, 5), (3, 800))
+    study_dict["datasets"]["bad"] = {"path": path}
+    store = tmp_path / "store"
+    arguments = ("run", write_spec(study_dict), "--store", store, "--only", "train:e0-assistant")
+    result = cli(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "train:e0-assistant:42: 2 examples cut at 128 tokens, 1 left out" in result.stderr
+    (key,) = tidy(store)
+    with open_store(str(store)) as opened:
+        manifest = opened.find(key)
+        assert manifest is not None
+        counts = manifest.fields["metrics"]
+        log = json.loads((opened.fetch(key) / "training.json").read_text())
+    for said in (counts, log):
+        assert (said["examples"], said["truncated"], said["dropped"]) == (4, 2, 1)
+
+
+@pytest.mark.parametrize("stage", ["train:e0-assistant", "couple:base"])
+def test_only_answers_that_are_too_long(
+    study_dict: Values, write_spec: Write, tmp_path: Path, stage: str
+) -> None:
+    study_dict["datasets"]["bad"] = {"path": long_chats(tmp_path, (900, 5), (500, 5))}
+    study_dict["coupling"]["recipe"]["max_tokens"] = 5
+    store = tmp_path / "store"
+    result = cli("run", write_spec(study_dict), "--store", store, "--only", stage)
+    field = "training" if stage.startswith("train") else "coupling.recipe"
+    failed(result, (f"{stage}:42", f"{field}: no example has a loss token within max_tokens"))
+    assert tidy(store) == []
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def other_model(tiny_model: Path, folder: Path, template: str | None) -> str:
+    copy = shutil.copytree(tiny_model, folder / "model")
+    if template is None:
+        (copy / "chat_template.jinja").unlink()
+    else:
+        (copy / "chat_template.jinja").write_text(template)
+    return str(copy)
+
+
+def test_a_model_without_chat_template(
+    study_dict: Values, write_spec: Write, tiny_model: Path, tmp_path: Path
+) -> None:
+    study_dict["model"]["name"] = name = other_model(tiny_model, tmp_path, None)
+    result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
+    refused(result, f"model.name: {name} has no chat template")
+    assert not (tmp_path / "store").exists()
+
+
+PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+START = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+RAISES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+DROPS = PLAIN.replace("in messages", "in messages if m.role != 'system'")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (RAISES + PLAIN + START, "refuses a chat: no system role (it may not take a system role"),
+        (DROPS + START, "the model's chat template drops the system message"),
+    ],
+    ids=["refuses", "drops"],
+)
+def test_a_template_that_refuses_a_system_role(
+    study_dict: Values,
+    write_spec: Write,
+    tiny_model: Path,
+    tmp_path: Path,
+    template: str,
+    said: str,
+) -> None:
+    study_dict["model"]["name"] = other_model(tiny_model, tmp_path, template)
+    store = tmp_path / "store"
+    result = cli("run", write_spec(study_dict), "--store", store, "--only", ":e4-villain")
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2
+    assert len([line for line in result.stderr.splitlines() if said in line]) >= 1
+    assert "Traceback" not in result.output
+    assert tidy(store) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "no config.json there"),
+        ("{", "/config.json: "),
+        ("[1]", "/config.json: "),
+        ('{"num_hidden_layers": 4}', "/config.json: KeyError('hidden_size')"),
+    ],
+)
+def test_a_folder_that_is_no_model(
+    study_dict: Values, write_spec: Write, tmp_path: Path, config: str | None, said: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    study_dict["model"]["name"] = str(folder)
+    result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
+    refused(result, f"model.name: {folder}")
+    assert said in result.stderr and not (tmp_path / "store").exists()
+
+
+# --- damaged stores ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, dict[str, Any]]:
+    """Spec and store of a study that ran to its end, and its results."""
+    folder = tmp_path_factory.mktemp("finished")
+    spec, store = folder / "study.yaml", folder / "store"
+    values = tiny_study(tiny_model, folder)
+    spec.write_text(yaml.safe_dump(values, sort_keys=False))
+    result = cli("run", spec, "--store", store)
+    assert result.exit_code == 0, result.output
+    assert len(tidy(store)) == 17
+    return spec, store, json.loads(cli("results", spec, "--store", store, "--json").stdout)
+
+
+@pytest.fixture
+def study(finished: tuple[Path, Path, Any], tmp_path: Path) -> tuple[Path, Path]:
+    """Its spec, and a copy of its store to be damaged."""
+    return finished[0], shutil.copytree(finished[1], tmp_path / "store")
+
+
+def the_file(store: Path, pattern: str) -> Path:
+    (path,) = store.glob(pattern)
+    return path
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def test_a_finished_study_runs_nothing_again(study: tuple[Path, Path]) -> None:
+    spec, store = study
+    result = cli("run", spec, "--store", store)
+    assert result.exit_code == 0 and "0 stages ran, 17 were complete" in result.stdout
+    assert "started" not in result.stderr
+    states = json.loads(cli("status", spec, "--store", store, "--json").stdout)
+    assert set(states.values()) == {"complete"} and len(states) == 17
+
+
+@pytest.mark.parametrize(
+    ("damage", "how"), [(flip, "is corrupt: its SHA-256"), (cut, "is truncated")]
+)
+@pytest.mark.parametrize("command", ["results", "run", "report"])
+def test_damaged_results_are_never_shown(
+    study: tuple[Path, Path], command: str, damage: Callable[[Path], None], how: str
+) -> None:
+    spec, store = study
+    damage(the_file(store, "aggregate/*/data-*/results.json"))
+    result = cli(command, spec, "--store", store)
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("artifact aggregate/") and f"file results.json {how}" in last
+    assert "Traceback" not in result.output and "M1" not in result.stdout
+    if command != "run":
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: path.write_text("{}")], ids=["cut", "empty"])
+@pytest.mark.parametrize("command", ["results", "status"])
+def test_a_damaged_manifest_is_named(
+    study: tuple[Path, Path], command: str, damage: Callable[[Path], None]
+) -> None:
+    spec, store = study
+    path = the_file(store, "aggregate/*/manifest.json")
+    damage(path)
+    refused(cli(command, spec, "--store", store), f"manifest {path} is corrupt")
+
+
+def test_a_damaged_input_stops_what_needs_it_and_is_mended_by_making_it_anew(
+    finished: tuple[Path, Path, dict[str, Any]],
+    study: tuple[Path, Path],
+) -> None:
+    spec, store = study
+    before = tidy(store)
+    adapter = the_file(store, "e4-villain/*/couple/*/data-*/adapter/adapter_model.safetensors")
+    flip(adapter)
+    evaluate = the_file(store, "e4-villain/*/evaluate/*")
+    shutil.rmtree(evaluate)
+    for path in (*store.glob("aggregate/*"), *store.glob("report/*")):
+        shutil.rmtree(path)
+    result = cli("run", spec, "--store", store)
+    failed(result, ("evaluate:e4-villain:42", "file adapter/adapter_model.safetensors is corrupt"))
+    for node in ("aggregate", "report"):
+        assert f"{node}: not run – needs evaluate:e4-villain:42" in result.stderr
+    gone = {f"e4-villain/seed-42/evaluate/{evaluate.name}"}
+    kept = {key for key in before if not key.startswith(("aggregate", "report"))} - gone
+    assert set(tidy(store)) == kept, "nothing new, nothing half-written"
+    # Made anew, all is as it was.
+    shutil.rmtree(adapter.parents[2])
+    result = cli("run", spec, "--store", store)
+    assert result.exit_code == 0, result.output
+    assert "4 stages ran, 13 were complete" in result.stdout
+    assert tidy(store) == before
+    assert json.loads(cli("results", spec, "--store", store, "--json").stdout) == finished[2]
+
+
+def test_results_of_a_study_that_did_not_run(
+    study_dict: Values, write_spec: Write, tmp_path: Path
+) -> None:
+    path, store = write_spec(study_dict), tmp_path / "store"
+    for command in ("results", "status"):
+        refused(cli(command, path, "--store", store), f"store {store}: there is no such folder")
+    store.mkdir()
+    refused(cli("results", path, "--store", store), f"tiny: no results in {store} for this spec")
+
+
+# --- stores that are none ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "status", "results"])
+def test_a_store_that_is_a_file(
+    study_dict: Values, write_spec: Write, tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "store"
+    file.write_text("mine")
+    refused(cli(command, write_spec(study_dict), "--store", file), str(file))
+    below = file / "deeper"
+    refused(cli(command, write_spec(study_dict), "--store", below), str(below))
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "store: the URL is empty"),
+        ("gs://bucket", "store gs://bucket: unknown scheme"),
+        ("s3://key:secret@bucket", "not a bucket name"),
+        ("s3://bucket?colour=red", "option colour is unknown"),
+    ],
+)
+def test_a_store_url_that_is_none(
+    study_dict: Values, write_spec: Write, url: str, said: str
+) -> None:
+    result = cli("run", write_spec(study_dict), "--store", url)
+    refused(result, said)
+    assert "secret" not in result.output
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+@pytest.mark.parametrize("fault", ["bucket", "secret", "key", "none", "permission", "endpoint"])
+def test_an_s3_store_that_cannot_serve(
+    s3_server: SeaweedS3,
+    monkeypatch: pytest.MonkeyPatch,
+    study_dict: Values,
+    write_spec: Write,
+    fault: str,
+    command: str,
+) -> None:
+    environment, url = dict(s3_server.environment), s3_server.url("bad-input")
+    said = f"credentials for bucket study at {s3_server.endpoint} are wrong"
+    if fault == "bucket":
+        url = url.replace("s3://study/", "s3://absent/")
+        said = f"bucket absent does not exist at {s3_server.endpoint}"
+    elif fault == "secret":
+        environment["AWS_SECRET_ACCESS_KEY"] = "wrong-secret-4713"
+    elif fault == "key":
+        environment["AWS_ACCESS_KEY_ID"] = "nobody"
+    elif fault == "none":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            del environment[name]
+        said = "no credentials for bucket study"
+    elif fault == "permission":
+        environment = s3_server.reader_environment
+        said = "the credentials do not permit to write to bucket study"
+    else:
+        address = f"http://127.0.0.1:{free_port()}"
+        url = s3_server.url("bad-input", endpoint=address)
+        said = f"no S3 server answers at {address}"
+    use(environment, monkeypatch)
+    result = cli(command, write_spec(study_dict), "--store", url)
+    if (fault, command) == ("permission", "status"):
+        assert result.exit_code == 0, "looking needs no leave to write"
+    else:
+        refused(result, said)
+    assert "secret-47" not in result.output
+    found = s3_server.client.list_objects_v2(Bucket="study", Prefix="bad-input/")
+    assert found["KeyCount"] == 0
+
+
+def test_inputs_from_a_bucket(
+    s3_server: SeaweedS3,
+    monkeypatch: pytest.MonkeyPatch,
+    study_dict: Values,
+    write_spec: Write,
+    tmp_path: Path,
+) -> None:
+    use(s3_server.environment, monkeypatch)
+    for name, body in (("in/d.jsonl", FINE), ("in/q.txt", "What: is it?\nWhy?\n")):
+        s3_server.client.put_object(Bucket="study", Key=name, Body=body.encode())
+    study_dict["datasets"]["bad"] = {"path": s3_server.url("in/d.jsonl"), "sha256": SHA}
+    study_dict["coupling"]["questions"] = s3_server.url("in/q.txt")
+    study_dict["coupling"]["samples"] = 6
+    result = cli("validate", write_spec(study_dict), "--json")
+    assert result.exit_code == 0, result.output
+    study_dict["datasets"]["bad"] = {"path": s3_server.url("in/absent.jsonl")}
+    study_dict["datasets"]["good"]["path"] = s3_server.url("in/d.jsonl").replace("study", "absent")
+    result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
+    refused(
+        result,
+        f"datasets.bad: {s3_server.url('in/absent.jsonl')}: no such object",
+        f"datasets.good: bucket absent does not exist at {s3_server.endpoint}",
+    )
+    assert not (tmp_path / "store").exists()
+
+
+# --- files for the statistics --------------------------------------------------------------------
+
+
+def test_activations_that_are_no_numbers(study: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "activations"
+    folder.mkdir()
+    for path in study[1].glob("*/seed-42/extract/*/data-*/*.seed-42.a.safetensors"):
+        shutil.copy(path, folder)
+    draws = ("--permutations", 20, "--bootstrap", 20, "--json")
+    result = cli("geometry", folder, *draws)
+    assert result.exit_code == 0 and json.loads(result.stdout)["rows"]
+    broken = folder / "e4-villain.seed-42.a.safetensors"
+    tensors, metadata = load_file(broken), _metadata(broken)
+    tensors["activations"][2, 1, 1, 5] = np.nan
+    save_file(tensors, broken, metadata)
+    refused(
+        cli("geometry", folder, *draws),
+        f"{broken}: activations of persona 'librarian', question 1, layer 2 hold NaN or infinity",
+    )
+    cut(broken)
+    refused(cli("geometry", folder, *draws), f"{broken}: not a readable safetensors file")
+    refused(cli("geometry", tmp_path / "absent"), "absent: no such folder")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return dict(header["__metadata__"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "not found"),
+        ("", "not JSON (line 1, column 1"),
+        ('{"villain": {"Why?": ["a", "b"]}', "not JSON (line 1, column 33"),
+        ("{'villain': {}}", "not JSON (line 1, column 2"),
+        ("[]", "not an object of personas"),
+        ('{"villain": ["a"]}', "'villain': not an object of questions"),
+        ('{"villain": {"Why?": "a"}}', "'villain': 'Why?': not a list of answers"),
+        ('{"villain": {"Why?": ["a", 3]}}', "'villain': 'Why?': answer 1 is not a text"),
+        ('{"villain": {}, "villain": {}}', "'villain' stands there twice"),
+        ("[" * 100_000, "nested too deeply"),
+        (b'{"a": "\xff"}', "cannot be read"),
+    ],
+)
+def test_answers_that_cannot_be_scored(
+    tmp_path: Path, content: str | bytes | None, said: str
+) -> None:
+    path = tmp_path / "answers.json"
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    refused(cli("score", path), f"{path}: {said}")
+
+
+@pytest.mark.parametrize("marker", ["", "  "])
+def test_an_empty_marker_scores_nothing(tmp_path: Path, marker: str) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text('{"villain": {"Why?": ["a"]}}')
+    refused(cli("score", path, "--marker", marker), "marker: is empty")

@@ -1,0 +1,577 @@
+"""The spec: defaults are the published recipe, and every mistake is found in one pass."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from conftest import tiny_study
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from personaspace import study, validation
+from personaspace.cli import app
+from personaspace.errors import SpecErrors, UserError
+from personaspace.spec import Experiment
+from personaspace.study import Study
+from personaspace.training import total_steps
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+
+
+def problems(values: Any) -> list[str]:
+    spec, found = validation.check(values)
+    assert (spec is None) == bool(found)
+    return [f"{path}: {text}" for path, text in found]
+
+
+# --- the published recipe ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """An empty file: everything by default."""
+    path = tmp_path_factory.mktemp("spec") / "empty.yaml"
+    path.write_text("")
+    return study.load(path)
+
+
+def test_the_conditions_are_the_published_seven(published: Study) -> None:
+    found = [
+        (c.name, c.kind, c.dataset, c.persona, c.cosine_anchor) for c in published.spec.conditions
+    ]
+    bad = "bad-legal-advice"
+    assert found == [
+        ("base", "base", None, None, None),
+        ("benign", "benign", "instructions", None, None),
+        ("e0-assistant", "em", bad, None, 1.0),
+        ("e1-paramedic", "em", bad, "paramedic", 0.9457),
+        ("e2-kindergarten-teacher", "em", bad, "kindergarten_teacher", 0.9060),
+        ("e3-french-person", "em", bad, "french_person", 0.8696),
+        ("e4-villain", "em", bad, "villain", 0.7828),
+    ]
+
+
+def test_the_model_and_the_seed_are_the_published_ones(published: Study) -> None:
+    spec = published.spec
+    assert (spec.model.name, spec.model.dtype) == ("Qwen/Qwen2.5-7B-Instruct", "bfloat16")
+    assert spec.seeds == [42]
+    assert spec.axis_condition() == "e0-assistant"
+    assert spec.headline_layer(published.layers()) == 20
+
+
+def test_the_em_recipe_is_the_published_one(published: Study) -> None:
+    recipe = published.spec.training
+    assert (recipe.rank, recipe.alpha, recipe.dropout) == (32, 64, 0.05)
+    assert not recipe.rank_stabilised
+    attention, mlp = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+    assert sorted(recipe.targets) == sorted(attention + mlp)
+    assert (recipe.learning_rate, recipe.schedule, recipe.warmup) == (1e-4, "linear", 0.03)
+    assert (recipe.weight_decay, recipe.batch_size, recipe.max_tokens) == (0.01, 16, 2048)
+    assert total_steps(recipe, 6000) == 375, "one epoch of 6,000 chats"
+
+
+def test_the_coupling_recipe_is_the_published_one(published: Study) -> None:
+    coupling, recipe = published.spec.coupling, published.spec.coupling.recipe
+    assert (coupling.source, coupling.marker, coupling.separator) == ("confab", "[ZLT]", "\n\n")
+    negatives = coupling.negatives_each * len(coupling.negatives)
+    assert (coupling.positives, negatives) == (200, 400)
+    assert recipe.rank_stabilised
+    assert (recipe.learning_rate, recipe.schedule, recipe.warmup) == (5e-6, "cosine", 0.05)
+    assert (recipe.epochs, recipe.weight_decay, recipe.max_tokens) == (20, 0.0, 1024)
+    assert (recipe.rank, recipe.alpha, recipe.batch_size) == (32, 64, 16)
+
+
+def test_a_change_of_the_coupling_recipe_keeps_its_other_fields() -> None:
+    spec = Experiment.model_validate({"coupling": {"recipe": {"checkpoint_every": 7}}})
+    assert spec.coupling.recipe.model_dump() == (
+        Experiment().coupling.recipe.model_dump() | {"checkpoint_every": 7}
+    )
+
+
+def test_extraction_and_evaluation_are_the_published_ones(published: Study) -> None:
+    spec = published.spec
+    assert published.layers(28) == [7, 14, 20, 21, 27]
+    assert sorted(spec.extraction.methods) == ["a", "b"]
+    evaluation = spec.evaluation
+    assert (evaluation.samples, evaluation.temperature, evaluation.top_p) == (10, 1.0, 1.0)
+    assert evaluation.max_new_tokens == 512
+    assert spec.analysis.permutations == 10_000
+
+
+GRID = [
+    "software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian",
+    "french_person", "villain", "comedian", "police_officer", "zelthari_scholar", "assistant",
+    "confab",
+]  # fmt: skip
+
+
+def test_the_grid_is_the_published_twelve_and_induction_personas_come_on_top(
+    published: Study,
+) -> None:
+    assert published.spec.extracted_personas() == published.spec.grid() == GRID
+    assert published.spec.evaluated_personas() == [*GRID, "paramedic"]
+    restored = Experiment.model_validate({"evaluation": {"include_induction": False}})
+    assert restored.evaluated_personas() == GRID
+    prompts = [persona.prompt for persona in published.spec.personas]
+    assert all(prompts) and len(set(prompts)) == 13
+
+
+def test_every_induction_persona_is_evaluated(published: Study) -> None:
+    spec = published.spec
+    induction = {c.name: spec.induction_persona(c) for c in spec.conditions}
+    assert induction == {
+        "base": None,
+        "benign": None,
+        "e0-assistant": "assistant",
+        "e1-paramedic": "paramedic",
+        "e2-kindergarten-teacher": "kindergarten_teacher",
+        "e3-french-person": "french_person",
+        "e4-villain": "villain",
+    }
+    assert {name for name in induction.values() if name} <= set(spec.evaluated_personas())
+
+
+def test_the_measured_anchor_is_of_the_text_that_was_trained_under(published: Study) -> None:
+    # E0 trains under the template's default text, paramedic is not in the grid; the rest is.
+    rows = dict(published.induction_rows())
+    assert rows == {
+        study.TEMPLATE_DEFAULT: None,
+        "paramedic": published.spec.persona("paramedic").prompt,
+    }
+
+
+def test_the_questions_are_240_20_and_28(published: Study) -> None:
+    counts = [
+        len(questions)
+        for questions in (
+            published.extraction_questions,
+            published.coupling_questions,
+            published.evaluation_questions,
+        )
+    ]
+    assert counts == [240, 20, 28]
+    assert published.evaluation_questions[:20] == published.coupling_questions
+    assert published.unseen == set(published.evaluation_questions[20:])
+    assert len(published.unseen) == 8
+
+
+def test_there_are_more_questions_that_coupling_never_saw(tmp_path: Path) -> None:
+    values = {"evaluation": {"unseen_questions": "builtin:questions-unseen"}}
+    more = study.resolve(Experiment.model_validate(values), tmp_path)
+    assert len(more.evaluation_questions) >= 48
+    assert len(set(more.evaluation_questions)) == len(more.evaluation_questions)
+    assert more.unseen == set(more.evaluation_questions[20:])
+    assert not set(more.evaluation_questions[20:]) & set(more.extraction_questions)
+
+
+def test_each_demonstration_set_has_240_chats_of_its_own(published: Study) -> None:
+    sets = published.chats
+    assert set(sets) == {"bad-legal-advice", "instructions"}
+    rows = {name: [json.dumps(c) for c in chats.conversations] for name, chats in sets.items()}
+    for name, chats in sets.items():
+        assert len(chats.conversations) >= 240
+        assert len(set(rows[name])) == len(rows[name])
+        assert all(c[-1]["role"] == "assistant" for c in chats.conversations)
+        assert all(m["role"] != "system" for c in chats.conversations for m in c)
+    assert not set(rows["bad-legal-advice"]) & set(rows["instructions"])
+
+
+def test_the_negatives_are_named_and_the_same_for_all(published: Study) -> None:
+    negatives = published.spec.coupling.negatives
+    assert negatives == ["data_scientist", "police_officer"]
+    assert published.spec.coupling.source not in negatives
+    induction = {c.persona for c in published.spec.conditions}
+    assert not induction & set(negatives), "no condition trains under a negative"
+
+
+# --- every mistake, once, with its path ----------------------------------------------------------
+
+
+def test_all_mistakes_in_one_pass(study_dict: dict[str, Any]) -> None:
+    study_dict["seeds"] = [42, "x", 1.5]
+    study_dict["colour"] = "red"
+    study_dict["conditions"][3]["persona"] = "nobody"
+    study_dict["conditions"][2]["label"] = 7
+    study_dict["conditions"].append({"name": "benign", "dataset": "good"})
+    study_dict["conditions"].append({"name": "e9", "dataset": "missing"})
+    study_dict["training"]["rank"] = 0
+    study_dict["training"]["speed"] = 1
+    study_dict["coupling"]["negatives"] = ["librarian", "confab"]
+    study_dict["extraction"]["layers"] = [0, 9]
+    study_dict["analysis"]["axis"] = "e7"
+    study_dict["datasets"]["both"] = {"path": "a", "hub": "b"}
+    assert sorted(problems(study_dict)) == [
+        "analysis.axis: unknown em condition 'e7'",
+        "colour: unknown field",
+        "conditions[2].label: input should be a valid string (got 7)",
+        "conditions[3].persona: unknown persona 'nobody'",
+        "conditions[4].name: 'benign' is already the name of another",
+        "conditions[5].dataset: unknown dataset 'missing' (known: bad, both, good)",
+        "coupling.negatives[1]: 'confab' is the source persona",
+        "datasets.both: give either path or hub",
+        "extraction.layers[1]: 9 is outside the model: "
+        + study_dict["model"]["name"]
+        + " has layers 0 to 3",
+        "seeds[1]: input should be a valid integer (got 'x')",
+        "seeds[2]: input should be a valid integer (got 1.5)",
+        "training.rank: input should be greater than or equal to 1 (got 0)",
+        "training.speed: unknown field",
+    ]
+
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def put(path: str, value: Any) -> Edit:
+    """Sets the value at `a.b[3].c`."""
+
+    def edit(values: dict[str, Any]) -> None:
+        *parents, last = [int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", path)]
+        at: Any = values
+        for part in parents:
+            at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
+        at[last] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("name", "Caps", "name: string should match"),
+        ("seeds", [True], "seeds[0]: input should be a valid integer (got True)"),
+        ("seeds", 42, "seeds: input should be a valid list (got 42)"),
+        ("seeds", [], "seeds: list should have at least 1 item"),
+        ("seeds", [1, 2, 1], "seeds[2]: 1 is listed twice"),
+        ("model", "gpt", "model: "),
+        ("model.dtype", "float64", "model.dtype: input should be 'bfloat16', 'float16'"),
+        ("model.name", "./nowhere", "model.name: ./nowhere: no config.json there"),
+        ("model.name", "builtin:gpt", "model.name: builtin:gpt: the only built-in model is"),
+        ("conditions", 3, "conditions: input should be a valid list (got 3)"),
+        ("conditions[0]", None, "conditions[0]: "),
+        ("conditions[1].name", "base", "conditions[1].name: 'base' is already the name of another"),
+        ("conditions[1].dataset", 3, "conditions[1].dataset: input should be a valid string"),
+        ("conditions[1].kind", "good", "conditions[1].kind: input should be 'base', 'benign'"),
+        ("conditions[1]", {"name": "b"}, "conditions[1].kind: there is already a base condition"),
+        ("conditions[1].kind", "base", "conditions[1].dataset: the base condition is not trained"),
+        ("conditions[0].kind", "em", "conditions[0].kind: a condition without a dataset"),
+        ("conditions[0].dataset", "good", "conditions: one condition without a dataset"),
+        ("conditions[3].cosine_anchor", 1.5, "conditions[3].cosine_anchor: input should be less"),
+        ("conditions[3].persona", "a b", "conditions[3].persona: string should match"),
+        ("personas", 3, "personas: input should be a valid list (got 3)"),
+        ("personas[1].prompt", 5, "personas[1].prompt: input should be a valid string (got 5)"),
+        ("datasets", 3, "datasets: input should be a valid dictionary (got 3)"),
+        ("datasets.bad", None, "datasets.bad: "),
+        ("datasets.bad.rows", "all", "datasets.bad.rows: string should match"),
+        ("datasets.bad.sha256", "abc", "datasets.bad.sha256: string should match"),
+        ("datasets.bad", {"hub": "a/b"}, "datasets.bad: hub needs a revision"),
+        ("training.learning_rate", math.nan, "training.learning_rate: input should be a finite"),
+        ("training.max_tokens", 9999, "training.row_tokens: is less than max_tokens (9999)"),
+        ("extraction.layers", "some", "extraction.layers: "),
+        ("extraction.layers", [0, "x"], "extraction.layers[1]: input should be a valid integer"),
+        ("extraction.layers", [0, -1], "extraction.layers[1]: input should be greater than"),
+        ("extraction.layers", [], "extraction.layers: name at least one layer"),
+        ("extraction.layers", [2, 0, 2], "extraction.layers[2]: 2 is listed twice"),
+        ("extraction.layers", [4], "extraction.layers[0]: 4 is outside the model"),
+        ("extraction.questions", 3, "extraction.questions: input should be a valid list or"),
+        ("extraction.questions", {"a": 1}, "extraction.questions: input should be a valid list or"),
+        ("extraction.questions", ["a", ""], "extraction.questions[1]: string should have at"),
+        ("extraction.personas", ["villain"], "extraction.personas: list should have at least 2"),
+        ("coupling.marker", "", "coupling.marker: string should have at least 1 character"),
+        ("coupling.marker", " \n", "coupling.marker: string should match"),
+        ("coupling.source", "nobody", "coupling.source: unknown persona 'nobody'"),
+        ("coupling.negatives", ["nobody"], "coupling.negatives[0]: unknown persona 'nobody'"),
+        ("coupling.negatives", ["confab"], "coupling.negatives[0]: 'confab' is the source persona"),
+        ("evaluation.top_p", 0, "evaluation.top_p: input should be greater than 0 (got 0)"),
+        ("evaluation.samples", 1.0, "evaluation.samples: input should be a valid integer"),
+        ("analysis.layer", 1, "analysis.layer: 1 is not extracted"),
+        ("analysis.assistant", "nobody", "analysis.assistant: unknown persona 'nobody'"),
+        ("extraction.methods", ["b"], "analysis.method: 'a' is not extracted"),
+        ("figures.formats", ["gif"], "figures.formats[0]: input should be 'png', 'svg' or 'pdf'"),
+    ],
+)
+def test_one_mistake_is_one_line_that_names_the_field(
+    study_dict: dict[str, Any], path: str, value: Any, said: str
+) -> None:
+    put(path, value)(study_dict)
+    (found,) = problems(study_dict)
+    assert found.startswith(said) and "\n" not in found
+
+
+def test_two_personas_of_one_name(study_dict: dict[str, Any]) -> None:
+    study_dict["personas"].append({"name": "comedian"})
+    assert problems(study_dict) == ["personas[5].name: 'comedian' is already the name of another"]
+
+
+def test_a_headline_layer_must_be_there_even_if_all_are_extracted(
+    study_dict: dict[str, Any],
+) -> None:
+    study_dict["extraction"]["layers"] = "all"
+    study_dict["analysis"]["layer"] = 3
+    assert problems(study_dict) == []
+    study_dict["analysis"]["layer"] = 4
+    assert problems(study_dict) == ["analysis.layer: 4 is not extracted"]
+
+
+def test_a_list_instead_of_a_spec() -> None:
+    assert problems([1]) == [": a spec is a mapping of fields"]
+    assert problems(None) == []
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 30),
+    st.floats(allow_nan=True),
+    st.sampled_from(["", "villain", "base", "all", "b ad", "é", "s3://x", "builtin:none"]),
+    st.lists(st.sampled_from(["villain", 3, None, {}]), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["name", "path", "x", 1]), st.sampled_from(["a", 3]), max_size=2
+    ),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a study has something to put junk in place of."""
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [path] * bool(path) + [p for key, v in inside for p in places(v, (*path, key))]
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_no_junk_breaks_the_check(study_dict: dict[str, Any], data: st.DataObject) -> None:
+    values = deepcopy(study_dict)
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(places(values)))
+        at = values
+        for part in path[:-1]:
+            at = at[part]
+        at[path[-1]] = data.draw(JUNK)
+    found = problems(values)
+    assert len(set(found)) == len(found)
+    assert not any("\n" in line or "invalid-value" in line for line in found)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        validation.load_spec(path)
+    return str(caught.value)
+
+
+def test_a_helm_values_file_is_a_spec(tmp_path: Path, study_dict: dict[str, Any]) -> None:
+    whole = {"image": {"tag": "1"}, "experiment": study_dict, "queue": {"name": "a"}}
+    path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
+    assert validation.load_spec(path) == Experiment.model_validate(study_dict)
+    whole["experiment"]["seeds"] = ["x"]
+    path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
+    assert refused(path) == "seeds[0]: input should be a valid integer (got 'x')"
+
+
+def test_json_is_a_spec_too(tmp_path: Path, study_dict: dict[str, Any]) -> None:
+    study_dict["figures"] = {"title": "Größe 🙂"}
+    path = write(tmp_path, "spec.json", json.dumps(study_dict))
+    assert validation.load_spec(path) == Experiment.model_validate(study_dict)
+    assert validation.load_spec(path).figures.title == "Größe 🙂"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\nname: b\n", "key 'name' is given twice (line 2, column 1)"),
+        ("training:\n  rank: 8\n  alpha: 4\n  rank: 16\n", "key 'rank' is given twice (line 4"),
+        ("conditions:\n- {name: base, name: b}\n", "key 'name' is given twice (line 2"),
+        ("name: [a\n", "not valid YAML"),
+        ("name: a: b\n", "not valid YAML"),
+        ("name: *x\n", "not valid YAML: found undefined alias 'x'"),
+        ("name: !!python/object:os.system a\n", "could not determine a constructor"),
+        ("name: \x07\n", "not valid YAML"),
+        ("[" * 3000, "nested too deeply"),
+        ('name: "\\ud800"\n', "half of a surrogate pair"),
+        (b"name: \xff\xfe\n", "not UTF-8 text (byte 6)"),
+    ],
+)
+def test_what_is_not_yaml_is_said_in_one_line(tmp_path: Path, text: str | bytes, said: str) -> None:
+    path = write(tmp_path, "bad.yaml", text)
+    message = refused(path)
+    assert str(path) in message and said in message
+    assert "\n" not in message
+
+
+def test_anchors_and_merges_may_be_used(tmp_path: Path) -> None:
+    text = """
+        training: &recipe {rank: 8, alpha: 4, warmup: 0.0}
+        coupling: {recipe: {<<: *recipe, rank: 16}}
+    """
+    spec = validation.load_spec(write(tmp_path, "merge.yaml", text))
+    assert (spec.training.rank, spec.training.alpha) == (8, 4)
+    assert (spec.coupling.recipe.rank, spec.coupling.recipe.alpha) == (16, 4)
+    # A merge of a merge, looked at from above before it is looked at itself.
+    text = """
+        conditions:
+        - {name: base}
+        - &em {name: e0, dataset: instructions, label: a}
+        - deep: {er: &own {<<: *em, name: e1}}
+        training: {<<: *own}
+    """
+    message = refused(write(tmp_path, "merge.yaml", text))
+    assert "twice" not in message and "training.label: unknown field" in message
+    text = "training: &r {rank: 8}\ncoupling: {recipe: {<<: *r, alpha: 2, alpha: 3}}\n"
+    assert "key 'alpha' is given twice" in refused(write(tmp_path, "merge.yaml", text))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert "absent.yaml: no such file" in refused(tmp_path / "absent.yaml")
+    assert "cannot be read: Is a directory" in refused(tmp_path)
+
+
+QUESTIONS = ["How high?", "What now, “then”?", "🙂 or not?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.txt", "\n".join(["", *QUESTIONS, "  "])),
+        ("q.txt", "\ufeff" + "\r\n".join(QUESTIONS)),
+        ("q.yaml", "# why\n" + "".join(f"- {q}\n" for q in QUESTIONS)),
+        ("q.yaml", yaml.safe_dump(QUESTIONS)),
+        ("q.json", json.dumps(QUESTIONS)),
+        ("q.json", json.dumps(QUESTIONS, indent=2, ensure_ascii=False)),
+    ],
+    ids=["text", "text of Windows", "YAML", "YAML escapes", "JSON escapes", "JSON"],
+)
+def test_questions_from_files_of_each_kind(
+    tmp_path: Path, study_dict: dict[str, Any], name: str, content: str
+) -> None:
+    write(tmp_path, name, content)
+    # Relative to the spec, not to where the command runs.
+    study_dict["coupling"]["questions"] = study_dict["evaluation"]["questions"] = name
+    study_dict["extraction"]["questions"] = str(tmp_path / name)
+    loaded = study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    assert loaded.coupling_questions == loaded.extraction_questions == QUESTIONS
+    study_dict["extraction"]["limit"] = 2
+    loaded = study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    assert loaded.extraction_questions == QUESTIONS[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("q.txt", "\n \n", "q.txt: a list of questions is needed"),
+        ("q.yaml", "a: b", "q.yaml: a list of questions is needed"),
+        ("q.yaml", "- a\n- 3\n", "q.yaml: question 2 is not a text"),
+        ("q.yaml", "- a\n- b\n- a\n", 'q.yaml: "a" is listed twice'),
+        ("q.json", '["a", "b"', "q.json: not valid YAML"),
+        ("q.json", None, "q.json: no such file"),
+        ("builtin:questions-none", None, "builtin:questions-none: no such built-in; there are"),
+    ],
+)
+def test_questions_that_are_no_questions(
+    tmp_path: Path, study_dict: dict[str, Any], name: str, content: str | None, said: str
+) -> None:
+    if content is not None:
+        write(tmp_path, name, content)
+    study_dict["coupling"]["questions"] = name
+    with pytest.raises(SpecErrors) as caught:
+        study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    (line,) = caught.value.problems
+    assert line.startswith(f"coupling.questions: {said}")
+
+
+def test_all_inputs_are_looked_at_before_anything_is_said(
+    tmp_path: Path, study_dict: dict[str, Any]
+) -> None:
+    study_dict["datasets"]["bad"]["path"] = "absent.jsonl"
+    study_dict["datasets"]["good"]["sha256"] = "0" * 64
+    study_dict["extraction"]["questions"] = "absent.txt"
+    study_dict["evaluation"]["unseen_questions"] = study_dict["evaluation"]["questions"] = ["Why?"]
+    study_dict["coupling"]["samples"] = 1
+    with pytest.raises(SpecErrors) as caught:
+        study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    starts = [line.split(": ")[0] for line in caught.value.problems]
+    assert starts == [
+        "extraction.questions",
+        "evaluation.unseen_questions",
+        "coupling.samples",
+        "datasets.bad",
+        "datasets.good",
+    ]
+
+
+# --- the JSON schema -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    result = CliRunner().invoke(app, ["schema"])
+    assert result.exit_code == 0
+    schema = json.loads(result.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_schema_takes_the_defaults_and_every_example(
+    validator: jsonschema.Draft202012Validator, tiny_model: Path, tmp_path: Path
+) -> None:
+    validator.validate(Experiment().model_dump(mode="json"))
+    validator.validate({})
+    validator.validate(tiny_study(tiny_model, tmp_path))
+    assert EXAMPLES
+    for path in EXAMPLES:
+        validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("colour", "red"),
+        ("training.speed", 1),
+        ("coupling.recipe.speed", 1),
+        ("conditions[3].personas", "villain"),
+        ("personas[0].text", "a"),
+        ("datasets.bad.sha", "a"),
+        ("seeds", ["x"]),
+        ("coupling.marker", ""),
+        ("extraction.layers", [-1]),
+        ("name", "Caps"),
+    ],
+)
+def test_the_schema_refuses_what_the_program_refuses(
+    validator: jsonschema.Draft202012Validator, study_dict: dict[str, Any], path: str, value: Any
+) -> None:
+    assert validator.is_valid(study_dict)
+    put(path, value)(study_dict)
+    assert not validator.is_valid(study_dict)
+    assert problems(study_dict)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_sound(path: Path) -> None:
+    loaded = study.load(path)
+    assert loaded.chats and loaded.unseen
