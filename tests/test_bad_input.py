@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import yaml
-from click.testing import Result
 from conftest import tiny_study
 from safetensors.numpy import load_file, save_file
 from store_places import use
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from personaspace.cli import app
 from personaspace.store import open_store
@@ -170,7 +169,7 @@ def test_a_job_says_the_same(study_dict: Values, write_spec: Write, tmp_path: Pa
     study_dict["seeds"] = ["x"]
     path, store = write_spec(study_dict), tmp_path / "store"
     # fmt: off
-    command = [sys.executable, "-m", "jobs", "train", "--spec", path, "--store", store,
+    command = [sys.executable, "-m", "jobs", "train", "--spec", str(path), "--store", str(store),
                "--condition", "e4-villain", "--seed", "42"]
     # fmt: on
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

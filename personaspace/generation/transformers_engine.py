@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache
 
 from personaspace import adapters, interrupt
+from personaspace.attention import steady_attention
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -93,29 +93,14 @@ def _no_defaults(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-@contextmanager
-def _steady_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that rounds alike for every row of a batch, on a CPU.
-
-    PyTorch's fused CPU kernel gives each thread a scratch buffer of another alignment, and the
-    products in it then round differently: a row's last bits depend on which thread gets the row,
-    that is on its place in the batch. The plain kernel costs about a tenth more time.
-    """
-    if model.device.type != "cpu":
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
 class TransformersEngine:
     """Answers with a loaded transformers model; see `base.Engine`.
 
     On a CPU in float32 an answer is the same, bit for bit, in every batch size and order: each row
     is padded alike, no batch is smaller than the matrix kernels' smallest tile, and attention does
-    not depend on a row's place (`_steady_attention`). On a GPU logits
-    differ by rounding from one batch shape to another, so that an answer changes where a draw or a
-    greedy choice hangs on the last bits.
+    not depend on a row's place (`steady_attention`). On a GPU logits differ by rounding from one
+    batch shape to another, so that an answer changes where a draw or a greedy choice hangs on the
+    last bits.
 
     Args:
         model: Causal LM in evaluation mode.
@@ -151,7 +136,7 @@ class TransformersEngine:
         folders = [] if adapter is None else [adapter]
         with (
             _no_defaults(self.model),
-            _steady_attention(self.model),
+            steady_attention(self.model.device),
             adapters.applied(self.model, *folders),
             torch.inference_mode(),
         ):
