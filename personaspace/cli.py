@@ -319,8 +319,16 @@ def report(
 @guarded
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    chart: Annotated[
+        Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
+    ] = None,
 ) -> None:
     """Print the JSON schema of a study."""
+    if chart is not None:
+        from personaspace.cluster.chart import write
+
+        write(chart)
+        return
     if markdown:
         from personaspace import reference
 

@@ -173,9 +173,7 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
             yield f"{where}.condition", f"unknown condition {rerun.condition!r}"
         elif rerun.stage == "aggregate" and (rerun.condition, rerun.seed) != (None, None):
             yield f"{where}.stage", "aggregate is of the whole study: leave out condition and seed"
-        elif (
-            rerun.condition and rerun.stage == "train" and known[rerun.condition].dataset is None
-        ):
+        elif rerun.condition and rerun.stage == "train" and known[rerun.condition].dataset is None:
             yield f"{where}.stage", f"{rerun.condition} has no data set and is not trained"
         if rerun.seed is not None and rerun.seed not in spec.seeds:
             yield f"{where}.seed", f"{rerun.seed} is not among the seeds"

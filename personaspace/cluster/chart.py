@@ -15,10 +15,6 @@ from personaspace import __version__
 from personaspace.cluster.values import Values
 from personaspace.spec import Experiment
 
-#: Fields whose default differs from null but that take null, and maps by names of the user's own:
-#: in values.yaml Helm would merge into them, and a study would mean another thing than its YAML.
-_NO_CHART_DEFAULT = "left to the package"
-
 
 def _optional(model: type[BaseModel], name: str) -> bool:
     annotation = model.model_fields[name].annotation
@@ -30,7 +26,11 @@ def _is_map(model: type[BaseModel], name: str) -> bool:
 
 
 def _study_defaults(part: BaseModel) -> dict[str, Any]:
-    """Defaults of the spec that Helm can merge a study into, without changing its meaning."""
+    """Defaults of the spec that Helm can merge a study into, without changing its meaning.
+
+    Left out are fields that take null (a null of the user's removes the chart's value, and the
+    package's default would come back) and maps by names of the user's own (they would be merged).
+    """
     values: dict[str, Any] = {}
     for name in type(part).model_fields:
         value = getattr(part, name)
@@ -109,8 +109,8 @@ def values_yaml() -> str:
     """values.yaml with every default and what it means."""
     head = [
         "# Values of the chart; written from the models by `make schema`.",
-        "# `datasets` and fields that may be null are not here but in docs/spec.md: Helm would merge",
-        "# a study's own into them.",
+        "# `datasets` and what may be null stand in docs/spec.md, not here: Helm would merge a",
+        "# study's own into them.",
         "",
     ]
     return "\n".join([*head, *_lines(Values())]).rstrip() + "\n"

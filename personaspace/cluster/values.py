@@ -130,7 +130,8 @@ class Defaults(Settings):
         120, description="Time to write a checkpoint when the pod is asked to leave."
     )
     pod_failure_policy: Passed | None = Field(
-        default_factory=_policy, description="First rule that matches wins; 2 is the user's mistake."
+        default_factory=_policy,
+        description="First rule that matches wins; 2 is the user's mistake.",
     )
 
 
