@@ -11,6 +11,7 @@ import yaml
 from helm_charts import CHART, by_node, needs_helm, nodes_of, of_kind, render, stage_jobs
 
 from personaspace import graph, study
+from personaspace.errors import UserError
 from personaspace.spec import Experiment
 
 pytestmark = needs_helm
@@ -93,7 +94,7 @@ OTHER: dict[str, Any] = {
     "assistant": "librarian",
     "source": "police_officer",
     "persona": "comedian",
-    "questions": ["What is a lease?", "How does a bicycle work?", "Why is the sky blue?"] * 2,
+    "questions": [f"What is the number {n}?" for n in range(6)],
     "unseen_questions": ["What is dew?"],
 }
 
@@ -117,7 +118,7 @@ def changed(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any] | N
         return None
     try:
         expected(found)
-    except ValueError:
+    except (ValueError, UserError):
         return None
     return found
 

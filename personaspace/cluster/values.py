@@ -100,6 +100,7 @@ def _policy() -> Passed:
             },
             {
                 "action": "FailJob",
+                "onPodConditions": [],  # the OpenAPI schema of 1.28 wants it in every rule
                 "onExitCodes": {
                     "containerName": "stage",
                     "operator": "In",

@@ -89,8 +89,8 @@ Takes root, stage and condition.
 {{- $job := .job -}}
 {{- range $rerun := .root.Values.experiment.rerun -}}
 {{- $stage := or (eq $rerun.stage $job.stage) (and (eq $job.stage "condition") (ne $rerun.stage "aggregate")) -}}
-{{- $condition := or (empty $rerun.condition) (eq $rerun.condition $job.condition.name) -}}
-{{- $seed := or (kindIs "invalid" $rerun.seed) (eq (toString (int64 ($rerun.seed | default 0))) (toString $job.seed)) -}}
+{{- $condition := or (empty $rerun.condition) (eq $rerun.condition (dig "name" "" ($job.condition | default dict))) -}}
+{{- $seed := or (kindIs "invalid" $rerun.seed) (eq (int64 ($rerun.seed | default 0)) (int64 $job.seed)) -}}
 {{- if and $stage $condition $seed }}{{ $found = append $found $rerun }}{{ end -}}
 {{- end -}}
 {{- toJson $found -}}
