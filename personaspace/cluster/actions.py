@@ -73,24 +73,29 @@ def end_job(cluster: Cluster, job: str, reason: str, now: str) -> None:
     _unless_gone(cluster.batch.patch_namespaced_job_status, job, cluster.namespace, body)
 
 
+def _spend(answer: Any) -> None:
+    """Read an answer to its end, so that its connection can be used again."""
+    answer.drain_conn()
+    answer.release_conn()
+
+
 def _unless_gone(patch: Any, name: str, namespace: str, body: Any) -> None:
     try:
-        patch(name, namespace, body, **_OPTIONS).release_conn()
+        _spend(patch(name, namespace, body, **_OPTIONS))
     except ApiException as error:
         # 409: another object has the name by now (the body names a uid).
         if error.status not in (404, 409):
             raise
 
 
-def tell_event(cluster: Cluster, job: JobView, reason: str, message: str, now: str) -> None:
-    """Leave a warning at a Job, for `kubectl describe` and `kubectl get events`."""
+def tell_event(cluster: Cluster, pod: str, reason: str, message: str, now: str) -> None:
+    """Leave a warning at a pod, for `kubectl get events`."""
     body = {
-        "metadata": {"generateName": f"{job.name[:50]}.", "namespace": cluster.namespace},
+        "metadata": {"generateName": f"{pod[:200]}.", "namespace": cluster.namespace},
         "involvedObject": {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": job.name,
-            "uid": job.uid,
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": pod,
             "namespace": cluster.namespace,
         },
         "reason": reason,
@@ -101,6 +106,4 @@ def tell_event(cluster: Cluster, job: JobView, reason: str, message: str, now: s
         "lastTimestamp": now,
         "count": 1,
     }
-    cluster.core.create_namespaced_event(
-        cluster.namespace, body, _preload_content=False, _request_timeout=TIMEOUT
-    ).release_conn()
+    _spend(cluster.core.create_namespaced_event(cluster.namespace, body, **_OPTIONS))

@@ -36,6 +36,7 @@ class Settings:
     queue_gate: str = "annotation"
     patience: float = 600.0
     metrics_port: int = 0
+    pod: str = ""
 
 
 def say(text: str, event: str = "message", **fields: Any) -> None:
@@ -84,6 +85,7 @@ def _conduct(settings: Settings) -> None:
             settings.queue,
             settings.queue_gate,
             settings.patience,
+            settings.pod,
         )
         if settings.metrics_port:
             _serve_metrics(conductor, settings.metrics_port)
@@ -138,9 +140,7 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
         say(f"conductor of {conductor.release}: {text}", event="end", state="done")
         termination.write(text)
         return
-    rows = [
-        (study.title(name), _fate(conductor, name, why)) for name, why in decision.failed.items()
-    ]
+    rows = [(study.title(name), conductor.fate(name, why)) for name, why in decision.failed.items()]
     width = max(len(title) for title, _ in rows)
     text = f"{len(rows)} of {total} Jobs failed or did not run"
     say(f"conductor of {conductor.release}: {text}", event="end", state="failed")
@@ -148,13 +148,6 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     print("\n".join(lines), flush=True)
     termination.write("\n".join([text, *lines]))
     raise SystemExit(EXIT_FAILURE)
-
-
-def _fate(conductor: Conductor, name: str, why: str) -> str:
-    reason = conductor.reason(name, why)
-    if names.NOT_RUN in why:
-        return reason.partition(f"{names.NOT_RUN}: ")[2] or reason
-    return f"FAILED: {reason}"
 
 
 class _Metrics(BaseHTTPRequestHandler):

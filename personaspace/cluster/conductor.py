@@ -10,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -76,6 +77,7 @@ class Conductor:
         queue_name: LocalQueue of Kueue; empty: none.
         queue_gate: `annotation` or `label`.
         patience: Seconds for which the store may be wrong, or a Job absent.
+        pod: The conductor's own, where events go; empty: none.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class Conductor:
         queue_name: str = "",
         queue_gate: str = "annotation",
         patience: float = 600.0,
+        pod: str = "",
     ) -> None:
         self.cluster, self.release, self.plan, self.say = cluster, release, plan, say
         self.queue_name, self.queue_gate, self.patience = queue_name, queue_gate, patience
+        self.pod = pod
         self.inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.world = World()
         self.verified: set[str] = set()
@@ -211,6 +215,9 @@ class Conductor:
         if time.monotonic() - self._told.get(topic, -SUMMARY_SECONDS) >= SUMMARY_SECONDS:
             self._told[topic] = time.monotonic()
             self.say(text, event="trouble")
+            if self.pod and topic == "store":
+                with suppress(Exception):  # the log has it already
+                    actions.tell_event(self.cluster, self.pod, "StoreTrouble", text, _now())
 
     # --- what goes out ------------------------------------------------------------------------
 
@@ -233,12 +240,14 @@ class Conductor:
         for name in found.done:
             self._report(name, "complete")
         for name, why in found.failed.items():
-            self._report(name, f"failed – {self.reason(name, why)}")
+            self._report(name, self.fate(name, why))
         return found
 
-    def reason(self, job: str, why: str) -> str:
-        """Why a Job failed: what its last pod said, if it said something."""
-        return why if names.NOT_RUN in why else self.world.last_words.get(job) or why
+    def fate(self, job: str, why: str) -> str:
+        """How a Job ended that did not end well, and why: if it can, in its last pod's words."""
+        if why.startswith(f"{names.NOT_RUN}: "):
+            return why.removeprefix(f"{names.NOT_RUN}: ")
+        return f"FAILED: {self.world.last_words.get(job) or why}"
 
     def _report(self, job: str, text: str) -> None:
         if self._reported.get(job) != text:
@@ -288,11 +297,9 @@ class Conductor:
         self.say(f"{title}: inputs complete, handed to queue {self.queue_name}", node=title)
 
     def _end(self, name: str, why: str) -> None:
-        job = self.world.jobs[name]
+        # The Job controller tells the event that goes with it.
+        self._send(name, actions.end_job, self.cluster, name, why, _now())
 
-        def work() -> None:
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            actions.end_job(self.cluster, name, why, now)
-            actions.tell_event(self.cluster, job, names.NOT_RUN, f"not run: {why}", now)
 
-        self._send(name, work)
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
