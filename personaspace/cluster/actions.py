@@ -49,7 +49,7 @@ def lift_kueue_gate(cluster: Cluster, job: JobView, queue: str, gate: str) -> No
     _unless_gone(cluster.batch.patch_namespaced_job, job.name, cluster.namespace, body)
 
 
-def end_job(cluster: Cluster, job: str, reason: str, now: str) -> None:
+def end_job(cluster: Cluster, job: JobView, reason: str, now: str) -> None:
     """Mark a Job as one that fails, so that the Job controller ends it as failed.
 
     This is the condition by which the controller itself ends a Job. It needs no more than leave to
@@ -57,7 +57,7 @@ def end_job(cluster: Cluster, job: str, reason: str, now: str) -> None:
 
     Args:
         cluster: Where.
-        job: Its name.
+        job: What to end.
         reason: For people.
         now: Time, RFC 3339.
     """
@@ -69,8 +69,12 @@ def end_job(cluster: Cluster, job: str, reason: str, now: str) -> None:
         "lastTransitionTime": now,
         "lastProbeTime": now,
     }
-    body = {"status": {"conditions": [condition]}}
-    _unless_gone(cluster.batch.patch_namespaced_job_status, job, cluster.namespace, body)
+    status: dict[str, Any] = {"conditions": [condition]}
+    if not job.begun:
+        # The API server takes no finished Job that never began, as one that Kueue never let begin.
+        status["startTime"] = now
+    body = {"status": status}
+    _unless_gone(cluster.batch.patch_namespaced_job_status, job.name, cluster.namespace, body)
 
 
 def _spend(answer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class Settings:
 
 def say(text: str, event: str = "message", **fields: Any) -> None:
     """A line in the log."""
-    print(log_line(text, event, **fields), flush=True)
+    # One write, so that lines of several threads do not mix.
+    sys.stdout.write(log_line(text, event, **fields) + "\n")
+    sys.stdout.flush()
 
 
 def conduct(settings: Settings) -> None:
@@ -128,8 +131,9 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
     with api_errors(cluster, "list Jobs"):
         for raw in cluster.items("jobs", label_selector=names.selector(release)):
             needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
-            if needs and job_view(raw).state == "active":
-                actions.end_job(cluster, raw["metadata"]["name"], why, now)
+            job = job_view(raw)
+            if needs and job.state == "active":
+                actions.end_job(cluster, job, why, now)
 
 
 def _verdict(conductor: Conductor, decision: Decision) -> None:

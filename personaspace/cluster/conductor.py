@@ -298,7 +298,7 @@ class Conductor:
 
     def _end(self, name: str, why: str) -> None:
         # The Job controller tells the event that goes with it.
-        self._send(name, actions.end_job, self.cluster, name, why, _now())
+        self._send(name, actions.end_job, self.cluster, self.world.jobs[name], why, _now())
 
 
 def _now() -> str:

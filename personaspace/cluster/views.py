@@ -20,6 +20,7 @@ class JobView:
         state: Whether it goes on.
         why: What Kubernetes says of a failure.
         held: Whether Kueue's gate holds it (annotation), or it has no queue yet (label).
+        begun: Whether it has a start time (a suspended one has not).
         kueue_gates: Value of Kueue's gate annotation.
     """
 
@@ -28,6 +29,7 @@ class JobView:
     state: JobState
     why: str = ""
     held: bool = False
+    begun: bool = True
     kueue_gates: str = ""
 
 
@@ -69,7 +71,8 @@ def job_view(raw: dict[str, Any]) -> JobView:
     held = names.GATE in gates.split(",") or (
         bool(raw["spec"].get("suspend")) and names.KUEUE_QUEUE not in metadata.get("labels", {})
     )
-    return JobView(metadata["name"], metadata["uid"], state, why, held, gates)
+    begun = "startTime" in raw.get("status", {})
+    return JobView(metadata["name"], metadata["uid"], state, why, held, begun, gates)
 
 
 def pod_view(raw: dict[str, Any]) -> PodView:
