@@ -89,13 +89,14 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
             config.load_incluster_config(settings)
             found = _NAMESPACE.read_text(encoding="utf-8").strip()
         except ConfigException:
-            config.load_kube_config(kubeconfig or None, context or None, settings)
-            _, active = config.list_kube_config_contexts(kubeconfig or None)
+            every, active = config.list_kube_config_contexts(kubeconfig or None)
             if context:
-                every, _ = config.list_kube_config_contexts(kubeconfig or None)
-                active = next(entry for entry in every if entry["name"] == context)
+                active = next((entry for entry in every if entry["name"] == context), None)
+            if active is None:
+                raise UserError(f"no context {context} in the kubeconfig") from None
+            config.load_kube_config(kubeconfig or None, context or None, settings)
             found = active["context"].get("namespace", "")
-    except (ConfigException, OSError, TypeError, StopIteration) as error:
+    except (ConfigException, OSError, TypeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"no way to a cluster: {text}") from None
     settings.connection_pool_maxsize = pool

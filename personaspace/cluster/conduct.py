@@ -16,7 +16,7 @@ from personaspace.cluster import names, plan
 from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision
-from personaspace.cluster.views import job_view
+from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_FAILURE, Interrupted
 from personaspace.progress import log_line
 from personaspace.store import open_store
@@ -128,11 +128,13 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
     from personaspace.cluster import actions
 
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with api_errors(cluster, "list Jobs"):
+    with api_errors(cluster, "end Jobs"):
+        pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
+        started = {pod.job for pod in pods if pod.live and not pod.gated}
         for raw in cluster.items("jobs", label_selector=names.selector(release)):
             needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
             job = job_view(raw)
-            if needs and job.state == "active":
+            if needs and job.state == "active" and job.name not in started:
                 actions.end_job(cluster, job, why, now)
 
 
