@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from helm_charts import by_node, needs_helm, of_kind, render
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 pytestmark = needs_helm
@@ -24,8 +24,9 @@ release = st.from_regex(
     r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", fullmatch=True
 ).filter(lambda name: len(name) <= 53) | st.sampled_from(["a" * 53, "a.b", "a-b", "x" * 51 + ".y"])
 slow = settings(
-    max_examples=12,
+    max_examples=5,
     deadline=None,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

@@ -1,17 +1,17 @@
-{{/* Name of the release's objects: at most 52 characters, a DNS label even where the release's name has dots. */}}
+{{/* Name of the release's objects: at most 53 characters, a DNS label even where the release's name has dots. */}}
 {{- define "experiment.fullname" -}}
 {{- $name := .Release.Name -}}
 {{- if contains "." $name -}}
 {{- printf "%s-%s" (replace "." "-" $name | trunc 45 | trimSuffix "-") (sha256sum $name | trunc 6) -}}
 {{- else -}}
-{{- $name | trunc 52 | trimSuffix "-" -}}
+{{- $name -}}
 {{- end -}}
 {{- end }}
 
 {{/* What pods are selected by; never changes. */}}
 {{- define "experiment.selectorLabels" -}}
 app.kubernetes.io/name: personaspace
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "experiment.labels" -}}

@@ -15,19 +15,19 @@ A Job around its pod template. Takes root, job (stage, condition, seed, nodes, n
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: {{ .name }}
+  name: {{ .name | quote }}
   labels:
     {{- include "experiment.selectorLabels" $root | nindent 4 }}
     app.kubernetes.io/managed-by: {{ $root.Release.Service }}
     personaspace.dev/stage: {{ $job.stage }}
     {{- with $job.condition }}
-    personaspace.dev/condition: {{ .name }}
+    personaspace.dev/condition: {{ .name | quote }}
     {{- end }}
     {{- if ge (int64 $job.seed) 0 }}
     personaspace.dev/seed: {{ $job.seed | quote }}
     {{- end }}
     {{- if and $queued (not (and $waits (eq $queue.gate "label"))) }}
-    kueue.x-k8s.io/queue-name: {{ $queue.name }}
+    kueue.x-k8s.io/queue-name: {{ $queue.name | quote }}
     {{- end }}
   annotations:
     personaspace.dev/nodes: {{ join "," $job.nodes | quote }}

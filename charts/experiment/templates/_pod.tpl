@@ -23,7 +23,7 @@ spec:
   {{- if eq .stage "conductor" }}
   serviceAccountName: {{ include "experiment.fullname" $root }}-conductor
   {{- else }}
-  serviceAccountName: {{ include "experiment.fullname" $root }}
+  serviceAccountName: {{ include "experiment.fullname" $root | quote }}
   automountServiceAccountToken: false
   {{- end }}
   enableServiceLinks: false
@@ -100,10 +100,10 @@ spec:
     - name: cache
       {{- if eq $root.Values.modelCache.type "pvc" }}
       persistentVolumeClaim:
-        claimName: {{ required "modelCache.claim: name the PersistentVolumeClaim" $root.Values.modelCache.claim }}
+        claimName: {{ required "modelCache.claim: name the PersistentVolumeClaim" $root.Values.modelCache.claim | quote }}
       {{- else if eq $root.Values.modelCache.type "hostPath" }}
       hostPath:
-        path: {{ required "modelCache.path: name the folder on the node" $root.Values.modelCache.path }}
+        path: {{ required "modelCache.path: name the folder on the node" $root.Values.modelCache.path | quote }}
         type: DirectoryOrCreate
       {{- else }}
       emptyDir: {}
@@ -112,7 +112,7 @@ spec:
     - name: shm
       emptyDir:
         medium: Memory
-        sizeLimit: {{ . }}
+        sizeLimit: {{ . | quote }}
     {{- end }}
     {{- with $settings.extraVolumes }}
     {{- toYaml . | nindent 4 }}
@@ -130,7 +130,7 @@ spec:
 - {name: AWS_ACCESS_KEY_ID, value: trial}
 - {name: AWS_SECRET_ACCESS_KEY, value: trial}
 {{- end }}
-- {name: PERSONASPACE_LOG, value: {{ .root.Values.logFormat }}}
+- {name: PERSONASPACE_LOG, value: {{ .root.Values.logFormat | quote }}}
 - {name: PERSONASPACE_TERMINATION_LOG, value: /dev/termination-log}
 - {name: PERSONASPACE_CACHE, value: /cache/personaspace}
 - {name: HOME, value: /tmp}
@@ -151,7 +151,7 @@ spec:
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ . }}
+      name: {{ . | quote }}
       key: {{ $.root.Values.hubToken.key }}
 {{- end }}
 {{- with .more }}
