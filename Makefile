@@ -10,7 +10,7 @@ VLLM_READY := $(VLLM)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-vllm lint format schema clean
+.PHONY: demo test test-demo test-vllm lint format schema clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -24,6 +24,10 @@ test: $(READY) lint
 test-vllm: $(READY) $(VLLM_READY)
 	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.models) PYTHONPATH=. \
 	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
+
+## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
+test-demo: $(READY)
+	$(BIN)/python -m pytest -s tests/acceptance $(PYTEST)
 
 ## lint: style and types
 lint: $(READY)
