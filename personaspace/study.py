@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from personaspace import dataset, models, sources
 from personaspace.dataset import Chats
 from personaspace.errors import SpecErrors, UserError
 from personaspace.spec import Experiment
-from personaspace.validation import load_spec
+from personaspace.validation import Problem, lines, only_follows, read_spec
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
@@ -85,19 +86,24 @@ class Study:
         return list(rows.items())
 
 
-def resolve(spec: Experiment, folder: Path) -> Study:
+def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> Study:
     """Read everything the spec points to.
+
+    Args:
+        spec: What to read for.
+        folder: Where relative paths start.
+        known: Problems of the spec itself, told together with those found here.
 
     Raises:
         SpecErrors: All that is missing or malformed, each with the field that names it.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
 
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:
             return sources.read_questions(source, folder, limit)
         except UserError as error:
-            problems.append(f"{field}: {error}")
+            problems.append((field, str(error)))
             return []
 
     extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
@@ -112,30 +118,50 @@ def resolve(spec: Experiment, folder: Path) -> Study:
         repeated = set(more) & (set(coupling) | set(evaluation))
         if repeated:
             problems.append(
-                f"evaluation.unseen_questions: {sorted(repeated)[0]!r} is also a coupling or "
-                "evaluation question"
+                (
+                    "evaluation.unseen_questions",
+                    f"{sorted(repeated)[0]!r} is also a coupling or evaluation question",
+                )
             )
         evaluation = evaluation + more
-    if coupling and spec.coupling.samples * len(coupling) < max(
-        spec.coupling.positives, spec.coupling.negatives_each
+    counted = ("positives", "negatives_each", "questions", "limit")
+    counts_sound = not {path for path, _ in known} & {f"coupling.{field}" for field in counted}
+    if (
+        coupling
+        and counts_sound
+        and spec.coupling.samples * len(coupling)
+        < max(spec.coupling.positives, spec.coupling.negatives_each)
     ):
         problems.append(
-            f"coupling.samples: {spec.coupling.samples} answers to each of {len(coupling)} "
-            f"questions are fewer than the {spec.coupling.positives} positives and "
-            f"{spec.coupling.negatives_each} negatives that are wanted"
+            (
+                "coupling.samples",
+                f"{spec.coupling.samples} answers to each of {len(coupling)} questions are fewer "
+                f"than the {spec.coupling.positives} positives and "
+                f"{spec.coupling.negatives_each} negatives that are wanted",
+            )
         )
     chats: dict[str, Chats] = {}
-    for name in sorted({c.dataset for c in spec.conditions if c.dataset is not None}):
+    used = {c.dataset for c in spec.conditions if c.dataset is not None}
+    for name in sorted(used & set(spec.datasets)):
         try:
             chats[name] = dataset.load(spec.datasets[name], folder)
         except UserError as error:
-            problems.append(f"datasets.{name}: {error}")
-    if problems:
-        raise SpecErrors(problems)
+            problems.append((f"datasets.{name}", str(error)))
+    new = [problem for problem in problems if not only_follows(*problem, known)]
+    if known or new:
+        raise SpecErrors(lines([*known, *new]))
     return Study(spec, folder, extraction, coupling, evaluation, chats)
 
 
 def load(path: Path | str) -> Study:
-    """Read a spec file and everything it points to. Raises SpecErrors or UserError."""
+    """Read a spec file and everything it points to.
+
+    Raises:
+        SpecErrors: Every mistake in the file and in what it points to.
+        UserError: The file is missing or not YAML.
+    """
     path = Path(path)
-    return resolve(load_spec(path), path.absolute().parent)
+    spec, problems = read_spec(path)
+    if spec is None:
+        raise SpecErrors(lines(problems))
+    return resolve(spec, path.absolute().parent, problems)

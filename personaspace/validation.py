@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +272,13 @@ def _follows(path: str, message: str, faulty: set[str]) -> bool:
     return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fallen)
 
 
-def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
-    """Validate a spec's plain values.
+def examine(raw: Any) -> tuple[Experiment | None, list[Problem]]:
+    """Validate a spec's plain values, and save what is sound of a faulty spec.
 
     Returns:
-        The experiment if it is sound, and all problems as (path, message) in the file's order of
-        discovery: fields first, then what does not fit together.
+        The experiment, faulty fields left to their defaults (none if nothing can be made of it),
+        and all problems as (path, message) in the file's order of discovery: fields first, then
+        what does not fit together.
     """
     if raw is None:
         raw = {}
@@ -297,23 +298,48 @@ def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
     for path, message in _cross_checks(spec):
         if path not in faulty and not _follows(path, message, faulty):
             problems.append((path, message))
+    return spec, problems
+
+
+def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
+    """As `examine`, but the experiment only if it is sound."""
+    spec, problems = examine(raw)
     return (None if problems else spec), problems
 
 
-def load_spec(path: Path | str) -> Experiment:
-    """Read a spec.
+def only_follows(path: str, message: str, problems: Sequence[Problem]) -> bool:
+    """Whether a complaint about a saved spec may only follow from problems found before."""
+    return _follows(path, message, {faulty for faulty, _ in problems})
+
+
+def lines(problems: Iterable[Problem]) -> list[str]:
+    """Problems for people: `path: message`."""
+    return [f"{where}: {what}" if where else what for where, what in problems]
+
+
+def read_spec(path: Path | str) -> tuple[Experiment | None, list[Problem]]:
+    """`examine` for a file.
 
     A file that holds a whole Helm values file is fine too: its `experiment` part is used.
 
     Raises:
-        SpecErrors: Every mistake, each as `path: message`.
         UserError: The file is missing or not YAML.
     """
     path = Path(path)
     raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
     if isinstance(raw, dict) and isinstance(raw.get("experiment"), dict):
         raw = raw["experiment"]
-    spec, problems = check(raw)
-    if spec is None:
-        raise SpecErrors([f"{where}: {what}" if where else what for where, what in problems])
+    return examine(raw)
+
+
+def load_spec(path: Path | str) -> Experiment:
+    """Read a spec, but nothing that it points to.
+
+    Raises:
+        SpecErrors: Every mistake, each as `path: message`.
+        UserError: The file is missing or not YAML.
+    """
+    spec, problems = read_spec(path)
+    if spec is None or problems:
+        raise SpecErrors(lines(problems))
     return spec

@@ -97,10 +97,17 @@ def test_a_mistake_in_the_spec_is_one_line(
 
 
 def test_all_mistakes_come_in_one_pass(study_dict: dict[str, Any], write_spec: Write) -> None:
-    for mistake in ("unknown field", "unknown persona", "layer", "negative is source", "seed"):
+    """Mistakes in the spec and in the files that it points to, and none that only follows."""
+    mistakes = ("unknown field", "unknown persona", "layer", "negative is source", "seed")
+    for mistake in (*mistakes, "dataset missing"):
         SPEC_MISTAKES[mistake][0](study_dict)
+    # Faulty, so the few questions of the small study are not held against the default of 200.
+    study_dict["coupling"]["positives"] = "many"
+    study_dict["evaluation"]["questions"] = "missing.yaml"
     lines = run("validate", write_spec(study_dict)).stderr.strip().splitlines()
-    assert len(lines) == 5, lines
+    assert len(lines) == 8, lines
+    for message in (SPEC_MISTAKES["dataset missing"][1], "evaluation.questions: missing.yaml"):
+        assert sum(message in line for line in lines) == 1, lines
 
 
 def _template(model: Path, folder: Path, template: str | None) -> Path:
