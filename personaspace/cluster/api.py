@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,8 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
         UserError: There is no usable configuration.
     """
     settings = client.Configuration()
+    # The client looks at the variable once, when it is imported.
+    file = kubeconfig or os.environ.get("KUBECONFIG") or None
     found = ""
     try:
         try:
@@ -89,12 +92,12 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
             config.load_incluster_config(settings)
             found = _NAMESPACE.read_text(encoding="utf-8").strip()
         except ConfigException:
-            every, active = config.list_kube_config_contexts(kubeconfig or None)
+            every, active = config.list_kube_config_contexts(file)
             if context:
                 active = next((entry for entry in every if entry["name"] == context), None)
             if active is None:
                 raise UserError(f"no context {context} in the kubeconfig") from None
-            config.load_kube_config(kubeconfig or None, context or None, settings)
+            config.load_kube_config(file, context or None, settings)
             found = active["context"].get("namespace", "")
     except (ConfigException, OSError, TypeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
