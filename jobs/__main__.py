@@ -22,22 +22,19 @@ Seed = Annotated[int, typer.Option(help="Seed of the study.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="A GPU must be visible.")]
 
 
-def _of_condition(stage: str) -> None:
-    def command(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
+def _add(stage: str) -> None:
+    def of_condition(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
         commands.run_stage(stage, spec, store, condition, seed)
 
-    app.command(stage, help=f"Run {stage} for one condition and seed.")(command)
-
-
-def _of_study(stage: str) -> None:
-    def command(spec: Spec, store: Store) -> None:
+    def of_study(spec: Spec, store: Store) -> None:
         commands.run_stage(stage, spec, store)
 
-    app.command(stage, help=f"Run {stage} for the whole study.")(command)
+    whole = stage in ("aggregate", "report")
+    app.command(stage, help=f"Run {stage} alone.")(of_study if whole else of_condition)
 
 
 for name in STAGES:
-    (_of_study if name in ("aggregate", "report") else _of_condition)(name)
+    _add(name)
 
 
 @app.command()

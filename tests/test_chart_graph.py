@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_charts import CHART, by_node, needs_helm, nodes_of, of_kind, render, stage_jobs
+from helm_charts import CHART, by_node, names_of, needs_helm, nodes_of, of_kind, render, stage_jobs
 
 from personaspace import graph, study
 from personaspace.errors import UserError
@@ -129,7 +129,7 @@ def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
         mode="json", exclude_none=True
     )
     start.pop("datasets")
-    before, prints = by_node(render({"experiment": start})), expected(start)[1]
+    before, prints = names_of({"experiment": start}), expected(start)[1]
     tried, idle = 0, []
     for path in leaves(start):
         if path[0] in ("conditions", "personas") and path[1] not in (0, 2, 3):
@@ -138,7 +138,7 @@ def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
         if other is None:
             continue
         tried += 1
-        after, now = by_node(render({"experiment": other})), expected(other)[1]
+        after, now = names_of({"experiment": other}), expected(other)[1]
         new = {node for node in now if now[node] != prints.get(node)}
         moved = {node for node in after if after[node] != before.get(node)}
         assert new <= moved, f"{path}: {sorted(new - moved)} keep their Jobs"

@@ -86,6 +86,8 @@ def _explained(spec: Path, store_url: str, choose: Choice, name: str) -> None:
     """Leaves the reason of every ending where Kubernetes reads it."""
     try:
         _run(spec, store_url, choose, name)
+    except SystemExit:
+        raise
     except BaseException as error:
         text = termination.message_of(error)
         termination.write(text if text.startswith(f"{name}: ") else f"{name}: {text}")
@@ -107,7 +109,11 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str) -> None:
         board = JobBoard(work, nodes)
         summary = executor.run_here(work, nodes, board)
         if summary.failed:
-            raise _gravest(list(summary.failed.values()))
+            error = _gravest(list(summary.failed.values()))
+            if not isinstance(error, UserError):
+                raise error  # not the user's to mend: whoever mends it wants the traceback
+            termination.write("\n".join(board.ends))  # the log has it already
+            raise SystemExit(error.exit_code)
         termination.write("\n".join(board.ends))
 
 
