@@ -19,7 +19,6 @@ Spec = Annotated[Path, typer.Option(help="The study (YAML).", envvar="PERSONASPA
 Store = Annotated[str, typer.Option(help="Artifact store.", envvar="PERSONASPACE_STORE")]
 Condition = Annotated[str, typer.Option(help="Condition of the study.")]
 Seed = Annotated[int, typer.Option(help="Seed of the study.")]
-Gpu = Annotated[bool, typer.Option("--gpu", help="A GPU must be visible.")]
 
 
 def _add(stage: str) -> None:
@@ -50,7 +49,7 @@ def conclude(spec: Spec, store: Store) -> None:
 
 
 @app.command()
-def check(spec: Spec, store: Store, gpu: Gpu = False) -> None:
+def check(spec: Spec, store: Store, gpu: bool = False) -> None:
     """Check store, credentials, code and GPU, as `helm test` does."""
     from personaspace.cluster.check import run_check
 
