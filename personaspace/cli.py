@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from personaspace import __version__, interrupt
-from personaspace.commands import analysis
-from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, UserError
+from personaspace.commands import analysis, cluster
+from personaspace.errors import EXIT_FAILURE, Interrupted, UserError
 
 app = typer.Typer(
     name="personaspace",
@@ -36,6 +36,18 @@ StoreUrl = Annotated[
         envvar="PERSONASPACE_STORE",
         help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
     ),
+]
+#: Of commands that take a release as well, which knows its own store.
+MaybeStore = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="PERSONASPACE_STORE",
+        help="As of `run`; a release's is known.",
+    ),
+]
+Target = Annotated[
+    str, typer.Argument(help="A study's file, or a release of the chart.", metavar="SPEC|RELEASE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = "personaspace-store"
@@ -177,12 +189,19 @@ def run(
         report = work.manifest(Node("report"))
         if summary.failed:
             _print_failures(summary)
-            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
+            raise SystemExit(_gravest(summary))
         print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
         if report is None:
             print(f"artifacts: {place.url}")
             return
         _show(work, out)
+
+
+def _gravest(summary: Any) -> int:
+    """Exit code of a run with failures: what a retry may cure decides."""
+    if not summary.only_user_errors:
+        return EXIT_FAILURE
+    return max(error.exit_code for error in summary.failed.values())
 
 
 def _print_failures(summary: Any) -> None:
@@ -238,52 +257,51 @@ def _export(work: Any, out: Path) -> Path:
 
 @app.command()
 @guarded
-def status(spec: SpecPath, store: StoreUrl = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Say which stages are complete, which can run, and which wait."""
-    from personaspace import study
-    from personaspace.graph import STAGES, Node
-    from personaspace.stages import prepare
-    from personaspace.store import open_store
+def status(
+    target: Target,
+    store: MaybeStore = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Of a release: keep on.")] = False,
+    as_json: AsJson = False,
+    namespace: cluster.Namespace = "",
+    kubeconfig: cluster.Kubeconfig = "",
+    context: cluster.Context = "",
+) -> None:
+    """Say which stages are complete, which can run, and which wait, here or in a cluster.
 
-    with open_store(store) as place:
-        place.check(write=False)
-        work = prepare(study.load(spec), place)
-        states: dict[Node, str] = {}
-        for node in work.graph.nodes:
-            if work.complete(node) is not None:
-                states[node] = "complete"
-            else:
-                ready = all(states[need] == "complete" for need in work.graph.needs[node])
-                states[node] = "ready" if ready else "waiting"
-    if as_json:
-        print_json({node.id: state for node, state in states.items()})
+    The argument is a study's file if there is such a file, or if it is written like one (.yaml, or
+    with a slash); otherwise it is a release.
+    """
+    if not cluster.is_spec(target):
+        with cluster.reach(namespace, kubeconfig, context, "look at the release") as place:
+            cluster.show_status(target, place, watch, as_json)
         return
-    table = Table()
-    table.add_column("condition")
-    table.add_column("seed")
-    stages = [stage for stage in STAGES if any(n.stage == stage and n.condition for n in states)]
-    for stage in stages:
-        table.add_column(stage)
-    for condition, seed in dict.fromkeys((n.condition, n.seed) for n in states if n.condition):
-        cells = [states.get(Node(stage, condition, seed), "–") for stage in stages]
-        table.add_row(condition, str(seed), *cells)
-    for node, state in states.items():
-        if not node.condition:
-            table.add_row(node.stage, "", state)
-    Console().print(table)
+    from personaspace.commands.study import status_of_spec
+
+    status_of_spec(Path(target), store or DEFAULT_STORE, as_json)
 
 
 @app.command()
 @guarded
-def results(spec: SpecPath, store: StoreUrl = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Print a finished study's headline, or all its results as JSON."""
+def results(
+    target: Target,
+    store: MaybeStore = None,
+    as_json: AsJson = False,
+    namespace: cluster.Namespace = "",
+    kubeconfig: cluster.Kubeconfig = "",
+    context: cluster.Context = "",
+) -> None:
+    """Print a finished study's headline, or all its results as JSON (argument: see `status`)."""
     from personaspace import study
     from personaspace.stages import prepare
     from personaspace.store import open_store
 
-    with open_store(store) as place:
+    if not cluster.is_spec(target):
+        with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
+            cluster.show_results(target, there, store, as_json)
+        return
+    with open_store(store or DEFAULT_STORE) as place:
         place.check(write=False)
-        work = prepare(study.load(spec), place)
+        work = prepare(study.load(Path(target)), place)
         if as_json:
             print_json(_results(work))
         else:
@@ -319,8 +337,16 @@ def report(
 @guarded
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    chart: Annotated[
+        Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
+    ] = None,
 ) -> None:
     """Print the JSON schema of a study."""
+    if chart is not None:
+        from personaspace.cluster.chart import write
+
+        write(chart)
+        return
     if markdown:
         from personaspace import reference
 
@@ -334,6 +360,8 @@ def schema(
 app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.leakage))
+for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
+    app.command()(guarded(_command))
 
 
 def _version(wanted: bool) -> None:

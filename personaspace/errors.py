@@ -7,6 +7,8 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 #: The user's input is wrong; a retry would fail the same way.
 EXIT_USER_ERROR = 2
+#: Something outside does not answer (a store, an API); another try may cure it. As in sysexits.h.
+EXIT_UNAVAILABLE = 69
 #: Asked to stop (SIGTERM, Ctrl-C); state was saved and the next start resumes.
 EXIT_INTERRUPTED = 75
 
@@ -19,6 +21,12 @@ class UserError(Exception):
     """
 
     exit_code = EXIT_USER_ERROR
+
+
+class UnavailableError(UserError):
+    """Something outside the program does not work now, and may at the next try; exit code 69."""
+
+    exit_code = EXIT_UNAVAILABLE
 
 
 class SpecErrors(UserError):

@@ -182,7 +182,7 @@ def _drain(events: Any, board: Board) -> None:
         if kind == "start":
             board.stage(node)
         elif kind == "say":
-            board.say(f"{node.id}: {rest[0]}")
+            board.tell(node, rest[0])
         else:
             getattr(board, kind)(node, *rest)
 

@@ -226,8 +226,9 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
             "coupling_questions": study.coupling_questions,
             "seeds": spec.seeds,
         }
-    # The report prints the whole spec, so any change of it changes the report.
-    return {"spec": spec.model_dump(mode="json")}
+    # The report prints the whole spec, so any change of it changes the report. What was computed
+    # again is no part of the study.
+    return {"spec": spec.model_dump(mode="json", exclude={"rerun"})}
 
 
 def fingerprints(study: Study, graph: Graph) -> dict[Node, str]:
@@ -239,6 +240,9 @@ def fingerprints(study: Study, graph: Graph) -> dict[Node, str]:
             "reads": _reads(study, node),
             "inputs": [[need.id, found[need]] for need in graph.needs[node]],
         }
+        nonces = study.spec.nonces(node.stage, node.condition, node.seed)
+        if nonces:
+            content["nonces"] = nonces
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         found[node] = hashlib.sha256(text.encode()).hexdigest()
     return found

@@ -1,12 +1,20 @@
-"""Telling people how far a run is: a live table on a terminal, a line every so often in logs."""
+"""Telling people how far a run is: a live table on a terminal, a line every so often in logs.
+
+With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 8601), `event` (start,
+progress, end, message), `node`, `message` (what the plain line would say), and for progress `what`,
+`done`, `total`, `left` (seconds, null at first) and `note`; for an end `state`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -14,8 +22,10 @@ from rich.table import Table
 
 from personaspace.graph import STAGES, Node
 
-#: Seconds between two lines of one stage in a log.
+#: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.
 LINE_EVERY = 10.0
+LINE_LATER = 60.0
+SETTLED = 300.0
 
 _SYMBOLS = {
     "waiting": "·",
@@ -66,7 +76,7 @@ class StageProgress:
 
     def say(self, text: str) -> None:
         """Something worth a line of its own."""
-        self._board.say(f"{self._node.id}: {text}")
+        self._board.tell(self._node, text)
 
 
 class Board:
@@ -82,6 +92,7 @@ class Board:
         self.stream = stream or sys.stderr
         self.states = {node: _State() for node in nodes}
         self.began = time.monotonic()
+        self.as_json = os.environ.get("PERSONASPACE_LOG", "") == "json"
 
     def __enter__(self) -> Board:
         return self
@@ -89,11 +100,11 @@ class Board:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stage(self, node: Node) -> StageProgress:
-        """The handle for a stage that is about to run."""
+    def stage(self, node: Node, note: str = "") -> StageProgress:
+        """The handle for a stage that is about to run; `note` says on what."""
         state = self.states[node]
         state.state, state.since = "running", time.monotonic()
-        self.say(f"{node.id}: started")
+        self.tell(node, "started" + (f": {note}" if note else ""), event="start")
         return StageProgress(self, node)
 
     def phase(self, node: Node, what: str, total: int) -> None:
@@ -109,9 +120,19 @@ class Board:
         state.done += count
         state.note = note or state.note
         now = time.monotonic()
-        if now - state.said >= LINE_EVERY and state.done < state.total:
+        every = LINE_EVERY if now - state.since < SETTLED else LINE_LATER
+        if now - state.said >= every and state.done < state.total:
             state.said = now
-            self.line(f"{node.id}: {self._how_far(state)}")
+            self.line(
+                f"{node.id}: {self._how_far(state)}",
+                event="progress",
+                node=node.id,
+                what=state.what,
+                done=state.done,
+                total=state.total,
+                left=self._seconds_left(state),
+                note=state.note,
+            )
         self.refresh()
 
     def finish(self, node: Node, state: str, note: str = "") -> None:
@@ -120,16 +141,21 @@ class Board:
         mine.state, mine.note = state, note
         took = f" in {duration(time.monotonic() - mine.since)}" if state == "done" else ""
         words = {"skipped": "already complete", "blocked": "not run"}.get(state, state)
-        self.say(f"{node.id}: {words}{took}" + (f" – {note}" if note else ""))
+        text = f"{words}{took}" + (f" – {note}" if note else "")
+        self.tell(node, text, event="end", state=state, where=note)
 
-    def say(self, text: str) -> None:
+    def tell(self, node: Node, text: str, event: str = "message", **fields: Any) -> None:
+        """One line about a node that always appears."""
+        self.say(f"{node.id}: {text}", event=event, node=node.id, **fields)
+
+    def say(self, text: str, event: str = "message", **fields: Any) -> None:
         """One line that always appears."""
-        self.line(text)
+        self.line(text, event, **fields)
         self.refresh()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, event: str = "message", **fields: Any) -> None:
         """Write a log line with the time."""
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=self.stream, flush=True)
+        print(log_line(text, event, self.as_json, **fields), file=self.stream, flush=True)
 
     def refresh(self) -> None:
         """Show the present state, where there is something to show it on."""
@@ -138,10 +164,34 @@ class Board:
     def _how_far(state: _State) -> str:
         share = state.done / state.total if state.total else 0.0
         text = f"{state.what} {state.done}/{state.total}"
-        if 0 < share < 1:
-            left = (time.monotonic() - state.phase_since) * (1 - share) / share
+        left = Board._seconds_left(state)
+        if left is not None and share < 1:
             text += f", {duration(left)} left"
         return text + (f", {state.note}" if state.note else "")
+
+    @staticmethod
+    def _seconds_left(state: _State) -> float | None:
+        share = state.done / state.total if state.total else 0.0
+        if not share:
+            return None
+        return round((time.monotonic() - state.phase_since) * (1 - share) / share, 1)
+
+
+def log_line(text: str, event: str = "message", as_json: bool | None = None, **fields: Any) -> str:
+    """A line of a log: the time and the text, or a JSON object (default: as the environment says).
+
+    Args:
+        text: For people.
+        event: Kind of line.
+        as_json: None: whether `PERSONASPACE_LOG` is `json`.
+        fields: More members of the JSON object.
+    """
+    if as_json is None:
+        as_json = os.environ.get("PERSONASPACE_LOG", "") == "json"
+    if not as_json:
+        return f"{time.strftime('%H:%M:%S')} {text}"
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"time": now, "event": event, **fields, "message": text}, ensure_ascii=False)
 
 
 class LiveBoard(Board):
@@ -159,12 +209,12 @@ class LiveBoard(Board):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, event: str = "message", **fields: Any) -> None:
         """Nothing: the table says it."""
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, event: str = "message", **fields: Any) -> None:
         """Lines scroll above the table, but not the starts and ends that it shows anyway."""
-        if not text.endswith(": started") and "already complete" not in text:
+        if event != "start" and "already complete" not in text:
             self._live.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", markup=True)
 
     def _table(self) -> Table:

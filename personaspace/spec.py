@@ -21,6 +21,8 @@ PersonaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[StrictInt, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+#: What every generator of random numbers takes, and JSON and Helm carry exactly.
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
 QuestionSource = Annotated[
     list[Annotated[str, Field(min_length=1)]] | str,
@@ -249,6 +251,20 @@ class Figures(Section):
     dpi: Annotated[StrictInt, Field(ge=50, le=600)] = 160
 
 
+class Rerun(Section):
+    """Stages that are computed again although their artifacts are complete, and what follows."""
+
+    condition: ConditionName | None = Field(None, description="By default every condition.")
+    stage: Literal["train", "extract", "couple", "evaluate", "aggregate"]
+    seed: Seed | None = Field(None, description="By default every seed.")
+    nonce: str = Field(
+        "1",
+        min_length=1,
+        max_length=63,
+        description="Part of the fingerprint: another text computes it once more.",
+    )
+
+
 def _datasets() -> dict[str, Dataset]:
     return {
         "bad-legal-advice": Dataset(path="builtin:chats-bad-legal-advice"),
@@ -285,7 +301,7 @@ class Experiment(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)] = "em205"
     model: Model = Model()
-    seeds: list[StrictInt] = Field([42], min_length=1)
+    seeds: list[Seed] = Field([42], min_length=1)
     datasets: dict[str, Dataset] = Field(default_factory=_datasets)
     personas: list[Persona] = Field(
         default_factory=lambda: [Persona(**entry) for entry in library.personas()], min_length=1
@@ -298,6 +314,19 @@ class Experiment(Section):
     generation: Generation = Generation()
     analysis: Analysis = Analysis()
     figures: Figures = Figures()
+    rerun: list[Rerun] = Field(
+        [], description="Compute these again: a nonce in their fingerprints.", max_length=1000
+    )
+
+    def nonces(self, stage: str, condition: str, seed: int) -> list[str]:
+        """Nonces of the reruns that mean this node; seed -1 and condition "" are the study's."""
+        return [
+            rerun.nonce
+            for rerun in self.rerun
+            if rerun.stage == stage
+            and (not condition or rerun.condition in (None, condition))
+            and (seed < 0 or rerun.seed in (None, seed))
+        ]
 
     def persona(self, name: str) -> Persona:
         """The persona of that name. Raises KeyError."""

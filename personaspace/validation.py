@@ -165,6 +165,20 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
             yield f"{section}.row_tokens", f"is less than max_tokens ({recipe.max_tokens})"
 
 
+def _check_reruns(spec: Experiment) -> Iterator[Problem]:
+    known = {condition.name: condition for condition in spec.conditions}
+    for index, rerun in enumerate(spec.rerun):
+        where = f"rerun[{index}]"
+        if rerun.condition is not None and rerun.condition not in known:
+            yield f"{where}.condition", f"unknown condition {rerun.condition!r}"
+        elif rerun.stage == "aggregate" and (rerun.condition, rerun.seed) != (None, None):
+            yield f"{where}.stage", "aggregate is of the whole study: leave out condition and seed"
+        elif rerun.condition and rerun.stage == "train" and known[rerun.condition].dataset is None:
+            yield f"{where}.stage", f"{rerun.condition} has no data set and is not trained"
+        if rerun.seed is not None and rerun.seed not in spec.seeds:
+            yield f"{where}.seed", f"{rerun.seed} is not among the seeds"
+
+
 def _check_coupling(spec: Experiment) -> Iterator[Problem]:
     coupling = spec.coupling
     for index, name in enumerate(coupling.negatives):
@@ -222,6 +236,7 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
             yield path, f"unknown persona {name!r}"
     yield from _check_conditions(spec)
     yield from _check_coupling(spec)
+    yield from _check_reruns(spec)
     yield from _check_analysis(spec)
     try:
         yield from _check_layers(spec)
@@ -237,6 +252,7 @@ _LOOKS_INTO = {
     "must hold the source persona": "personas",
     "unknown dataset": "datasets",
     "unknown em condition": "conditions",
+    "unknown condition": "conditions",
 }
 _DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.kind)?")
 _ONE_OF_MANY = re.compile(r"conditions\[|personas\[")

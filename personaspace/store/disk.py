@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from personaspace.errors import UserError
+from personaspace.errors import UnavailableError, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
@@ -20,7 +20,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
 
 
-class StoreUnavailable(UserError):
+class StoreUnavailable(UnavailableError):
     """The store does not work now: disk full, server down, a read or write that failed.
 
     One line for the person like every `UserError`; unlike the others it may be gone at the next

@@ -1,0 +1,62 @@
+{{/* Name of the release's objects: at most 53 characters, a DNS label even where the release's name has dots. */}}
+{{- define "experiment.fullname" -}}
+{{- $name := .Release.Name -}}
+{{- if contains "." $name -}}
+{{- printf "%s-%s" (replace "." "-" $name | trunc 45 | trimSuffix "-") (sha256sum $name | trunc 6) -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
+{{- end }}
+
+{{/* What pods are selected by; never changes. */}}
+{{- define "experiment.selectorLabels" -}}
+app.kubernetes.io/name: personaspace
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "experiment.labels" -}}
+{{ include "experiment.selectorLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (replace "+" "_" .Chart.Version) }}
+{{- end }}
+
+{{- define "experiment.image" -}}
+{{- $image := .image -}}
+{{- with $image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{/* The store's address; empty: the secret names it. */}}
+{{- define "experiment.storeUrl" -}}
+{{- if .Values.store.url -}}
+{{- .Values.store.url -}}
+{{- else if .Values.seaweedfs.enabled -}}
+s3://personaspace?endpoint=http://{{ include "experiment.fullname" . }}-seaweedfs:8333&region=us-east-1
+{{- end -}}
+{{- end }}
+
+{{/*
+Settings of a stage's pods: a stage's own replace those of `pods`, one by one.
+Takes root and stage, gives JSON.
+*/}}
+{{- define "experiment.settings" -}}
+{{- $settings := dict -}}
+{{- range $key, $value := .root.Values.pods -}}
+{{- if not (kindIs "invalid" $value) }}{{ $_ := set $settings $key $value }}{{ end -}}
+{{- end -}}
+{{- range $key, $value := index .root.Values.stages .stage | default dict -}}
+{{- if not (kindIs "invalid" $value) }}{{ $_ := set $settings $key $value }}{{ end -}}
+{{- end -}}
+{{- $gpu := merge dict (dig "gpu" dict $settings) .root.Values.gpu -}}
+{{- if has .stage (list "aggregate" "conductor") }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
+{{- $_ := set $settings "gpu" $gpu -}}
+{{- $image := ternary .root.Values.image .root.Values.cpuImage (gt (int $gpu.count) 0) -}}
+{{- $_ := set $settings "image" (merge dict (dig "image" dict $settings) $image) -}}
+{{- toJson $settings -}}
+{{- end }}
+
+{{/* Name of the resource that a GPU pod asks for. */}}
+{{- define "experiment.gpuResource" -}}
+{{- if .migProfile }}{{ printf "nvidia.com/mig-%s" .migProfile }}{{ else }}{{ .resource }}{{ end -}}
+{{- end }}

@@ -1,0 +1,169 @@
+{{/*
+A Job's pod template. It cannot change once the Job exists, so nothing may stand here that changes
+without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args.
+*/}}
+{{- define "experiment.pod" -}}
+{{- $root := .root -}}
+{{- $settings := include "experiment.settings" (dict "root" $root "stage" .stage) | fromJson -}}
+{{- $labels := dict "personaspace.dev/stage" .stage -}}
+{{- with .condition }}{{ $_ := set $labels "personaspace.dev/condition" . }}{{ end -}}
+{{- if ge (int64 .seed) 0 }}{{ $_ := set $labels "personaspace.dev/seed" (toString .seed) }}{{ end -}}
+{{- $labels = merge $labels (include "experiment.selectorLabels" $root | fromYaml) ($settings.podLabels | default dict) -}}
+metadata:
+  labels:
+    {{- toYaml $labels | nindent 4 }}
+  annotations:
+    {{- merge (dict "kubectl.kubernetes.io/default-container" "stage") ($settings.podAnnotations | default dict) | toYaml | nindent 4 }}
+spec:
+  {{- if .gated }}
+  schedulingGates:
+    - name: personaspace.dev/inputs
+  {{- end }}
+  restartPolicy: Never
+  {{- if eq .stage "conductor" }}
+  serviceAccountName: {{ include "experiment.fullname" $root }}-conductor
+  {{- else }}
+  serviceAccountName: {{ include "experiment.fullname" $root | quote }}
+  automountServiceAccountToken: false
+  {{- end }}
+  enableServiceLinks: false
+  {{- with $settings.activeDeadlineSeconds }}
+  activeDeadlineSeconds: {{ int64 . }}
+  {{- end }}
+  terminationGracePeriodSeconds: {{ int64 ($settings.terminationGracePeriodSeconds | default 30) }}
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" }}
+  {{- with index $settings $key }}
+  {{ $key }}:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $root.Values.podSecurityContext | nindent 4 }}
+  containers:
+    - name: stage
+      image: {{ include "experiment.image" (dict "root" $root "image" $settings.image) | quote }}
+      imagePullPolicy: {{ $settings.image.pullPolicy }}
+      command: [python, -m, {{ .module | default "jobs" }}]
+      {{- with .args }}
+      args: {{ toJson . }}
+      {{- end }}
+      env:
+        {{- include "experiment.env" (dict "root" $root "settings" $settings "more" .env) | nindent 8 }}
+      {{- $from := include "experiment.envFrom" (dict "root" $root "settings" $settings) | fromYamlArray }}
+      {{- with $from }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- $resources := $settings.resources | default dict | deepCopy }}
+      {{- if gt (int $settings.gpu.count) 0 }}
+      {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) (int $settings.gpu.count)) ($resources.limits | default dict) }}
+      {{- $_ := set $resources "limits" $limits }}
+      {{- end }}
+      {{- with $resources }}
+      resources:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      securityContext:
+        {{- toYaml $root.Values.securityContext | nindent 8 }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      {{- if and (eq .stage "conductor") $root.Values.podMonitor.enabled }}
+      ports:
+        - name: metrics
+          containerPort: {{ int $root.Values.conductor.metricsPort }}
+      {{- end }}
+      volumeMounts:
+        - {name: study, mountPath: /etc/personaspace, readOnly: true}
+        - {name: tmp, mountPath: /tmp}
+        - {name: cache, mountPath: /cache}
+        {{- with $settings.shmSize }}
+        - {name: shm, mountPath: /dev/shm}
+        {{- end }}
+        {{- with $settings.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  volumes:
+    - name: study
+      {{- if eq .stage "conductor" }}
+      projected:
+        sources:
+          - configMap: {name: {{ include "experiment.fullname" $root }}-study}
+          - configMap: {name: {{ include "experiment.fullname" $root }}-jobs}
+      {{- else }}
+      configMap:
+        name: {{ include "experiment.fullname" $root }}-study
+      {{- end }}
+    - {name: tmp, emptyDir: {}}
+    - name: cache
+      {{- if eq $root.Values.modelCache.type "pvc" }}
+      persistentVolumeClaim:
+        claimName: {{ required "modelCache.claim: name the PersistentVolumeClaim" $root.Values.modelCache.claim | quote }}
+      {{- else if eq $root.Values.modelCache.type "hostPath" }}
+      hostPath:
+        path: {{ required "modelCache.path: name the folder on the node" $root.Values.modelCache.path | quote }}
+        type: DirectoryOrCreate
+      {{- else }}
+      emptyDir: {}
+      {{- end }}
+    {{- with $settings.shmSize }}
+    - name: shm
+      emptyDir:
+        medium: Memory
+        sizeLimit: {{ . | quote }}
+    {{- end }}
+    {{- with $settings.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- define "experiment.env" -}}
+- {name: PERSONASPACE_SPEC, value: /etc/personaspace/experiment.yaml}
+{{- with include "experiment.storeUrl" .root }}
+- name: PERSONASPACE_STORE
+  value: {{ . | quote }}
+{{- end }}
+{{- if and .root.Values.seaweedfs.enabled (not .root.Values.store.existingSecret) }}
+{{- /* The trial server checks no signature, but clients insist on signing. */}}
+- {name: AWS_ACCESS_KEY_ID, value: trial}
+- {name: AWS_SECRET_ACCESS_KEY, value: trial}
+{{- end }}
+- {name: PERSONASPACE_LOG, value: {{ .root.Values.logFormat | quote }}}
+- {name: PERSONASPACE_TERMINATION_LOG, value: /dev/termination-log}
+- {name: PERSONASPACE_CACHE, value: /cache/personaspace}
+- {name: HOME, value: /tmp}
+- {name: USER, value: personaspace}
+- {name: XDG_CACHE_HOME, value: /cache}
+- {name: HF_HOME, value: /cache/huggingface}
+- {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+- {name: VLLM_CACHE_ROOT, value: /cache/vllm}
+- {name: VLLM_NO_USAGE_STATS, value: "1"}
+- {name: TORCHINDUCTOR_CACHE_DIR, value: /tmp/inductor}
+- {name: TRITON_CACHE_DIR, value: /tmp/triton}
+- {name: MPLCONFIGDIR, value: /tmp/matplotlib}
+- {name: PYTHONUNBUFFERED, value: "1"}
+{{- if .root.Values.modelCache.offline }}
+- {name: HF_HUB_OFFLINE, value: "1"}
+{{- end }}
+{{- with .root.Values.hubToken.existingSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ . | quote }}
+      key: {{ $.root.Values.hubToken.key }}
+{{- end }}
+{{- with .more }}
+{{ toYaml . }}
+{{- end }}
+{{- with .settings.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "experiment.envFrom" -}}
+{{- $from := list -}}
+{{- with .root.Values.store.existingSecret }}{{ $from = append $from (dict "secretRef" (dict "name" .)) }}{{ end -}}
+{{- toYaml (concat $from (.settings.extraEnvFrom | default list)) -}}
+{{- end }}

@@ -1,0 +1,1 @@
+"""Running a study as Jobs on Kubernetes: the chart's values, the conductor, what people ask."""

@@ -1,0 +1,192 @@
+"""What the chart's folder holds that follows from the models: schema, values.yaml, README table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from personaspace import __version__
+from personaspace.cluster.values import Values
+from personaspace.spec import Experiment
+
+
+def _optional(model: type[BaseModel], name: str) -> bool:
+    annotation = model.model_fields[name].annotation
+    return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
+
+
+def _is_map(model: type[BaseModel], name: str) -> bool:
+    return get_origin(model.model_fields[name].annotation) is dict
+
+
+def _study_defaults(part: BaseModel) -> dict[str, Any]:
+    """Defaults of the spec that Helm can merge a study into, without changing its meaning.
+
+    Left out are fields that take null (a null of the user's removes the chart's value, and the
+    package's default would come back) and maps by names of the user's own (they would be merged).
+    """
+    values: dict[str, Any] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            values[name] = _study_defaults(value)
+        elif isinstance(value, list):
+            values[name] = [
+                item.model_dump(mode="json", exclude_none=True)
+                if isinstance(item, BaseModel)
+                else item
+                for item in value
+            ]
+        elif not _optional(type(part), name) and not _is_map(type(part), name):
+            values[name] = value
+    return values
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the values; of the draft that every supported Helm reads."""
+    found = Values.model_json_schema(by_alias=True)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **found}
+
+
+def schema_digest() -> str:
+    """SHA-256 of the spec's schema: code and chart that agree on it speak of the same study."""
+    text = json.dumps(Experiment.model_json_schema(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dump(value: Any, indent: int) -> list[str]:
+    text = yaml.safe_dump(
+        value, sort_keys=False, allow_unicode=True, width=100 - indent, default_flow_style=False
+    )
+    return [" " * indent + line for line in text.rstrip().splitlines()]
+
+
+def _lines(part: BaseModel, indent: int = 0) -> list[str]:
+    pad = " " * indent
+    lines: list[str] = []
+    for name, field in type(part).model_fields.items():
+        value, alias = getattr(part, name), field.alias or name
+        if alias == "global":
+            continue
+        about = field.description
+        if about is None and isinstance(value, BaseModel):
+            about = (type(value).__doc__ or "").strip().splitlines()[0]
+        if about:
+            lines.append(f"{pad}# {about}")
+        if isinstance(value, Experiment):
+            lines += [f"{pad}{alias}:", *_dump(_study_defaults(value), indent + 2)]
+        elif value is None:
+            lines.append(f"{pad}# {alias}:")
+        elif isinstance(value, BaseModel):
+            body = _lines(value, indent + 2)
+            plain = all(line.lstrip().startswith("#") for line in body)
+            if plain and indent:
+                # A stage that changes nothing: what it might change stands at `pods`.
+                lines.append(f"{pad}{alias}: {{}}")
+            else:
+                lines += [f"{pad}{alias}:", *_without_unset(value, body, indent)]
+        else:
+            lines += _dump({alias: value}, indent)
+        if not indent:
+            lines.append("")
+    return lines
+
+
+def _without_unset(part: BaseModel, body: list[str], indent: int) -> list[str]:
+    """A stage's overrides without the comments of all it does not override."""
+    if indent == 0:
+        return body
+    return _dump(part.model_dump(mode="json", by_alias=True, exclude_none=True), indent + 2)
+
+
+def values_yaml() -> str:
+    """values.yaml with every default and what it means."""
+    head = [
+        "# Values of the chart; written from the models by `make schema`.",
+        "# `datasets` and what may be null stand in docs/spec.md, not here: Helm would merge a",
+        "# study's own into them.",
+        "",
+    ]
+    return "\n".join([*head, *_lines(Values())]).rstrip() + "\n"
+
+
+def _rows(part: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in type(part).model_fields.items():
+        value, alias = getattr(part, name), field.alias or name
+        about = field.description or ""
+        nested = isinstance(value, BaseModel) and not isinstance(value, Experiment)
+        stage = prefix == "stages."
+        if nested and not stage:
+            rows += _rows(value, f"{prefix}{alias}.")
+            continue
+        if isinstance(value, Experiment):
+            default = "the published study"
+        else:
+            plain = (
+                value.model_dump(mode="json", by_alias=True, exclude_none=True)
+                if isinstance(value, BaseModel)
+                else value
+            )
+            default = f"`{json.dumps(plain, ensure_ascii=False)}`"
+        about = about or ("As `pods`, for this stage alone." if stage else "")
+        rows.append((f"{prefix}{alias}", default, about))
+    return rows
+
+
+def table() -> str:
+    """The values as a table for the chart's README."""
+    lines = ["| value | default | meaning |", "|---|---|---|"]
+    for name, default, about in _rows(Values()):
+        cells = [f"`{name}`", default, about]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_START = "<!-- values: written by `make schema` -->"
+_END = "<!-- end of values -->"
+
+
+def readme(text: str) -> str:
+    """The README with a fresh table between its marks. Raises ValueError without them."""
+    head, start, rest = text.partition(_START)
+    _, end, tail = rest.partition(_END)
+    if not start or not end:
+        raise ValueError(f"no {_START} … {_END} in the chart's README")
+    return f"{head}{_START}\n\n{table()}\n{_END}{tail}"
+
+
+def generated(folder: Path) -> dict[Path, str]:
+    """Every written file of the chart in `folder`, with what it should hold."""
+    return {
+        folder / "values.yaml": values_yaml(),
+        folder / "values.schema.json": json.dumps(schema(), indent=1) + "\n",
+        folder / "spec-schema.sha256": schema_digest() + "\n",
+        folder / "README.md": readme((folder / "README.md").read_text(encoding="utf-8")),
+        folder / "Chart.yaml": _chart_yaml(),
+    }
+
+
+def _chart_yaml() -> str:
+    lines = [
+        "apiVersion: v2",
+        "name: experiment",
+        "description: A personaspace study as Kubernetes Jobs, run in order.",
+        "type: application",
+        f"version: {__version__}",
+        f'appVersion: "{__version__}"',
+        'kubeVersion: ">=1.28.0-0"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path) -> None:
+    """Write them."""
+    for path, text in generated(folder).items():
+        path.write_text(text, encoding="utf-8")

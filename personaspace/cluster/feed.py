@@ -1,0 +1,140 @@
+"""Following objects of the API: list once, then watch; list again when the server has forgotten."""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+from kubernetes.watch.watch import iter_resp_lines
+
+from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
+
+#: A watch ends after so long and goes on from where it was; bounds how long a dead one is believed.
+WATCH_SECONDS = 240
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+GONE = 410
+
+
+class ExpiredError(Exception):
+    """The server does not remember the resource version any more."""
+
+
+class Feed(threading.Thread):
+    """Puts `(kind, "reset", {name: view})`, `(kind, "set", view)`, `(kind, "drop", name)`.
+
+    Also `(kind, "trouble", text)` once when the API cannot be reached, and `(kind, "fatal", text)`
+    when the server forbids it.
+
+    Args:
+        cluster: Where.
+        kind: `jobs` or `pods`.
+        selector: Label selector.
+        view: Makes the small form that is passed on.
+        out: Where to put.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: str,
+        selector: str,
+        view: Callable[[dict[str, Any]], Any],
+        out: queue.Queue[tuple[Any, ...]],
+    ) -> None:
+        super().__init__(name=f"feed-{kind}", daemon=True)
+        self.cluster, self.kind, self.selector = cluster, kind, selector
+        self.view, self.out = view, out
+        self.version: str | None = None
+        self.calls = 0
+
+    def run(self) -> None:
+        """Follow for ever; see the class."""
+        try:
+            self._follow()
+        except Exception as error:  # a thread must not end unseen
+            self.out.put((self.kind, "fatal", f"{type(error).__name__}: {error}"))
+            raise
+
+    def _follow(self) -> None:
+        pause, told = FIRST_PAUSE, False
+        while True:
+            try:
+                if self.version is None:
+                    self._list()
+                pause, told = FIRST_PAUSE, False
+                self._watch()
+                continue
+            except ExpiredError:
+                self.version = None
+                continue
+            except ApiException as error:
+                if error.status in (401, 403):
+                    self.out.put((self.kind, "fatal", message_of(error)))
+                    return
+                if error.status == GONE:
+                    self.version = None
+                text = message_of(error)
+            except (*CONNECTION_ERRORS, ValueError) as error:
+                text = f"{type(error).__name__}: {str(error)[:200]}"
+            if not told:
+                self.out.put((self.kind, "trouble", text))
+                told = True
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _list(self) -> None:
+        found: dict[str, Any] = {}
+        token, version = None, None
+        while True:
+            self.calls += 1
+            page = self.cluster.page(
+                self.kind, label_selector=self.selector, limit=500, _continue=token
+            )
+            for raw in page["items"]:
+                view = self.view(raw)
+                found[view.name] = view
+            version = page["metadata"]["resourceVersion"]
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+        self.out.put((self.kind, "reset", found))
+        self.version = version
+
+    def _watch(self) -> None:
+        # The client's own Watch either makes models of every object or trips over error events.
+        self.calls += 1
+        answer = self.cluster.lister(self.kind)(
+            self.cluster.namespace,
+            label_selector=self.selector,
+            resource_version=self.version,
+            watch=True,
+            allow_watch_bookmarks=True,
+            timeout_seconds=WATCH_SECONDS,
+            _preload_content=False,
+            _request_timeout=(10, WATCH_SECONDS + 20),
+        )
+        try:
+            for line in iter_resp_lines(answer):
+                if line:
+                    self._event(json.loads(line))
+        finally:
+            answer.close()
+            answer.release_conn()
+
+    def _event(self, event: dict[str, Any]) -> None:
+        raw = event["object"]
+        if event["type"] == "ERROR":
+            if raw.get("code") == GONE:
+                raise ExpiredError
+            raise ApiException(status=raw.get("code", 0), reason=raw.get("message", ""))
+        self.version = raw["metadata"]["resourceVersion"]
+        if event["type"] == "DELETED":
+            self.out.put((self.kind, "drop", raw["metadata"]["name"]))
+        elif event["type"] != "BOOKMARK":
+            self.out.put((self.kind, "set", self.view(raw)))

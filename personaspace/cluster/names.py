@@ -1,0 +1,25 @@
+"""Labels, annotations and gates that chart, conductor and CLI agree on."""
+
+from __future__ import annotations
+
+INSTANCE = "app.kubernetes.io/instance"
+APP = "app.kubernetes.io/name"
+STAGE = "personaspace.dev/stage"
+CONDITION = "personaspace.dev/condition"
+SEED = "personaspace.dev/seed"
+NODES = "personaspace.dev/nodes"
+NEEDS = "personaspace.dev/needs"
+#: Scheduling gate of pods whose inputs are not complete; also its name among Kueue's gates.
+GATE = "personaspace.dev/inputs"
+KUEUE_GATE = "kueue.x-k8s.io/admission-gated-by"
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+#: Reason in the Job's conditions when it cannot run any more.
+NOT_RUN = "InputsFailed"
+JOB_NAME = "batch.kubernetes.io/job-name"
+
+
+def selector(release: str, **labels: str) -> str:
+    """Label selector of a release's Jobs and pods, further narrowed by `stage`, `condition`."""
+    keys = {"stage": STAGE, "condition": CONDITION, "seed": SEED}
+    parts = [f"{APP}=personaspace", f"{INSTANCE}={release}", STAGE]
+    return ",".join(parts + [f"{keys[name]}={value}" for name, value in labels.items()])

@@ -1,0 +1,225 @@
+"""What people do with a release: wait for it, find its results, compute again, cancel."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+
+from personaspace.cluster import names
+from personaspace.cluster.api import Cluster
+from personaspace.cluster.status import jobs_of
+from personaspace.cluster.views import job_view
+from personaspace.errors import EXIT_FAILURE, EXIT_OK, UnavailableError, UserError
+
+POLL_SECONDS, LONGEST_POLL, SAY_SECONDS = 3.0, 60.0, 60.0
+_KEY = re.compile(r"\b(aggregate|report)/[0-9a-f]{16}\b")
+
+
+def conductor_of(cluster: Cluster, release: str) -> dict[str, Any]:
+    """The release's newest conductor Job. Raises UserError if there is none."""
+    return jobs_of(cluster, release, stage="conductor")[0]
+
+
+def last_words(cluster: Cluster, job: str) -> str:
+    """Termination message of a Job's newest ended pod; empty if it is gone."""
+    pods = cluster.items("pods", label_selector=f"job-name={job}")
+    for pod in sorted(pods, key=lambda p: str(p["metadata"]["creationTimestamp"]), reverse=True):
+        for container in pod["status"].get("containerStatuses") or ():
+            ended = container.get("state", {}).get("terminated")
+            if ended and ended.get("message"):
+                return str(ended["message"]).strip()
+    return ""
+
+
+def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[str], None]) -> int:
+    """Wait until a release has ended.
+
+    An API server that is away is waited for.
+
+    Returns:
+        Exit code: 0 everything complete, 1 something failed or the time is over.
+    """
+    began = said = time.monotonic()
+    pause, known = POLL_SECONDS, False
+    while True:
+        try:
+            job = conductor_of(cluster, release)
+            known, pause = True, POLL_SECONDS
+            state = job_view(job).state
+            if state != "active":
+                words = last_words(cluster, job["metadata"]["name"]) or job_view(job).why
+                say(words or f"{release}: {state}")
+                return EXIT_OK if state == "succeeded" else EXIT_FAILURE
+            if time.monotonic() - said >= SAY_SECONDS:
+                said = time.monotonic()
+                say(counts(cluster, release))
+        except (ApiException, OSError, UnavailableError) as error:
+            if not known or (isinstance(error, ApiException) and error.status in (401, 403)):
+                raise
+            pause = min(LONGEST_POLL, pause * 2)
+        if seconds is not None and time.monotonic() - began >= seconds:
+            say(f"{release}: still running after {seconds:g} s; {counts(cluster, release)}")
+            return EXIT_FAILURE
+        time.sleep(pause)
+
+
+def counts(cluster: Cluster, release: str) -> str:
+    """How many Jobs are where, in a line."""
+    found: dict[str, int] = {}
+    for raw in cluster.items("jobs", label_selector=names.selector(release)):
+        if raw["metadata"]["labels"][names.STAGE] != "conductor":
+            state = job_view(raw).state
+            found[state] = found.get(state, 0) + 1
+    total = sum(found.values())
+    return (
+        f"{found.get('succeeded', 0)} of {total} Jobs done, "
+        f"{found.get('failed', 0)} failed or not run"
+    )
+
+
+def artifact_keys(cluster: Cluster, release: str) -> dict[str, str]:
+    """Keys of the finished study's aggregate and report, by stage.
+
+    Raises:
+        UserError: It has not finished, or its pod is gone.
+    """
+    job = jobs_of(cluster, release, stage="aggregate")[0]
+    if job_view(job).state != "succeeded":
+        raise UserError(
+            f"{release}: no results yet; `personaspace status {release}` says what is missing"
+        )
+    words = last_words(cluster, job["metadata"]["name"])
+    keys = {match[1]: match[0] for match in _KEY.finditer(words)}
+    if "aggregate" not in keys:
+        raise UserError(
+            f"{release}: its aggregate pod is gone; use `personaspace results SPEC --store …`"
+        )
+    return keys
+
+
+def store_url(cluster: Cluster, release: str) -> str:
+    """Where the release keeps artifacts; credentials come along unless the environment has some.
+
+    Raises:
+        UserError: Neither the release nor its secret says.
+    """
+    job = jobs_of(cluster, release, stage="aggregate")[0]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    url = next((e["value"] for e in container["env"] if e["name"] == "PERSONASPACE_STORE"), "")
+    secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
+    mine = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+    if secrets and not (url and mine):
+        try:
+            data = cluster.core.read_namespaced_secret(secrets[0], cluster.namespace).data or {}
+        except ApiException:
+            data = {}
+        for name, value in data.items():
+            text = base64.b64decode(value).decode()
+            if name == "PERSONASPACE_STORE":
+                url = url or text
+            elif name.startswith("AWS_") and not mine:
+                os.environ[name] = text
+    if not url:
+        raise UserError(f"{release}: its store is not known here; give --store")
+    return url
+
+
+# --- computing again ------------------------------------------------------------------------------
+
+
+def _helm(*arguments: str, **options: Any) -> str:
+    program = shutil.which("helm")
+    if program is None:
+        raise UserError("helm is not on PATH; the release is Helm's, so only Helm may change it")
+    done = subprocess.run(  # noqa: S603
+        [program, *arguments], capture_output=True, text=True, check=False, **options
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["failed"]
+        raise UserError(f"helm {arguments[0]}: {lines[-1]}")
+    return done.stdout
+
+
+def helm_options(namespace: str, kubeconfig: str, context: str) -> list[str]:
+    """The cluster's options as Helm takes them."""
+    pairs = (("--namespace", namespace), ("--kubeconfig", kubeconfig), ("--kube-context", context))
+    return [part for name, value in pairs if value for part in (name, value)]
+
+
+def rerun_values(old: dict[str, Any], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """The release's reruns with one more; an older one of the same stages gives way to it."""
+    same = ("condition", "stage", "seed")
+    kept = [
+        entry
+        for entry in old.get("experiment", {}).get("rerun", [])
+        if any(entry.get(name) != wanted.get(name) for name in same)
+    ]
+    return [*kept, wanted]
+
+
+def upgrade(
+    release: str, chart: Path, options: list[str], reruns: list[dict[str, Any]] | None
+) -> None:
+    """`helm upgrade` with the release's own values, and reruns if given. Raises UserError."""
+    arguments = ["upgrade", release, str(chart), "--reset-then-reuse-values", *options]
+    values = {} if reruns is None else {"experiment": {"rerun": reruns}}
+    _helm(*arguments, "-f", "-", input=json.dumps(values))
+
+
+def compute_again(
+    release: str, chart: Path, options: list[str], stages: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Ask for stages to be computed again. Returns all reruns of the release."""
+    if not (chart / "Chart.yaml").is_file():
+        raise UserError(f"--chart {chart}: no chart there")
+    values = json.loads(_helm("get", "values", release, "-o", "json", *options)) or {}
+    nonce = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    found = values.get("experiment", {}).get("rerun", [])
+    for stage in stages:
+        found = rerun_values({"experiment": {"rerun": found}}, {**stage, "nonce": nonce})
+    upgrade(release, chart, options, found)
+    return list(found)
+
+
+def delete_failed(cluster: Cluster, release: str) -> list[str]:
+    """Delete failed Jobs and the ended conductor, so that an upgrade makes them anew."""
+    gone = []
+    for raw in jobs_of(cluster, release):
+        stage, state = raw["metadata"]["labels"][names.STAGE], job_view(raw).state
+        if state == "failed" or (stage == "conductor" and state != "active"):
+            _delete(cluster, raw["metadata"]["name"])
+            gone.append(raw["metadata"]["name"])
+    return gone
+
+
+def cancel(cluster: Cluster, release: str) -> list[str]:
+    """Delete what has not ended, the conductor first. Returns the Jobs' names."""
+    jobs = sorted(
+        jobs_of(cluster, release),
+        key=lambda raw: raw["metadata"]["labels"][names.STAGE] != "conductor",
+    )
+    gone = []
+    for raw in jobs:
+        if job_view(raw).state == "active":
+            _delete(cluster, raw["metadata"]["name"])
+            gone.append(raw["metadata"]["name"])
+    return gone
+
+
+def _delete(cluster: Cluster, job: str) -> None:
+    try:
+        cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy="Background")
+    except ApiException as error:
+        if error.status != 404:
+            raise

@@ -1,0 +1,256 @@
+"""How a release is doing: every Job's state, and why it waits, from Jobs, pods, events and logs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+
+from personaspace.cluster import names
+from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
+from personaspace.cluster.views import failure_of, job_view
+from personaspace.errors import UserError
+from personaspace.graph import STAGES
+
+#: Columns, in order.
+ORDER = (*STAGES, "condition", "conductor")
+_TIME = re.compile(r"^\d\d:\d\d:\d\d ")
+
+
+@dataclass
+class Row:
+    """One Job.
+
+    Attributes:
+        job: Its name.
+        stage: What it does.
+        condition: For which condition; empty for the whole study.
+        seed: For which seed; -1 for the whole study.
+        state: done, failed, not run, running, starting, waiting (for inputs), queued (for room).
+        why: Why it is not further, or how far it is.
+        attempts: Pods that failed so far.
+        pod: Its newest pod.
+    """
+
+    job: str
+    stage: str
+    condition: str
+    seed: int
+    state: str
+    why: str = ""
+    attempts: int = 0
+    pod: str = ""
+
+    @property
+    def title(self) -> str:
+        """`train:e4-villain:42`, or `aggregate`."""
+        return f"{self.stage}:{self.condition}:{self.seed}" if self.condition else self.stage
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"node": self.title, **asdict(self)}
+
+
+def jobs_of(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any]]:
+    """The release's Jobs, newest first.
+
+    Raises:
+        UserError: There is no such release.
+    """
+    found = list(cluster.items("jobs", label_selector=names.selector(release, **labels)))
+    if not found:
+        what = " ".join(labels.values())
+        raise UserError(
+            f"{release}: no Jobs of a release of this name in namespace {cluster.namespace}"
+            + (f" for {what}" if what else "")
+        )
+    return sorted(found, key=lambda raw: str(raw["metadata"]["creationTimestamp"]), reverse=True)
+
+
+def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
+    """Every Job of a release, stage by stage.
+
+    Args:
+        cluster: Where.
+        release: Its name.
+        progress: Whether to read how far running pods are (one short log each).
+    """
+    raw_jobs = jobs_of(cluster, release)
+    pods: dict[str, list[dict[str, Any]]] = {}
+    for raw in cluster.items("pods", label_selector=names.selector(release)):
+        pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
+    states = _node_states(raw_jobs)
+    conducted = any(
+        raw["metadata"]["labels"][names.STAGE] == "conductor" and job_view(raw).state == "active"
+        for raw in raw_jobs
+    )
+    refusals: dict[str, str] | None = None
+    found, running = [], []
+    for raw in raw_jobs:
+        mine = sorted(
+            pods.get(raw["metadata"]["name"], []),
+            key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
+        )
+        row = _row(raw, mine)
+        if row.state == "no pod":
+            if refusals is None:
+                refusals = _refusals(cluster)
+            row.state, row.why = "queued", _no_pod(row, mine, refusals)
+        elif row.state == "waiting":
+            row.why = _missing_inputs(raw, states, conducted)
+        elif row.state == "running":
+            running.append(row)
+        found.append(row)
+    if progress and running:
+        with ThreadPoolExecutor(8) as pool:
+            for row, text in zip(
+                running, pool.map(lambda r: last_progress(cluster, r.pod), running), strict=True
+            ):
+                row.why = text
+    return sorted(found, key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
+
+
+def _node_states(raw_jobs: Iterable[dict[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw in raw_jobs:
+        for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
+            found[node] = job_view(raw).state
+    return found
+
+
+def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
+    metadata, labels, view = raw["metadata"], raw["metadata"]["labels"], job_view(raw)
+    row = Row(
+        job=view.name,
+        stage=labels[names.STAGE],
+        condition=labels.get(names.CONDITION, ""),
+        seed=int(labels.get(names.SEED, -1)),
+        state="",
+        attempts=raw.get("status", {}).get("failed", 0),
+        pod=pods[-1]["metadata"]["name"] if pods else "",
+    )
+    if view.state == "succeeded":
+        row.state = "done"
+    elif view.state == "failed":
+        row.state, row.why = "failed", view.why
+        if view.why.startswith(names.NOT_RUN):
+            row.state, row.why = "not run", view.why.partition("not run: ")[2]
+        else:
+            said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
+            row.why = next((text for text in reversed(said) if text), view.why)
+    elif raw["spec"].get("suspend"):
+        needs = metadata.get("annotations", {}).get(names.NEEDS)
+        row.state = "waiting" if view.held and needs else "queued"
+        row.why = "" if row.state == "waiting" else "Kueue has not admitted it yet"
+    else:
+        live = [p for p in pods if p["status"].get("phase") not in ("Succeeded", "Failed")]
+        row.state, row.why = pod_state(live[-1]) if live else ("no pod", "")
+    return row
+
+
+def pod_state(pod: dict[str, Any]) -> tuple[str, str]:
+    """State of a pod that has not ended, and why it is not further."""
+    spec, status = pod["spec"], pod["status"]
+    if any(gate["name"] == names.GATE for gate in spec.get("schedulingGates") or ()):
+        return "waiting", ""
+    for container in status.get("containerStatuses") or ():
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
+            text = f"{waiting.get('reason', '')}: {waiting.get('message', '')}".strip(": ")
+            about = "image" if "Image" in text.partition(":")[0] else "container"
+            return "queued", f"{about}: {_short(text)}"
+    if status.get("phase") == "Running":
+        return "running", ""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+            return "queued", _unschedulable(condition.get("message", ""))
+    if not spec.get("nodeName"):
+        return "queued", "not scheduled yet"
+    return "starting", f"on node {spec['nodeName']}"
+
+
+def _unschedulable(message: str) -> str:
+    lack = re.findall(r"Insufficient ([\w./-]+)", message)
+    if lack:
+        what = ", ".join("GPUs" if "nvidia.com/" in name else name for name in dict.fromkeys(lack))
+        return f"no node has enough free {what}: {_short(message.partition('. ')[0])}"
+    return _short(message.partition(". ")[0]) or "not scheduled yet"
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:240]
+
+
+def _refusals(cluster: Cluster) -> dict[str, str]:
+    """Why pods could not be made (quota, admission), by Job; empty where we may not look."""
+    found: dict[str, str] = {}
+    try:
+        for raw in cluster.items("events", field_selector="reason=FailedCreate"):
+            if raw["involvedObject"].get("kind") == "Job":
+                found[raw["involvedObject"]["name"]] = _short(raw.get("message", ""))
+    except ApiException:
+        pass
+    return found
+
+
+def _no_pod(row: Row, pods: list[dict[str, Any]], refusals: dict[str, str]) -> str:
+    if row.job in refusals:
+        return f"its pod is refused: {refusals[row.job]}"
+    said = [failure_of(pod["status"]) for pod in pods]
+    last = next((text for text in reversed(said) if text), "")
+    if last:
+        return f"tries again soon, after attempt {row.attempts}: {last}"
+    return "its pod has not been made yet"
+
+
+def _missing_inputs(raw: dict[str, Any], states: dict[str, str], conducted: bool) -> str:
+    needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
+    own = raw["metadata"]["name"]
+    if needs == "*":
+        own_nodes = raw["metadata"]["annotations"].get(names.NODES, "").split(",")
+        left = [n for n, s in states.items() if n and n not in own_nodes and s != "succeeded"]
+        text = f"for {len(left)} artifacts" if len(left) > 2 else f"for {', '.join(left)}"
+    else:
+        left = [node for node in needs.split(",") if states.get(node) != "succeeded"]
+        text = f"for {', '.join(left)}"
+    if not conducted:
+        return f"no conductor runs: `helm upgrade` or `personaspace rerun` starts one ({own})"
+    return text if left else "inputs complete, the conductor checks them"
+
+
+def last_progress(cluster: Cluster, pod: str) -> str:
+    """What a running pod last said about how far it is; empty if it said nothing yet."""
+    try:
+        text: str = cluster.core.read_namespaced_pod_log(
+            pod, cluster.namespace, container="stage", tail_lines=20, _request_timeout=TIMEOUT
+        )
+    except (ApiException, *CONNECTION_ERRORS):
+        return ""
+    for line in reversed(text.splitlines()):
+        found = progress_in(line)
+        if found:
+            return found
+    return ""
+
+
+def progress_in(line: str) -> str:
+    """The progress that a log line tells, in either format; empty if it tells none."""
+    if line.startswith("{"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return ""
+        if entry.get("event") not in ("progress", "start"):
+            return ""
+        line = f"00:00:00 {entry.get('message', '')}"
+    if not _TIME.match(line):
+        return ""
+    _, _, rest = line[9:].partition(": ")
+    if re.match(r"\S.* \d+/\d+", rest):
+        return rest
+    return "started" if rest.startswith("started") else ""

@@ -1,0 +1,308 @@
+"""The chart's values, as pydantic models: schema, defaults and table come from here.
+
+Names are Kubernetes' own where there is one. What Kubernetes defines (tolerations, volumes, a
+security context) is passed through as it is and checked by the API server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic.alias_generators import to_camel
+
+from personaspace.spec import Experiment
+
+Passed = dict[str, Any]
+Named = Annotated[str, Field(max_length=253)]
+Seconds = Annotated[StrictInt, Field(ge=1)]
+Scalars = dict[str, str]
+
+
+class Part(BaseModel):
+    """Base of every part of the values: camelCase names, unknown ones are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Image(Part):
+    """A container image."""
+
+    registry: str = Field("", description="Registry's host; empty: the repository says all.")
+    repository: Annotated[str, Field(min_length=1)]
+    tag: str = Field("", description="By default the chart's appVersion.")
+    digest: str = Field(
+        "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="Pins the image; wins over the tag."
+    )
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+
+
+class Gpu(Part):
+    """What the GPU stages ask for. Pods without a GPU take `cpuImage`."""
+
+    count: Annotated[StrictInt, Field(ge=0, le=64)] = Field(
+        1, description="GPUs of a pod; 0 runs the stages on CPUs."
+    )
+    resource: str = Field("nvidia.com/gpu", min_length=1, description="Extended resource.")
+    mig_profile: str = Field(
+        "",
+        pattern=r"^([0-9]+g\.[0-9]+gb(\.me)?)?$",
+        description="A MIG slice instead of whole GPUs, such as 3g.40gb.",
+    )
+
+
+class Settings(Part):
+    """Settings of a pod; where a stage sets one, it replaces that of `pods` as a whole."""
+
+    image: Passed | None = Field(None, description="Parts of an image that differ.")
+    gpu: Gpu | None = Field(None, description="GPUs of this stage's pods.")
+    resources: Passed | None = Field(None, description="CPU and memory; GPUs come from `gpu`.")
+    node_selector: Scalars | None = None
+    tolerations: list[Passed] | None = None
+    affinity: Passed | None = None
+    topology_spread_constraints: list[Passed] | None = None
+    priority_class_name: str | None = None
+    runtime_class_name: str | None = None
+    pod_labels: Scalars | None = Field(None, description="More labels of the pods.")
+    pod_annotations: Scalars | None = Field(None, description="Annotations of the pods.")
+    extra_env: list[Passed] | None = Field(None, description="More environment variables.")
+    extra_env_from: list[Passed] | None = Field(None, description="From config maps or secrets.")
+    extra_volumes: list[Passed] | None = None
+    extra_volume_mounts: list[Passed] | None = None
+    shm_size: str | None = Field(
+        None, description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
+    )
+    active_deadline_seconds: Seconds | None = Field(
+        None, description="Of one attempt, counted from the pod's start; waiting is free."
+    )
+    backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(
+        None, description="Retries before the stage has failed."
+    )
+    ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="Remove the finished Job after so long; null: keep it."
+    )
+    termination_grace_period_seconds: Seconds | None = Field(
+        None, description="Time to write a checkpoint when the pod is asked to leave."
+    )
+    pod_failure_policy: Passed | None = Field(
+        None, description="First rule that matches wins; 2 is the user's mistake."
+    )
+
+
+def _policy() -> Passed:
+    return {
+        "rules": [
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+            {
+                "action": "FailJob",
+                "onPodConditions": [],  # the OpenAPI schema of 1.28 wants it in every rule
+                "onExitCodes": {
+                    "containerName": "stage",
+                    "operator": "In",
+                    "values": [2],
+                },
+            },
+        ]
+    }
+
+
+class Defaults(Settings):
+    """Settings of the pods of all stages."""
+
+    resources: Passed | None = Field(
+        {
+            "requests": {"cpu": "4", "memory": "32Gi"},
+            "limits": {"memory": "64Gi"},
+        },
+        description="CPU and memory; GPUs come from `gpu`.",
+    )
+    shm_size: str | None = Field(
+        "8Gi", description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
+    )
+    backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(
+        3, description="Retries before the stage has failed."
+    )
+    termination_grace_period_seconds: Seconds | None = Field(
+        120, description="Time to write a checkpoint when the pod is asked to leave."
+    )
+    pod_failure_policy: Passed | None = Field(
+        default_factory=_policy,
+        description="First rule that matches wins; 2 is the user's mistake.",
+    )
+
+
+class Stages(Part):
+    """What differs from `pods`, stage by stage."""
+
+    train: Settings = Settings()
+    extract: Settings = Settings()
+    couple: Settings = Settings()
+    evaluate: Settings = Settings()
+    condition: Settings = Field(
+        Settings(), description="The one Job of a condition and seed with `fuse`."
+    )
+    aggregate: Settings = Field(
+        Settings(
+            resources={
+                "requests": {"cpu": "2", "memory": "8Gi"},
+                "limits": {"memory": "16Gi"},
+            },
+            shm_size="",
+        ),
+        description="Statistics, figures and report; never a GPU.",
+    )
+    conductor: Settings = Field(
+        Settings(
+            resources={
+                "requests": {"cpu": "100m", "memory": "256Mi"},
+                "limits": {"memory": "2Gi"},
+            },
+            shm_size="",
+            termination_grace_period_seconds=30,
+        ),
+        description="Lets pods start in order; never a GPU. Its failure policy is fixed.",
+    )
+
+
+class Store(Part):
+    """The bucket for artifacts."""
+
+    url: str = Field(
+        "",
+        pattern=r"^(s3://[^@]+|file:///.*|/.*)?$",
+        description="s3://bucket/prefix?endpoint=…; empty: PERSONASPACE_STORE of the secret.",
+    )
+    existing_secret: Named = Field(
+        "personaspace-s3",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if wanted, "
+        "AWS_ENDPOINT_URL, AWS_REGION, PERSONASPACE_STORE; empty: workload identity.",
+    )
+
+
+class HubToken(Part):
+    """Token for gated models and data sets."""
+
+    existing_secret: Named = Field("", description="Secret that holds the token.")
+    key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
+
+
+class ModelCache(Part):
+    """Where base models are kept between pods."""
+
+    type: Literal["none", "pvc", "hostPath"] = Field(
+        "none", description="none: every pod downloads the model into its own scratch space."
+    )
+    claim: str = Field("", description="Existing PersistentVolumeClaim (ReadWriteMany).")
+    path: str = Field("", description="Folder on the node.")
+    offline: StrictBool = Field(False, description="Use only what the cache or the image holds.")
+
+
+class ServiceAccount(Part):
+    """Identity of the stages' pods (they get no API token)."""
+
+    annotations: Scalars = Field({}, description="Workload identity, such as a role's ARN.")
+    labels: Scalars = Field({}, description="Workload identity, where it goes by label.")
+
+
+class Queue(Part):
+    """Kueue. With a name, Kueue owns `suspend`, and pods carry no scheduling gate."""
+
+    name: str = Field("", max_length=63, description="LocalQueue; empty: no Kueue.")
+    gate: Literal["annotation", "label"] = Field(
+        "annotation",
+        description="What holds a Job back: Kueue's admission gate (0.19 and later), or a queue "
+        "label that comes late.",
+    )
+
+
+class NetworkPolicy(Part):
+    """Who the pods may talk to."""
+
+    enabled: StrictBool = Field(False, description="Nothing in, and out only what is named here.")
+    egress: list[Passed] = Field(
+        [{"ports": [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}]}],
+        description="Besides DNS and the bucket of `seaweedfs`: API server, S3, hub.",
+    )
+
+
+class Seaweedfs(Part):
+    """An S3 server in the cluster, for trying things out. Its data goes with its pod."""
+
+    enabled: StrictBool = False
+    image: Image = Image(repository="chrislusf/seaweedfs", tag="4.48")
+    resources: Passed = Field({"requests": {"cpu": "100m", "memory": "256Mi"}})
+    size: str = Field("10Gi", description="Limit of its scratch volume.")
+
+
+class PodMonitor(Part):
+    """For the Prometheus operator: the conductor's counts."""
+
+    enabled: StrictBool = Field(False, description="Needs the PodMonitor CRD.")
+    labels: Scalars = Field({}, description="By which a Prometheus finds it.")
+    interval: str = "30s"
+
+
+class Conductor(Part):
+    """How the conductor behaves."""
+
+    patience_seconds: Seconds = Field(
+        600, description="How long a bucket or spec may be wrong before what waits for it ends."
+    )
+    metrics_port: Annotated[StrictInt, Field(ge=1024, le=65535)] = 9400
+
+
+class Values(Part):
+    """All values of the chart."""
+
+    experiment: Experiment = Field(
+        Experiment(), description="The study, as in a study's YAML: docs/spec.md."
+    )
+    fuse: StrictBool = Field(
+        False, description="One Job per condition and seed that runs all its stages, model loaded."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line.")
+    image: Image = Field(
+        Image(repository="personaspace/gpu"), description="Of pods that have a GPU."
+    )
+    cpu_image: Image = Field(
+        Image(repository="personaspace/cpu"), description="Of pods that have none."
+    )
+    image_pull_secrets: list[Passed] = Field([], description="As in a pod: [{name: …}].")
+    store: Store = Store()
+    hub_token: HubToken = HubToken()
+    model_cache: ModelCache = ModelCache()
+    gpu: Gpu = Gpu()
+    pods: Defaults = Field(Defaults(), description="Settings of all stages' pods.")
+    stages: Stages = Stages()
+    queue: Queue = Queue()
+    conductor: Conductor = Conductor()
+    service_account: ServiceAccount = ServiceAccount()
+    network_policy: NetworkPolicy = NetworkPolicy()
+    seaweedfs: Seaweedfs = Seaweedfs()
+    pod_monitor: PodMonitor = PodMonitor()
+    pod_security_context: Passed = Field(
+        {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        description="Of every pod; fits the `restricted` Pod Security level.",
+    )
+    security_context: Passed = Field(
+        {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        description="Of every container.",
+    )
+    global_: Passed | None = Field(
+        None, alias="global", description="Helm's own, for parent charts; not used."
+    )

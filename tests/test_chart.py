@@ -1,0 +1,250 @@
+"""The chart: accepted by Helm, valid for Kubernetes, safe by default, equal to the models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from helm_charts import CHART, each_helm, helm, needs_helm, of_kind, render, stage_jobs
+
+from personaspace.cluster import chart
+from personaspace.cluster.values import Values
+from personaspace.spec import Experiment
+from personaspace.validation import load_spec
+
+ROOT = Path(__file__).parents[1]
+#: Everything that can be switched on, and settings of every kind.
+FULL = {
+    "image": {"registry": "registry.example.org", "digest": "sha256:" + "a" * 64},
+    "imagePullSecrets": [{"name": "pull"}],
+    "store": {"url": "s3://bucket/em205?endpoint=https://s3.example.org", "existingSecret": "key"},
+    "hubToken": {"existingSecret": "hub"},
+    "modelCache": {"type": "pvc", "claim": "models", "offline": True},
+    "logFormat": "json",
+    "pods": {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                    ]
+                }
+            }
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "personaspace"}},
+            }
+        ],
+        "priorityClassName": "batch",
+        "runtimeClassName": "nvidia",
+        "podLabels": {"team": "alignment", "personaspace.dev/stage": "mine"},
+        "podAnnotations": {"note": "x"},
+        "extraEnv": [{"name": "A", "value": "1"}],
+        "extraEnvFrom": [{"configMapRef": {"name": "more"}}],
+        "extraVolumes": [{"name": "data", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "activeDeadlineSeconds": 3600,
+        "ttlSecondsAfterFinished": 86400,
+    },
+    "stages": {
+        "evaluate": {"gpu": {"count": 2}, "nodeSelector": {"gpu": "a100"}, "backoffLimit": 0},
+        "train": {"image": {"tag": "special"}, "gpu": {"migProfile": "3g.40gb"}},
+    },
+    "networkPolicy": {"enabled": True},
+    "seaweedfs": {"enabled": True},
+    "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"}},
+}
+MATRIX: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "defaults": ({}, ()),
+    "tiny": ({}, ("values-tiny.yaml",)),
+    "em205": ({}, ("values-em205.yaml",)),
+    "full": (FULL, ()),
+    "fused": ({"fuse": True, "experiment": {"analysis": {"partial": True}}}, ()),
+    "queue-annotation": ({"queue": {"name": "gpus"}}, ()),
+    "queue-label": ({"queue": {"name": "gpus", "gate": "label"}}, ("values-tiny.yaml",)),
+    "cache-on-node": ({"modelCache": {"type": "hostPath", "path": "/models"}}, ()),
+}
+pytestmark = needs_helm
+
+
+def test_what_follows_from_the_models_is_fresh() -> None:
+    for path, text in chart.generated(CHART).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make schema`"
+
+
+def test_chart_values_are_the_models_defaults() -> None:
+    written = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert Values.model_validate(written) == Values()
+    jsonschema.Draft7Validator(chart.schema()).validate(written)
+
+
+@each_helm
+@pytest.mark.parametrize("files", [(), ("values-tiny.yaml",), ("values-em205.yaml",)])
+def test_lint(program: str, files: tuple[str, ...]) -> None:
+    options = [part for name in files for part in ("-f", str(CHART / name))]
+    done = helm("lint", "--strict", str(CHART), *options, program=program)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_objects_are_valid_for_kubernetes(name: str) -> None:
+    import kubernetes_validate
+
+    values, files = MATRIX[name]
+    newest = kubernetes_validate.latest_version()
+    seen: set[str] = set()
+    for item in render(values, *files):
+        if item["kind"] == "PodMonitor":
+            continue  # a CRD's
+        # One Job of each stage: the others differ in names alone.
+        of = item["kind"] + item["metadata"]["labels"].get("personaspace.dev/stage", "")
+        key = of if item["kind"] == "Job" else item["kind"] + item["metadata"]["name"]
+        if key not in seen:
+            seen.add(key)
+            for version in ("1.28", newest):
+                kubernetes_validate.validate(item, version, strict=True)
+    assert len(seen) > 9
+
+
+def test_both_helms_render_the_same() -> None:
+    from helm_charts import PROGRAMS
+
+    if len(PROGRAMS) < 2:
+        pytest.skip("one helm only")
+    first, second = (render(FULL, program=program) for program in PROGRAMS.values())
+    assert first == second
+
+
+@each_helm
+def test_a_misspelt_value_is_refused_with_its_path(program: str) -> None:
+    wrong = {"experiment": {"training": {"learnin_rate": 1}}, "stages": {"trian": {}}}
+    done = helm("template", "x", str(CHART), "-f", "-", program=program, input=json.dumps(wrong))
+    assert done.returncode != 0
+    said = done.stderr.replace("/", ".")
+    assert "experiment.training" in said and "learnin_rate" in said and "trian" in said
+    bad = {"gpu": {"count": -1}, "experiment": {"seeds": [-3]}}
+    done = helm("template", "x", str(CHART), "-f", "-", program=program, input=json.dumps(bad))
+    assert done.returncode != 0 and "count" in done.stderr and "seeds" in done.stderr
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_pods_fit_the_restricted_level(name: str) -> None:
+    values, files = MATRIX[name]
+    objects = render(values, *files)
+    pods = [job["spec"]["template"]["spec"] for job in of_kind(objects, "Job").values()]
+    pods += [pod["spec"] for pod in of_kind(objects, "Pod").values()]
+    pods += [d["spec"]["template"]["spec"] for d in of_kind(objects, "Deployment").values()]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+        conductor = pod.get("serviceAccountName", "").endswith("-conductor")
+        assert conductor or pod["automountServiceAccountToken"] is False
+
+
+def test_conductor_may_do_what_it_needs_and_no_more() -> None:
+    plain = of_kind(render({}), "Role")["em205-conductor"]["rules"]
+    allowed = {(r, v) for rule in plain for r in rule["resources"] for v in rule["verbs"]}
+    look = {"get", "list", "watch"}
+    assert allowed == {
+        *(("jobs", verb) for verb in look),
+        *(("pods", verb) for verb in (*look, "patch")),
+        ("jobs/status", "patch"),
+        ("events", "create"),
+    }
+    queued = of_kind(render({"queue": {"name": "q"}}), "Role")["em205-conductor"]["rules"]
+    more = {(r, v) for rule in queued for r in rule["resources"] for v in rule["verbs"]}
+    assert more - allowed == {("jobs", "patch")}
+
+
+def test_settings_of_a_stage_replace_those_of_all() -> None:
+    jobs = stage_jobs(render(FULL))
+    spec = {
+        job["metadata"]["labels"]["personaspace.dev/stage"]: job["spec"] for job in jobs.values()
+    }
+    pod = {stage: found["template"]["spec"] for stage, found in spec.items()}
+    main = {stage: found["containers"][0] for stage, found in pod.items()}
+    assert pod["evaluate"]["nodeSelector"] == {"gpu": "a100"}
+    assert pod["couple"]["nodeSelector"] == {"gpu": "h100"}
+    assert spec["evaluate"]["backoffLimit"] == 0 and spec["couple"]["backoffLimit"] == 3
+    assert main["evaluate"]["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert main["train"]["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == 1
+    assert "nvidia.com/gpu" not in main["train"]["resources"]["limits"]
+    assert set(main["aggregate"]["resources"]["limits"]) == {"memory"}
+    assert main["couple"]["image"] == "registry.example.org/personaspace/gpu@sha256:" + "a" * 64
+    assert main["aggregate"]["image"] == "personaspace/cpu:" + chart.__version__
+    assert {v["name"] for v in pod["couple"]["volumes"]} >= {"data", "shm", "cache"}
+    assert "shm" not in {v["name"] for v in pod["aggregate"]["volumes"]}
+    labels = spec["couple"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "alignment" and labels["personaspace.dev/stage"] == "couple"
+
+
+def test_deadlines_are_the_pods_and_suspend_is_nobodys() -> None:
+    for job in of_kind(render(FULL), "Job").values():
+        assert "activeDeadlineSeconds" not in job["spec"] and "suspend" not in job["spec"]
+        assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 3600
+
+
+def test_with_kueue_pods_carry_no_gate() -> None:
+    queue = "kueue.x-k8s.io/queue-name"
+    gate = "kueue.x-k8s.io/admission-gated-by"
+    for kind in ("annotation", "label"):
+        for job in stage_jobs(render({"queue": {"name": "gpus", "gate": kind}})).values():
+            meta, spec = job["metadata"], job["spec"]
+            waits = bool(meta["annotations"]["personaspace.dev/needs"])
+            assert "schedulingGates" not in spec["template"]["spec"]
+            if kind == "annotation":
+                assert meta["labels"][queue] == "gpus" and "suspend" not in spec
+                assert (meta["annotations"].get(gate) == "personaspace.dev/inputs") is waits
+            else:
+                assert (queue in meta["labels"]) is not waits
+                assert spec.get("suspend", False) is waits and gate not in meta["annotations"]
+
+
+def test_the_study_in_the_cluster_is_the_study_in_the_file(tmp_path: Path) -> None:
+    def mounted(*files: str, **study: Any) -> Experiment:
+        path = tmp_path / "experiment.yaml"
+        found = of_kind(render({"experiment": study}, *files), "ConfigMap")["em205-study"]
+        path.write_text(found["data"]["experiment.yaml"], encoding="utf-8")
+        return load_spec(path)
+
+    assert mounted("values-tiny.yaml") == load_spec(ROOT / "examples" / "demo.yaml")
+    assert mounted() == Experiment()
+    assert mounted("values-em205.yaml").seeds == [42, 137, 256]
+    # Numbers that YAML and Helm like to write in other ways, and a null that must stay one.
+    odd = mounted(
+        seeds=[2**32 - 1, 10_000_000],
+        training={"learning_rate": 1e-7, "clip_norm": None, "row_tokens": 100_000_000},
+        datasets={"bad-legal-advice": {"path": "x"}, "instructions": {"path": "y"}},
+    )
+    assert odd.seeds == [4294967295, 10_000_000] and odd.training.learning_rate == 1e-7
+    assert odd.training.clip_norm is None and odd.training.row_tokens == 100_000_000
+    assert odd.datasets["bad-legal-advice"].path == "x"
+
+
+def test_notes_name_commands_that_exist() -> None:
+    from typer.testing import CliRunner
+
+    from personaspace.cli import app
+
+    done = helm("install", "em205", str(CHART), "--dry-run=client", "-n", "lab")
+    notes = done.stdout[done.stdout.index("NOTES:") :]
+    for command in ("status", "logs", "wait", "results"):
+        assert f"personaspace {command} em205" in notes
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    assert "-n lab" in notes

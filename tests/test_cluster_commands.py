@@ -1,0 +1,323 @@
+"""`personaspace status|logs|wait|cancel RELEASE` against an API that answers with given objects."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from personaspace.cli import app
+from personaspace.cluster import names
+from personaspace.cluster.release import rerun_values
+from personaspace.cluster.status import pod_state, progress_in
+from personaspace.commands.cluster import is_spec
+
+Object = dict[str, Any]
+
+
+def job(stage: str, condition: str = "x", needs: str = "", state: str = "", **more: Any) -> Object:
+    own = {names.CONDITION: condition, names.SEED: "42"} if condition else {}
+    nodes = f"{stage}:{condition}:42" if condition else stage.replace("conductor", "")
+    conditions = [{"type": state, "status": "True", **more}] if state else []
+    return {
+        "metadata": {
+            "name": f"em205-{stage}",
+            "uid": f"uid-{stage}",
+            "creationTimestamp": "2026-11-24T10:00:00Z",
+            "labels": {names.STAGE: stage, **own},
+            "annotations": {names.NODES: nodes, names.NEEDS: needs},
+        },
+        "spec": {"template": {"spec": {"containers": [{"env": []}]}}},
+        "status": {"conditions": conditions},
+    }
+
+
+def pod(stage: str, condition: str = "x", gated: bool = False, **status: Any) -> Object:
+    own = {names.CONDITION: condition, names.SEED: "42"} if condition else {}
+    return {
+        "metadata": {
+            "name": f"em205-{stage}-abcde",
+            "uid": f"pod-{stage}",
+            "creationTimestamp": "2026-11-24T10:00:01Z",
+            "labels": {names.STAGE: stage, "job-name": f"em205-{stage}", **own},
+        },
+        "spec": {"schedulingGates": [{"name": names.GATE}] if gated else []},
+        "status": {"phase": "Pending", **status},
+    }
+
+
+class Api(ThreadingHTTPServer):
+    """Answers lists, logs and deletions."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, list[Object]] = {"jobs": [], "pods": [], "events": []}
+        self.logs: dict[str, str] = {}
+        self.deleted: list[str] = []
+        self.status = 200
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        parts = url.path.split("/")
+        if self.server.status != 200:
+            body = {"message": 'jobs is forbidden: User "bob" cannot list', "code": 403}
+            self.answer(json.dumps(body), self.server.status)
+        elif parts[-1] == "log":
+            self.answer(self.server.logs.get(parts[-2], ""))
+        else:
+            wanted = parse_qs(url.query).get("labelSelector", [""])[0]
+            pairs = [part.split("=") for part in wanted.split(",") if "=" in part]
+            pairs = [pair for pair in pairs if pair[0] not in (names.APP, names.INSTANCE)]
+            items = [
+                item
+                for item in self.server.objects[parts[-1]]
+                if all(item["metadata"].get("labels", {}).get(k) == v for k, v in pairs)
+            ]
+            self.answer(json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}))
+
+    def do_DELETE(self) -> None:
+        self.server.deleted.append(self.path.split("/")[-1].partition("?")[0])
+        self.answer("{}")
+
+    def answer(self, text: str, status: int = 200) -> None:
+        raw = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """The server, and a kubeconfig that leads to it."""
+    server = Api()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [
+            {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        ],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [
+            {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "lab"}}
+        ],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setenv("COLUMNS", "200")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+GPU = {
+    "type": "PodScheduled",
+    "status": "False",
+    "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: none.",
+}
+
+
+def study(api: Api) -> None:
+    """A study in the middle: every kind of state."""
+    api.objects["jobs"] = [
+        job("train", state="Complete"),
+        job("extract", needs="train:x:42"),
+        job("couple", needs="train:x:42"),
+        job("evaluate", needs="train:x:42,couple:x:42"),
+        job("aggregate", "", "*"),
+        job("conductor", ""),
+    ]
+    api.objects["pods"] = [
+        pod("extract", conditions=[GPU]),
+        pod("couple", phase="Running", containerStatuses=[{"state": {"running": {}}}]),
+        pod("evaluate", gated=True),
+        pod("aggregate", "", gated=True),
+        pod("conductor", "", phase="Running"),
+    ]
+    api.logs["em205-couple-abcde"] = (
+        "10:00:00 couple:x:42: started: fingerprint 0123\n"
+        "10:00:10 couple:x:42: steps 30/120, 3 min 2 s left, loss 1.2\n"
+        "something of a library\n"
+    )
+
+
+def test_status_says_what_runs_and_why_the_rest_waits(api: Api) -> None:
+    study(api)
+    shown = run("status", "em205")
+    assert shown.exit_code == 0, shown.output
+    for text in (
+        "extract:x:42: queued, no node has enough free GPUs: 0/3 nodes",
+        "couple:x:42: running, steps 30/120, 3 min 2 s left, loss 1.2",
+    ):
+        assert text in shown.output
+    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
+    assert rows["train:x:42"]["state"] == "done"
+    assert rows["evaluate:x:42"]["state"] == "waiting"
+    assert rows["evaluate:x:42"]["why"] == "for couple:x:42"
+    assert rows["aggregate"]["why"] == "for 3 artifacts"
+
+
+def test_status_of_failures(api: Api) -> None:
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    api.objects["jobs"] = [
+        job("train", state="Failed", reason="BackoffLimitExceeded", message="m"),
+        job(
+            "extract",
+            needs="train:x:42",
+            state="Failed",
+            reason=names.NOT_RUN,
+            message="not run: train:x:42 failed",
+        ),
+        job("couple"),
+        job("conductor", "", state="Failed"),
+    ]
+    api.objects["pods"] = [
+        pod("train", phase="Failed", containerStatuses=[{"state": {"terminated": ended}}])
+    ]
+    api.objects["events"] = [
+        {
+            "metadata": {"name": "e"},
+            "involvedObject": {"kind": "Job", "name": "em205-couple"},
+            "message": "exceeded quota: gpus",
+        }
+    ]
+    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
+    assert (rows["train:x:42"]["state"], rows["train:x:42"]["why"]) == (
+        "failed",
+        "OOMKilled, exit code 137",
+    )
+    assert (rows["extract:x:42"]["state"], rows["extract:x:42"]["why"]) == (
+        "not run",
+        "train:x:42 failed",
+    )
+    assert rows["couple:x:42"]["why"] == "its pod is refused: exceeded quota: gpus"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "state", "why"),
+    [
+        (
+            {"reason": "ImagePullBackOff", "message": "Back-off"},
+            "queued",
+            "image: ImagePullBackOff",
+        ),
+        (
+            {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'},
+            "queued",
+            'container: CreateContainerConfigError: secret "s3" not found',
+        ),
+    ],
+)
+def test_why_a_pod_does_not_start(waiting: Object, state: str, why: str) -> None:
+    found = pod_state(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
+    assert found[0] == state and found[1].startswith(why)
+
+
+def test_a_gated_pod_without_conductor_says_so(api: Api) -> None:
+    study(api)
+    api.objects["jobs"][-1] = job("conductor", "", state="Complete")
+    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
+    assert "no conductor runs" in rows["evaluate:x:42"]["why"]
+
+
+def test_progress_in_both_formats() -> None:
+    entry = {"event": "progress", "message": "train:x:1: steps 3/4, 2 s left"}
+    assert progress_in(json.dumps(entry)) == "steps 3/4, 2 s left"
+    assert progress_in("10:00:00 train:x:1: steps 3/4") == "steps 3/4"
+    assert progress_in("10:00:00 train:x:1: started: fingerprint 01") == "started"
+    assert progress_in("Loading weights: 30/40") == progress_in('{"a') == ""
+
+
+def test_logs_of_a_condition_in_order(api: Api) -> None:
+    study(api)
+    done = [{"state": {"terminated": {"exitCode": 0}}}]
+    api.objects["pods"].append(pod("train", phase="Succeeded", containerStatuses=done))
+    api.logs["em205-train-abcde"] = "one\ntwo\n"
+    shown = run("logs", "em205", "x")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert lines[:2] == ["[train s42] one", "[train s42] two"]
+    assert all(line.startswith("[couple s42]") for line in lines[2:]) and len(lines) == 5
+    assert run("logs", "em205", "y").exit_code == 2
+
+
+def test_wait_ends_as_the_conductor_did(api: Api) -> None:
+    study(api)
+    assert run("wait", "em205", "--timeout", "0.01").exit_code == 1
+    table = "3 of 16 Jobs failed or did not run\n  train:x:42  FAILED: no"
+    ended = [{"state": {"terminated": {"exitCode": 1, "message": table}}}]
+    api.objects["jobs"][-1] = job("conductor", "", state="Failed")
+    api.objects["pods"][-1] = pod("conductor", "", phase="Failed", containerStatuses=ended)
+    shown = run("wait", "em205")
+    assert shown.exit_code == 1 and table in shown.output
+    api.objects["jobs"][-1] = job("conductor", "", state="Complete")
+    assert run("wait", "em205").exit_code == 0
+
+
+def test_cancel_stops_the_conductor_first_and_leaves_what_is_done(api: Api) -> None:
+    study(api)
+    shown = run("cancel", "em205")
+    assert shown.exit_code == 0 and "5 Jobs stopped" in shown.output
+    assert api.deleted[0] == "em205-conductor" and "em205-train" not in api.deleted
+
+
+def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        shown = run(*arguments)
+        assert shown.exception is None or isinstance(shown.exception, SystemExit)
+        return shown.exit_code, shown.stderr.strip()
+
+    code, text = said("status", "nothere")
+    assert code == 2 and text.startswith("nothere: no Jobs of a release") and "\n" not in text
+    assert said("status", "em205", "--context", "no")[1] == "no context no in the kubeconfig"
+    study(api)
+    assert said("results", "em205") == (
+        2,
+        "em205: no results yet; `personaspace status em205` says what is missing",
+    )
+    api.status = 403
+    code, text = said("logs", "em205", "x")
+    assert code == 2 and "in namespace lab: jobs is forbidden" in text
+    api.shutdown()
+    api.server_close()
+    code, text = said("status", "em205")
+    assert code == 69 and "cannot be reached" in text and "\n" not in text
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    code, text = said("wait", "em205")
+    assert code == 2 and text.startswith("no way to a cluster")
+
+
+def test_file_or_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not is_spec("em205") and is_spec("em205.yaml") and is_spec("./em205")
+    (tmp_path / "em205").write_text("name: x")
+    assert is_spec("em205")
+
+
+def test_a_rerun_gives_way_to_a_newer_one_of_the_same() -> None:
+    old = {"experiment": {"rerun": [{"stage": "train", "nonce": "1"}]}}
+    other = {"stage": "train", "condition": "x", "nonce": "2"}
+    assert rerun_values(old, {"stage": "train", "nonce": "2"}) == [{"stage": "train", "nonce": "2"}]
+    assert len(rerun_values(old, other)) == 2

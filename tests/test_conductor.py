@@ -1,0 +1,480 @@
+"""What the conductor decides, what it reads and writes, and that it needs no memory of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from personaspace.cluster import actions, names, plan
+from personaspace.cluster.conductor import Conductor
+from personaspace.cluster.decide import Decision, decide
+from personaspace.cluster.plan import Plan
+from personaspace.cluster.views import JobView, PodView, job_view, pod_view
+from personaspace.errors import SpecErrors, UnavailableError, UserError
+from personaspace.store import open_store
+
+#: A diamond like a condition's, and what reads all of it.
+NEEDS = {
+    "train": [],
+    "extract": ["train"],
+    "couple": ["train"],
+    "evaluate": ["train", "couple"],
+    "aggregate": ["train", "extract", "couple", "evaluate"],
+}
+
+
+def a_plan(partial: bool = False) -> Plan:
+    return Plan(
+        jobs={f"job-{node}": [node] for node in NEEDS},
+        needs={f"job-{node}": needs for node, needs in NEEDS.items()},
+        artifacts={node: (f"{node}/0123456789abcdef", f"print-{node}") for node in NEEDS},
+        partial=partial,
+    )
+
+
+def jobs(**states: str) -> dict[str, JobView]:
+    found = {f"job-{node}": "active" for node in NEEDS}
+    found |= {f"job-{node}": state for node, state in states.items()}
+    return {
+        name: JobView(name, f"uid-{name}", state)  # type: ignore[arg-type]
+        for name, state in found.items()
+        if state != "missing"
+    }
+
+
+def released(found: Decision) -> set[str]:
+    return {name.removeprefix("job-") for name in found.release}
+
+
+def ended(found: Decision) -> dict[str, str]:
+    return {name.removeprefix("job-"): why for name, why in found.end.items()}
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+def test_only_what_needs_nothing_is_released_at_first() -> None:
+    found = decide(a_plan(), jobs(), set(), {})
+    assert released(found) == {"train"} and not found.end and not found.finished
+    assert found.waiting["job-evaluate"] == 2
+
+
+def test_a_job_that_ended_well_is_not_enough_its_manifest_must_be_there() -> None:
+    before = decide(a_plan(), jobs(train="succeeded"), set(), {})
+    assert before.check == ["train"] and not before.release
+    after = decide(a_plan(), jobs(train="succeeded"), {"train"}, {})
+    assert released(after) == {"extract", "couple"} and not after.check
+
+
+def test_a_manifest_is_not_enough_while_the_job_still_runs() -> None:
+    assert released(decide(a_plan(), jobs(), {"train"}, {})) == {"train"}
+
+
+def test_a_wrong_manifest_ends_what_needs_it() -> None:
+    found = decide(a_plan(), jobs(train="succeeded"), set(), {"train": "another fingerprint"})
+    assert found.failed == {"job-train": "another fingerprint"}
+    assert ended(found) == dict.fromkeys(
+        ("extract", "couple", "evaluate", "aggregate"), "another fingerprint"
+    )
+
+
+def test_a_failure_ends_what_depends_on_it_and_nothing_else() -> None:
+    states = jobs(train="succeeded", couple="failed")
+    found = decide(a_plan(), states, {"train"}, {})
+    assert ended(found) == dict.fromkeys(("evaluate", "aggregate"), "couple failed")
+    assert released(found) == {"extract"} and not found.finished
+
+
+def test_partial_aggregate_runs_once_all_is_settled() -> None:
+    states = jobs(train="succeeded", couple="failed")
+    early = decide(a_plan(partial=True), states, {"train"}, {})
+    assert set(ended(early)) == {"evaluate"} and "aggregate" not in released(early)
+    states = jobs(train="succeeded", couple="failed", evaluate="failed", extract="succeeded")
+    late = decide(a_plan(partial=True), states, {"train", "extract"}, {})
+    assert released(late) == {"aggregate"} and not late.end
+
+
+def test_partial_aggregate_of_nothing_is_ended() -> None:
+    states = jobs(train="failed", extract="failed", couple="failed", evaluate="failed")
+    assert set(ended(decide(a_plan(partial=True), states, set(), {}))) == {"aggregate"}
+
+
+def test_what_has_started_is_left_alone() -> None:
+    states = jobs(train="succeeded", couple="failed")
+    found = decide(a_plan(), states, {"train"}, {}, started={"job-evaluate"})
+    assert set(ended(found)) == {"aggregate"} and "evaluate" not in released(found)
+
+
+def test_a_job_removed_after_it_finished_counts_by_its_artifact() -> None:
+    found = decide(a_plan(), jobs(train="missing"), {"train"}, {})
+    assert released(found) == {"extract", "couple"}
+    waiting = decide(a_plan(), jobs(train="missing"), set(), {"train": "not there"})
+    assert not waiting.release and not waiting.end and not waiting.finished
+    gone = decide(a_plan(), jobs(train="missing"), set(), {"train": "x"}, absent={"job-train"})
+    assert "job-train" in gone.failed and len(gone.end) == 4
+
+
+def test_it_is_finished_when_nothing_is_to_come() -> None:
+    done = jobs(**dict.fromkeys(NEEDS, "succeeded"))
+    assert not decide(a_plan(), done, set(NEEDS) - {"aggregate"}, {}).finished
+    found = decide(a_plan(), done, set(NEEDS), {})
+    assert found.finished and len(found.done) == 5 and not found.failed
+    failed = decide(a_plan(), jobs(**dict.fromkeys(NEEDS, "failed")), set(), {})
+    assert failed.finished and len(failed.failed) == 5
+
+
+@pytest.mark.parametrize("number", range(0, 1000, 100))
+def test_every_run_ends_and_starts_nothing_too_early(number: int) -> None:
+    """Any order of endings, any failures: each Job is released, or ended, or failed."""
+    for seed in range(number, number + 100):
+        _one_run(random.Random(seed))
+
+
+def _one_run(chance: random.Random) -> None:
+    partial = chance.random() < 0.5
+    study = a_plan(partial)
+    states, verified, seen = jobs(), set[str](), set[str]()
+    refused: dict[str, str] = {}
+    for _ in range(200):
+        found = decide(study, states, verified, refused)
+        if found.finished:
+            break
+        for name in found.release:
+            lost = [n for n in study.needs[name] if n not in verified]
+            assert not lost or (partial and name == "job-aggregate")
+        seen |= set(found.release) | set(found.end)
+        for name in found.end:
+            states[name] = JobView(name, "", "failed")
+        for node in found.check:
+            if chance.random() < 0.6:
+                verified.add(node)
+            elif chance.random() < 0.3:
+                refused[node] = "wrong"
+        open_jobs = [n for n in found.release if states[n].state == "active"]
+        if open_jobs:
+            name = chance.choice(open_jobs)
+            end = chance.choice(["succeeded", "succeeded", "failed"])
+            states[name] = JobView(name, "", end)  # type: ignore[arg-type]
+    else:
+        pytest.fail(f"does not end: {found}")
+    assert seen == set(study.jobs)
+    assert set(found.done) | set(found.failed) == set(study.jobs)
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+def raw_pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "p", "uid": "u", "labels": {"job-name": "j"}},
+        "spec": {"schedulingGates": [{"name": "other"}, {"name": names.GATE}]},
+        "status": {"phase": "Pending", **status},
+    }
+
+
+def test_views_of_pods() -> None:
+    assert pod_view(raw_pod()) == PodView("p", "u", "j", gated=True, live=True)
+    ungated = raw_pod()
+    ungated["spec"]["schedulingGates"] = [{"name": "other"}]
+    assert not pod_view(ungated).gated
+    message = "Downloading…\ntrain:x:1: datasets.a: no such file"
+    ended = {"terminated": {"exitCode": 2, "reason": "Error", "message": message}}
+    failed = raw_pod(phase="Failed", containerStatuses=[{"state": ended}])
+    assert not pod_view(failed).live
+    assert pod_view(failed).why == "train:x:1: datasets.a: no such file – exit code 2"
+    ended["terminated"] = {"exitCode": 137, "reason": "OOMKilled"}
+    assert pod_view(failed).why == "OOMKilled, exit code 137"
+    late = raw_pod(phase="Failed", reason="DeadlineExceeded", message="too long")
+    assert pod_view(late).why == "DeadlineExceeded"
+
+
+def test_views_of_jobs() -> None:
+    raw: dict[str, Any] = {"metadata": {"name": "j", "uid": "u"}, "spec": {}, "status": {}}
+    assert job_view(raw).state == "active" and not job_view(raw).held
+    raw["status"]["conditions"] = [{"type": "FailureTarget", "status": "True"}]
+    assert job_view(raw).state == "active", "it is not over before the controller says so"
+    raw["status"]["conditions"] += [
+        {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m"}
+    ]
+    assert job_view(raw).state == "failed" and job_view(raw).why == "BackoffLimitExceeded: m"
+    raw["metadata"]["annotations"] = {names.KUEUE_GATE: f"their/gate,{names.GATE}"}
+    assert job_view(raw).held
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+class Api:
+    """Takes patches down; the API's part of the client that actions use."""
+
+    namespace = "lab"
+
+    def __init__(self) -> None:
+        self.core = self.batch = self
+        self.calls: list[tuple[str, str, Any]] = []
+        self.error: ApiException | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(target: str, namespace: str, body: Any, **_: Any) -> Any:
+            self.calls.append((name, target, body))
+            if self.error is not None:
+                raise self.error
+            return Answer()
+
+        return call
+
+
+class Answer:
+    def drain_conn(self) -> None: ...
+    def release_conn(self) -> None: ...
+
+
+def test_releasing_takes_off_our_gate_alone() -> None:
+    api = Api()
+    actions.lift_gate(api, PodView("p", "u", "j", True, True))  # type: ignore[arg-type]
+    ((call, target, body),) = api.calls
+    assert (call, target) == ("patch_namespaced_pod", "p")
+    assert body["spec"] == {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]}
+    assert body["metadata"] == {"uid": "u"}
+    for status in (404, 409):
+        api.error = ApiException(status=status)
+        actions.lift_gate(api, PodView("p", "u", "j", True, True))  # type: ignore[arg-type]
+    api.error = ApiException(status=500)
+    with pytest.raises(ApiException):
+        actions.lift_gate(api, PodView("p", "u", "j", True, True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gate", ["annotation", "label"])
+def test_kueue_is_told_without_touching_suspend(gate: str) -> None:
+    api = Api()
+    job = JobView("j", "u", "active", held=True, kueue_gates=f"theirs,{names.GATE}")
+    actions.lift_kueue_gate(api, job, "gpus", gate)  # type: ignore[arg-type]
+    ((call, _, body),) = api.calls
+    assert call == "patch_namespaced_job" and "suspend" not in json.dumps(body)
+    if gate == "label":
+        assert body == {"metadata": {"labels": {names.KUEUE_QUEUE: "gpus"}}}
+    else:
+        assert [step["op"] for step in body] == ["test", "replace"]
+        assert body[1]["value"] == "theirs"
+
+
+# --- the loop, with a store on disk and an API played by hand -------------------------------------
+
+
+class Stage:
+    """A cluster for one conductor: what it patches happens, and is told by the feeds."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, partial: bool) -> None:
+        self.store = open_store(str(folder / "store"))
+        self.reader = open_store(str(folder / "store"))
+        self.plan = a_plan(partial)
+        self.states = dict.fromkeys(self.plan.jobs, "active")
+        self.gated = {name: bool(self.plan.needs[name]) for name in self.plan.jobs}
+        self.fails: set[str] = set()
+        self.forgets: set[str] = set()
+        self.order: list[str] = []
+        self.lines: list[str] = []
+        self.conductor: Conductor
+        monkeypatch.setattr(actions, "lift_gate", self.lift)
+        monkeypatch.setattr(actions, "end_job", self.end)
+
+    def start(self, patience: float = 600.0) -> None:
+        self.conductor = Conductor(
+            Api(),  # type: ignore[arg-type]
+            "em205",
+            self.plan,
+            self.reader,
+            lambda text, **_: self.lines.append(text),
+            patience=patience,
+        )
+        self.conductor.feeds = []
+        put = self.conductor.inbox.put
+        put(("jobs", "reset", {n: JobView(n, n, s) for n, s in self.states.items()}))  # type: ignore[arg-type]
+        put(("pods", "reset", {n: self.pod(n) for n, s in self.states.items() if s == "active"}))
+
+    def pod(self, name: str, live: bool = True, why: str = "") -> PodView:
+        return PodView(name, name, name, self.gated[name], live, why)
+
+    def lift(self, _: Any, pod: PodView) -> None:
+        self.gated[pod.job] = False
+        self.order.append(pod.job)
+        self.finish(pod.job)
+
+    def end(self, _: Any, job: JobView, reason: str, now: str) -> None:
+        assert self.gated[job.name], "a pod that may have started must not be ended"
+        self.settle(job.name, "failed", f"{names.NOT_RUN}: not run: {reason}")
+
+    def finish(self, name: str) -> None:
+        node = name.removeprefix("job-")
+        if node in self.fails:
+            self.conductor.inbox.put(("pods", "set", self.pod(name, False, f"{node}: no luck")))
+            self.settle(name, "failed", "BackoffLimitExceeded: x")
+            return
+        if node not in self.forgets:
+            key, fingerprint = self.plan.artifacts[node]
+            with self.store.writer(key) as writer:
+                (writer.folder / "x").write_text(node)
+                writer.commit({"fingerprint": fingerprint})
+        self.conductor.inbox.put(("pods", "drop", name))
+        self.settle(name, "succeeded")
+
+    def settle(self, name: str, state: str, why: str = "") -> None:
+        self.states[name] = state
+        self.conductor.inbox.put(("jobs", "set", JobView(name, name, state, why)))  # type: ignore[arg-type]
+
+    def run(self) -> Decision:
+        found: list[Decision] = []
+        thread = threading.Thread(target=lambda: found.append(self.conductor.run()), daemon=True)
+        thread.start()
+        for name, gated in list(self.gated.items()):
+            if not gated and self.states[name] == "active":
+                self.finish(name)
+        thread.join(30)
+        assert found, f"still running; said {self.lines}"
+        return found[0]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    yield Stage(tmp_path, monkeypatch, partial=False)
+
+
+def test_a_study_runs_in_order(stage: Stage) -> None:
+    stage.start()
+    found = stage.run()
+    assert len(found.done) == 5 and not found.failed
+    order = [name.removeprefix("job-") for name in stage.order]
+    assert sorted(order) == ["aggregate", "couple", "evaluate", "extract"]
+    assert order.index("couple") < order.index("evaluate") < order.index("aggregate")
+
+
+def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
+    stage.fails = {"couple"}
+    stage.start()
+    found = stage.run()
+    assert {n.removeprefix("job-") for n in found.done} == {"train", "extract"}
+    fate = {n.removeprefix("job-"): stage.conductor.fate(n, w) for n, w in found.failed.items()}
+    assert fate == {
+        "couple": "FAILED: couple: no luck",
+        "evaluate": "not run: couple failed",
+        "aggregate": "not run: couple failed",
+    }
+
+
+def test_a_new_conductor_goes_on_where_another_died(stage: Stage) -> None:
+    for name in ("job-train", "job-couple"):
+        stage.conductor = type("None", (), {"inbox": type("Q", (), {"put": lambda *_: None})()})()  # type: ignore[assignment]
+        stage.finish(name)
+        stage.gated[name] = False
+    stage.start()
+    assert len(stage.run().done) == 5
+    assert "job-couple" not in stage.order and "job-evaluate" in stage.order
+
+
+def test_no_artifact_no_release(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaspace.cluster.manifests.PAUSE_SECONDS", 0.01)
+    stage.forgets = {"train"}
+    stage.start()
+    found = stage.run()
+    assert stage.order == [] and len(found.failed) == 5
+    assert "not in the store" in found.failed["job-train"]
+
+
+def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaspace.cluster.manifests.TROUBLE_SECONDS", 0.05)
+    real, tries = stage.reader.find, [0]
+
+    def flaky(key: str) -> Any:
+        tries[0] += 1
+        if tries[0] <= 3:
+            raise (
+                UnavailableError("no S3 server answers") if tries[0] > 1 else UserError("no bucket")
+            )
+        return real(key)
+
+    monkeypatch.setattr(stage.reader, "find", flaky)
+    stage.start()
+    assert len(stage.run().done) == 5 and tries[0] > 3
+    assert any("cannot read the store, trying again" in line for line in stage.lines)
+
+
+def test_a_bucket_that_stays_away_ends_the_run(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personaspace.cluster.manifests.TROUBLE_SECONDS", 0.05)
+
+    def gone(key: str) -> Any:
+        raise UserError("bucket study does not exist")
+
+    monkeypatch.setattr(stage.reader, "find", gone)
+    stage.start(patience=0.3)
+    found = stage.run()
+    assert found.failed["job-train"] == "bucket study does not exist" and len(found.failed) == 5
+
+
+def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaspace.cluster.conductor.AGAIN_SECONDS", 0.2)
+    tries = [0]
+
+    def flaky(api: Any, pod: PodView) -> None:
+        tries[0] += 1
+        if tries[0] == 1:
+            raise ApiException(status=500, reason="etcd is away")
+        stage.lift(api, pod)
+
+    monkeypatch.setattr(actions, "lift_gate", flaky)
+    stage.start()
+    began = time.monotonic()
+    assert len(stage.run().done) == 5 and tries[0] == 5
+    assert time.monotonic() - began < 20
+    assert any("etcd is away" in line for line in stage.lines)
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_the_graph(study_dict: dict[str, Any], write_spec: Any) -> None:
+    from personaspace import graph, study
+
+    path = write_spec(study_dict)
+    built = graph.build(study.load(path))
+    table = {f"job-{n}": [node.id] for n, node in enumerate(built.nodes) if node.stage != "report"}
+    table[f"job-{len(built.nodes) - 2}"] = ["aggregate", "report"]
+    found = plan.make(path, table)
+    for name, nodes in table.items():
+        node = next(n for n in built.nodes if n.id == nodes[0])
+        assert found.needs[name] == [need.id for need in built.needs[node]]
+    places = {name: number for number, name in enumerate(found.jobs)}
+    for name, needs in found.needs.items():
+        assert all(places[found.job_of[need]] < places[name] for need in needs)
+
+
+def test_chart_and_code_that_disagree_are_told_apart(
+    study_dict: dict[str, Any], write_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_spec(study_dict)
+    with pytest.raises(SpecErrors, match="chart and code disagree about"):
+        plan.make(path, {"job": ["train:nobody:1"]})
+    monkeypatch.setenv("PERSONASPACE_SPEC_SCHEMA", "0" * 64)
+    with pytest.raises(SpecErrors, match="of different versions"):
+        plan.make(path, {})
+
+
+def test_a_wrong_spec_is_final_and_a_missing_file_is_not(tmp_path: Path) -> None:
+    spec, table = tmp_path / "study.yaml", tmp_path / "jobs.json"
+    table.write_text("{}")
+    spec.write_text("seeds: [x]\n")
+    with pytest.raises(plan.PlanFailedError, match=r"seeds\[0\]") as caught:
+        plan.load(spec, table)
+    assert caught.value.final
+    with pytest.raises(plan.PlanFailedError) as caught:
+        plan.load(tmp_path / "none.yaml", table)
+    assert not caught.value.final

@@ -1,0 +1,123 @@
+"""A stage as a container runs it: what it says, leaves behind, and ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personaspace import termination
+from personaspace.commands import stage as jobs
+from personaspace.errors import UserError
+from personaspace.graph import Node
+from personaspace.progress import Board
+from personaspace.store import StoreUnavailable
+
+WriteSpec = Callable[[dict[str, Any]], Path]
+
+
+@pytest.fixture
+def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the termination message goes."""
+    path = tmp_path / "termination-log"
+    monkeypatch.setenv("PERSONASPACE_TERMINATION_LOG", str(path))
+    return path
+
+
+def ends(code: int, *arguments: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        jobs.run_stage(*arguments)
+    assert ended.value.code == code
+
+
+def test_condition_and_conclusion_leave_their_result(
+    study_dict: dict[str, Any],
+    write_spec: WriteSpec,
+    tmp_path: Path,
+    message: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study_dict["conditions"] = study_dict["conditions"][::2]  # base and one that is trained
+    spec, store = write_spec(study_dict), str(tmp_path / "store")
+    for condition in ("base", "e0-assistant"):
+        jobs.run_condition(spec, store, condition, 42)
+    said = message.read_text()
+    assert [line.partition(":")[0] for line in said.splitlines()] == [
+        "train",
+        "extract",
+        "couple",
+        "evaluate",
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    start = next(line for line in lines if "train:e0-assistant:42: started" in line)
+    assert "fingerprint" in start and "inputs none" in start
+    end = next(line for line in lines if "train:e0-assistant:42: done" in line)
+    assert store in end
+    jobs.conclude(spec, store)
+    assert f"aggregate: done – {store}/aggregate/" in message.read_text()
+    jobs.run_stage("train", spec, store, "e0-assistant", 42)
+    assert "already complete" in message.read_text()
+
+
+def test_the_users_mistake_is_two_and_said_in_one_line(
+    study_dict: dict[str, Any], write_spec: WriteSpec, tmp_path: Path, message: Path
+) -> None:
+    spec = write_spec(study_dict)
+    ends(2, "train", spec, str(tmp_path / "store"), "e9-nobody", 42)
+    said = message.read_text()
+    assert said.startswith("train:e9-nobody:42: not a stage of") and "\n" not in said
+    study_dict["seeds"] = ["x"]
+    ends(2, "train", write_spec(study_dict), str(tmp_path / "store"), "benign", 42)
+    assert "seeds[0]" in message.read_text()
+
+
+def test_a_store_that_does_not_answer_is_no_mistake(
+    study_dict: dict[str, Any],
+    write_spec: WriteSpec,
+    message: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    url = "s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1&patience=1"
+    ends(69, "train", write_spec(study_dict), url, "benign", 42)
+    assert "no S3 server answers" in message.read_text()
+
+
+def test_what_a_retry_may_cure_decides_the_exit_code() -> None:
+    mistake, away, bug = UserError("x"), StoreUnavailable("y"), RuntimeError("z")
+    assert jobs._gravest([mistake, away]) is away
+    assert jobs._gravest([bug, away, mistake]) is bug
+
+
+def test_a_long_message_is_cut_where_kubernetes_cuts(message: Path) -> None:
+    termination.write("ü" * 5000)
+    raw = message.read_bytes()
+    assert len(raw) <= termination.LIMIT_BYTES and raw.decode().endswith("ü…")
+
+
+def test_no_place_for_the_message_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONASPACE_TERMINATION_LOG", "/nowhere/at/all")
+    termination.write("x")
+
+
+def test_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PERSONASPACE_LOG", "json")
+    monkeypatch.setattr("personaspace.progress.LINE_EVERY", 0.0)
+    node = Node("train", "e4-villain", 42)
+    board = Board([node])
+    progress = board.stage(node, "fingerprint 0123")
+    progress.start("steps", 4)
+    progress.advance(1, "loss 2.0")
+    progress.say("cut 3 chats")
+    board.finish(node, "done", "s3://bucket/key")
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [entry["event"] for entry in entries] == ["start", "progress", "message", "end"]
+    assert all(entry["node"] == node.id and entry["time"].endswith("Z") for entry in entries)
+    _, step, _, end = entries
+    assert (step["what"], step["done"], step["total"], step["note"]) == ("steps", 1, 4, "loss 2.0")
+    assert step["left"] >= 0 and end["state"] == "done" and end["where"] == "s3://bucket/key"
+    assert end["message"].startswith("train:e4-villain:42: done in")
