@@ -12,9 +12,10 @@ import pandas as pd
 from personaspace.activation_files import open_activations
 from personaspace.errors import UserError
 from personaspace.geometry import axis as split_axis
-from personaspace.geometry import collapse, published, separability
+from personaspace.geometry import collapse, convergence, published, separability
 from personaspace.geometry.cells import Cell, Group, Roles, group_files, read_cells
 from personaspace.inference import adjust, generator
+from personaspace.measures import described
 from personaspace.rows import Row
 
 DEFAULT_AXIS = "e0-assistant"
@@ -37,7 +38,8 @@ class GeometryResult:
     """What the analysis found.
 
     Attributes:
-        rows: By method, seed, layer; within these M1, M2, M3, published first.
+        rows: By method, seed, layer; within these M1, M2, M3, published first. After the layers of
+            a method and seed, M2 across conditions.
         cosines: Tidy table of `COSINE_COLUMNS`, each pair of persona vectors once. `seed` is that
             of the comparison, so that base stands beside each seed that it is compared with.
         notes: What was left out and why.
@@ -141,9 +143,12 @@ def analyse_geometry(
             result.notes.extend(note for note in more if note not in result.notes)
             if advance is not None:
                 advance(1)
+        result.rows.extend(
+            convergence.convergence_rows(work.positions, group.method, group.seed, seed)
+        )
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
-    result.rows = adjust(result.rows)
+    result.rows = [described(row) for row in adjust(result.rows)]
     return result
 
 
@@ -157,6 +162,7 @@ class _GroupWork:
     halves: np.ndarray | None
     design: separability.Design | None
     notes: list[str]
+    positions: list[split_axis.Positions] = field(default_factory=list)
 
     @classmethod
     def make(
@@ -193,8 +199,9 @@ class _GroupWork:
         if wants_axis:
             rows.extend(published.m2(cell, self.roles, self.draws))
         if wants_axis and self.halves is not None:
-            more, note = split_axis.m2(cell, self.roles, self.halves)
+            more, at, note = split_axis.m2(cell, self.roles, self.halves)
             rows.extend(more)
+            self.positions.extend([at] if at else [])
             notes = [note] if note else []
         rows.extend(published.m3(cell, self.roles))
         if self.design is not None:

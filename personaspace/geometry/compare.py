@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy import stats
 
 from personaspace.inference import Array, two_way_estimate
 from personaspace.rows import Row
+
+LOPSIDED = (
+    "A few personas may carry this: the personas' values are far from normal (Shapiro–Wilk "
+    "p < 0.001)."
+)
+
+
+def lopsided(values_QP: Array) -> str | None:
+    """A warning where the personas' values are too unlike a normal sample for a t-test of few."""
+    by_persona = values_QP.mean(axis=0)
+    if len(by_persona) < 3 or not np.ptp(by_persona) > 1e-9 * np.abs(by_persona).max():
+        return None
+    return LOPSIDED if stats.shapiro(by_persona).pvalue < 0.001 else None
 
 
 def leave_one_out_personas(pairs_QPP: Array) -> Array:
@@ -45,7 +59,7 @@ def leave_one_out_questions(whole: Array, without: Array) -> Array:
 
 
 def rows_against_base(
-    row: Row, values_QP: Array, base_QP: Array, effect: float | None
+    row: Row, values_QP: Array, base_QP: Array, effect: float | None, p: float | None = None
 ) -> list[Row]:
     """The row of a measure, and the row of its difference to base.
 
@@ -57,6 +71,7 @@ def rows_against_base(
         values_QP: Pseudo-values of the condition by question and persona.
         base_QP: Pseudo-values of base.
         effect: Effect size.
+        p: Of a test of its own; None: the t-test of the difference.
     """
     mine, change = two_way_estimate(values_QP), two_way_estimate(values_QP - base_QP)
     filled = replace(
@@ -64,10 +79,11 @@ def rows_against_base(
         value=mine.value,
         base=float(base_QP.mean()),
         delta=change.value,
-        p=change.p,
+        p=change.p if p is None else p,
         ci95=mine.interval,
         n=values_QP.shape[1],
         effect=effect,
+        warning=lopsided(values_QP - base_QP),
     )
     companion = replace(
         filled,
