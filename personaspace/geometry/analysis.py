@@ -134,7 +134,7 @@ def analyse_geometry(
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
     for group in groups:
-        work = _GroupWork.make(group, roles, permutations, bootstrap, seed)
+        work = GroupWork.make(group, roles, permutations, bootstrap, seed)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -153,7 +153,7 @@ def analyse_geometry(
 
 
 @dataclass(frozen=True)
-class _GroupWork:
+class GroupWork:
     """Random draws and decisions that all layers of a group share."""
 
     roles: Roles
@@ -167,7 +167,7 @@ class _GroupWork:
     @classmethod
     def make(
         cls, group: Group, roles: Roles, permutations: int, bootstrap: int, seed: int
-    ) -> _GroupWork:
+    ) -> GroupWork:
         where = f"method {group.method}, seed {group.seed}"
         notes = [
             f"{name!r} is left out for {where}: no question is usable in every condition"
