@@ -168,6 +168,7 @@ class GroupWork:
     def make(
         cls, group: Group, roles: Roles, permutations: int, bootstrap: int, seed: int
     ) -> GroupWork:
+        """Decides what can be computed of a group, and draws."""
         where = f"method {group.method}, seed {group.seed}"
         notes = [
             f"{name!r} is left out for {where}: no question is usable in every condition"
