@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
 
-from personaspace.geometry import convergence
+from personaspace.geometry import axis, collapse, convergence, published, separability
 from personaspace.geometry.analysis import GroupWork
-from personaspace.leakage import analyse_leakage
+from personaspace.leakage import across, recommended
+from personaspace.leakage import published as leakage_published
 from personaspace.rows import Row
 
 #: 399 draws make 5 % an attainable level: 20 of 400.
@@ -66,22 +67,37 @@ class Scenario:
     checks: tuple[Check, ...]
 
 
-def geometry_study(arms: Mapping[str, Arm], size: Geometry = GEOMETRY) -> Simulate:
-    """Published and recommended M1–M3 of one cell."""
+def geometry_study(
+    arms: Mapping[str, Arm], size: Geometry = GEOMETRY, metrics: str = "M1 M2"
+) -> Simulate:
+    """Published and recommended rows of one cell; the metrics named, others cost time."""
     work = GroupWork.make(size.group(tuple(arms)), ROLES, DRAWS, 10, 1)
+    draws, halves, design = work.draws, work.halves, work.design
+    assert draws is not None and halves is not None and design is not None
 
     def simulate(rng: np.random.Generator) -> list[Row]:
-        work.positions.clear()
-        rows, _ = work.analyse(size.cell(rng, arms))
-        return rows + convergence.convergence_rows(work.positions, "a", 42, 1)
+        cell = size.cell(rng, arms)
+        rows: list[Row] = []
+        if "M1" in metrics:
+            rows += published.m1(cell, ROLES, draws) + collapse.m1(cell, ROLES)
+        if "M2" in metrics:
+            recommended, positions, _ = axis.m2(cell, ROLES, halves)
+            rows += published.m2(cell, ROLES, draws) + recommended
+            rows += convergence.convergence_rows([positions] if positions else [], "a", 42, 1)
+        if "M3" in metrics:
+            rows += separability.m3(cell, ROLES, design, 1)
+        return rows
 
     return simulate
 
 
 def leakage_study(
-    world: Leakage = LEAKAGE, seeds: Sequence[int] = (42,), by_question: bool = True
+    world: Leakage = LEAKAGE,
+    seeds: Sequence[int] = (42,),
+    by_question: bool = True,
+    metrics: str = "published H1 H2 H3",
 ) -> Simulate:
-    """Published and recommended H1–H3 of one study."""
+    """Published and recommended rows of one study; H1 of e4-villain, published for one seed."""
 
     def simulate(rng: np.random.Generator) -> list[Row]:
         scores = world.scores(rng, seeds=seeds)
@@ -89,15 +105,32 @@ def leakage_study(
             for entry in scores.values():
                 for counts in entry["per_persona"].values():
                     del counts["per_question"]
-        return analyse_leakage(
-            scores,
-            CONDITIONS,
-            source=SOURCE,
-            negatives=NEGATIVES,
-            unseen=UNSEEN,
-            permutations=DRAWS,
-            bootstrap=50,
-        )
+        common = recommended.common_bystanders(scores, CONDITIONS, SOURCE)
+        where = {"seed": 1, "training_seed": 42}
+        rows: list[Row] = []
+        if "published" in metrics:
+            first = {name: entry for (name, seed), entry in scores.items() if seed == seeds[0]}
+            rows += leakage_published.analyse_seed(first, CONDITIONS, 42, SOURCE, DRAWS, 1)
+        if "H1" in metrics:
+            rows += recommended.h1_rows(
+                scores, CONDITIONS[-1], CONDITIONS, common, source=SOURCE, seed=42
+            )
+        if "H2" in metrics:
+            rows += across.h2_rows(
+                scores,
+                CONDITIONS,
+                common,
+                negatives=NEGATIVES,
+                unseen=UNSEEN,
+                permutations=DRAWS,
+                bootstrap=50,
+                **where,
+            )
+        if "H3" in metrics:
+            rows += across.h3_rows(
+                scores, CONDITIONS, common, measured=None, permutations=DRAWS, **where
+            )
+        return rows
 
     return simulate
 
@@ -128,7 +161,6 @@ SCENARIOS: tuple[Scenario, ...] = (
             *_INCREMENTS,
             *_rec("M2", "e1", "split_half", "split_half_absolute", "displacement"),
             *_rec("M2", None, "condition_spread"),
-            *_rec("M3", "e1", "nearest_centroid", "lda"),
             Check("M1", "published", "raw_cosine", "e1"),
             Check("M1", "published", "em_vs_benign", "e1"),
             Check("M2", "published", "axis_shift", "e1"),
@@ -146,9 +178,17 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
+        "nothing happens to one condition",
+        "Base and one condition, drawn alike.",
+        geometry_study(_same(Arm(), ("e1",)), metrics="M3"),
+        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
+    ),
+    Scenario(
         "no personas",
         "System prompts leave no trace in the activations.",
-        geometry_study(_same(Arm()), replace(GEOMETRY, between=0.0, own=0.0)),
+        geometry_study(
+            _same(Arm(), ("e1",)), replace(GEOMETRY, between=0.0, own=0.0), metrics="M3"
+        ),
         tuple(_rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
     ),
     Scenario(
@@ -168,25 +208,25 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "induction persona as the others",
         "The induction persona leaks at the mean rate of the others.",
-        leakage_study(replace(LEAKAGE, induction=0.0)),
+        leakage_study(replace(LEAKAGE, induction=0.0), metrics="H1"),
         tuple(_rec("H1", "e4-villain", "induction_minus_others")),
     ),
     Scenario(
         "induction persona at the margin",
         "The induction persona leaks five points more than the mean of the others: not equivalent.",
-        leakage_study(replace(LEAKAGE, induction=0.05)),
+        leakage_study(replace(LEAKAGE, induction=0.05), metrics="H1"),
         tuple(_rec("H1", "e4-villain", "equivalence")),
     ),
     Scenario(
         "conditions differ for other reasons",
         "Conditions differ lastingly (standard deviation 3 points), whatever their cosine.",
-        leakage_study(replace(LEAKAGE, between=0.03)),
+        leakage_study(replace(LEAKAGE, between=0.03), metrics="H3"),
         (*_rec("H3", None, "common_set", level=_ONE_ORDER), *_rec("H3", None, "slope")),
     ),
     Scenario(
         "three seeds",
         "Three training runs a condition, which differ by 3 points (and personas in them by 2).",
-        leakage_study(_RUNS, _SEEDS),
+        leakage_study(_RUNS, _SEEDS, metrics="H1 H2 H3"),
         (
             *_rec("H1", "e4-villain", "own_minus_other_conditions"),
             *_rec("H2", None, "between_runs"),
@@ -197,7 +237,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "three seeds, induction persona as the others",
         "As above, the induction persona at the mean rate of the others.",
-        leakage_study(replace(_RUNS, induction=0.0), _SEEDS),
+        leakage_study(replace(_RUNS, induction=0.0), _SEEDS, metrics="H1"),
         tuple(_rec("H1", "e4-villain", "induction_minus_others")),
     ),
     Scenario(
@@ -206,6 +246,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         leakage_study(
             replace(LEAKAGE, question=0.0, interplay=0.0, induction=0.0, persona=0.0),
             by_question=False,
+            metrics="H1 H2",
         ),
         (
             *_rec("H1", "e4-villain", "induction_minus_others"),
@@ -232,29 +273,32 @@ class Curve:
     checks: tuple[Check, ...]
 
 
-def _arms_curve(what: str, arms: Mapping[str, Arm], others: Arm, checks: Sequence[Check]) -> Curve:
+def _arms_curve(
+    what: str, arms: Mapping[str, Arm], others: Arm, metrics: str, checks: Sequence[Check]
+) -> Curve:
     """e1 and e2 take each arm in turn; benign and e0 stay as `others`."""
     studies = []
     for arm in arms.values():
-        studies.append(geometry_study(_same(others) | {"e1": arm, "e2": arm}))
+        studies.append(geometry_study(_same(others) | {"e1": arm, "e2": arm}, metrics=metrics))
     return Curve(what, tuple(arms), tuple(studies), tuple(checks))
 
 
 def _rates_curve(
     what: str, worlds: Mapping[str, Leakage], checks: Sequence[Check], seeds: Sequence[int] = (42,)
 ) -> Curve:
-    studies = tuple(leakage_study(world, seeds) for world in worlds.values())
+    metrics = " ".join({"published" if c.variant == "published" else c.metric for c in checks})
+    studies = tuple(leakage_study(world, seeds, metrics=metrics) for world in worlds.values())
     return Curve(what, tuple(worlds), studies, tuple(checks))
 
 
 CURVES: tuple[Curve, ...] = (
     _arms_curve(
-        "M1, M3: differences between personas shrink by (base's noise stays)",
+        "M1: differences between personas shrink by (personas' own displacements stay)",
         {f"{100 * k:.0f} %": Arm(spread=1 - k) for k in (0.05, 0.1, 0.2, 0.4)},
         Arm(),
+        "M1",
         [
             *_rec("M1", "e1", "raw_cosine", "spread", "em_minus_benign", "spread_em_minus_benign"),
-            *_rec("M3", "e1", "nearest_centroid", "lda"),
             Check("M1", "published", "raw_cosine", "e1"),
         ],
     ),
@@ -262,6 +306,7 @@ CURVES: tuple[Curve, ...] = (
         "M1, M2: personas move together by (axis lengths; the axis condition by 1)",
         {f"{k:g}": Arm(shift=k) for k in (0.1, 0.2, 0.3, 0.5)},
         Arm(shift=1.0),
+        "M1 M2",
         [
             *_rec("M1", "e1", "centred_cosine"),
             *_rec("M2", "e1", "split_half", "displacement"),
@@ -269,10 +314,19 @@ CURVES: tuple[Curve, ...] = (
         ],
     ),
     Curve(
+        "M3: differences between personas shrink by",
+        ("5 %", "10 %", "20 %", "40 %"),
+        tuple(
+            geometry_study({"base": Arm(), "e1": Arm(spread=1 - k)}, metrics="M3")
+            for k in (0.05, 0.1, 0.2, 0.4)
+        ),
+        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
+    ),
+    Curve(
         "M2: one of three EM conditions lies further along the axis by (axis lengths)",
         ("0.05", "0.1", "0.2", "0.4"),
         tuple(
-            geometry_study(_same(Arm(shift=1.0)) | {"e2": Arm(shift=1.0 + k)})
+            geometry_study(_same(Arm(shift=1.0)) | {"e2": Arm(shift=1.0 + k)}, metrics="M2")
             for k in (0.05, 0.1, 0.2, 0.4)
         ),
         tuple(_rec("M2", None, "condition_spread")),

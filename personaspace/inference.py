@@ -215,8 +215,10 @@ def two_way(values: Array, other: Array | None = None) -> tuple[float, float, fl
     """Mean of a crossed two-way layout and its variance when both ways are samples.
 
     Rows and columns are crossed random effects. V = V_rows + V_columns − V_cells, the two-way
-    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice;
-    never less than either part. Degrees of freedom are Satterthwaite's.
+    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice.
+    The way with fewer levels decides how well V is known: its part is kept whole, the other one
+    counts only as far as it exceeds the cells' part. Degrees of freedom are Satterthwaite's for
+    these two; where the other way brings nothing, this is the t-test over the fewer levels.
 
     Args:
         values: `[row, column]`, at least 2 × 2.
@@ -226,22 +228,23 @@ def two_way(values: Array, other: Array | None = None) -> tuple[float, float, fl
         Mean of `values`, (co)variance of the mean, degrees of freedom.
     """
     second = values if other is None else other
-    rows, columns = values.shape
-    parts = []
+    if values.shape[0] < values.shape[1]:
+        _, variance, df = two_way(values.T, second.T if other is not None else None)
+        return float(values.mean()), variance, df
+    many, few = values.shape
     centred = [v - v.mean() for v in (values, second)]
-    row_means = [v.mean(axis=1) for v in centred]
-    column_means = [v.mean(axis=0) for v in centred]
-    parts.append(float(row_means[0] @ row_means[1]) / (rows - 1) / rows)
-    parts.append(float(column_means[0] @ column_means[1]) / (columns - 1) / columns)
-    rests = [v - r[:, None] - c for v, r, c in zip(centred, row_means, column_means, strict=True)]
-    free = (rows - 1) * (columns - 1)
-    parts.append(float((rests[0] * rests[1]).sum()) / free / (rows * columns))
-    variance = parts[0] + parts[1] - parts[2]
+    rows = [v.mean(axis=1) for v in centred]
+    columns = [v.mean(axis=0) for v in centred]
+    rests = [v - r[:, None] - c for v, r, c in zip(centred, rows, columns, strict=True)]
+    by_row = float(rows[0] @ rows[1]) / (many - 1) / many
+    by_column = float(columns[0] @ columns[1]) / (few - 1) / few
+    by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
+    beyond = by_row - by_cell
     if other is None:
-        variance = max(variance, parts[0], parts[1])
-    squares = parts[0] ** 2 / (rows - 1) + parts[1] ** 2 / (columns - 1) + parts[2] ** 2 / free
-    df = variance**2 / squares if squares > 0 else 0.0
-    return float(values.mean()), variance, df
+        beyond = max(0.0, beyond)
+    squares = by_column**2 / (few - 1) + beyond**2 / (many - 1)
+    variance = by_column + beyond
+    return float(values.mean()), variance, variance**2 / squares if squares > 0 else 0.0
 
 
 def two_way_estimate(values: Array) -> Estimate:
