@@ -155,9 +155,9 @@ def page() -> str:
         "## Not reproduced",
         "",
         "The study's activations are not published, so its M1 (0.8996 for base, 0.9909 to 0.9965 "
-        "for EM, 0.9728 for benign, layer 20, method A), the sign-flip p and bootstrap intervals of "
-        "its 50 cells, and its M2 (0.2475 to 0.2585 at layer 20) cannot be computed again. The same "
-        "tests are computed from any activation files by `personaspace geometry`; "
+        "for EM, 0.9728 for benign, layer 20, method A), the sign-flip p and bootstrap intervals "
+        "of its 50 cells, and its M2 (0.2475 to 0.2585 at layer 20) cannot be computed again. The "
+        "same tests are computed from any activation files by `personaspace geometry`; "
         "`tests/test_geometry.py` compares them with plain loops over every sign pattern, every "
         "relabelling and every pair. That all 50 cells of M1 have p < 0.001 says little: any 66 "
         "differences of one sign do, for 10,000 random sign patterns hardly ever repeat it.",

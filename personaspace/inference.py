@@ -13,10 +13,11 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -179,23 +180,46 @@ class Estimate:
         """95 % t interval; None where the data show no variation to build one from."""
         if not (self.se > 0 and self.df > 0):
             return None
-        reach = float(stats.t.ppf(0.975, self.df)) * self.se
+        reach = float(special.stdtrit(self.df, 0.975)) * self.se
         return self.value - reach, self.value + reach
 
     @property
     def p(self) -> float | None:
         """Two-sided p of the hypothesis that the truth is 0; None where it cannot be tested."""
         if self.se > 0 and self.df > 0:
-            return float(min(1.0, 2 * stats.t.sf(abs(self.value) / self.se, self.df)))
+            return float(min(1.0, 2 * special.stdtr(self.df, -abs(self.value) / self.se)))
         return 1.0 if abs(self.value) < TIE else None
 
     def equivalence_p(self, margin: float) -> float | None:
         """The p of two one-sided tests (Schuirmann 1987): is the truth within ± `margin`?"""
         if not (self.se > 0 and self.df > 0):
             return None
-        above = stats.t.sf((self.value + margin) / self.se, self.df)
-        below = stats.t.cdf((self.value - margin) / self.se, self.df)
+        above = special.stdtr(self.df, -(self.value + margin) / self.se)
+        below = special.stdtr(self.df, (self.value - margin) / self.se)
         return float(max(above, below))
+
+
+@lru_cache(maxsize=256)
+def _farthest(n: int, level: float) -> float:
+    """How many standard deviations the farthest of n normal values lies from their mean at most."""
+    square = float(special.stdtrit(n - 2, level / (2 * n))) ** 2
+    return (n - 1) / math.sqrt(n) * math.sqrt(square / (n - 2 + square))
+
+
+def has_outlier(values: Array, level: float = 0.001) -> bool:
+    """Whether one value lies too far out for a normal sample (Grubbs 1969, two-sided).
+
+    Args:
+        values: A sample; fewer than three, or without variation, have no outlier.
+        level: Of the test.
+    """
+    if len(values) < 3:
+        return False
+    deviations = np.abs(values - values.mean())
+    spread = float(values.std(ddof=1))
+    if spread <= TIE * max(1.0, float(np.abs(values).max())):
+        return False
+    return bool(deviations.max() / spread > _farthest(len(values), level))
 
 
 def cluster_mean(values: Array) -> Estimate:
@@ -276,7 +300,7 @@ def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | Non
     _, cov, _ = two_way(numerator, denominator)
     if df <= 0:
         return ratio, None
-    square = float(stats.t.ppf(0.975, df)) ** 2
+    square = float(special.stdtrit(df, 0.975)) ** 2
     lead = b**2 - square * var_b
     root = (a * b - square * cov) ** 2 - lead * (a**2 - square * var_a)
     if lead <= 0 or root < 0:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from personaspace.geometry.axis import Positions
 from personaspace.geometry.quadratic import zero_mean_test
@@ -58,9 +58,9 @@ def bounds(at: Positions, tolerance: float = TOLERANCE) -> Bounds:
     pairs = list(itertools.permutations(range(len(at.values)), 2))
     excess = [two_way_estimate(at.values[i] - at.values[j] - tolerated) for i, j in pairs]
     worst = max(estimate.value for estimate in excess)
-    upper = max(e.value + e.se * stats.t.ppf(0.975, max(e.df, 1.0)) for e in excess)
+    upper = max(e.value + e.se * special.stdtrit(max(e.df, 1.0), 0.975) for e in excess)
     each = 0.025 / (len(pairs) / 2)
-    lower = max(e.value - e.se * stats.t.ppf(1 - each, max(e.df, 1.0)) for e in excess)
+    lower = max(e.value - e.se * special.stdtrit(max(e.df, 1.0), 1 - each) for e in excess)
     return Bounds(worst <= 0, upper <= 0, lower > 0)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from personaspace.inference import Array
 
@@ -83,4 +83,4 @@ def zero_mean_test(rows_PH: Array, columns_QH: Array, square: float) -> ZeroMean
     uncertain = 2 * (rows.square / rows.free + share**2 * columns.square / columns.free)
     above = max(1.0, (trace**2 - uncertain) / squares) if squares > 0 else 1.0
     below = 2 * trace**2 / uncertain if uncertain > 0 else float(rows.free)
-    return ZeroMean(float(stats.f.sf(length / trace, above, below)), length - trace)
+    return ZeroMean(float(special.fdtrc(above, below, length / trace)), length - trace)

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 from statsmodels.stats.proportion import proportion_effectsize
 
 from personaspace.inference import (
@@ -26,6 +25,7 @@ from personaspace.inference import (
     Estimate,
     cluster_mean,
     clustered_wilson,
+    has_outlier,
     two_way_estimate,
     wilson,
 )
@@ -48,7 +48,7 @@ INDEPENDENT = (
     "and intervals too narrow."
 )
 FEW_QUESTIONS = "Fewer than ten questions are the clusters: the t distribution is a rough guide."
-SKEWED = "The questions' differences are far from normal (Shapiro–Wilk p < 0.001)."
+SKEWED = "One question lies far outside what the others would let expect, and may carry this."
 
 
 def common_bystanders(
@@ -140,9 +140,7 @@ def _warning(table: Table, values_Q: Array) -> str | None:
         return INDEPENDENT
     if len(values_Q) < 10:
         return FEW_QUESTIONS
-    if np.ptp(values_Q) > 0 and stats.shapiro(values_Q).pvalue < 0.001:
-        return SKEWED
-    return None
+    return SKEWED if has_outlier(values_Q) else None
 
 
 def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Estimate:
