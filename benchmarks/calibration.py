@@ -20,7 +20,16 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402
-from scenarios import CURVES, DRAWS, GEOMETRY, LEAKAGE, SCENARIOS, Check, Simulate  # noqa: E402
+from scenarios import (
+    CURVES,
+    DRAWS,
+    GEOMETRY,
+    HALVINGS,
+    LEAKAGE,
+    SCENARIOS,
+    Check,
+    Simulate,
+)
 
 from personaspace.inference import generator  # noqa: E402
 from personaspace.measures import measure_of  # noqa: E402
@@ -62,59 +71,64 @@ def _share(p: np.ndarray) -> tuple[float, float, int]:
     return share, float(np.sqrt(max(share * (1 - share), 1e-9) / max(len(kept), 1))), len(kept)
 
 
-def null_table(pool: ProcessPoolExecutor, studies: int) -> list[dict]:
-    """False-positive rates of all scenarios."""
+def null_table(pool: ProcessPoolExecutor, index: int, studies: int) -> list[dict]:
+    """False-positive rates of one scenario."""
+    scenario, start = SCENARIOS[index], time.time()
+    p = _run(pool, "null", index, 0, studies)
     rows = []
-    for index, scenario in enumerate(SCENARIOS):
-        start = time.time()
-        p = _run(pool, "null", index, 0, studies)
-        for column, check in enumerate(scenario.checks):
-            share, error, count = _share(p[:, column])
-            rows.append(
-                asdict(check)
-                | {"scenario": scenario.name, "rejected": share, "error": error, "studies": count}
-                | {"calibrated": abs(share - check.level) <= 0.01}
-            )
-        print(f"{scenario.name}: {time.time() - start:.0f} s", flush=True)
+    for column, check in enumerate(scenario.checks):
+        share, error, count = _share(p[:, column])
+        rows.append(
+            asdict(check)
+            | {"scenario": scenario.name, "rejected": share, "error": error, "studies": count}
+            | {"calibrated": abs(share - check.level) <= 0.01}
+        )
+        print(
+            f"{check.metric:4}{check.variant:12}{check.name or '':30}{scenario.name:40}"
+            f"{100 * check.level:6.2f} {100 * share:6.2f} ± {196 * error:.2f} "
+            f"{'' if rows[-1]['calibrated'] else 'NO'}"
+        )
+    print(f"{scenario.name}: {time.time() - start:.0f} s", flush=True)
     return rows
 
 
-def power_table(pool: ProcessPoolExecutor, studies: int) -> list[dict]:
-    """Rejections along the curves."""
-    rows = []
-    for index, curve in enumerate(CURVES):
-        shares = []
-        for place in range(len(curve.sizes)):
-            p = _run(pool, "power", index, place, studies)
-            shares.append([_share(p[:, column])[0] for column in range(len(curve.checks))])
-        for column, check in enumerate(curve.checks):
-            rejected = [part[column] for part in shares]
-            rows.append(
-                asdict(check) | {"what": curve.what, "sizes": curve.sizes, "rejected": rejected}
-            )
-        print(curve.what, flush=True)
-    return rows
+def power_table(pool: ProcessPoolExecutor, index: int, studies: int) -> list[dict]:
+    """Rejections along one curve."""
+    curve, shares = CURVES[index], []
+    for place in range(len(curve.sizes)):
+        p = _run(pool, "power", index, place, studies)
+        shares.append([_share(p[:, column])[0] for column in range(len(curve.checks))])
+    print(curve.what, flush=True)
+    return [
+        asdict(check)
+        | {"what": curve.what, "sizes": curve.sizes, "studies": studies}
+        | {"rejected": [part[column] for part in shares]}
+        for column, check in enumerate(curve.checks)
+    ]
 
 
 def _title(row: dict) -> str:
     return measure_of(row["metric"], row["variant"], row["name"]).title
 
 
-def markdown(null: list[dict], power: list[dict], options: argparse.Namespace) -> str:
+def markdown(null: list[dict], power: list[dict]) -> str:
     """The documentation page."""
+    studies = min(row["studies"] for row in null)
+    points = min((row["studies"] for row in power), default=0)
     lines = [
         "# How often the tests reject",
         "",
-        f"Written by `python benchmarks/calibration.py --studies {options.studies} --power "
-        f"{options.power} --out docs/calibration.md` on {date.today().isoformat()}.",
+        f"Written by `python benchmarks/calibration.py --studies {studies} --power {points} --out "
+        f"docs/calibration.md`, last on {date.today().isoformat()}.",
         "",
         f"Made-up studies (`benchmarks/worlds.py`): geometry with {GEOMETRY.personas} personas, "
         f"{GEOMETRY.questions} questions, {GEOMETRY.hidden} dimensions, base, benign and three EM "
         "conditions; leakage with 12 personas, five EM conditions, "
         f"{LEAKAGE.questions} questions and {LEAKAGE.samples} samples; {DRAWS} draws a permutation "
-        "test. The dimensions are fewer than a model's, which makes chance fluctuations larger; "
-        "personas, questions and noise have the structure that the tests assume, and distributions "
-        "are normal (binomial for answers). What departs from that is not covered.",
+        f"test and {HALVINGS} halvings of M2. The dimensions are fewer than a model's, which makes "
+        "chance fluctuations larger; personas, questions and noise have the structure that the "
+        "tests assume, and distributions are normal (binomial for answers). What departs from that "
+        "is not covered.",
         "",
         "## False positives",
         "",
@@ -133,7 +147,7 @@ def markdown(null: list[dict], power: list[dict], options: argparse.Namespace) -
         )
     lines += ["", "The worlds:", ""]
     lines += [f"- *{scenario.name}*: {scenario.what}" for scenario in SCENARIOS]
-    lines += ["", "## Power", "", f"Share of {options.power} studies with p ≤ 0.05.", ""]
+    lines += ["", "## Power", "", f"Share of {points} studies with p ≤ 0.05.", ""]
     for what in dict.fromkeys(row["what"] for row in power):
         mine = [row for row in power if row["what"] == what]
         lines += [f"{what}:", "", "| test | variant | measure | " + " | ".join(mine[0]["sizes"])]
@@ -146,31 +160,50 @@ def markdown(null: list[dict], power: list[dict], options: argparse.Namespace) -
     return "\n".join(lines).rstrip() + "\n"
 
 
+class Kept:
+    """Numbers so far: a part that is run again replaces its own alone."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.out, self.data = out, {"null": {}, "power": {}}
+        if out is not None and out.with_suffix(".json").exists():
+            self.data = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+
+    def add(self, kind: str, name: str, rows: list[dict]) -> None:
+        """Keeps one part and writes all."""
+        self.data[kind][name] = rows
+        if self.out is None:
+            return
+        order = {
+            "null": [scenario.name for scenario in SCENARIOS],
+            "power": [curve.what for curve in CURVES],
+        }
+        self.data = {
+            kind: {name: self.data[kind][name] for name in names if name in self.data[kind]}
+            for kind, names in order.items()
+        }
+        null, power = ([row for part in self.data[kind].values() for row in part] for kind in order)
+        text = json.dumps(self.data, indent=1)
+        self.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        if null:
+            self.out.write_text(markdown(null, power), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=2000, help="for each null scenario")
+    parser.add_argument("--studies", type=int, default=2000, help="for each null scenario; 0: none")
     parser.add_argument("--power", type=int, default=400, help="for each point of a curve; 0: none")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", default="", help="scenarios whose name contains this")
+    parser.add_argument("--only", default="", help="scenarios and curves whose name contains this")
     parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
     options = parser.parse_args()
-    start = time.time()
-    if options.only:
-        kept = tuple(s for s in SCENARIOS if options.only in s.name)
-        globals()["SCENARIOS"] = kept
+    start, kept = time.time(), Kept(options.out)
     with ProcessPoolExecutor(options.jobs) as pool:
-        null = null_table(pool, options.studies)
-        power = power_table(pool, options.power) if options.power else []
-    for row in null:
-        print(
-            f"{row['metric']:4}{row['variant']:12}{row['name'] or '':30}{row['scenario']:40}"
-            f"{100 * row['level']:6.2f} {100 * row['rejected']:6.2f} ± {196 * row['error']:.2f} "
-            f"{'' if row['calibrated'] else 'NO'}"
-        )
-    if options.out:
-        options.out.write_text(markdown(null, power, options), encoding="utf-8")
-        data = {"null": null, "power": power}
-        options.out.with_suffix(".json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+        for index, scenario in enumerate(SCENARIOS):
+            if options.studies and options.only in scenario.name:
+                kept.add("null", scenario.name, null_table(pool, index, options.studies))
+        for index, curve in enumerate(CURVES):
+            if options.power and options.only in curve.what:
+                kept.add("power", curve.what, power_table(pool, index, options.power))
     print(f"{time.time() - start:.0f} s")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from personaspace.rows import Row
 DEFAULT_AXIS = "e0-assistant"
 DEFAULT_BENIGN = "benign"
 DEFAULT_ASSISTANT = "assistant"
+VARIANTS = ("published", "recommended")
 
 COSINE_COLUMNS = (
     "method",
@@ -103,6 +104,7 @@ def analyse_geometry(
     permutations: int = 10_000,
     bootstrap: int = 2_000,
     seed: int = 42,
+    variants: Collection[str] = VARIANTS,
     advance: Callable[[int], None] | None = None,
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
@@ -119,6 +121,7 @@ def analyse_geometry(
         permutations: Draws of every permutation test.
         bootstrap: Draws of the published bootstrap interval.
         seed: Of all random draws.
+        variants: `published`, `recommended` or both.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -134,7 +137,7 @@ def analyse_geometry(
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
     for group in groups:
-        work = GroupWork.make(group, roles, permutations, bootstrap, seed)
+        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -148,7 +151,8 @@ def analyse_geometry(
         )
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
-    result.rows = [described(row) for row in adjust(result.rows)]
+    kept = [row for row in result.rows if row.variant in variants]
+    result.rows = [described(row) for row in adjust(kept)]
     return result
 
 
@@ -166,7 +170,13 @@ class GroupWork:
 
     @classmethod
     def make(
-        cls, group: Group, roles: Roles, permutations: int, bootstrap: int, seed: int
+        cls,
+        group: Group,
+        roles: Roles,
+        permutations: int,
+        bootstrap: int,
+        seed: int,
+        variants: Collection[str] = VARIANTS,
     ) -> GroupWork:
         """Decides what can be computed of a group, and draws."""
         where = f"method {group.method}, seed {group.seed}"
@@ -181,6 +191,8 @@ class GroupWork:
             notes.append(f"fewer than two personas are left for {where}: nothing is computed")
             return cls(roles, seed, None, None, None, notes)
         draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
+        if "recommended" not in variants:
+            return cls(roles, seed, draws, None, None, notes)
         if group.valid.sum(axis=1).min() < 2:
             notes.append(f"only published tests for {where}: a persona has one usable question")
             return cls(roles, seed, draws, None, None, notes)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf
+from threadpoolctl import threadpool_limits
 
 from personaspace.geometry.cells import Cell, Floats, Roles
 from personaspace.geometry.published import pre_post_family
@@ -37,7 +38,7 @@ FOLDS = 5
 #: Principal components that LDA works on, at most.
 COMPONENTS = 64
 #: Activations that the components are found from, at most.
-_BASIS_ROWS = 1000
+_BASIS_ROWS = 600
 #: Label permutations for the test against chance, at most: it is not adjusted for multiplicity.
 _CHANCE_DRAWS = 2000
 
@@ -115,7 +116,8 @@ def components(cell: Cell, seed: int) -> Floats:
     rows = cell.states[tuple(places.T)] - cell.states.sum(axis=1)[c, q] / asked
     gram = (rows @ rows.T).astype(np.float64)
     kept = min(COMPONENTS, len(rows) - 1)
-    squares, left = eigh(gram, subset_by_index=(len(rows) - kept, len(rows) - 1))
+    with threadpool_limits(1):  # threads only wait for each other in so small a decomposition
+        squares, left = eigh(gram, subset_by_index=(len(rows) - kept, len(rows) - 1))
     good = squares > squares[-1] * np.finfo(np.float32).eps * len(rows)
     basis = (rows.T @ (left[:, good] / np.sqrt(squares[good])).astype(np.float32))[:, ::-1]
     centre = cell.means.mean(axis=(0, 1)).astype(np.float32)
