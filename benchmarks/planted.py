@@ -178,8 +178,8 @@ def page(results: list[dict[str, list[bool]]]) -> str:
     narrow = np.mean([result["narrow"][0] for result in results])
     lines += [
         "",
-        f"The population converged at layer 20 in {100 * held:.0f} % of the studies. The interval of "
-        f"the layer was a single one of the {len(SPREADS)} layers in {100 * narrow:.0f} %.",
+        f"The population converged at layer 20 in {100 * held:.0f} % of the studies. The interval "
+        f"of the layer was a single one of the {len(SPREADS)} layers in {100 * narrow:.0f} %.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -81,6 +81,7 @@ def zero_mean_test(rows_PH: Array, columns_QH: Array, square: float) -> ZeroMean
     both = float(crossed.sum()) / (personas * (personas - 1) * questions * (questions - 1))
     squares = rows.square + share**2 * columns.square + 2 * share * both
     uncertain = 2 * (rows.square / rows.free + share**2 * columns.square / columns.free)
-    above = max(1.0, (trace**2 - uncertain) / squares) if squares > 0 else 1.0
-    below = 2 * trace**2 / uncertain if uncertain > 0 else float(rows.free)
+    known = max(trace**2 - uncertain, 0.0)  # the squared trace without its sampling variance
+    above = max(1.0, known / squares) if squares > 0 else 1.0
+    below = max(1.0, 2 * known / uncertain) if uncertain > 0 else float(rows.free)
     return ZeroMean(float(special.fdtrc(above, below, length / trace)), length - trace)
