@@ -235,7 +235,9 @@ def cluster_mean(values: Array) -> Estimate:
     return Estimate(value, se if se > TIE * max(1.0, abs(value)) else 0.0, n - 1)
 
 
-def two_way(values: Array, other: Array | None = None) -> tuple[float, float, float]:
+def two_way(
+    values: Array, other: Array | None = None, excess: float = 0.0
+) -> tuple[float, float, float]:
     """Mean of a crossed two-way layout and its variance when both ways are samples.
 
     Rows and columns are crossed random effects. V = V_rows + V_columns − V_cells, the two-way
@@ -247,13 +249,15 @@ def two_way(values: Array, other: Array | None = None) -> tuple[float, float, fl
     Args:
         values: `[row, column]`, at least 2 × 2.
         other: Same shape: returns the covariance of the two means instead of a variance.
+        excess: Taken off the fewer levels' part, which keeps at least half (pseudo-values of a
+            statistic that is not linear in the levels overstate it).
 
     Returns:
         Mean of `values`, (co)variance of the mean, degrees of freedom.
     """
     second = values if other is None else other
     if values.shape[0] < values.shape[1]:
-        _, variance, df = two_way(values.T, second.T if other is not None else None)
+        _, variance, df = two_way(values.T, second.T if other is not None else None, excess)
         return float(values.mean()), variance, df
     many, few = values.shape
     centred = [v - v.mean() for v in (values, second)]
@@ -263,6 +267,7 @@ def two_way(values: Array, other: Array | None = None) -> tuple[float, float, fl
     by_row = float(rows[0] @ rows[1]) / (many - 1) / many
     by_column = float(columns[0] @ columns[1]) / (few - 1) / few
     by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
+    by_column = max(by_column / 2, by_column - excess) if excess else by_column
     beyond = by_row - by_cell
     if other is None:
         beyond = max(0.0, beyond)
@@ -271,11 +276,11 @@ def two_way(values: Array, other: Array | None = None) -> tuple[float, float, fl
     return float(values.mean()), variance, variance**2 / squares if squares > 0 else 0.0
 
 
-def two_way_estimate(values: Array) -> Estimate:
+def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
     """`two_way` as an estimate; without an interval below 2 × 2."""
     if min(values.shape) < 2:
         return Estimate(float(values.mean()), 0.0, 0.0)
-    mean, variance, df = two_way(values)
+    mean, variance, df = two_way(values, excess=excess)
     # Rounding of identical inputs is no variation.
     if variance <= (TIE * max(1.0, abs(mean))) ** 2:
         variance = 0.0

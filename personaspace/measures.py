@@ -91,8 +91,8 @@ _M1 = (
     ),
     Measure(
         "M1", "recommended", "centred_em_minus_benign", "EM increment in centred cosine",
-        "whether EM moves personas together further than a harmless fine-tuning does",
-        _ONE_RUN, "EM's centred cosine is benign's",
+        "by how much EM moves personas together further than a harmless fine-tuning does",
+        "be tested: where neither moves them together, no t-test of it has a level",
     ),
     Measure(
         "M1", "recommended", "spread_em_minus_benign", "EM increment in spread",

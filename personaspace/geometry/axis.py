@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.geometry.cells import Cell, Floats, Roles
-from personaspace.geometry.compare import leave_one_out_questions, lopsided, rows_against_base
+from personaspace.geometry.compare import (
+    Pseudo,
+    leave_one_out_questions,
+    lopsided,
+    rows_against_base,
+)
 from personaspace.geometry.published import pre_post_family
 from personaspace.inference import Array, two_way_estimate
 from personaspace.rows import Row
@@ -241,7 +246,9 @@ def _rows(
             name=measure,
             note=note,
         )
-        rows.extend(rows_against_base(row, values, bases, _standardised(values - bases)))
+        rows.extend(
+            rows_against_base(row, Pseudo(values), Pseudo(bases), _standardised(values - bases))
+        )
     shifts = _pseudo_values(*moved, absolute=False)
     estimate = two_way_estimate(shifts)
     rows.append(

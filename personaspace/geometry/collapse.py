@@ -12,7 +12,8 @@ Three measures of a pair of persona vectors v, averaged over pairs:
 
 Uncertainty: jackknife pseudo-values by question and persona, analysed as a crossed layout
 (`inference.two_way`). That is the hierarchical resampling of both in closed form; the bootstrap of
-both counts question-by-persona noise three times (Owen 2007) and hardly ever rejects. The centred
+both counts question-by-persona noise three times (Owen 2007) and hardly ever rejects. What the
+jackknife counts twice of a mean over pairs is taken off (`compare.jackknife_excess`). The centred
 cosine against base is tested by `displacement` instead, for a reason given there.
 
 Shape suffixes: N vectors, P personas, Q questions, H hidden.
@@ -22,11 +23,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
 from personaspace.geometry.cells import Cell, Roles
 from personaspace.geometry.compare import (
+    Pseudo,
     leave_one_out_personas,
     leave_one_out_questions,
     lopsided,
@@ -35,7 +39,7 @@ from personaspace.geometry.compare import (
 from personaspace.geometry.displacement import common_displacement
 from personaspace.geometry.grams import Grams
 from personaspace.geometry.published import pre_post_family
-from personaspace.inference import Array, fieller, two_way_estimate
+from personaspace.inference import Array, Interval, fieller
 from personaspace.rows import Row
 
 MEASURES = ("raw_cosine", "centred_cosine", "spread")
@@ -48,7 +52,7 @@ INCREMENTS = {
 }
 FAMILY = "geometry_em_vs_benign"
 
-Values = dict[str, dict[str, Array]]
+Values = dict[str, dict[str, Pseudo]]
 
 
 def pair_measures(gram: Array, of_base: bool) -> dict[str, Array]:
@@ -79,13 +83,14 @@ def _cosines(inner: Array) -> Array:
     return np.asarray(inner / (lengths[..., :, None] * lengths[..., None, :]))
 
 
-def pseudo_values(grams: tuple[Array, Array], of_base: bool) -> dict[str, Array]:
-    """Pseudo-values of each measure by question and persona, `[Q, P]`."""
+def pseudo_values(grams: tuple[Array, Array], of_base: bool) -> dict[str, Pseudo]:
+    """Pseudo-values of each measure."""
     whole, without = (pair_measures(gram, of_base) for gram in grams)
-    return {
-        name: leave_one_out_personas(leave_one_out_questions(whole[name], without[name]))
-        for name in MEASURES
-    }
+    found = {}
+    for name in MEASURES:
+        pairs_QPP = leave_one_out_questions(whole[name], without[name])
+        found[name] = Pseudo(leave_one_out_personas(pairs_QPP), pairs_QPP.mean(axis=0))
+    return found
 
 
 def _effect(name: str, value: float, before: float) -> float | None:
@@ -128,7 +133,7 @@ def m1(cell: Cell, roles: Roles) -> list[Row]:
             if measure == "centred_cosine":
                 rows.extend(rows_against_base(row, mine, base, moved.size, moved.p))
             else:
-                effect = _effect(measure, float(mine.mean()), float(base.mean()))
+                effect = _effect(measure, mine.mean, base.mean)
                 rows.extend(rows_against_base(row, mine, base, effect))
         if roles.benign in values and name != roles.benign:
             rows.extend(_increments(place, name))
@@ -147,32 +152,36 @@ def _increments(place: _Place, name: str) -> list[Row]:
         if measure == "raw_cosine":
             effect = share
         elif measure == "spread":
-            before = float(benign[measure].mean())
-            effect = float(mine[measure].mean()) / before - 1 if before > 0 else None
+            before = benign[measure].mean
+            effect = mine[measure].mean / before - 1 if before > 0 else None
         row = _difference(place.row(title, name), mine[measure], benign[measure], effect)
-        rows.append(replace(row, family=FAMILY) if measure == "raw_cosine" else row)
+        if measure == "raw_cosine":
+            row = replace(row, family=FAMILY)
+        elif measure == "centred_cosine":
+            # Where neither moved its personas together, a t-test has no level (`displacement`).
+            row = replace(row, p=None)
+        rows.append(row)
     shared = replace(place.row("benign_share", name), value=share, ci95=interval)
     rows.append(replace(shared, n=rows[0].n))
     return rows
 
 
-def _difference(row: Row, mine_QP: Array, other_QP: Array, effect: float | None) -> Row:
-    estimate = two_way_estimate(mine_QP - other_QP)
+def _difference(row: Row, mine: Pseudo, other: Pseudo, effect: float | None) -> Row:
+    change = mine - other
+    estimate = change.estimate
     return replace(
         row,
         value=estimate.value,
         p=estimate.p,
         ci95=estimate.interval,
-        n=mine_QP.shape[1],
+        n=change.values.shape[1],
         effect=effect,
-        warning=lopsided(mine_QP - other_QP),
+        warning=lopsided(change.values),
     )
 
 
-def _share(
-    part_QP: Array, whole_QP: Array, base_QP: Array
-) -> tuple[float | None, tuple[float, float] | None]:
-    ratio, interval = fieller(part_QP - base_QP, whole_QP - base_QP)
+def _share(part: Pseudo, whole: Pseudo, base: Pseudo) -> tuple[float | None, Interval | None]:
+    ratio, interval = fieller((part - base).values, (whole - base).values)
     return (ratio if math.isfinite(ratio) else None), interval
 
 
@@ -183,7 +192,7 @@ def _mean_increment(place: _Place) -> list[Row]:
     if roles.benign not in values or len(em) < 2:
         return []
     benign, base = values[str(roles.benign)]["raw_cosine"], values[roles.base]["raw_cosine"]
-    mean = np.mean([values[name]["raw_cosine"] for name in em], axis=0)
+    mean = reduce(add, (values[name]["raw_cosine"] for name in em)) * (1 / len(em))
     share, interval = _share(benign, mean, base)
     increment = _difference(place.row("em_mean_minus_benign", None), mean, benign, share)
     shared = replace(place.row("em_mean_benign_share", None), value=share, ci95=interval)
