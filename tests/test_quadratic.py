@@ -9,6 +9,7 @@ from scipy import stats
 
 from personaspace.geometry.axis import Positions
 from personaspace.geometry.cells import Cell
+from personaspace.geometry.compare import jackknife_excess, leave_one_out_personas
 from personaspace.geometry.convergence import (
     bounds,
     convergence_layer,
@@ -165,3 +166,22 @@ def test_the_spread_of_conditions_has_a_test_and_a_cautious_interval() -> None:
     row = spread_row(positions(7, [0.3, 0.5], rng), "a", 42, 1)
     assert (row.p or 1) < 0.01 and row.value == pytest.approx(0.2, abs=0.05)
     assert row.effect == pytest.approx(0.5, abs=0.15)
+
+
+def test_jackknife_excess_is_what_it_counts_twice() -> None:
+    rng, personas = np.random.default_rng(8), 8
+    upper = np.triu_indices(personas, 1)
+    means, variances, excesses = [], [], []
+    for _ in range(3000):
+        own = 0.3 * rng.normal(size=personas)
+        pairs = np.zeros((personas, personas))
+        pairs[upper] = rng.normal(size=len(upper[0]))
+        pairs = pairs + pairs.T + own[:, None] + own
+        pseudo = leave_one_out_personas(pairs[None])[0]
+        means.append(pairs[upper].mean())
+        variances.append(pseudo.var(ddof=1) / personas)
+        excesses.append(jackknife_excess(pairs))
+    truth = float(np.var(means))
+    assert np.mean(variances) > 1.2 * truth
+    assert np.mean(variances) - np.mean(excesses) == pytest.approx(truth, rel=0.08)
+    assert jackknife_excess(np.ones((3, 3))) == 0.0
