@@ -194,15 +194,18 @@ def main() -> None:
     parser.add_argument("--power", type=int, default=400, help="for each point of a curve; 0: none")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="scenarios and curves whose name contains this")
+    parser.add_argument("--missing", action="store_true", help="only what --out does not have yet")
     parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
     options = parser.parse_args()
     start, kept = time.time(), Kept(options.out)
     with ProcessPoolExecutor(options.jobs) as pool:
         for index, scenario in enumerate(SCENARIOS):
-            if options.studies and options.only in scenario.name:
+            done = options.missing and scenario.name in kept.data["null"]
+            if options.studies and options.only in scenario.name and not done:
                 kept.add("null", scenario.name, null_table(pool, index, options.studies))
         for index, curve in enumerate(CURVES):
-            if options.power and options.only in curve.what:
+            done = options.missing and curve.what in kept.data["power"]
+            if options.power and options.only in curve.what and not done:
                 kept.add("power", curve.what, power_table(pool, index, options.power))
     print(f"{time.time() - start:.0f} s")
 

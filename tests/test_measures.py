@@ -17,7 +17,7 @@ from personaspace.geometry import analyse_geometry
 from personaspace.inference import has_outlier
 from personaspace.leakage import analyse_leakage
 from personaspace.leakage.trend import HINGES, slope_row, within_seeds_row
-from personaspace.measures import MEASURES, described, measure_of, measures_of
+from personaspace.measures import MEASURES, described, markdown, measure_of, measures_of
 from personaspace.rows import Row, to_dicts
 
 
@@ -48,6 +48,11 @@ def test_measures_are_listed_once_in_whole_sentences(rows: list[Row]) -> None:
     for measure in listed:
         assert measure["shows"].startswith("Shows ") and measure["shows"].endswith(".")
         assert measure["cannot"].startswith("Cannot ") and measure["cannot"].endswith(".")
+
+
+def test_the_page_of_measures_is_not_stale() -> None:
+    page = Path(__file__).parents[1] / "docs" / "measures.md"
+    assert page.read_text(encoding="utf-8") == markdown()
 
 
 def test_an_unknown_measure_is_an_error_and_a_companion_is_not() -> None:
