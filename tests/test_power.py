@@ -14,7 +14,8 @@ from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
 from personaspace.cli import app
-from personaspace.power import Assumptions, Design, Finding, Plan, plan
+from personaspace.power import Assumptions, Design, Finding, Plan
+from personaspace.power.plan import plan
 from personaspace.power.solve import order_power, range_detectable, t_detectable
 
 STUDY = Design(

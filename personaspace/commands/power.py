@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from personaspace.errors import UserError
-from personaspace.power import Assumptions, Design, Plan, plan
+from personaspace.power import Assumptions, Design, Plan
 from personaspace.sources import read_questions
 from personaspace.spec import Experiment
-from personaspace.validation import load_spec
 
 DEFAULT = Assumptions()
 
@@ -123,6 +122,9 @@ def power(
         rate, wanted, run_sd=run_sd, persona_run_sd=persona_run_sd, question_sd=question_sd,
         persona_sd=persona_sd,
     )  # fmt: skip
+    from personaspace.power.plan import plan
+    from personaspace.validation import load_spec
+
     experiment = load_spec(spec)
     guess = Assumptions(rate, run_sd, persona_run_sd, question_sd, persona_sd, wanted)
     made = plan(design_of(experiment, spec.absolute().parent), guess)
