@@ -181,10 +181,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
-        "nothing happens to one condition",
-        "Base and one condition, drawn alike, with so much noise that personas are confused "
-        "(near 100 % a test of few differences rejects less often than it might).",
-        geometry_study(_same(Arm(), ("e1",)), replace(GEOMETRY, noise=2.0), metrics="M3"),
+        "the same personas",
+        "Base and one condition with the same persona vectors, and so much noise that personas are "
+        "confused (near 100 % a test of few differences rejects less often than it might).",
+        geometry_study(_same(Arm(), ("e1",)), replace(GEOMETRY, own=0.0, noise=2.0), metrics="M3"),
         tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
     ),
     Scenario(
