@@ -217,8 +217,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         "induction persona at the margin",
-        "The induction persona leaks five points more than the mean of the others: not equivalent.",
-        leakage_study(replace(LEAKAGE, induction=0.05), metrics="H1"),
+        "The induction persona leaks five points more than the mean of the others, 100 samples a "
+        "question (with ten, the margin is no wider than the noise, and equivalence is hardly ever "
+        "claimed, rightly or wrongly).",
+        leakage_study(replace(LEAKAGE, induction=0.05, samples=100), metrics="H1"),
         tuple(_rec("H1", "e4-villain", "equivalence")),
     ),
     Scenario(
