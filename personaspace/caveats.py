@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
+
+from personaspace.measures import measure_of
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
@@ -40,7 +44,38 @@ def caveats(results: dict[str, Any], unseen: set[str]) -> list[str]:
             "the questions."
         )
     found.extend(_training_caveats(results))
+    found.extend(failed_assumptions([*results["geometry"], *results["leakage"]]))
     return found
+
+
+def failed_assumptions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """One sentence for each measure and assumption that fails, with where it does.
+
+    Args:
+        rows: Result rows as dicts; those without a warning are passed over.
+    """
+    where: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        if not row.get("warning"):
+            continue
+        measure = measure_of(row["metric"], row["variant"], row["name"])
+        title = measure.title.removesuffix(", change from base")
+        layer = None if row["layer"] is None else f"layer {row['layer']}"
+        method = None if row["method"] is None else f"method {row['method'].upper()}"
+        place = " ".join(part for part in (row["condition"], layer, method) if part)
+        found = where[f"{row['metric']}, {title}", row["warning"]]
+        if place and place not in found:
+            found.append(place)
+    return [
+        f"{measure}: {warning}{_listed(places)}" for (measure, warning), places in where.items()
+    ]
+
+
+def _listed(places: list[str]) -> str:
+    if not places:
+        return ""
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f" ({', '.join(places[:3])}{more})"
 
 
 def _answer_caveats(results: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from personaspace import __version__, interrupt
 from personaspace.commands import analysis, cluster
+from personaspace.commands.power import power
 from personaspace.errors import EXIT_FAILURE, Interrupted, UserError
 
 app = typer.Typer(
@@ -360,6 +361,7 @@ def schema(
 app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.leakage))
+app.command()(guarded(power))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
     app.command()(guarded(_command))
 

@@ -13,10 +13,11 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -179,23 +180,46 @@ class Estimate:
         """95 % t interval; None where the data show no variation to build one from."""
         if not (self.se > 0 and self.df > 0):
             return None
-        reach = float(stats.t.ppf(0.975, self.df)) * self.se
+        reach = float(special.stdtrit(self.df, 0.975)) * self.se
         return self.value - reach, self.value + reach
 
     @property
     def p(self) -> float | None:
         """Two-sided p of the hypothesis that the truth is 0; None where it cannot be tested."""
         if self.se > 0 and self.df > 0:
-            return float(min(1.0, 2 * stats.t.sf(abs(self.value) / self.se, self.df)))
+            return float(min(1.0, 2 * special.stdtr(self.df, -abs(self.value) / self.se)))
         return 1.0 if abs(self.value) < TIE else None
 
     def equivalence_p(self, margin: float) -> float | None:
         """The p of two one-sided tests (Schuirmann 1987): is the truth within ± `margin`?"""
         if not (self.se > 0 and self.df > 0):
             return None
-        above = stats.t.sf((self.value + margin) / self.se, self.df)
-        below = stats.t.cdf((self.value - margin) / self.se, self.df)
+        above = special.stdtr(self.df, -(self.value + margin) / self.se)
+        below = special.stdtr(self.df, (self.value - margin) / self.se)
         return float(max(above, below))
+
+
+@lru_cache(maxsize=256)
+def _farthest(n: int, level: float) -> float:
+    """How many standard deviations the farthest of n normal values lies from their mean at most."""
+    square = float(special.stdtrit(n - 2, level / (2 * n))) ** 2
+    return (n - 1) / math.sqrt(n) * math.sqrt(square / (n - 2 + square))
+
+
+def has_outlier(values: Array, level: float = 0.001) -> bool:
+    """Whether one value lies too far out for a normal sample (Grubbs 1969, two-sided).
+
+    Args:
+        values: A sample; fewer than three, or without variation, have no outlier.
+        level: Of the test.
+    """
+    if len(values) < 3:
+        return False
+    deviations = np.abs(values - values.mean())
+    spread = float(values.std(ddof=1))
+    if spread <= TIE * max(1.0, float(np.abs(values).max())):
+        return False
+    return bool(deviations.max() / spread > _farthest(len(values), level))
 
 
 def cluster_mean(values: Array) -> Estimate:
@@ -211,44 +235,52 @@ def cluster_mean(values: Array) -> Estimate:
     return Estimate(value, se if se > TIE * max(1.0, abs(value)) else 0.0, n - 1)
 
 
-def two_way(values: Array, other: Array | None = None) -> tuple[float, float, float]:
+def two_way(
+    values: Array, other: Array | None = None, excess: float = 0.0
+) -> tuple[float, float, float]:
     """Mean of a crossed two-way layout and its variance when both ways are samples.
 
     Rows and columns are crossed random effects. V = V_rows + V_columns − V_cells, the two-way
-    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice;
-    never less than either part. Degrees of freedom are Satterthwaite's.
+    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice.
+    The way with fewer levels decides how well V is known: its part is kept whole, the other one
+    counts only as far as it exceeds the cells' part. Degrees of freedom are Satterthwaite's for
+    these two; where the other way brings nothing, this is the t-test over the fewer levels.
 
     Args:
         values: `[row, column]`, at least 2 × 2.
         other: Same shape: returns the covariance of the two means instead of a variance.
+        excess: Taken off the fewer levels' part, which keeps at least half (pseudo-values of a
+            statistic that is not linear in the levels overstate it).
 
     Returns:
         Mean of `values`, (co)variance of the mean, degrees of freedom.
     """
     second = values if other is None else other
-    rows, columns = values.shape
-    parts = []
+    if values.shape[0] < values.shape[1]:
+        _, variance, df = two_way(values.T, second.T if other is not None else None, excess)
+        return float(values.mean()), variance, df
+    many, few = values.shape
     centred = [v - v.mean() for v in (values, second)]
-    row_means = [v.mean(axis=1) for v in centred]
-    column_means = [v.mean(axis=0) for v in centred]
-    parts.append(float(row_means[0] @ row_means[1]) / (rows - 1) / rows)
-    parts.append(float(column_means[0] @ column_means[1]) / (columns - 1) / columns)
-    rests = [v - r[:, None] - c for v, r, c in zip(centred, row_means, column_means, strict=True)]
-    free = (rows - 1) * (columns - 1)
-    parts.append(float((rests[0] * rests[1]).sum()) / free / (rows * columns))
-    variance = parts[0] + parts[1] - parts[2]
+    rows = [v.mean(axis=1) for v in centred]
+    columns = [v.mean(axis=0) for v in centred]
+    rests = [v - r[:, None] - c for v, r, c in zip(centred, rows, columns, strict=True)]
+    by_row = float(rows[0] @ rows[1]) / (many - 1) / many
+    by_column = float(columns[0] @ columns[1]) / (few - 1) / few
+    by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
+    by_column = max(by_column / 2, by_column - excess) if excess else by_column
+    beyond = by_row - by_cell
     if other is None:
-        variance = max(variance, parts[0], parts[1])
-    squares = parts[0] ** 2 / (rows - 1) + parts[1] ** 2 / (columns - 1) + parts[2] ** 2 / free
-    df = variance**2 / squares if squares > 0 else 0.0
-    return float(values.mean()), variance, df
+        beyond = max(0.0, beyond)
+    squares = by_column**2 / (few - 1) + beyond**2 / (many - 1)
+    variance = by_column + beyond
+    return float(values.mean()), variance, variance**2 / squares if squares > 0 else 0.0
 
 
-def two_way_estimate(values: Array) -> Estimate:
+def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
     """`two_way` as an estimate; without an interval below 2 × 2."""
     if min(values.shape) < 2:
         return Estimate(float(values.mean()), 0.0, 0.0)
-    mean, variance, df = two_way(values)
+    mean, variance, df = two_way(values, excess=excess)
     # Rounding of identical inputs is no variation.
     if variance <= (TIE * max(1.0, abs(mean))) ** 2:
         variance = 0.0
@@ -273,7 +305,7 @@ def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | Non
     _, cov, _ = two_way(numerator, denominator)
     if df <= 0:
         return ratio, None
-    square = float(stats.t.ppf(0.975, df)) ** 2
+    square = float(special.stdtrit(df, 0.975)) ** 2
     lead = b**2 - square * var_b
     root = (a * b - square * cov) ** 2 - lead * (a**2 - square * var_a)
     if lead <= 0 or root < 0:

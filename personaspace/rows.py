@@ -27,15 +27,19 @@ class Row:
         value: The estimate. Rates and ranges are fractions, not per cent.
         base: The same in what `value` is compared with.
         delta: value − base.
-        p: p-value; the null hypothesis is in `note` or in the function that made the row.
+        p: p-value; the null hypothesis is in `measures`.
         ci95: 95 % interval of `value`.
         n: Units that the test counts as independent (pairs, personas, questions, conditions …).
         family: Tests that are adjusted for multiplicity together; None: not part of a family.
         p_bh: Benjamini–Hochberg within the family.
         p_holm: Holm within the family.
-        effect: An effect size; what kind is in `note` or in the function that made the row.
+        effect: An effect size; `effect_name` says which.
         name: Tells apart the measures of one metric.
-        note: One plain sentence on what the row shows and cannot show.
+        note: One plain sentence on what the row shows and cannot show (`measures`), and what the
+            data add to it.
+        effect_name: What `effect` is.
+        p_floor: Smallest p that the design allows, whatever the data; None: no floor that matters.
+        warning: An assumption of this row that the data do not bear out.
     """
 
     metric: str
@@ -56,6 +60,9 @@ class Row:
     effect: float | None = None
     name: str | None = None
     note: str | None = None
+    effect_name: str | None = None
+    p_floor: float | None = None
+    warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in order, as JSON takes them: plain numbers, NaN and infinities as None."""

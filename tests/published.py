@@ -49,6 +49,15 @@ H2_P = 0.0028
 H3_RHO = -0.9
 H3_P = 10 / 120
 H3_ASYMPTOTIC_P = 0.0374
+#: Share of the source's answers with the marker, in per cent, as printed.
+SOURCE_RATES = (75.4, 89.6, 82.5, 82.9, 88.9)
+
+#: M1 (mean pair cosine) at layer 20, method A; EM conditions E0 to E4.
+M1_BASE = 0.8996
+M1_EM = (0.9943, 0.9944, 0.9949, 0.9965, 0.9909)
+M1_BENIGN = 0.9728
+#: M2 (change of the mean |cosine| with the axis) of E0 and E4 at layer 7.
+M2_LAYER_7 = (0.502, 0.338)
 
 
 def scores(seed: int = 42) -> dict[tuple[str, int], dict[str, Any]]:

@@ -15,23 +15,16 @@ import pytest
 import typer
 from numpy.typing import NDArray
 from planted import STUDY, Arm, names, world, write
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from typer.testing import CliRunner
 
 from personaspace.commands.analysis import geometry as geometry_command
 from personaspace.errors import UserError
 from personaspace.geometry import GeometryResult, analyse_geometry, cosine_to
-from personaspace.geometry.axis import Axis, halve, split_cosines
+from personaspace.geometry.axis import Axis, Halves, halve, split_cosines
 from personaspace.geometry.cells import Cell, group_files, read_cell
-from personaspace.geometry.collapse import leave_one_out_grams, pair_measures
+from personaspace.geometry.collapse import pair_measures
 from personaspace.geometry.compare import leave_one_out_personas
-from personaspace.geometry.separability import (
-    Design,
-    components,
-    fit_lda,
-    nearest_centroid,
-    shrinkage_lda,
-)
+from personaspace.geometry.grams import Grams
 from personaspace.rows import Row, to_dicts
 
 Vectors = NDArray[np.float64]
@@ -292,7 +285,7 @@ def some_valid(personas: int, questions: int, seed: int = 0) -> dict[str, NDArra
 
 def test_left_out_questions_equal_a_fresh_computation(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, some_valid(5, 8), personas=5, questions=8)
-    gram, without = leave_one_out_grams(cell, "benign", "base")
+    gram, without = Grams.of(cell).leave_one_out("benign", "base")
     everything = np.concatenate([cell.states_of("benign"), cell.states_of("base")]).astype(
         np.float64
     )
@@ -309,7 +302,7 @@ def test_left_out_questions_equal_a_fresh_computation(tmp_path: Path) -> None:
 
 def test_pair_measures_by_their_definitions(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, personas=4, questions=6)
-    gram, _ = leave_one_out_grams(cell, "benign", "base")
+    gram, _ = Grams.of(cell).leave_one_out("benign", "base")
     mine, base = cell.vectors("benign"), cell.vectors("base")
     centre = base.mean(axis=0)
     found = pair_measures(gram, of_base=False)
@@ -348,7 +341,9 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
     shifts = cell.states_of("e0-assistant")[2] - cell.states_of("base")[2]
     measures = ~halves & cell.valid[others][:, None, :]
     axis = Axis.make(shifts, cell.valid[2], halves)
-    whole, without = split_cosines(cell.states_of("benign")[others], measures, axis)
+    base = Halves.make(cell.states_of("base")[others], measures, axis)
+    mine = Halves.make(cell.states_of("benign")[others], measures, axis)
+    whole, without = split_cosines(mine, measures, axis)
     states = cell.states_of("benign")[others].astype(np.float64)
 
     def fresh(p: int, s: int, left_out: int | None) -> float:
@@ -361,69 +356,11 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
         assert whole[p, s] == pytest.approx(fresh(p, s, None), abs=1e-5)
         for q in range(12):
             assert without[q, p, s] == pytest.approx(fresh(p, s, q), abs=1e-4)
-
-
-def test_nearest_centroid_equals_a_plain_loop(tmp_path: Path) -> None:
-    cell = cell_of(tmp_path, some_valid(5, 13), personas=5, questions=13, noise=1.5)
-    folds = Design.make(cell.valid, 10, 0).folds
-    assert sorted(np.bincount(folds)) == [2, 2, 3, 3, 3]
-    states = cell.states_of("e0-assistant").astype(np.float64)
-    predicted = nearest_centroid(cell.states_of("e0-assistant"), cell.valid, folds)
-    for p, q in itertools.product(range(5), range(13)):
-        if not cell.valid[p, q]:
-            assert predicted[p, q] == -1
-            continue
-        centroids = [states[k][cell.valid[k] & (folds != folds[q])].mean(axis=0) for k in range(5)]
-        assert predicted[p, q] == np.argmax([cosine(states[p, q], c) for c in centroids])
-
-
-def test_lda_scores_are_those_of_the_library_for_the_same_covariance() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), 15)
-    rows = rng.normal(size=(60, 6)) @ rng.normal(size=(6, 6)) + rng.normal(size=(4, 6))[labels]
-    weights, offsets = fit_lda(rows, labels)
-    means = np.stack([rows[labels == k].mean(axis=0) for k in range(4)])
-
-    class Given:
-        """The shrunk pooled covariance, as an estimator."""
-
-        def fit(self, _: Vectors) -> Given:
-            from sklearn.covariance import ledoit_wolf
-
-            self.covariance_ = ledoit_wolf(rows - means[labels], assume_centered=True)[0]
-            return self
-
-    model = LinearDiscriminantAnalysis(
-        solver="lsqr", covariance_estimator=Given(), priors=np.full(4, 0.25)
-    ).fit(rows, labels)
-    mine = rows @ weights + offsets
-    library = model.decision_function(rows)
-    assert mine - mine[:, :1] == pytest.approx(library - library[:, :1], abs=1e-8)
-
-
-def test_lda_uses_directions_that_nearest_centroids_drown_in_noise() -> None:
-    rng = np.random.default_rng(0)
-    states = rng.normal(0, 0.1, size=(4, 30, 8)).astype(np.float32)
-    states[:, :, 0] += 3
-    states[:, :, 1] += np.arange(4)[:, None] * 0.5
-    states[:, :, 2:4] += rng.normal(0, 3, size=(4, 30, 2))
-    valid = np.ones((4, 30), dtype=bool)
-    folds = np.arange(30) % 5
-    right = np.arange(4)[:, None]
-    assert (shrinkage_lda(states, valid, folds) == right).mean() > 0.85
-    assert (nearest_centroid(states, valid, folds) == right).mean() < 0.7
-
-
-def test_components_keep_what_varies(tmp_path: Path) -> None:
-    cell = cell_of(tmp_path, personas=4, questions=12, hidden=400)
-    projected = components(cell, 0)
-    assert projected.shape[-1] == 128
-    first = cell.states.reshape(-1, 400).astype(np.float64)
-    second = projected.reshape(-1, projected.shape[-1]).astype(np.float64)
-    kept = second.var(axis=0).sum() / first.var(axis=0).sum()
-    assert 0.85 < kept <= 1.0001
-    small = cell_of(tmp_path, personas=4, questions=12, hidden=20)
-    assert components(small, 0) is small.states
+    states -= cell.states_of("base")[others]
+    whole, without = split_cosines(mine.minus(base), measures, axis)
+    for p, s in itertools.product(range(4), range(6)):
+        assert whole[p, s] == pytest.approx(fresh(p, s, None), abs=1e-5)
+        assert without[3, p, s] == pytest.approx(fresh(p, s, 3), abs=1e-4)
 
 
 def test_same_input_same_output_in_any_order(tmp_path: Path) -> None:
@@ -438,7 +375,13 @@ def test_same_input_same_output_in_any_order(tmp_path: Path) -> None:
 
 def test_every_cell_has_its_rows_in_order(study: GeometryResult) -> None:
     places = [(row.method, row.layer) for row in study.rows]
-    assert list(dict.fromkeys(places)) == [("a", 7), ("a", 20), ("b", 7), ("b", 20)]
+    layers = [place for place in places if place[1] is not None]
+    assert list(dict.fromkeys(layers)) == [("a", 7), ("a", 20), ("b", 7), ("b", 20)]
+    across = [row for row in study.rows if row.layer is None]
+    assert [(row.name, row.method) for row in across] == [
+        ("convergence_layer", "a"),
+        ("convergence_layer", "b"),
+    ]
     for variant, name in (("published", "raw_cosine"), ("recommended", "raw_cosine")):
         rows = [r for r in study.rows if (r.metric, r.variant, r.name) == ("M1", variant, name)]
         assert len(rows) == 4 * 3 and {row.seed for row in rows} == {42}

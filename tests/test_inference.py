@@ -219,6 +219,18 @@ def test_two_way_variance_of_pure_column_effects_is_the_column_jackknife() -> No
     assert df == pytest.approx(11)
 
 
+def test_two_way_variance_counts_both_ways_once() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=24)
+    _, variance, df = two_way(np.tile(rows[:, None], (1, 12)))
+    assert variance == pytest.approx(rows.var(ddof=1) / 24) and df == pytest.approx(23)
+    columns = rng.normal(size=12)
+    _, both, _ = two_way(rows[:, None] + columns)
+    assert both == pytest.approx(rows.var(ddof=1) / 24 + columns.var(ddof=1) / 12)
+    _, less, _ = two_way(rows[:, None] + columns, excess=0.01)
+    assert less == pytest.approx(both - 0.01)
+
+
 def test_two_way_without_variation_or_with_one_column() -> None:
     same = two_way_estimate(np.full((24, 12), 0.1))
     assert same.interval is None and same.value == pytest.approx(0.1)
@@ -285,6 +297,7 @@ def test_rows_become_plain_json_values() -> None:
     assert list(record) == [
         *("metric", "variant", "method", "layer", "condition", "seed", "value", "base", "delta"),
         *("p", "ci95", "n", "family", "p_bh", "p_holm", "effect", "name", "note"),
+        *("effect_name", "p_floor", "warning"),
     ]
     assert type(record["value"]) is float and type(record["n"]) is int
     assert record["p"] is None and record["ci95"] is None

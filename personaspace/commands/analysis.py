@@ -12,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from personaspace.caveats import failed_assumptions
 from personaspace.errors import UserError
-from personaspace.rows import Row, to_dicts
+from personaspace.rows import Row, Variant, to_dicts
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
@@ -43,7 +44,7 @@ def _interval(ends: Sequence[float] | None, digits: int = 4) -> str:
 
 
 def _print_rows(rows: Sequence[Row], title: str) -> None:
-    """Rows as a table; sub-measures without a family are in the JSON alone."""
+    """Rows as a table, and the assumptions that fail."""
     table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     columns: list[tuple[str, list[str]]] = [
         ("metric", [row.metric for row in rows]),
@@ -56,16 +57,19 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
         ("value", [_number(row.value) for row in rows]),
         ("95 % interval", [_interval(row.ci95) for row in rows]),
         ("base", [_number(row.base) for row in rows]),
+        ("effect", [_small(row.effect) for row in rows]),
         ("p", [_small(row.p) for row in rows]),
         ("p (BH)", [_small(row.p_bh) for row in rows]),
+        ("p (Holm)", [_small(row.p_holm) for row in rows]),
     ]
     used = [(name, cells) for name, cells in columns if any(cells)]
-    numbers = {"layer", "seed", "value", "base", "p", "p (BH)"}
+    numbers = {"layer", "seed", "value", "base", "effect", "p", "p (BH)", "p (Holm)"}
     for name, _ in used:
         table.add_column(name, justify="right" if name in numbers else "left")
     for cells in zip(*(cells for _, cells in used), strict=True):
         table.add_row(*cells)
     Console(width=None if Console().is_terminal else 200).print(table)
+    _say(failed_assumptions(to_dicts(rows)))
 
 
 def score(
@@ -115,11 +119,14 @@ def geometry(
     permutations: Draws = 10_000,
     bootstrap: Resamples = 2_000,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 42,
+    variant: Annotated[
+        Variant | None, typer.Option(help="Only the published or the recommended analysis.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """M1, M2 and M3 from activation files: collapse, shift along the axis, separability."""
     from personaspace.activation_files import find_activations
-    from personaspace.geometry import analyse_geometry
+    from personaspace.geometry import VARIANTS, analyse_geometry
 
     files, others = find_activations(folder)
     if not files:
@@ -134,12 +141,15 @@ def geometry(
         permutations=permutations,
         bootstrap=bootstrap,
         seed=seed,
+        variants=VARIANTS if variant is None else (variant,),
     )
     _say(result.notes)
     if as_json:
         _print_json({"rows": to_dicts(result.rows), "notes": result.notes})
         return
-    _print_rows([row for row in result.rows if row.family], "Geometry of persona vectors")
+    # Sub-measures are in the JSON alone.
+    main = [row for row in result.rows if row.family or row.condition is None]
+    _print_rows(main, "Geometry of persona vectors")
 
 
 def leakage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,16 @@ import pandas as pd
 from personaspace.activation_files import open_activations
 from personaspace.errors import UserError
 from personaspace.geometry import axis as split_axis
-from personaspace.geometry import collapse, published, separability
+from personaspace.geometry import collapse, convergence, published, separability
 from personaspace.geometry.cells import Cell, Group, Roles, group_files, read_cells
 from personaspace.inference import adjust, generator
+from personaspace.measures import described
 from personaspace.rows import Row
 
 DEFAULT_AXIS = "e0-assistant"
 DEFAULT_BENIGN = "benign"
 DEFAULT_ASSISTANT = "assistant"
+VARIANTS = ("published", "recommended")
 
 COSINE_COLUMNS = (
     "method",
@@ -37,7 +39,8 @@ class GeometryResult:
     """What the analysis found.
 
     Attributes:
-        rows: By method, seed, layer; within these M1, M2, M3, published first.
+        rows: By method, seed, layer; within these M1, M2, M3, published first. After the layers of
+            a method and seed, M2 across conditions.
         cosines: Tidy table of `COSINE_COLUMNS`, each pair of persona vectors once. `seed` is that
             of the comparison, so that base stands beside each seed that it is compared with.
         notes: What was left out and why.
@@ -101,6 +104,7 @@ def analyse_geometry(
     permutations: int = 10_000,
     bootstrap: int = 2_000,
     seed: int = 42,
+    variants: Collection[str] = VARIANTS,
     advance: Callable[[int], None] | None = None,
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
@@ -117,6 +121,7 @@ def analyse_geometry(
         permutations: Draws of every permutation test.
         bootstrap: Draws of the published bootstrap interval.
         seed: Of all random draws.
+        variants: `published`, `recommended` or both.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -132,7 +137,7 @@ def analyse_geometry(
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
     for group in groups:
-        work = _GroupWork.make(group, roles, permutations, bootstrap, seed)
+        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -141,14 +146,18 @@ def analyse_geometry(
             result.notes.extend(note for note in more if note not in result.notes)
             if advance is not None:
                 advance(1)
+        result.rows.extend(
+            convergence.convergence_rows(work.positions, group.method, group.seed, seed)
+        )
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
-    result.rows = adjust(result.rows)
+    kept = [row for row in result.rows if row.variant in variants]
+    result.rows = [described(row) for row in adjust(kept)]
     return result
 
 
 @dataclass(frozen=True)
-class _GroupWork:
+class GroupWork:
     """Random draws and decisions that all layers of a group share."""
 
     roles: Roles
@@ -157,11 +166,19 @@ class _GroupWork:
     halves: np.ndarray | None
     design: separability.Design | None
     notes: list[str]
+    positions: list[split_axis.Positions] = field(default_factory=list)
 
     @classmethod
     def make(
-        cls, group: Group, roles: Roles, permutations: int, bootstrap: int, seed: int
-    ) -> _GroupWork:
+        cls,
+        group: Group,
+        roles: Roles,
+        permutations: int,
+        bootstrap: int,
+        seed: int,
+        variants: Collection[str] = VARIANTS,
+    ) -> GroupWork:
+        """Decides what can be computed of a group, and draws."""
         where = f"method {group.method}, seed {group.seed}"
         notes = [
             f"{name!r} is left out for {where}: no question is usable in every condition"
@@ -174,6 +191,8 @@ class _GroupWork:
             notes.append(f"fewer than two personas are left for {where}: nothing is computed")
             return cls(roles, seed, None, None, None, notes)
         draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
+        if "recommended" not in variants:
+            return cls(roles, seed, draws, None, None, notes)
         if group.valid.sum(axis=1).min() < 2:
             notes.append(f"only published tests for {where}: a persona has one usable question")
             return cls(roles, seed, draws, None, None, notes)
@@ -193,8 +212,9 @@ class _GroupWork:
         if wants_axis:
             rows.extend(published.m2(cell, self.roles, self.draws))
         if wants_axis and self.halves is not None:
-            more, note = split_axis.m2(cell, self.roles, self.halves)
+            more, at, note = split_axis.m2(cell, self.roles, self.halves)
             rows.extend(more)
+            self.positions.extend([at] if at else [])
             notes = [note] if note else []
         rows.extend(published.m3(cell, self.roles))
         if self.design is not None:

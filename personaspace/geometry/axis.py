@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.geometry.cells import Cell, Floats, Roles
-from personaspace.geometry.compare import leave_one_out_questions, rows_against_base
+from personaspace.geometry.compare import (
+    Pseudo,
+    leave_one_out_questions,
+    lopsided,
+    rows_against_base,
+)
 from personaspace.geometry.published import pre_post_family
 from personaspace.inference import Array, two_way_estimate
 from personaspace.rows import Row
@@ -31,18 +36,7 @@ from personaspace.rows import Row
 #: Halvings of the questions, each used both ways round.
 HALVINGS = 25
 
-NOTES = {
-    "split_half": (
-        "Shows whether personas lie further along the axis than in base, on questions that did "
-        "not make it; any fine-tuning moves them somewhere, so compare with benign."
-    ),
-    "split_half_absolute": "As split_half without the sign: a move to either side of 0 counts.",
-    "displacement": (
-        "Shows whether personas move the way the assistant did; its p asks only whether that is "
-        "0, so compare with benign."
-    ),
-    "axis": " This condition defines the axis, from the other half of the questions.",
-}
+_ON_ITSELF = "This condition defines the axis, from the other half of the questions."
 
 
 def halve(questions: int, rng: np.random.Generator, halvings: int = HALVINGS) -> NDArray[np.bool_]:
@@ -78,34 +72,68 @@ class Axis:
         return cls(shifts, makes, axes, shifts @ axes.T)
 
 
+@dataclass(frozen=True)
+class Halves:
+    """Half means of some activations, and inner products with what they are compared with.
+
+    Attributes:
+        states: `[P, Q, H]` activations, 0 where not valid.
+        means: `[P, S, H]`, over the half that does not make the axis.
+        on_axis: `[P, Q, S]`, activations with the axes.
+        shifts_on_means: `[P, Q, S]`, the assistant's shifts with the half means.
+    """
+
+    states: Floats
+    means: Floats
+    on_axis: Floats
+    shifts_on_means: Floats
+
+    @classmethod
+    def make(cls, states: Floats, measures_PSQ: NDArray[np.bool_], axis: Axis) -> Halves:
+        """From activations, and the questions that each mean is taken over."""
+        weights = measures_PSQ.astype(np.float32) / measures_PSQ.sum(axis=2, keepdims=True)
+        means = np.matmul(weights.astype(np.float32), states)
+        return cls(
+            states,
+            means,
+            np.matmul(states, axis.axes.T),
+            np.matmul(axis.shifts, means.transpose(0, 2, 1)),
+        )
+
+    def minus(self, other: Halves) -> Halves:
+        """Those of the differences: all but the lengths follows without another pass."""
+        return Halves(
+            self.states - other.states,
+            self.means - other.means,
+            self.on_axis - other.on_axis,
+            self.shifts_on_means - other.shifts_on_means,
+        )
+
+
 def split_cosines(
-    states_PQH: Floats, measures_PSQ: NDArray[np.bool_], axis: Axis
+    halves: Halves, measures_PSQ: NDArray[np.bool_], axis: Axis
 ) -> tuple[Array, Array]:
     """Cosines of half means with the axes of the other halves, whole and without each question.
 
     Args:
-        states_PQH: Activations, 0 where not valid.
+        halves: Half means of the personas.
         measures_PSQ: Which questions the half means are taken over.
 
     Returns:
         `[P, S]` and `[Q, P, S]`.
     """
-    n = measures_PSQ.sum(axis=2)  # [P, S]
-    m = axis.makes.sum(axis=1)  # [S]
-    weights = measures_PSQ.astype(np.float32) / n[:, :, None].astype(np.float32)
-    means = np.matmul(weights, states_PQH)  # [P, S, H]
-    to_means = means.transpose(0, 2, 1)
-    states_on_axis = np.matmul(states_PQH, axis.axes.T).astype(np.float64)  # [P, Q, S]
-    states_on_means = np.matmul(states_PQH, to_means).astype(np.float64)
-    shifts_on_means = np.matmul(axis.shifts, to_means).astype(np.float64)
-    state_squares = np.einsum("pqh,pqh->pq", states_PQH, states_PQH).astype(np.float64)[:, :, None]
+    states = halves.states
+    states_on_axis = halves.on_axis.astype(np.float64)
+    shifts_on_means = halves.shifts_on_means.astype(np.float64)
+    states_on_means = np.matmul(states, halves.means.transpose(0, 2, 1)).astype(np.float64)
+    state_squares = np.einsum("pqh,pqh->pq", states, states).astype(np.float64)[:, :, None]
     shift_squares = np.einsum("qh,qh->q", axis.shifts, axis.shifts).astype(np.float64)
     shift_squares = shift_squares[None, :, None]
     on_axis = axis.on_axis[None].astype(np.float64)
 
     makes = axis.makes.T[None]  # [1, Q, S]
     measures = measures_PSQ.transpose(0, 2, 1)  # [P, Q, S]
-    n, m = n[:, None, :], m[None, None, :]
+    n, m = measures_PSQ.sum(axis=2)[:, None, :], axis.makes.sum(axis=1)[None, None, :]
     dot = np.where(measures, states_on_axis, 0).sum(axis=1, keepdims=True) / n
     mean_square = np.where(measures, states_on_means, 0).sum(axis=1, keepdims=True) / n
     axis_square = np.where(makes, on_axis, 0).sum(axis=1, keepdims=True) / m
@@ -135,39 +163,64 @@ def _pseudo_values(whole_PS: Array, without_QPS: Array, absolute: bool) -> Array
     return leave_one_out_questions(whole_PS.mean(axis=-1), without_QPS.mean(axis=-1))
 
 
-def m2(cell: Cell, roles: Roles, halves_SQ: NDArray[np.bool_]) -> tuple[list[Row], str | None]:
-    """Rows of M2, or none and why not.
+@dataclass(frozen=True)
+class Positions:
+    """Where each EM condition stands on the axis at one layer, for the spread between them.
+
+    Attributes:
+        layer: Decoder layer.
+        values: `[C, Q, P]` pseudo-values of `split_half`, EM conditions in order.
+        base: `[Q, P]` those of base.
+    """
+
+    layer: int
+    values: Array
+    base: Array
+
+
+def m2(
+    cell: Cell, roles: Roles, halves_SQ: NDArray[np.bool_]
+) -> tuple[list[Row], Positions | None, str | None]:
+    """Rows of M2 and the EM conditions' positions on the axis, or none and why not.
 
     Effect: mean over personas in units of their standard deviation.
     """
     where = f"method {cell.method}, seed {cell.seed}"
     if roles.axis not in cell.conditions or roles.assistant not in cell.personas:
-        return [], f"M2 is left out for {where}: no activations of the axis"
+        return [], None, f"M2 is left out for {where}: no activations of the axis"
     assistant = cell.personas.index(roles.assistant)
     others = [index for index in range(len(cell.personas)) if index != assistant]
     valid = cell.valid[others]
     measures = ~halves_SQ & valid[:, None, :]
     makes = halves_SQ & cell.valid[assistant]
     if not others or min(measures.sum(axis=2).min(), makes.sum(axis=1).min()) < 2:
-        return [], f"M2 by halves is left out for {where}: fewer than two questions in some half"
+        why = f"M2 by halves is left out for {where}: fewer than two questions in some half"
+        return [], None, why
     base = cell.states_of(roles.base)
     shifts = cell.states_of(roles.axis)[assistant] - base[assistant]
     if not shifts.any():
-        return [], f"M2 is left out for {where}: {roles.axis} does not differ from {roles.base}"
+        why = f"M2 is left out for {where}: {roles.axis} does not differ from {roles.base}"
+        return [], None, why
     axis = Axis.make(shifts, cell.valid[assistant], halves_SQ)
     used = cell.valid.any(axis=0)
 
-    def measure(states: Floats) -> tuple[Array, Array]:
-        whole, without = split_cosines(states, measures, axis)
+    def measure(halves: Halves) -> tuple[Array, Array]:
+        whole, without = split_cosines(halves, measures, axis)
         return whole, without[used]
 
-    before = measure(base[others])
-    rows = []
+    base_halves = Halves.make(base[others], measures, axis)
+    before = measure(base_halves)
+    rows, positions = [], []
     for name in cell.conditions[1:]:
-        states = cell.states_of(name)[others]
-        after, moved = measure(states), measure(states - base[others])
+        halves = Halves.make(cell.states_of(name)[others], measures, axis)
+        after, moved = measure(halves), measure(halves.minus(base_halves))
         rows.extend(_rows(cell, name, roles, before, after, moved))
-    return rows, None
+        if name != roles.benign:
+            positions.append(_pseudo_values(*after, absolute=False))
+    if len(positions) < 2:
+        return rows, None, None
+    start = _pseudo_values(*before, absolute=False)
+    return rows, Positions(cell.layer, np.stack(positions), start), None
 
 
 def _rows(
@@ -179,7 +232,7 @@ def _rows(
     moved: tuple[Array, Array],
 ) -> list[Row]:
     rows = []
-    suffix = NOTES["axis"] if name == roles.axis else ""
+    note = _ON_ITSELF if name == roles.axis else None
     for measure, absolute in (("split_half", False), ("split_half_absolute", True)):
         values, bases = (_pseudo_values(*pair, absolute) for pair in (after, before))
         row = Row(
@@ -191,9 +244,11 @@ def _rows(
             cell.seed,
             family=None if absolute else pre_post_family(name, roles),
             name=measure,
-            note=NOTES[measure] + suffix,
+            note=note,
         )
-        rows.extend(rows_against_base(row, values, bases, _standardised(values - bases)))
+        rows.extend(
+            rows_against_base(row, Pseudo(values), Pseudo(bases), _standardised(values - bases))
+        )
     shifts = _pseudo_values(*moved, absolute=False)
     estimate = two_way_estimate(shifts)
     rows.append(
@@ -210,7 +265,8 @@ def _rows(
             n=shifts.shape[1],
             effect=_standardised(shifts),
             name="displacement",
-            note=NOTES["displacement"] + suffix,
+            note=note,
+            warning=lopsided(shifts),
         )
     )
     return rows

@@ -12,73 +12,47 @@ Three measures of a pair of persona vectors v, averaged over pairs:
 
 Uncertainty: jackknife pseudo-values by question and persona, analysed as a crossed layout
 (`inference.two_way`). That is the hierarchical resampling of both in closed form; the bootstrap of
-both counts question-by-persona noise three times (Owen 2007) and hardly ever rejects.
+both counts question-by-persona noise three times (Owen 2007) and hardly ever rejects. What the
+jackknife counts twice of a mean over pairs is taken off (`compare.jackknife_excess`). The centred
+cosine against base is tested by `displacement` instead, for a reason given there.
 
 Shape suffixes: N vectors, P personas, Q questions, H hidden.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+
 import numpy as np
 
 from personaspace.geometry.cells import Cell, Roles
 from personaspace.geometry.compare import (
+    Pseudo,
     leave_one_out_personas,
     leave_one_out_questions,
+    lopsided,
     rows_against_base,
 )
+from personaspace.geometry.displacement import common_displacement
+from personaspace.geometry.grams import Grams
 from personaspace.geometry.published import pre_post_family
-from personaspace.inference import Array, fieller, two_way_estimate
+from personaspace.inference import Array, Interval, fieller
 from personaspace.rows import Row
 
 MEASURES = ("raw_cosine", "centred_cosine", "spread")
 
-NOTES = {
-    "raw_cosine": (
-        "Shows whether persona vectors point more alike; a grown common mean does that too."
-    ),
-    "centred_cosine": (
-        "Shows how far personas were moved together, measured from base's mean vector."
-    ),
-    "spread": (
-        "Shows whether personas came closer to each other; effect: relative change of the spread."
-    ),
-    "em_minus_benign": (
-        "What EM adds to the collapse of a harmless fine-tuning; effect: benign's share of the "
-        "collapse. One training run each, so run-to-run variation is not in the interval."
-    ),
-    "benign_share": (
-        "Collapse under harmless fine-tuning as a share of this condition's; no interval where "
-        "this condition's own collapse is not clearly above 0."
-    ),
+#: Rows that set an EM condition against benign training, by measure.
+INCREMENTS = {
+    "raw_cosine": "em_minus_benign",
+    "centred_cosine": "centred_em_minus_benign",
+    "spread": "spread_em_minus_benign",
 }
+FAMILY = "geometry_em_vs_benign"
 
-
-def leave_one_out_grams(cell: Cell, condition: str, base: str) -> tuple[Array, Array]:
-    """Inner products of the persona vectors of a condition and base, whole and without a question.
-
-    Leaving out question q moves vector vᵢ (mean of nᵢ) by −(xᵢq − vᵢ)/(nᵢ − 1). The products of
-    the residuals are taken in float32, which is exact enough for residuals; those of the means in
-    float64.
-
-    Returns:
-        `[N, N]` and `[Q, N, N]`, N = 2P: the condition's vectors, then base's.
-    """
-    used = cell.valid.any(axis=0)
-    valid = np.concatenate([cell.valid, cell.valid])[:, used]
-    means = np.concatenate([cell.vectors(condition), cell.vectors(base)])
-    states = [cell.states_of(name)[:, used] for name in (condition, base)]
-    residuals = np.concatenate(states) - means[:, None].astype(np.float32)
-    residuals[~valid] = 0.0
-    gram = means @ means.T
-    with_means = np.matmul(residuals, means.T.astype(np.float32))  # [N, Q, N]
-    by_question = residuals.transpose(1, 0, 2)
-    with_each_other = np.matmul(by_question, by_question.transpose(0, 2, 1))  # [Q, N, N]
-    step = 1.0 / (valid.sum(axis=1) - 1)
-    moved = with_means.transpose(1, 0, 2) * step[None, :, None]
-    without = gram - moved - moved.transpose(0, 2, 1)
-    without += with_each_other * (step[:, None] * step[None, :])
-    return gram, without
+Values = dict[str, dict[str, Pseudo]]
 
 
 def pair_measures(gram: Array, of_base: bool) -> dict[str, Array]:
@@ -109,13 +83,14 @@ def _cosines(inner: Array) -> Array:
     return np.asarray(inner / (lengths[..., :, None] * lengths[..., None, :]))
 
 
-def pseudo_values(grams: tuple[Array, Array], of_base: bool) -> dict[str, Array]:
-    """Pseudo-values of each measure by question and persona, `[Q, P]`."""
+def pseudo_values(grams: tuple[Array, Array], of_base: bool) -> dict[str, Pseudo]:
+    """Pseudo-values of each measure."""
     whole, without = (pair_measures(gram, of_base) for gram in grams)
-    return {
-        name: leave_one_out_personas(leave_one_out_questions(whole[name], without[name]))
-        for name in MEASURES
-    }
+    found = {}
+    for name in MEASURES:
+        pairs_QPP = leave_one_out_questions(whole[name], without[name])
+        found[name] = Pseudo(leave_one_out_personas(pairs_QPP), pairs_QPP.mean(axis=0))
+    return found
 
 
 def _effect(name: str, value: float, before: float) -> float | None:
@@ -126,72 +101,99 @@ def _effect(name: str, value: float, before: float) -> float | None:
     return None
 
 
-def m1(cell: Cell, roles: Roles) -> list[Row]:
-    """Rows of M1; needs two usable questions of every persona.
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows of one cell belong."""
 
-    Effect: of `raw_cosine` the share of base's distance to 1 that is gone, of `spread` the
-    relative change.
-    """
-    values: dict[str, dict[str, Array]] = {}
+    cell: Cell
+    roles: Roles
+    values: Values
+
+    def row(self, name: str, condition: str | None) -> Row:
+        cell = self.cell
+        return Row("M1", "recommended", cell.method, cell.layer, condition, cell.seed, name=name)
+
+
+def m1(cell: Cell, roles: Roles) -> list[Row]:
+    """Rows of M1; needs two usable questions of every persona."""
+    grams = Grams.of(cell)
+    values: Values = {}
     for name in cell.conditions[1:]:
-        grams = leave_one_out_grams(cell, name, roles.base)
-        values[name] = pseudo_values(grams, of_base=False)
+        pair = grams.leave_one_out(name, roles.base)
+        values[name] = pseudo_values(pair, of_base=False)
         if roles.base not in values:
-            values[roles.base] = pseudo_values(grams, of_base=True)
+            values[roles.base] = pseudo_values(pair, of_base=True)
+    place = _Place(cell, roles, values)
     rows = []
     for name in cell.conditions[1:]:
+        moved = common_displacement(grams, name)
         for measure in MEASURES:
             mine, base = values[name][measure], values[roles.base][measure]
-            row = Row(
-                "M1",
-                "recommended",
-                cell.method,
-                cell.layer,
-                name,
-                cell.seed,
-                family=pre_post_family(name, roles),
-                name=measure,
-                note=NOTES[measure],
-            )
-            effect = _effect(measure, float(mine.mean()), float(base.mean()))
-            rows.extend(rows_against_base(row, mine, base, effect))
+            row = replace(place.row(measure, name), family=pre_post_family(name, roles))
+            if measure == "centred_cosine":
+                rows.extend(rows_against_base(row, mine, base, moved.size, moved.p))
+            else:
+                effect = _effect(measure, mine.mean, base.mean)
+                rows.extend(rows_against_base(row, mine, base, effect))
         if roles.benign in values and name != roles.benign:
-            rows.extend(_increment(cell, name, roles, values))
+            rows.extend(_increments(place, name))
+    rows.extend(_mean_increment(place))
     return rows
 
 
-def _increment(
-    cell: Cell, name: str, roles: Roles, values: dict[str, dict[str, Array]]
-) -> list[Row]:
-    """EM against benign: the difference of their raw cosines, and the ratio of their collapses."""
-    base = values[roles.base]["raw_cosine"]
-    mine = values[name]["raw_cosine"]
-    benign = values[str(roles.benign)]["raw_cosine"]
-    increment = two_way_estimate(mine - benign)
-    share, interval = fieller(benign - base, mine - base)
-    place = (cell.method, cell.layer, name, cell.seed)
-    return [
-        Row(
-            "M1",
-            "recommended",
-            *place,
-            value=increment.value,
-            p=increment.p,
-            ci95=increment.interval,
-            n=mine.shape[1],
-            family="geometry_em_vs_benign",
-            effect=share,
-            name="em_minus_benign",
-            note=NOTES["em_minus_benign"],
-        ),
-        Row(
-            "M1",
-            "recommended",
-            *place,
-            value=share,
-            ci95=interval,
-            n=mine.shape[1],
-            name="benign_share",
-            note=NOTES["benign_share"],
-        ),
-    ]
+def _increments(place: _Place, name: str) -> list[Row]:
+    """EM against benign: differences of their measures, and the ratio of their collapses."""
+    benign, base = place.values[str(place.roles.benign)], place.values[place.roles.base]
+    mine = place.values[name]
+    share, interval = _share(benign["raw_cosine"], mine["raw_cosine"], base["raw_cosine"])
+    rows = []
+    for measure, title in INCREMENTS.items():
+        effect = None
+        if measure == "raw_cosine":
+            effect = share
+        elif measure == "spread":
+            before = benign[measure].mean
+            effect = mine[measure].mean / before - 1 if before > 0 else None
+        row = _difference(place.row(title, name), mine[measure], benign[measure], effect)
+        if measure == "raw_cosine":
+            row = replace(row, family=FAMILY)
+        elif measure == "centred_cosine":
+            # Where neither moved its personas together, a t-test has no level (`displacement`).
+            row = replace(row, p=None)
+        rows.append(row)
+    shared = replace(place.row("benign_share", name), value=share, ci95=interval)
+    rows.append(replace(shared, n=rows[0].n))
+    return rows
+
+
+def _difference(row: Row, mine: Pseudo, other: Pseudo, effect: float | None) -> Row:
+    change = mine - other
+    estimate = change.estimate
+    return replace(
+        row,
+        value=estimate.value,
+        p=estimate.p,
+        ci95=estimate.interval,
+        n=change.values.shape[1],
+        effect=effect,
+        warning=lopsided(change.values),
+    )
+
+
+def _share(part: Pseudo, whole: Pseudo, base: Pseudo) -> tuple[float | None, Interval | None]:
+    ratio, interval = fieller((part - base).values, (whole - base).values)
+    return (ratio if math.isfinite(ratio) else None), interval
+
+
+def _mean_increment(place: _Place) -> list[Row]:
+    """The mean of the EM conditions against benign; none without benign or with one EM arm."""
+    values, roles = place.values, place.roles
+    em = [name for name in place.cell.conditions[1:] if name != roles.benign]
+    if roles.benign not in values or len(em) < 2:
+        return []
+    benign, base = values[str(roles.benign)]["raw_cosine"], values[roles.base]["raw_cosine"]
+    mean = reduce(add, (values[name]["raw_cosine"] for name in em)) * (1 / len(em))
+    share, interval = _share(benign, mean, base)
+    increment = _difference(place.row("em_mean_minus_benign", None), mean, benign, share)
+    shared = replace(place.row("em_mean_benign_share", None), value=share, ci95=interval)
+    return [increment, replace(shared, n=increment.n)]

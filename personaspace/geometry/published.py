@@ -20,16 +20,8 @@ from personaspace.inference import (
 )
 from personaspace.rows import Row
 
-NOTES = {
-    "M1": "Treats the pairwise cosines of the same few vectors as independent observations.",
-    "em_vs_benign": (
-        "Takes pairs of the same vectors as independent; gives the increment no interval."
-    ),
-    "M2": "The axis is made from the same questions that it is tested on.",
-    "M2_axis": "This condition defines the axis, which is then tested on the same questions.",
-    "M3": "0 by construction: each vector was compared with all vectors but its own.",
-    "extra": " Not part of the published analysis, which had this for EM conditions alone.",
-}
+EXTRA = "Not part of the published analysis, which had this for EM conditions alone."
+ON_ITSELF = "This condition defines the axis, which is then tested on the same questions."
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,6 @@ def m1(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
             family=pre_post_family(name, roles),
             effect=(value - before) / (1 - before) if before < 1 else None,
             name="raw_cosine",
-            note=NOTES["M1"],
         )
         rows.append(row)
         if roles.benign is not None and roles.benign in pairs and name != roles.benign:
@@ -114,7 +105,6 @@ def m1(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
                     family="geometry_em_vs_benign",
                     effect=None,
                     name="em_vs_benign",
-                    note=NOTES["em_vs_benign"],
                 )
             )
     return rows
@@ -154,7 +144,6 @@ def m2(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
         null = draws.labels.null(np.concatenate([before, after]))
         count = int(tail_count(null, delta, two_sided=False))
         benign = name == roles.benign
-        note = NOTES["M2_axis" if name == roles.axis else "M2"]
         rows.append(
             Row(
                 "M2",
@@ -171,7 +160,7 @@ def m2(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
                 family=None if benign else pre_post_family(name, roles),
                 effect=_cohens_d(before, after),
                 name="axis_shift",
-                note=note + NOTES["extra"] if benign else note,
+                note=EXTRA if benign else ON_ITSELF if name == roles.axis else None,
             )
         )
     return rows
@@ -213,7 +202,7 @@ def m3(cell: Cell, roles: Roles) -> list[Row]:
                 n=len(cell.personas),
                 family=None if benign else pre_post_family(name, roles),
                 name="nearest_centroid",
-                note=NOTES["M3"] + NOTES["extra"] if benign else NOTES["M3"],
+                note=EXTRA if benign else None,
             )
         )
     return rows

@@ -3,8 +3,9 @@
 Two classifiers of single (persona, question) activations, cross-validated by question, so that no
 question is both learnt from and tested on: the study's nearest centroid by cosine, and linear
 discriminant analysis with Ledoit–Wolf shrinkage. LDA costs the cube of the dimension; it works on
-the leading principal components of all conditions of the cell together. That basis sees no persona
-labels and is the same for base and conditions.
+leading principal components of the differences between personas' answers to one question, all
+conditions of the cell together. That basis sees no persona labels and is the same for base and
+conditions.
 
 Shape suffixes: F folds, P personas, Q questions, H hidden.
 """
@@ -15,8 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf
-from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from personaspace.geometry.cells import Cell, Floats, Roles
 from personaspace.geometry.published import pre_post_family
@@ -34,18 +36,13 @@ from personaspace.rows import Row
 
 FOLDS = 5
 #: Principal components that LDA works on, at most.
-COMPONENTS = 128
-#: Rows that the components are found from, at most.
-_BASIS_ROWS = 4000
+COMPONENTS = 64
+#: Activations that the components are found from, at most.
+_BASIS_ROWS = 600
 #: Label permutations for the test against chance, at most: it is not adjusted for multiplicity.
 _CHANCE_DRAWS = 2000
 
-NOTES = {
-    "nearest_centroid": "Shows whether single activations tell the persona, by the study's rule",
-    "lda": "Shows whether single activations tell the persona, by any linear rule",
-    "delta": "; p by sign flips of the questions' differences to base",
-    "above_chance": "; base is chance, p by permutation of personas within held-out questions",
-}
+BLURRED = "Base's own personas are told apart in less than 90 %: there is little to lose."
 
 Ints = NDArray[np.int64]
 
@@ -83,44 +80,48 @@ class Design:
 
 def nearest_centroid(states_PQH: Floats, valid_PQ: NDArray[np.bool_], folds_Q: Ints) -> Ints:
     """Predicted persona `[P, Q]` by the largest cosine with the other folds' persona means."""
-    personas, questions, _ = states_PQH.shape
-    predicted = np.full((personas, questions), -1)
+    personas, questions, hidden = states_PQH.shape
     member = (folds_Q == np.arange(folds_Q.max() + 1)[:, None]).astype(np.float32)  # [F, Q]
     sums = np.matmul(member, states_PQH)  # [P, F, H]
-    totals = sums.sum(axis=1)
+    centroids = (sums.sum(axis=1, keepdims=True) - sums).transpose(1, 0, 2)  # [F, P, H]
+    lengths = np.linalg.norm(centroids, axis=2, keepdims=True)
+    centroids = np.divide(centroids, lengths, out=np.zeros_like(centroids), where=lengths > 0)
+    # Scores against every fold's centroids, F times what is needed, spare copies of the data.
+    every = states_PQH.reshape(-1, hidden) @ centroids.reshape(-1, hidden).T
+    scores = every.reshape(personas, questions, len(member), personas)
+    scores = scores[:, np.arange(questions), folds_Q]  # [P, Q, P]
     counts = valid_PQ.astype(np.int64) @ member.T.astype(np.int64)  # [P, F]
-    for fold in range(len(member)):
-        centroids = totals - sums[:, fold]
-        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
-        centroids = np.divide(centroids, lengths, out=centroids, where=lengths > 0)
-        scores = np.matmul(states_PQH[:, folds_Q == fold], centroids.T)  # [P, q, P]
-        # A persona without an answer in the other folds cannot be predicted.
-        scores[:, :, counts.sum(axis=1) == counts[:, fold]] = -np.inf
-        predicted[:, folds_Q == fold] = scores.argmax(axis=2)
-    return np.where(valid_PQ, predicted, -1)
+    # A persona without an answer in the other folds cannot be predicted.
+    absent = counts.sum(axis=1, keepdims=True) == counts
+    scores[:, absent.T[folds_Q]] = -np.inf
+    return np.where(valid_PQ, scores.argmax(axis=2), -1)
 
 
 def components(cell: Cell, seed: int) -> Floats:
     """Activations in the cell's leading principal components, `[C, P, Q, component]`.
 
-    As they are where there are no more dimensions than components. Invalid entries mean nothing.
+    As they are where there are no more dimensions than components. The components are those of a
+    random sample of activations less their question's mean over personas, found from the sample's
+    inner products. Invalid entries mean nothing.
     """
-    hidden = cell.states.shape[-1]
+    conditions, personas, questions, hidden = cell.states.shape
     if hidden <= COMPONENTS:
         return cell.states
-    places = np.argwhere(np.broadcast_to(cell.valid, cell.states.shape[:3]))
+    places = np.argwhere(np.broadcast_to(cell.valid, (conditions, personas, questions)))
     if len(places) > _BASIS_ROWS:
         rng = generator(seed, "M3 basis", cell.method, cell.layer)
         places = places[np.sort(rng.choice(len(places), _BASIS_ROWS, replace=False))]
-    rows = cell.states[tuple(places.T)]
-    pca = PCA(
-        min(COMPONENTS, len(rows) - 1),
-        svd_solver="randomized",
-        iterated_power=2,
-        random_state=seed & 0x7FFFFFFF,
-    ).fit(rows)
-    basis = pca.components_.T
-    return np.asarray(cell.states @ basis - pca.mean_ @ basis)
+    c, _, q = places.T
+    asked = cell.valid.sum(axis=0)[q, None].astype(np.float32)
+    rows = cell.states[tuple(places.T)] - cell.states.sum(axis=1)[c, q] / asked
+    gram = (rows @ rows.T).astype(np.float64)
+    kept = min(COMPONENTS, len(rows) - 1)
+    with threadpool_limits(1):  # threads only wait for each other in so small a decomposition
+        squares, left = eigh(gram, subset_by_index=(len(rows) - kept, len(rows) - 1))
+    good = squares > squares[-1] * np.finfo(np.float32).eps * len(rows)
+    basis = (rows.T @ (left[:, good] / np.sqrt(squares[good])).astype(np.float32))[:, ::-1]
+    centre = cell.means.mean(axis=(0, 1)).astype(np.float32)
+    return np.asarray(cell.states @ basis - centre @ basis)
 
 
 def fit_lda(rows: Array, labels: Ints) -> tuple[Array, Array]:
@@ -149,7 +150,7 @@ def fit_lda(rows: Array, labels: Ints) -> tuple[Array, Array]:
 def shrinkage_lda(states_PQH: Floats, valid_PQ: NDArray[np.bool_], folds_Q: Ints) -> Ints:
     """Predicted persona `[P, Q]` by LDA fitted to the other folds."""
     labels, questions = np.nonzero(valid_PQ)
-    rows = states_PQH[labels, questions].astype(np.float64)
+    rows = states_PQH[labels, questions]
     predicted = np.full(valid_PQ.shape, -1)
     for fold in range(folds_Q.max() + 1):
         test = folds_Q[questions] == fold
@@ -169,7 +170,7 @@ def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -
     The classifiers stay as they are: they never saw the held-out questions.
     """
     personas, questions = valid_PQ.shape
-    ranked = np.full((questions, personas), -2)
+    ranked = np.full((questions, personas), -2, dtype=design.shuffled.dtype)
     for question in range(questions):
         mine = predicted_PQ[valid_PQ[:, question], question]
         ranked[question, : len(mine)] = mine
@@ -212,7 +213,6 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int) -> list[Row]:
                 n=len(totals),
                 effect=(value - chance) / (1 - chance),
                 name=f"{classifier}_above_chance",
-                note=NOTES[classifier] + NOTES["above_chance"] + ".",
             )
             rows.append(row)
             if name != roles.base:
@@ -236,7 +236,7 @@ def _against_base(
         p=permutation_p(count, len(null), exact=design.signs.exact),
         family=pre_post_family(str(row.condition), roles),
         name=classifier,
-        note=NOTES[classifier] + NOTES["delta"] + ".",
+        warning=BLURRED if before < 0.9 else None,
     )
     companion = replace(
         filled,

@@ -22,11 +22,12 @@ from personaspace.inference import (
     permutation_p,
     tail_count,
 )
+from personaspace.leakage import trend
 from personaspace.leakage.published import (
-    EXACT_ORDERS,
     FAMILY,
     NOTES,
     h2_test,
+    order_floor,
     slope,
     spearman_test,
 )
@@ -36,20 +37,10 @@ from personaspace.rows import Row
 
 _CHUNK = 1000
 
-H2_NOTES = {
-    "common_set": (
-        "Shows whether EM conditions differ in leakage to the same personas; with one training run "
-        "each it cannot tell the induction persona from run-to-run variation."
-    ),
-    "common_set_without_negatives": "As common_set, without the personas that coupling trained on.",
-    "seen": "As common_set, on the questions that coupling also used.",
-    "unseen": "As common_set, on questions that coupling did not use.",
-    "terminal": "As common_set, counting only answers that end with the marker and have it once.",
-    "between_runs": (
-        "Permutes conditions over whole training runs: shows whether conditions differ by more "
-        "than runs of one condition do."
-    ),
-}
+UNEVEN = (
+    "Conditions differ much in how their questions vary (variances in a ratio above 4), which the "
+    "permutation of conditions takes to be alike."
+)
 
 
 @dataclass(frozen=True)
@@ -132,14 +123,14 @@ def _range_row(
     row: Row, table: Table, name: str, permutations: int, bootstrap: int, seed: int
 ) -> Row:
     rng = generator(seed, "H2", "recommended", name)
-    note = H2_NOTES[name]
     if table.by_question:
-        test = clustered_range(table.rates.mean(axis=1), permutations, bootstrap, rng)
-        n = len(table.questions)
+        means = table.rates.mean(axis=1)
+        test = clustered_range(means, permutations, bootstrap, rng)
+        n, warning = len(table.questions), _uneven(means)
     else:
         hits, totals = table.hits.sum(axis=2), table.totals.sum(axis=2)
         test = independent_range(hits, totals, permutations, rng)
-        note, n = note + INDEPENDENT, int(totals.sum())
+        n, warning = int(totals.sum()), INDEPENDENT
     return replace(
         row,
         value=test.value,
@@ -148,8 +139,15 @@ def _range_row(
         n=n,
         effect=test.sd,
         name=name,
-        note=note,
+        warning=warning,
     )
+
+
+def _uneven(means_CQ: Array) -> str | None:
+    """Whether conditions' deviations from their question's mean vary unlike each other."""
+    rest = means_CQ - means_CQ.mean(axis=0)
+    variances = rest.var(axis=1, ddof=1)
+    return UNEVEN if variances.max() > 4 * variances.min() else None
 
 
 def h2_rows(
@@ -166,7 +164,8 @@ def h2_rows(
 ) -> list[Row]:
     """H2 on the common set, without the negatives, by kind of question, by marker at the end.
 
-    Effect: standard deviation between conditions net of sampling noise.
+    Where conditions have several training runs, the test over whole runs comes first and is the one
+    in the family. Effect: standard deviation between conditions net of sampling noise.
     """
     row = Row("H2", "recommended", seed=training_seed)
     names = [c.name for c in em]
@@ -187,9 +186,9 @@ def h2_rows(
     rows = [
         _range_row(row, part, name, permutations, bootstrap, seed) for name, part in parts.items()
     ]
-    rows[0] = replace(rows[0], family=FAMILY)
     runs = _between_runs(scores, em, mine, row, permutations, seed)
-    return rows + ([runs] if runs else [])
+    rows = [runs, *rows] if runs else rows
+    return [replace(rows[0], family=FAMILY), *rows[1:]]
 
 
 def _between_runs(
@@ -210,14 +209,29 @@ def _between_runs(
     if sum(len(group) > 1 for group in groups) < 2:
         return None
     value, share = h2_test(groups, permutations, generator(seed, "H2", "between runs"))
+    sizes = [len(group) for group in groups]
+    ways = math.factorial(sum(sizes)) // math.prod(math.factorial(size) for size in sizes)
+    exact = ways <= permutations
+    # Groups of one size can change places without changing the range.
+    alike = math.prod(math.factorial(sizes.count(size)) for size in set(sizes))
     return replace(
         row,
         value=value,
-        p=max(share, 1 / (permutations + 1)),
-        n=sum(len(group) for group in groups),
+        p=share if exact else (share * permutations + 1) / (permutations + 1),
+        n=sum(sizes),
+        effect=_between(groups),
         name="between_runs",
-        note=H2_NOTES["between_runs"],
+        p_floor=min(1.0, alike / ways) if exact else 1 / (permutations + 1),
     )
+
+
+def _between(groups: Sequence[Array]) -> float:
+    """Standard deviation between conditions net of that between runs (method of moments)."""
+    pooled = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+    within = pooled / sum(len(group) - 1 for group in groups)
+    means = np.array([group.mean() for group in groups])
+    noise = within * float(np.mean([1 / len(group) for group in groups]))
+    return math.sqrt(max(0.0, float(means.var(ddof=1)) - noise))
 
 
 def bonett_wright(rho: float, n: int) -> Interval | None:
@@ -241,7 +255,8 @@ def h3_rows(
 ) -> list[Row]:
     """H3 on the common set with the spec's cosines, and with measured ones where given.
 
-    Effect: slope of the rate on the cosine.
+    Conditions are the units, their seeds put together: what differs between training runs is in the
+    scatter of the conditions. Effect: slope of the rate on the cosine.
     """
     sources = {"common_set": {c.name: c.cosine for c in em if c.cosine is not None}}
     if measured is not None:
@@ -257,29 +272,21 @@ def h3_rows(
             continue
         x = np.array([anchors[condition] for condition in there], dtype=np.float64)
         y = table.pick(mine).mean_rates.mean(axis=1)
-        rng = generator(seed, "H3", "recommended", name)
-        rho, p, _ = spearman_test(x, y, permutations, rng)
-        n = len(there)
-        if n <= EXACT_ORDERS:
-            floor = f"at best {2 / math.factorial(n):.2g}"
+        rho, p, _ = spearman_test(x, y, permutations, generator(seed, "H3", "recommended", name))
+        n, floor = len(there), order_floor(x, y)
+        if floor is None:
+            p, floor = max(p, 1 / (permutations + 1)), 1 / (permutations + 1)
+            note = f"{n} conditions; p from random orders."
         else:
-            p, floor = max(p, 1 / (permutations + 1)), "from random orders"
-        note = (
-            f"Shows a monotone trend over {n} conditions, not its cause; p is exact over their "
-            f"orders and {floor} with so many."
-        )
-        if n > EXACT_ORDERS:
-            note = f"Shows a monotone trend over {n} conditions, not its cause; p {floor}."
-        rows.append(
-            replace(
-                row,
-                value=rho,
-                p=p,
-                ci95=bonett_wright(rho, n),
-                n=n,
-                family=FAMILY if name == "common_set" else None,
-                effect=slope(x, y),
-                note=note,
-            )
-        )
+            note = f"{n} conditions; p is exact over their orders and at best {floor:.2g}."
+        filled = replace(row, value=rho, p=p, ci95=bonett_wright(rho, n), n=n)
+        family = FAMILY if name == "common_set" else None
+        rows.append(replace(filled, family=family, effect=slope(x, y), note=note, p_floor=floor))
+        if name == "common_set":
+            rows.append(trend.slope_row(replace(row, name="slope"), x, y))
+            blocks = trend.seed_blocks(scores, anchors, mine)
+            if len(blocks) > 1:
+                rng = generator(seed, "H3", "within seeds")
+                within = replace(row, name="within_seeds")
+                rows.append(trend.within_seeds_row(within, blocks, permutations, rng))
     return rows

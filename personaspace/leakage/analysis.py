@@ -8,6 +8,7 @@ from personaspace.errors import UserError
 from personaspace.inference import adjust
 from personaspace.leakage import across, published, recommended
 from personaspace.leakage.scores import ConditionInfo, Key, Scores, check_scores
+from personaspace.measures import described
 from personaspace.rows import Row
 
 
@@ -69,7 +70,7 @@ def analyse_leakage(
             training_seed=seeds[0] if len(seeds) == 1 else None,
         )
     )
-    return adjust(rows)
+    return [described(row) for row in adjust(rows)]
 
 
 def _recommended(

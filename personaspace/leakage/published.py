@@ -20,11 +20,6 @@ FAMILY = "behavioral"
 EXACT_ORDERS = 8
 
 NOTES = {
-    "bystander_mean": "Containment counts degenerate answers; bystander sets differ by condition.",
-    "H2": (
-        "Permutes labels over persona rates as if these were exchangeable; the bystander sets "
-        "differ by condition."
-    ),
     "H3_few": "H3 needs three conditions with a cosine anchor.",
     "H2_few": "H2 needs two EM conditions.",
 }
@@ -52,6 +47,18 @@ def h1_p(rates: Array, difference: float, draws: int, rng: np.random.Generator) 
 def one_against_rest(rates: Array) -> Array:
     """Each rate minus the mean of the others; at least two."""
     return np.asarray(rates - (rates.sum() - rates) / (len(rates) - 1))
+
+
+def order_floor(x: Array, y: Array) -> float | None:
+    """Smallest two-sided p over all orders of y against x; None where orders are drawn.
+
+    Ties in x count as one order; those in y are the data's and not the design's.
+    """
+    if len(x) > EXACT_ORDERS or len(x) != len(y):
+        return None
+    _, ties = np.unique(x, return_counts=True)
+    same = math.prod(math.factorial(int(count)) for count in ties)
+    return min(1.0, 2 * same / math.factorial(len(x)))
 
 
 def _assignments(units: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -139,7 +146,6 @@ def analyse_seed(
             seed=training_seed,
             value=float(rates[c.name].mean()),
             n=len(rates[c.name]),
-            note=NOTES["bystander_mean"],
         )
         for c in there
         if len(rates[c.name])
@@ -190,6 +196,7 @@ def _h1(
             f"{persona} {rate(scores, str(persona)):.1%}, the other bystanders {others:.1%}; p "
             f"cannot be below 1/{len(names)}, whatever the data."
         ),
+        p_floor=1 / len(names),
     )
 
 
@@ -212,7 +219,7 @@ def _h2(groups: list[Array], training_seed: int, draws: int, rng: np.random.Gene
         return replace(blank, note=NOTES["H2_few"])
     value, p = h2_test(groups, draws, rng)
     size = sum(len(group) for group in groups)
-    return replace(blank, value=value, p=p, n=size, family=FAMILY, note=NOTES["H2"])
+    return replace(blank, value=value, p=p, n=size, family=FAMILY)
 
 
 def _h3(
@@ -237,6 +244,7 @@ def _h3(
         family=FAMILY,
         effect=slope(x, y),
         note=f"p over the orders of the conditions; the asymptotic p would be {asymptotic:.4f}.",
+        p_floor=order_floor(x, y),
     )
 
 

@@ -6,8 +6,9 @@ contrast per question (`inference.cluster_mean`), which equals that equation wit
 working correlation for clusters of equal size, is not. Files without counts by question are
 analysed with every answer independent, and the note says so.
 
-Training runs are few (often one per condition): what differs between runs of one condition is in
-none of these intervals. Shape suffixes: C conditions, P personas, Q questions.
+Training runs are few (often one per condition). With one, what differs between runs of a condition
+is in none of these intervals; with several, H1's runs and questions are both samples. Shape
+suffixes: R training runs, C conditions, P personas, Q questions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.stats.proportion import proportion_effectsize
 
-from personaspace.inference import Array, Estimate, cluster_mean, clustered_wilson, wilson
+from personaspace.inference import (
+    Array,
+    Estimate,
+    cluster_mean,
+    clustered_wilson,
+    has_outlier,
+    two_way_estimate,
+    wilson,
+)
 from personaspace.leakage.published import FAMILY, not_evaluable
 from personaspace.leakage.scores import (
     ConditionInfo,
@@ -35,27 +44,11 @@ from personaspace.rows import Row
 MARGIN = 0.05
 
 INDEPENDENT = (
-    " There are no counts by question: answers are taken as independent, which makes p too small "
+    "There are no counts by question: answers are taken as independent, which makes p too small "
     "and intervals too narrow."
 )
-
-NOTES = {
-    "all": "Questions are clusters; personas and the training run are taken as given.",
-    "terminal": "Only answers that end with the marker and have it once.",
-    "degenerate": "Answers that are empty, repetitive or with more than one marker.",
-    "common_set": "Only personas that are bystanders in every EM condition.",
-    "without_negatives": "Without the personas whose answers coupling trained to stay unmarked.",
-    "seen": "Only questions that coupling also used.",
-    "unseen": "Only questions that coupling did not use.",
-    "h1": (
-        "Shows whether the induction persona leaks more than the mean of the others; it may do so "
-        "in every condition, whichever persona was trained."
-    ),
-    "own": (
-        "Its excess in its own condition minus that in the other EM conditions, against the common "
-        "bystanders: what a persona leaks in any case drops out."
-    ),
-}
+FEW_QUESTIONS = "Fewer than ten questions are the clusters: the t distribution is a rough guide."
+SKEWED = "One question lies far outside what the others would let expect, and may carry this."
 
 
 def common_bystanders(
@@ -82,20 +75,20 @@ def split_questions(table: Table, unseen: set[str] | None) -> dict[str, list[str
     return {name: questions for name, questions in parts.items() if len(questions) > 1}
 
 
-def _share_row(row: Row, table: Table, name: str | None, note: str) -> Row:
+def _share_row(row: Row, table: Table, name: str | None) -> Row:
     hits = table.hits.sum(axis=(0, 1))
     totals = table.totals.sum(axis=(0, 1))
     if table.by_question:
         interval = clustered_wilson(hits, totals)
     else:
-        interval, note = wilson(hits.sum(), totals.sum()), note + INDEPENDENT
+        interval = wilson(hits.sum(), totals.sum())
     return replace(
         row,
         value=float(hits.sum() / totals.sum()),
         ci95=interval,
         n=len(table.questions) if table.by_question else int(totals.sum()),
         name=name,
-        note=note,
+        warning=None if table.by_question else INDEPENDENT,
     )
 
 
@@ -121,18 +114,17 @@ def bystander_rows(
             continue
         everyone = table.pick(mine)
         name = None if kind == "hits" else kind
-        rows.append(_share_row(row, everyone, name, NOTES[name or "all"]))
+        rows.append(_share_row(row, everyone, name))
         if kind != "hits":
             continue
         shared = [name for name in common if name in mine]
         if shared:
-            rows.append(_share_row(row, table.pick(shared), "common_set", NOTES["common_set"]))
+            rows.append(_share_row(row, table.pick(shared), "common_set"))
         neutral = [name for name in mine if name not in negatives]
         if neutral and len(neutral) < len(mine):
-            note = NOTES["without_negatives"]
-            rows.append(_share_row(row, table.pick(neutral), "without_negatives", note))
+            rows.append(_share_row(row, table.pick(neutral), "without_negatives"))
         for part, questions in split_questions(table, unseen).items():
-            rows.append(_share_row(row, everyone.pick(questions=questions), part, NOTES[part]))
+            rows.append(_share_row(row, everyone.pick(questions=questions), part))
     return rows
 
 
@@ -142,15 +134,30 @@ def contrast(table: Table, persona: str, others: Sequence[str]) -> Array:
     return np.asarray(own - table.pick(others).rates.mean(axis=1))
 
 
+def _warning(table: Table, values_Q: Array) -> str | None:
+    """The first assumption of a clustered test that fails, if any."""
+    if not table.by_question:
+        return INDEPENDENT
+    if len(values_Q) < 10:
+        return FEW_QUESTIONS
+    return SKEWED if has_outlier(values_Q) else None
+
+
 def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Estimate:
-    """The contrast of a one-condition table, clustered by question where it can be."""
-    values = contrast(table, persona, others)[0]
-    if table.by_question:
-        return cluster_mean(values)
+    """The contrast of a one-condition table, every answer independent: no counts by question."""
     variances = (table.rates * (1 - table.rates) / table.totals)[0, :, 0]
     by_name = dict(zip(table.personas, variances, strict=True))
     variance = by_name[persona] + sum(by_name[name] for name in others) / len(others) ** 2
-    return Estimate(float(values[0]), math.sqrt(variance), math.inf)
+    value = float(contrast(table, persona, others)[0, 0])
+    return Estimate(value, math.sqrt(variance), math.inf)
+
+
+def clustered(values_RQ: Array) -> Estimate:
+    """Mean of contrasts by training run and question: runs and questions are both samples.
+
+    One run: questions alone, the run taken as given.
+    """
+    return cluster_mean(values_RQ[0]) if len(values_RQ) == 1 else two_way_estimate(values_RQ)
 
 
 def _filled(row: Row, estimate: Estimate, table: Table, **values: object) -> Row:
@@ -175,41 +182,68 @@ def h1_rows(
     row = Row("H1", "recommended", condition=condition.name, seed=seed)
     main = replace(row, name="induction_minus_others")
     persona = condition.induction_persona
-    mine = [entry for (name, _), entry in sorted(scores.items()) if name == condition.name]
-    reasons = [not_evaluable(entry, persona, source) for entry in mine]
+    mine = {key: entry for key, entry in sorted(scores.items()) if key[0] == condition.name}
+    reasons = [not_evaluable(entry, persona, source) for entry in mine.values()]
     table = tabulate(scores, [condition.name])
     reason = next((reason for reason in reasons if reason is not None), None)
     if reason is not None or table is None:
         return [replace(main, note=reason)]
     others = [name for name in table.personas if name not in (source, persona)]
-    estimate = _contrast_estimate(table, str(persona), others)
+    if table.by_question:
+        values = _by_run(mine, [condition.name], table, str(persona), others)[:, 0]
+        estimate, warning = clustered(values), _warning(table, values.mean(axis=0))
+    else:
+        estimate, warning = _contrast_estimate(table, str(persona), others), INDEPENDENT
     rates = dict(zip(table.personas, table.mean_rates[0], strict=True))
     mean = float(np.mean([rates[name] for name in others]))
     effect = float(proportion_effectsize(rates[str(persona)], mean))
-    note = NOTES["h1"]
+    note = None
     if len(mine) == 1:
         # Under the published test every persona is as likely to be the induction one.
         higher = 1 + sum(rates[name] >= rates[str(persona)] for name in others)
-        note += f" Published test enumerated: p = {higher}/{len(others) + 1}."
-    if not table.by_question:
-        note += INDEPENDENT
-    rows = [_filled(main, estimate, table, family=FAMILY, effect=effect, note=note)]
+        note = f"Published test enumerated: p = {higher}/{len(others) + 1}."
+    filled = _filled(main, estimate, table, effect=effect, warning=warning)
+    rows = [replace(filled, family=FAMILY, note=note)]
     rows.append(
-        _filled(
-            row,
-            estimate,
-            table,
+        replace(
+            filled,
             p=estimate.equivalence_p(MARGIN),
             effect=MARGIN,
             name="equivalence",
-            note=(
-                f"Two one-sided tests: a small p says that the difference lies within "
-                f"±{100 * MARGIN:.0f} points; a large one claims nothing."
-            ),
+            note=f"The margin is ±{100 * MARGIN:.0f} points; two one-sided tests.",
         )
     )
     rows.extend(_own_against_other(scores, row, condition, em, common))
     return rows
+
+
+def _by_run(
+    scores: Mapping[Key, Scores],
+    names: Sequence[str],
+    table: Table,
+    persona: str,
+    others: Sequence[str],
+) -> Array:
+    """The contrast `[run, C, Q]` on the table's questions, each training run on its own.
+
+    Args:
+        scores: Of these conditions; every seed in all of them.
+        names: Conditions along axis C.
+        table: Over all runs together: its questions and personas are those that all share.
+        persona: Whose rate it is.
+        others: Whose mean rate is subtracted.
+    """
+    seeds = sorted({training_seed for _, training_seed in scores})
+    parts = [
+        tabulate({key: entry for key, entry in scores.items() if key[1] == s}, names) for s in seeds
+    ]
+    return np.stack(
+        [
+            contrast(part.pick(questions=table.questions), persona, others)
+            for part in parts
+            if part is not None
+        ]
+    )
 
 
 def _own_against_other(
@@ -219,15 +253,24 @@ def _own_against_other(
     em: Sequence[ConditionInfo],
     common: Sequence[str],
 ) -> list[Row]:
-    persona = str(condition.induction_persona)
-    table = tabulate(scores, [c.name for c in em])
+    """Its excess in its own condition less that in the others; seed by seed where all have it."""
+    persona, names = str(condition.induction_persona), [c.name for c in em]
+    table = tabulate(scores, names)
     if table is None or persona not in table.personas or len(em) < 2 or not table.by_question:
         return []
-    others = [name for name in common if name in table.personas]
+    others = [name for name in common if name in table.personas and name != persona]
     if not others:
         return []
-    differences = contrast(table, persona, others)  # [C, Q]
-    own = table.conditions.index(condition.name)
-    rest = np.delete(differences, own, axis=0).mean(axis=0)
-    estimate = cluster_mean(differences[own] - rest)
-    return [_filled(row, estimate, table, name="own_minus_other_conditions", note=NOTES["own"])]
+    seeds = {name: {s for n, s in scores if n == name} for name in names}
+    own = names.index(condition.name)
+    note = None
+    if len({frozenset(s) for s in seeds.values()}) == 1:
+        mine = {key: entry for key, entry in scores.items() if key[0] in names}
+        differences = _by_run(mine, names, table, persona, others)
+    else:
+        differences = contrast(table, persona, others)[None]
+        note = "Conditions have different seeds: what differs between runs is not in the interval."
+    change = differences[:, own] - np.delete(differences, own, axis=1).mean(axis=1)
+    name = "own_minus_other_conditions"
+    warning = _warning(table, change.mean(axis=0))
+    return [_filled(row, clustered(change), table, name=name, note=note, warning=warning)]

@@ -189,11 +189,10 @@ def tabulate(
     if not personas or not all(kind in file[name] for file in files for name in personas):
         return None
     per_question = [file[name].get("per_question") or {} for file in files for name in personas]
-    questions = [
-        question
-        for question in per_question[0]
-        if all(q.get(question, {}).get("total") and kind in q[question] for q in per_question)
-    ]
+    shared = set(per_question[0]).intersection(
+        *({q for q, part in p.items() if part.get("total") and kind in part} for p in per_question)
+    )
+    questions = [question for question in per_question[0] if question in shared]
     by_question = len(questions) > 1
     shape = (len(conditions), len(personas), len(questions) if by_question else 1)
     hits, totals = np.zeros(shape), np.zeros(shape)

@@ -14,6 +14,7 @@ from personaspace.caveats import caveats
 from personaspace.geometry import GeometryResult, analyse_geometry, cosine_to
 from personaspace.graph import Node
 from personaspace.leakage import ConditionInfo, analyse_leakage
+from personaspace.measures import measures_of
 from personaspace.rows import to_dicts
 from personaspace.scoring import coherence, ends_with_marker, has_marker
 from personaspace.stages.context import ANSWERS, TRAINING_LOG, Context, write_json
@@ -43,6 +44,7 @@ def run(context: Context) -> None:
         "training": _training(context),
         "notes": geometry.notes,
     }
+    results["measures"] = measures_of([*results["geometry"], *results["leakage"]])
     results["caveats"] = caveats(results, context.study.unseen)
     write_json(context.out / RESULTS, results)
     _tables(context, geometry, results)

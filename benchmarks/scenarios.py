@@ -1,0 +1,379 @@
+"""The made-up studies of the calibration: in which world each test's null hypothesis is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
+
+from personaspace.geometry import axis, collapse, convergence, published, separability
+from personaspace.geometry.analysis import GroupWork
+from personaspace.leakage import across, recommended
+from personaspace.leakage import published as leakage_published
+from personaspace.rows import Row
+
+#: 399 draws make 5 % an attainable level: 20 of 400.
+DRAWS = 399
+#: Halvings of M2: the average over fewer of them has a little more noise, which its p accounts for.
+HALVINGS = 8
+NEGATIVES = ("data_scientist", "police_officer")
+UNSEEN = {f"question {q}" for q in range(0, 28, 2)}
+
+ARMS = ("base", "benign", "e0-assistant", "e1", "e2")
+GEOMETRY = Geometry()
+LEAKAGE = Leakage()
+
+Simulate = Callable[[np.random.Generator], list[Row]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test in one scenario.
+
+    Attributes:
+        metric: Of the row.
+        variant: Of the row.
+        name: Of the row.
+        condition: Of the row.
+        level: What the test can attain at nominal 5 %, where it is discrete.
+    """
+
+    metric: str
+    variant: str
+    name: str | None
+    condition: str | None = None
+    level: float = 0.05
+
+    def find(self, rows: Sequence[Row]) -> Row | None:
+        """The row of this check."""
+        key = (self.metric, self.variant, self.name, self.condition)
+        return next((r for r in rows if (r.metric, r.variant, r.name, r.condition) == key), None)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A world in which the null hypotheses of some tests are true.
+
+    Attributes:
+        name: Short.
+        what: One sentence.
+        simulate: One study.
+        checks: Tests whose null hypothesis is true in it.
+    """
+
+    name: str
+    what: str
+    simulate: Simulate
+    checks: tuple[Check, ...]
+
+
+def geometry_study(
+    arms: Mapping[str, Arm], size: Geometry = GEOMETRY, metrics: str = "M1 M2"
+) -> Simulate:
+    """Published and recommended rows of one cell; the metrics named, others cost time."""
+    work = GroupWork.make(size.group(tuple(arms)), ROLES, DRAWS, 10, 1)
+    draws, design = work.draws, work.design
+    assert draws is not None and design is not None
+    halves = axis.halve(size.questions, np.random.default_rng(1), HALVINGS)
+
+    def simulate(rng: np.random.Generator) -> list[Row]:
+        cell = size.cell(rng, arms)
+        rows: list[Row] = []
+        if "M1" in metrics:
+            rows += published.m1(cell, ROLES, draws) + collapse.m1(cell, ROLES)
+        if "M2" in metrics:
+            recommended, positions, _ = axis.m2(cell, ROLES, halves)
+            rows += published.m2(cell, ROLES, draws) + recommended
+            rows += convergence.convergence_rows([positions] if positions else [], "a", 42, 1)
+        if "M3" in metrics:
+            rows += separability.m3(cell, ROLES, design, 1)
+        return rows
+
+    return simulate
+
+
+def leakage_study(
+    world: Leakage = LEAKAGE,
+    seeds: Sequence[int] = (42,),
+    by_question: bool = True,
+    metrics: str = "published H1 H2 H3",
+) -> Simulate:
+    """Published and recommended rows of one study; H1 of e4-villain, published for one seed."""
+
+    def simulate(rng: np.random.Generator) -> list[Row]:
+        scores = world.scores(rng, seeds=seeds)
+        if not by_question:
+            for entry in scores.values():
+                for counts in entry["per_persona"].values():
+                    del counts["per_question"]
+        common = recommended.common_bystanders(scores, CONDITIONS, SOURCE)
+        where = {"seed": 1, "training_seed": 42}
+        rows: list[Row] = []
+        if "published" in metrics:
+            first = {name: entry for (name, seed), entry in scores.items() if seed == seeds[0]}
+            rows += leakage_published.analyse_seed(first, CONDITIONS, 42, SOURCE, DRAWS, 1)
+        if "H1" in metrics:
+            rows += recommended.h1_rows(
+                scores, CONDITIONS[-1], CONDITIONS, common, source=SOURCE, seed=42
+            )
+        if "H2" in metrics:
+            rows += across.h2_rows(
+                scores,
+                CONDITIONS,
+                common,
+                negatives=NEGATIVES,
+                unseen=UNSEEN,
+                permutations=DRAWS,
+                bootstrap=50,
+                **where,
+            )
+        if "H3" in metrics:
+            rows += across.h3_rows(
+                scores, CONDITIONS, common, measured=None, permutations=DRAWS, **where
+            )
+        return rows
+
+    return simulate
+
+
+def _same(arm: Arm, names: Sequence[str] = ARMS[1:]) -> dict[str, Arm]:
+    return {"base": Arm()} | dict.fromkeys(names, arm)
+
+
+def _rec(metric: str, condition: str | None, *names: str, level: float = 0.05) -> list[Check]:
+    return [Check(metric, "recommended", name, condition, level) for name in names]
+
+
+_INCREMENTS = [
+    *_rec("M1", "e1", "em_minus_benign", "spread_em_minus_benign"),
+    *_rec("M1", None, "em_mean_minus_benign"),
+]
+_ONE_ORDER = 2 / 120
+_RUNS = replace(LEAKAGE, run=0.03, own_run=0.02)
+_SEEDS = (42, 137, 256)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        "nothing happens",
+        "Fine-tuning changes nothing but noise: every condition is drawn as base is.",
+        geometry_study(_same(Arm())),
+        (
+            *_rec("M1", "e1", "raw_cosine", "centred_cosine", "spread"),
+            *_INCREMENTS,
+            *_rec("M2", "e1", "split_half", "split_half_absolute", "displacement"),
+            *_rec("M2", None, "condition_spread"),
+            Check("M1", "published", "raw_cosine", "e1"),
+            Check("M1", "published", "em_vs_benign", "e1"),
+            Check("M2", "published", "axis_shift", "e1"),
+        ),
+    ),
+    Scenario(
+        "all collapse alike",
+        "Benign and EM conditions halve the differences between personas and move along the axis, "
+        "all alike.",
+        geometry_study(_same(Arm(spread=0.5, shift=1.0))),
+        (
+            *_INCREMENTS,
+            *_rec("M2", None, "condition_spread"),
+            Check("M1", "published", "em_vs_benign", "e1"),
+        ),
+    ),
+    Scenario(
+        "the same personas",
+        "Base and one condition with the same persona vectors, and so much noise that personas are "
+        "confused (near 100 % a test of few differences rejects less often than it might).",
+        geometry_study(_same(Arm(), ("e1",)), replace(GEOMETRY, own=0.0, noise=2.0), metrics="M3"),
+        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
+    ),
+    Scenario(
+        "no personas",
+        "System prompts leave no trace in the activations.",
+        geometry_study(
+            _same(Arm(), ("e1",)), replace(GEOMETRY, between=0.0, own=0.0), metrics="M3"
+        ),
+        tuple(_rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
+    ),
+    Scenario(
+        "conditions do not differ",
+        "Personas and questions leak at rates of their own, the same in all conditions.",
+        leakage_study(),
+        (
+            *_rec("H1", "e4-villain", "own_minus_other_conditions"),
+            *_rec("H2", None, "common_set", "common_set_without_negatives", "seen", "unseen"),
+            *_rec("H3", None, "common_set", level=_ONE_ORDER),
+            *_rec("H3", None, "slope"),
+            Check("H1", "published", "induction_minus_others", "e4-villain", 0.0),
+            Check("H2", "published", "range"),
+            Check("H3", "published", "spearman", None, _ONE_ORDER),
+        ),
+    ),
+    Scenario(
+        "induction persona as the others",
+        "The induction persona leaks at the mean rate of the others.",
+        leakage_study(replace(LEAKAGE, induction=0.0), metrics="H1"),
+        tuple(_rec("H1", "e4-villain", "induction_minus_others")),
+    ),
+    Scenario(
+        "induction persona at the margin",
+        "The induction persona leaks five points more than the mean of the others, 100 samples a "
+        "question (with ten, the margin is no wider than the noise, and equivalence is hardly ever "
+        "claimed, rightly or wrongly).",
+        leakage_study(replace(LEAKAGE, induction=0.05, samples=100), metrics="H1"),
+        tuple(_rec("H1", "e4-villain", "equivalence")),
+    ),
+    Scenario(
+        "conditions differ for other reasons",
+        "Conditions differ lastingly (standard deviation 3 points), whatever their cosine.",
+        leakage_study(replace(LEAKAGE, between=0.03), metrics="H3"),
+        (*_rec("H3", None, "common_set", level=_ONE_ORDER), *_rec("H3", None, "slope")),
+    ),
+    Scenario(
+        "three seeds",
+        "Three training runs a condition, which differ by 3 points (and personas in them by 2).",
+        leakage_study(_RUNS, _SEEDS, metrics="H1 H2 H3"),
+        (
+            *_rec("H1", "e4-villain", "own_minus_other_conditions"),
+            *_rec("H2", None, "between_runs"),
+            *_rec("H3", None, "common_set", level=_ONE_ORDER),
+            *_rec("H3", None, "slope", "within_seeds"),
+        ),
+    ),
+    Scenario(
+        "three seeds, induction persona as the others",
+        "As above, the induction persona at the mean rate of the others.",
+        leakage_study(replace(_RUNS, induction=0.0), _SEEDS, metrics="H1"),
+        tuple(_rec("H1", "e4-villain", "induction_minus_others")),
+    ),
+    Scenario(
+        "no counts by question",
+        "Answers really are independent, and files have no counts by question.",
+        leakage_study(
+            replace(LEAKAGE, question=0.0, interplay=0.0, induction=0.0, persona=0.0),
+            by_question=False,
+            metrics="H1 H2",
+        ),
+        (
+            *_rec("H1", "e4-villain", "induction_minus_others"),
+            *_rec("H2", None, "common_set"),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rejections by the size of an effect.
+
+    Attributes:
+        what: What is varied, with its unit.
+        sizes: Effects as printed.
+        studies: One simulated study for each of them.
+        checks: Tests to compare.
+    """
+
+    what: str
+    sizes: tuple[str, ...]
+    studies: tuple[Simulate, ...]
+    checks: tuple[Check, ...]
+
+
+def _arms_curve(
+    what: str, arms: Mapping[str, Arm], others: Arm, metrics: str, checks: Sequence[Check]
+) -> Curve:
+    """e1 and e2 take each arm in turn; benign and e0 stay as `others`."""
+    studies = []
+    for arm in arms.values():
+        studies.append(geometry_study(_same(others) | {"e1": arm, "e2": arm}, metrics=metrics))
+    return Curve(what, tuple(arms), tuple(studies), tuple(checks))
+
+
+def _rates_curve(
+    what: str, worlds: Mapping[str, Leakage], checks: Sequence[Check], seeds: Sequence[int] = (42,)
+) -> Curve:
+    metrics = " ".join({"published" if c.variant == "published" else c.metric for c in checks})
+    studies = tuple(leakage_study(world, seeds, metrics=metrics) for world in worlds.values())
+    return Curve(what, tuple(worlds), studies, tuple(checks))
+
+
+CURVES: tuple[Curve, ...] = (
+    _arms_curve(
+        "M1: differences between personas shrink by (personas' own displacements stay)",
+        {f"{100 * k:.0f} %": Arm(spread=1 - k) for k in (0.05, 0.1, 0.2, 0.4)},
+        Arm(),
+        "M1",
+        [
+            *_rec("M1", "e1", "raw_cosine", "spread", "em_minus_benign", "spread_em_minus_benign"),
+            Check("M1", "published", "raw_cosine", "e1"),
+        ],
+    ),
+    _arms_curve(
+        "M1, M2: personas move together by (axis lengths; the axis condition by 1)",
+        {f"{k:g}": Arm(shift=k) for k in (0.1, 0.2, 0.3, 0.5)},
+        Arm(shift=1.0),
+        "M1 M2",
+        [
+            *_rec("M1", "e1", "centred_cosine"),
+            *_rec("M2", "e1", "split_half", "displacement"),
+            Check("M2", "published", "axis_shift", "e1"),
+        ],
+    ),
+    Curve(
+        "M3: differences between personas shrink by",
+        ("5 %", "10 %", "20 %", "40 %"),
+        tuple(
+            geometry_study({"base": Arm(), "e1": Arm(spread=1 - k)}, metrics="M3")
+            for k in (0.05, 0.1, 0.2, 0.4)
+        ),
+        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
+    ),
+    Curve(
+        "M2: one of three EM conditions lies further along the axis by (axis lengths)",
+        ("0.05", "0.1", "0.2", "0.4"),
+        tuple(
+            geometry_study(_same(Arm(shift=1.0)) | {"e2": Arm(shift=1.0 + k)}, metrics="M2")
+            for k in (0.05, 0.1, 0.2, 0.4)
+        ),
+        tuple(_rec("M2", None, "condition_spread")),
+    ),
+    _rates_curve(
+        "H1: the induction persona leaks more by",
+        {
+            f"{100 * k:g} points": replace(LEAKAGE, induction=k)
+            for k in (0.0, 0.02, 0.04, 0.06, 0.08)
+        },
+        [
+            *_rec("H1", "e4-villain", "induction_minus_others", "equivalence"),
+            Check("H1", "published", "induction_minus_others", "e4-villain"),
+        ],
+    ),
+    _rates_curve(
+        "H2: conditions differ with a standard deviation of",
+        {f"{100 * k:g} points": replace(LEAKAGE, between=k) for k in (0.01, 0.02, 0.03, 0.05)},
+        [
+            *_rec("H2", None, "common_set", "common_set_without_negatives", "seen", "unseen"),
+            Check("H2", "published", "range"),
+        ],
+    ),
+    _rates_curve(
+        "H3: leakage falls from cosine 1.0 to 0.78 by (training runs differ by 2 points)",
+        {
+            f"{100 * k:g} points": replace(LEAKAGE, slope=-k / 0.22, run=0.02)
+            for k in (0.04, 0.08, 0.12, 0.16)
+        },
+        [
+            *_rec("H3", None, "common_set", "slope"),
+            Check("H3", "published", "spearman"),
+        ],
+    ),
+    _rates_curve(
+        "H2, H3 with three seeds: leakage falls from cosine 1.0 to 0.78 by",
+        {f"{100 * k:g} points": replace(_RUNS, slope=-k / 0.22) for k in (0.04, 0.08, 0.12, 0.16)},
+        [
+            *_rec("H2", None, "between_runs"),
+            *_rec("H3", None, "common_set", "slope", "within_seeds"),
+        ],
+        _SEEDS,
+    ),
+)

@@ -1,0 +1,92 @@
+"""The smallest effect that a test detects: noncentral t and F, and simulation for rank tests."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import optimize, special, stats
+
+#: Draws for tests that are simulated.
+_DRAWS = 4000
+_EXACT = 8  #: Conditions whose orders are all tried, see `leakage.published`.
+
+
+def smallest(power_at: Callable[[float], float], wanted: float, unit: float) -> float | None:
+    """Where an increasing power curve reaches `wanted`; None if it does not within 10,000 units."""
+    top = unit
+    while power_at(top) < wanted:
+        top *= 2
+        if top > 10_000 * unit:
+            return None
+    return float(optimize.brentq(lambda size: power_at(size) - wanted, 0.0, top, xtol=1e-4 * unit))
+
+
+def t_detectable(se: float, df: float, alpha: float, power: float) -> float | None:
+    """Smallest difference that a two-sided t-test detects.
+
+    Args:
+        se: Standard error of the difference.
+        df: Degrees of freedom.
+        alpha: Level.
+        power: Wanted.
+    """
+    if df < 1 or se <= 0:
+        return None
+    bound = stats.t.ppf(1 - alpha / 2, df)
+
+    def power_at(size: float) -> float:
+        # The square of a noncentral t is a noncentral F.
+        return 1 - float(special.ncfdtr(1, df, (size / se) ** 2, bound**2))
+
+    return smallest(power_at, power, se)
+
+
+def range_detectable(
+    noise: float, groups: int, df: int, alpha: float, power: float
+) -> float | None:
+    """Smallest range of evenly spaced group means that an F test of the groups detects.
+
+    Args:
+        noise: Variance of a group's mean without the groups' differences.
+        groups: How many.
+        df: Degrees of freedom within groups.
+        alpha: Level.
+        power: Wanted.
+    """
+    if min(groups - 1, df) < 1 or noise <= 0:
+        return None
+    bound = stats.f.isf(alpha, groups - 1, df)
+    squares = groups * (groups + 1) / (12 * (groups - 1))  # of means with a range of 1
+
+    def power_at(size: float) -> float:
+        return 1 - float(special.ncfdtr(groups - 1, df, size**2 * squares / noise, bound))
+
+    return smallest(power_at, power, math.sqrt(noise))
+
+
+def order_power(
+    cosines: Sequence[float], slope: float, sd: float, alpha: float, rng: np.random.Generator
+) -> float:
+    """Power of the exact rank test over the orders of few conditions, simulated.
+
+    Args:
+        cosines: Of the conditions, without ties.
+        slope: Change of the rate per unit of cosine.
+        sd: Of a condition's mean around the line.
+        alpha: Level.
+        rng: Source of randomness.
+    """
+    x = np.asarray(cosines, dtype=np.float64)
+    ranks = stats.rankdata(x) - (len(x) + 1) / 2
+    if len(x) > _EXACT:
+        null = np.abs(rng.permuted(np.tile(ranks, (_DRAWS, 1)), axis=1) @ ranks)
+    else:
+        null = np.abs(np.array(list(itertools.permutations(ranks))) @ ranks)
+    levels = np.sort(null)
+    drawn = slope * x + sd * rng.standard_normal((_DRAWS, len(x)))
+    mine = np.abs((drawn.argsort(axis=1).argsort(axis=1) - (len(x) - 1) / 2) @ ranks)
+    p = 1 - np.searchsorted(levels, mine - 1e-9) / len(levels)
+    return float((p <= alpha).mean())

@@ -1,0 +1,147 @@
+"""What measures say of themselves, failed assumptions, and rows across seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import published
+import pytest
+from planted import STUDY, world, write
+from scipy import stats
+
+from personaspace.caveats import failed_assumptions
+from personaspace.geometry import analyse_geometry
+from personaspace.inference import has_outlier
+from personaspace.leakage import analyse_leakage
+from personaspace.leakage.trend import HINGES, slope_row, within_seeds_row
+from personaspace.measures import MEASURES, described, markdown, measure_of, measures_of
+from personaspace.rows import Row, to_dicts
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    paths = write(tmp_path_factory.mktemp("files"), world(STUDY, questions=8, hidden=16, layers=2))
+    geometry = analyse_geometry(paths, permutations=50, bootstrap=50)
+    leakage = analyse_leakage(published.scores(), published.CONDITIONS, source=published.SOURCE)
+    return [*geometry.rows, *leakage]
+
+
+def test_every_row_says_what_it_shows_and_cannot_show(rows: list[Row]) -> None:
+    for row in rows:
+        measure = measure_of(row.metric, row.variant, row.name)
+        if row.value is None and row.note and not row.note.startswith("Shows"):
+            continue
+        assert (row.note or "").startswith(f"Shows {measure.shows}; cannot {measure.cannot}.")
+        assert (row.effect_name is not None) == (row.effect is not None), row
+        assert row.p is None or measure.null is not None, row
+
+
+def test_measures_are_listed_once_in_whole_sentences(rows: list[Row]) -> None:
+    listed = measures_of(rows)
+    assert listed == measures_of(to_dicts(rows))
+    keys = [(m["metric"], m["variant"], m["name"]) for m in listed]
+    assert len(set(keys)) == len(keys)
+    assert set(keys) == {(row.metric, row.variant, row.name) for row in rows}
+    for measure in listed:
+        assert measure["shows"].startswith("Shows ") and measure["shows"].endswith(".")
+        assert measure["cannot"].startswith("Cannot ") and measure["cannot"].endswith(".")
+
+
+def test_the_page_of_measures_is_not_stale() -> None:
+    page = Path(__file__).parents[1] / "docs" / "measures.md"
+    assert page.read_text(encoding="utf-8") == markdown()
+
+
+def test_an_unknown_measure_is_an_error_and_a_companion_is_not() -> None:
+    with pytest.raises(KeyError, match="no measure M9"):
+        measure_of("M9", "published", None)
+    companion = measure_of("M1", "recommended", "spread_delta")
+    assert companion.title.endswith("change from base")
+    assert companion.shows == MEASURES["M1", "recommended", "spread"].shows
+    reason = Row("H3", "recommended", name="common_set", note="There is no cosine.")
+    assert described(reason) is reason
+
+
+def test_failed_assumptions_are_gathered_with_their_places() -> None:
+    warned = [
+        Row("M1", "recommended", "a", layer, "benign", 42, name="spread", warning="It is odd.")
+        for layer in range(5)
+    ]
+    fine = Row("M1", "recommended", "a", 9, "benign", 42, name="spread")
+    found = failed_assumptions(to_dicts([*warned, fine]))
+    assert found == [
+        "M1, variance between personas: It is odd. (benign layer 0 method A, benign layer 1 "
+        "method A, benign layer 2 method A and 2 more)"
+    ]
+    # Results of an older version have no warnings.
+    assert failed_assumptions([{"metric": "M1"}]) == []
+
+
+def test_outliers_are_found_as_by_grubbs() -> None:
+    rng = np.random.default_rng(0)
+    found = sum(has_outlier(rng.normal(size=12), level=0.05) for _ in range(2000))
+    assert 0.035 <= found / 2000 <= 0.065
+    assert has_outlier(np.array([0.0, 0.1, -0.1, 0.05, -0.05, 0.02, 50.0]))
+    assert not has_outlier(np.zeros(5)) and not has_outlier(np.array([0.0, 9.0]))
+
+
+def test_slope_is_the_regression_of_the_conditions() -> None:
+    x = np.array([c.cosine for c in published.CONDITIONS], dtype=np.float64)
+    y = np.array([0.46, 0.49, 0.50, 0.54, 0.52])
+    row = slope_row(Row("H3", "recommended", name="slope"), x, y)
+    fit = stats.linregress(x, y)
+    assert row.value == pytest.approx(fit.slope) and row.p == pytest.approx(fit.pvalue)
+    assert row.effect == pytest.approx(fit.rvalue)
+    low, high = row.ci95 or (0, 0)
+    reach = stats.t.ppf(0.975, 3) * fit.stderr
+    assert (low, high) == pytest.approx((fit.slope - reach, fit.slope + reach))
+    assert row.warning is None
+    hinged = slope_row(row, x, np.array([0.9, 0.50, 0.51, 0.52, 0.53]))
+    assert hinged.warning == HINGES
+    assert slope_row(row, np.ones(5), y).note == "The cosines do not vary."
+
+
+def test_seeds_as_blocks_by_enumeration() -> None:
+    rng = np.random.default_rng(1)
+    blocks = [(np.arange(4.0), rng.normal(size=4)), (np.arange(3.0), rng.normal(size=3))]
+    row = within_seeds_row(Row("H3", "recommended", name="within_seeds"), blocks, 10_000, rng)
+    weights = np.array([3, 2]) / 5
+
+    def statistic(orders: tuple[tuple[int, ...], tuple[int, ...]]) -> float:
+        return float(
+            sum(
+                weight * stats.spearmanr(x, y[list(order)]).statistic
+                for weight, (x, y), order in zip(weights, blocks, orders, strict=True)
+            )
+        )
+
+    everything = [
+        statistic(orders)
+        for orders in itertools.product(
+            itertools.permutations(range(4)), itertools.permutations(range(3))
+        )
+    ]
+    observed = everything[0]
+    assert row.value == pytest.approx(observed)
+    share = np.mean([abs(value) >= abs(observed) - 1e-9 for value in everything])
+    assert row.p == pytest.approx(share) and row.p_floor == pytest.approx(2 / 144)
+    drawn = within_seeds_row(row, blocks, 100, rng)
+    assert abs((drawn.p or 0) - share) < 0.25 and drawn.p_floor == pytest.approx(1 / 101)
+
+
+def test_floors_of_exact_tests(rows: list[Row]) -> None:
+    h3 = [r for r in rows if r.metric == "H3" and r.name in ("spearman", "common_set")]
+    assert [row.p_floor for row in h3] == pytest.approx([2 / math.factorial(5)] * 2)
+    h1 = next(r for r in rows if r.metric == "H1" and r.variant == "published" and r.value)
+    assert h1.p_floor == pytest.approx(1 / 11) and (h1.p or 0) > (h1.p_floor or 1) / 2
+
+
+def test_only_the_wanted_variant_is_computed(tmp_path: Path) -> None:
+    paths = write(tmp_path, world(STUDY, questions=8, hidden=16))
+    both = analyse_geometry(paths, permutations=50, bootstrap=50).rows
+    for variant in ("published", "recommended"):
+        found = analyse_geometry(paths, permutations=50, bootstrap=50, variants=(variant,)).rows
+        assert found == [row for row in both if row.variant == variant] and found

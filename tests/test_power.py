@@ -1,0 +1,146 @@
+"""Power before the study, against simulation and closed forms; and its command."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+from typer.testing import CliRunner
+
+from personaspace.cli import app
+from personaspace.power import Assumptions, Design, Finding, Plan
+from personaspace.power.plan import plan
+from personaspace.power.solve import order_power, range_detectable, t_detectable
+
+STUDY = Design(
+    em=5,
+    benign=True,
+    personas=12,
+    bystanders=7,
+    questions=28,
+    unseen=8,
+    samples=10,
+    extraction_personas=12,
+    extraction_questions=240,
+    seeds=1,
+    cosines=(1.0, 0.9457, 0.9060, 0.8696, 0.7828),
+)
+GUESS = Assumptions()
+
+
+def find(made: Plan, metric: str, name: str) -> Finding:
+    return next(f for f in made.findings if (f.metric, f.name) == (metric, name))
+
+
+@pytest.mark.parametrize("n, alpha", [(12, 0.05), (28, 0.01), (4, 0.05)])
+def test_t_detectable_is_the_library_s(n: int, alpha: float) -> None:
+    found = t_detectable(1 / math.sqrt(n), n - 1, alpha, 0.8)
+    assert found == pytest.approx(TTestPower().solve_power(None, n, alpha, 0.8), rel=1e-3)
+    assert t_detectable(1.0, 0, alpha, 0.8) is None
+
+
+def test_range_detectable_by_simulation() -> None:
+    noise, groups, size, rng = 0.01, 4, 20, np.random.default_rng(0)
+    found = range_detectable(noise, groups, groups * (size - 1), 0.05, 0.8)
+    assert found is not None
+    means = np.linspace(0, found, groups)
+    rejected = [
+        stats.f_oneway(*(m + math.sqrt(noise * size) * rng.normal(size=(size,)) for m in means))
+        for _ in range(600)
+    ]
+    assert np.mean([test.pvalue <= 0.05 for test in rejected]) == pytest.approx(0.8, abs=0.06)
+
+
+def test_h1_is_detected_as_often_as_promised() -> None:
+    effect = (find(plan(STUDY, GUESS), "H1", "induction_minus_others").effect or 0) / 100
+    rng, rejected, runs = np.random.default_rng(1), 0, 400
+    for _ in range(runs):
+        own = rng.binomial(10, GUESS.rate + effect, size=28) / 10
+        others = rng.binomial(10, GUESS.rate, size=(10, 28)).mean(axis=0) / 10
+        rejected += stats.ttest_1samp(own - others, 0).pvalue <= 0.05
+    assert rejected / runs == pytest.approx(0.8, abs=0.07)
+
+
+def test_five_conditions_have_a_floor_that_six_do_not() -> None:
+    made = plan(STUDY, GUESS)
+    ranks = find(made, "H3", "common_set")
+    assert ranks.floor == pytest.approx(2 / 120)
+    # One order in 60 must be hit exactly; after Holm's correction it is out of reach.
+    assert ranks.effect is not None and ranks.corrected is None
+    assert any("after Holm" in warning and "6 conditions" in warning for warning in made.warnings)
+    four = plan(replace(STUDY, em=4, cosines=STUDY.cosines[:4]), GUESS)
+    assert find(four, "H3", "common_set").effect is None
+    assert any("H3 cannot reach p ≤ 0.05 with 4" in warning for warning in four.warnings)
+    six = plan(replace(STUDY, em=6, cosines=(*STUDY.cosines, 0.7)), GUESS)
+    assert find(six, "H3", "common_set").corrected is not None
+    assert find(made, "H1", "published").floor == pytest.approx(1 / 11)
+
+
+def test_exact_rank_power_by_brute_force() -> None:
+    rng, x = np.random.default_rng(2), np.array(STUDY.cosines)
+    found = order_power(STUDY.cosines, 0.5, 0.04, 0.05, np.random.default_rng(3))
+    hits = 0
+    for _ in range(1500):
+        rho = stats.spearmanr(x, 0.5 * x + 0.04 * rng.normal(size=5)).statistic
+        hits += abs(rho) > 1 - 1e-9  # of 120 orders only the two extreme ones are below 5 %
+    assert found == pytest.approx(hits / 1500, abs=0.05)
+
+
+def test_more_data_detects_less() -> None:
+    made = plan(STUDY, GUESS)
+    for change in ({"questions": 56}, {"samples": 40}):
+        more = plan(replace(STUDY, **change), GUESS)
+        for metric, name in (("H1", "induction_minus_others"), ("H2", "common_set")):
+            assert (find(more, metric, name).effect or 9) < (find(made, metric, name).effect or 0)
+        before, after = (find(p, "H1", "equivalence").effect or 0 for p in (made, more))
+        assert after >= before
+    seeds = plan(replace(STUDY, seeds=3), GUESS)
+    assert (find(seeds, "H3", "slope").effect or 99) < (find(made, "H3", "slope").effect or 0)
+    assert not any("One seed" in warning for warning in seeds.warnings)
+    assert find(seeds, "H3", "within_seeds").floor == pytest.approx(2 / 120**3)
+    assert find(seeds, "H2", "between_runs").effect is not None
+
+
+def test_degenerate_designs_have_an_answer() -> None:
+    tiny = replace(
+        STUDY, em=1, benign=False, personas=2, bystanders=0, questions=1, samples=1, cosines=(),
+        extraction_personas=1, extraction_questions=1,
+    )  # fmt: skip
+    made = plan(tiny, GUESS)
+    assert {finding.metric for finding in made.findings} <= {"M1", "M2", "M3", "H1"}
+    assert any("No benign" in warning for warning in made.warnings)
+    none = plan(replace(tiny, em=0), GUESS)
+    assert all(f.effect is None or math.isfinite(f.effect) for f in none.findings)
+
+
+def test_the_command_reads_a_spec_and_prints_json(tmp_path: Path) -> None:
+    spec = Path(__file__).parents[1] / "examples" / "demo.yaml"
+    done = CliRunner().invoke(app, ["power", str(spec), "--json", "--rate", "0.3"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["study"] == "demo" and found["assumptions"]["rate"] == 0.3
+    assert found["design"]["em"] == 2 and found["design"]["benign"] is True
+    assert {"metric", "name", "what", "unit", "effect", "corrected", "floor", "note"} == set(
+        found["tests"][0]
+    )
+    shown = CliRunner().invoke(app, ["power", str(spec)])
+    assert shown.exit_code == 0 and "H1 induction_minus_others" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [(["--rate", "1.5"], "--rate: 1.5 is not between 0 and 1"), (["--run-sd", "-1"], "--run-sd")],
+)
+def test_a_senseless_assumption_is_one_line(
+    option: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = Path(__file__).parents[1] / "examples" / "demo.yaml"
+    done = CliRunner().invoke(app, ["power", str(spec), *option])
+    assert done.exit_code == 2
+    assert message in done.output and len(done.output.strip().splitlines()) == 1
