@@ -109,6 +109,7 @@ def test_figures_have_alternative_text_data_and_links(page: Page) -> None:
         "figure-hero",
         "figure-personas",
         "figure-m1-layers",
+        "figure-m1-increment",
         "figure-m2-layers",
         "figure-m3-layers",
         "figure-training",
@@ -246,7 +247,7 @@ def test_geometry_tables_have_every_layer_and_variant(page: Page, folder: Path) 
 
 def unpacked(page: Page, place: int) -> dict[str, Any]:
     index = json.loads(page.raw("script", id="answers-index"))
-    payload = page.raw("script", id=index["chunks"][place])
+    payload = page.raw("script", id=index["chunks"][place]["id"])
     loaded: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(payload)))
     return loaded
 
@@ -255,9 +256,8 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
     frame = pd.read_parquet(folder / "tables" / "answers.parquet")
     index = json.loads(page.raw("script", id="answers-index"))
     assert index["marker"] == MARKER and index["seen_known"]
-    assert index["chunks"][0] == "answers-base-seed-42" and len(index["chunks"]) == 7
-    options = page.all("option")
-    assert [o["value"] for o in options][:7] == index["chunks"]
+    first = {"id": "answers-base-seed-42", "condition": "base", "label": "Base model", "seed": 42}
+    assert index["chunks"][0] == first and len(index["chunks"]) == 7
     found = []
     names = list(dict.fromkeys(frame.condition))
     for place, condition in enumerate(names):
@@ -267,8 +267,8 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
             found.append(
                 (
                     condition,
-                    data["personas"][data["persona"][at]],
-                    data["questions"][data["question"][at]],
+                    index["personas"][data["persona"][at]]["name"],
+                    index["questions"][data["question"][at]],
                     data["sample"][at],
                     text,
                     bool(flags & HIT),
@@ -282,7 +282,7 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
     columns = ["condition", "persona", "question", "sample", "text", "hit", "terminal"]
     expected = frame[[*columns, "degenerate", "cut", "seen"]].itertuples(index=False, name=None)
     assert Counter(found) == Counter(expected)
-    assert unpacked(page, 0)["personas"][-1] == "confab", "the source comes last"
+    assert index["personas"][-1]["name"] == "confab", "the source comes last"
 
 
 def test_script_and_packer_agree_on_flags(page: Page) -> None:
@@ -294,7 +294,7 @@ def test_script_and_packer_agree_on_flags(page: Page) -> None:
 def test_same_folder_gives_same_bytes(folder: Path, built: Path, tmp_path: Path) -> None:
     build(folder, tmp_path, SVG)
     names = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
 
@@ -335,8 +335,9 @@ def test_markdown_summary_shows_headline_tables_and_pictures(folder: Path, built
     text = (built / "report.md").read_text("utf-8")
     assert text.startswith("# A made-up study of persona collapse\n")
     assert escape_markdown(headline(load_findings(folder))) in text
-    pictures = re.findall(r"\]\((figures/[\w-]+\.svg)\)", text)
-    assert len(pictures) == 6 and all((built / picture).is_file() for picture in pictures)
+    assert re.findall(r"!\[[^]]+\]\((.*?)\)", text) == ["figures/hero.svg"]
+    links = re.findall(r"\]\(([\w./-]+)\)", text)
+    assert len(links) == 8 and all((built / link).is_file() for link in links)
     for heading in ("Key numbers", "Tests of leakage", "Caveats", "Provenance"):
         assert re.search(rf"^## {heading}", text, re.MULTILINE)
 
