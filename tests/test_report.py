@@ -24,6 +24,7 @@ from personaspace.figures.findings import load_findings
 from personaspace.report import build
 from personaspace.report.answers import CUT, DEGENERATE, HIT, SEEN, TERMINAL
 from personaspace.report.headline import headline
+from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
 from personaspace.spec import Figures
 
@@ -348,3 +349,28 @@ def test_title_of_the_settings_wins(tmp_path: Path) -> None:
     settings = Figures(title="Another title", formats=["svg"])
     page = Page(build(folder, tmp_path / "out", settings).read_text("utf-8"))
     assert page.text("h1") == ["Another title"] == page.text("title")
+
+
+def test_provenance_adds_up(tmp_path: Path) -> None:
+    parts = ("geometry", "leakage", "rates", "answers")
+    folder = write(tmp_path / "in", Size(conditions=2, personas=3, layers=(3,)), parts)
+    made = {"device": "NVIDIA H100", "seconds": 1800.0}
+    artifacts = [
+        {"node": "train/benign/seed-1", "stage": "train", "digest": "ab" * 32, **made,
+         "created": "2026-11-23T10:30:00+00:00", "versions": {"torch": "2.11.0"}},
+        {"node": "extract/base/seed-1", "stage": "extract", "digest": "cd" * 32, **made,
+         "created": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
+    ]  # fmt: skip
+    content = {"artifacts": artifacts, "versions": {"torch": "2.13.0"}, "spec": {}}
+    (folder / "provenance.json").write_text(json.dumps(content))
+    last = Artifact(node="aggregate", digest="ef" * 32, device="CPU, 2 threads", seconds=60.0,
+                    created="2026-11-23T13:00:00+00:00")  # fmt: skip
+    page = Page(build(folder, tmp_path / "out", SVG, [last]).read_text("utf-8"))
+    (summary,) = [text for text in page.text("p") if "GPU-hours" in text]
+    assert summary.startswith("3 artifacts, 61.0 min of computing on CPU, 2 threads, NVIDIA H100;")
+    assert "3.0 h from the first start to the last end; 1.00 GPU-hours." in summary
+    stages = {row[0]: row[1:4] for row in cells(page, "stages-table")}
+    assert stages["train"] == ["1", "30.0 min", "0.50"] and stages["aggregate"][2] == "–"
+    assert cells(page, "versions-table") == [["torch", "2.13.0", "2.11.0"]]
+    digests = [attrs["title"] for attrs in page.all("td") if len(attrs.get("title", "")) == 64]
+    assert digests == ["ab" * 32, "cd" * 32, "ef" * 32]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -212,13 +213,19 @@ def _html(context: dict[str, Any]) -> str:
     )
 
 
-def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
+def build(
+    aggregate_folder: Path,
+    out: Path,
+    settings: Settings,
+    made_from: Sequence[provenance.Artifact] = (),
+) -> Path:
     """Draws the figures of an aggregate folder and writes `report.html` and `report.md`.
 
     Args:
         aggregate_folder: Holds `results.json`; `tables/` and `provenance.json` where there are any.
         out: Folder for `report.html`, `report.md` and `figures/`; made if absent.
         settings: Title, figure formats, resolution.
+        made_from: The aggregate artifact itself, which its own files cannot name.
 
     Returns:
         Path of `report.html`. It needs no other file and no network.
@@ -228,7 +235,7 @@ def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
     """
     folder, out = Path(aggregate_folder), Path(out)
     findings = load_findings(folder)
-    origin = provenance.load(folder)
+    origin = provenance.load(folder, made_from)
     packed = answers.pack(folder, findings)
     figures = draw(folder, out / "figures", settings)
     title = settings.title or findings.title or f"Study {findings.study}"
