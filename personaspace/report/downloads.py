@@ -47,12 +47,9 @@ def downloads(folder: Path, spec: str) -> list[Download]:
         for name, what in _TABLES.items()
         if (folder / "tables" / name).is_file()
     ]
-    for name, what in (
-        ("results.json", "everything on this page, as the analysis wrote it"),
-        ("provenance.json", "digests in full"),
-    ):
-        if (folder / name).is_file():
-            found.append(_carried(name, what, (folder / name).read_bytes(), "application/json"))
+    if (folder / "provenance.json").is_file():
+        content = (folder / "provenance.json").read_bytes()
+        found.append(_carried("provenance.json", "digests in full", content, "application/json"))
     if spec:
         found.append(
             Download(
