@@ -241,6 +241,12 @@ def test_answers_of_all_conditions_stand_together(tab: Tab, frame: pd.DataFrame)
     tab.answers()
     total = len(frame[(frame.persona == "assistant") & frame.hit])
     assert f"of {total} answers; {total} with" in page.locator("#answers-status").inner_text()
+    tab.choose(show="", seed="2")
+    playwright.expect(page.locator("#answers-status")).to_contain_text(" of 72 answers")
+    first = page.locator("#answers-list .who").all_text_contents()[:6]
+    assert [who.split(" \u00b7 ")[0] for who in first] == [
+        "Base model, seed 2", "Benign, seed 2", "E0 assistant, seed 2"
+    ] * 2, "the same sample of each condition, to be compared"  # fmt: skip
     page.locator("#filters [name=find]").fill("no such words")
     playwright.expect(page.locator("#answers-status")).to_have_text("No answer matches.")
 
@@ -249,7 +255,8 @@ def test_answers_are_text_and_can_be_saved(tab: Tab, frame: pd.DataFrame) -> Non
     page = tab.open("#answers?condition=base&seed=1")
     assert HOSTILE in tab.answers()
     assert page.evaluate("window.bad") is None
-    assert page.locator("#answers-list mark").first.inner_text() == "[ZLT]"
+    hostile = page.locator("#answers-list > li", has_text="window.bad = 2")
+    assert hostile.locator("mark").all_text_contents() == ["[ZLT]", "[zlt]"]
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save these answers").click()
     lines = Path(waiting.value.path()).read_text("utf-8").splitlines()
