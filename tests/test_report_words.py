@@ -122,10 +122,9 @@ def test_new_rows_of_the_analysis_are_told() -> None:
     found = study(geometry=[*study().model_dump()["geometry"], share, layer])
     assert "under EM (95\u00a0% interval 60\u202f% to 90\u202f%)" in headline(found)
     told = " ".join(details(found))
-    assert "stops depending on the persona trained under at layer 14" in told
-    assert "[10, 19]" in told
+    assert "M2: from layer 14 on (95\u00a0% interval [10, 19])" in told
     never = study(geometry=[row(**common, name="convergence_layer", seed=42)])
-    assert "at every layer measured" in " ".join(details(never))
+    assert "M2: there is no layer, of those measured" in " ".join(details(never))
     warned = study(tests=[row(metric="H1", condition="e0", value=0.1, p=0.2, warning="Not so.")])
     assert any("1 result failed a check" in text for text in cautions(warned))
 

@@ -65,15 +65,20 @@ def _panel(axes: Axes, data: pd.DataFrame, hero: int | None) -> None:
     for place, rows in enumerate(groups):
         _line(axes, rows, style.BLUE, lines[place % len(lines)])
     layers = data[data.measure == "convergence_layer"]
-    top = axes.get_ylim()[1]
     for place, row in enumerate(layers.itertuples()):
         if pd.notna(row.ci_low):
             axes.axvspan(row.ci_low - 0.25, row.ci_high + 0.25, color=style.ORANGE, alpha=0.2,
                          linewidth=0, zorder=0)  # fmt: skip
         axes.axvline(row.value, color=style.ORANGE, linewidth=1.2, zorder=1)
-        axes.annotate(f"{row.value:g}", (row.value, top), xytext=(3, -8 - 9 * place),
-                      textcoords="offset points", fontsize=7, fontweight="bold")  # fmt: skip
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), top)
+        axes.annotate(
+            f"{row.value:g}",
+            (row.value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -8 - 9 * place),
+            textcoords="offset points",
+            fontsize=7,
+            fontweight="bold",
+        )
     measured = sorted({int(layer) for layer in spread.layer})
     span = max(measured[-1] - measured[0], 1)
     marks.layer_ticks(axes, measured, hero, span * 0.08)
@@ -93,6 +98,7 @@ def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
         for axes, method in zip(grid, methods, strict=True):
             _panel(axes, data[data.method == method], findings.hero_layer)
             style.panel_title(axes, f"Method {method.upper()}")
+        grid[0].set_ylim(bottom=0)  # a range; the axis is shared
         for axes in grid if narrow else grid[:1]:
             axes.set_ylabel("range over conditions")
         return style.settled(figure)
@@ -129,7 +135,7 @@ def plan(findings: Findings) -> Plan | None:
         + (
             " Line and shade: the first layer from which on it is, with 95\u00a0% interval."
             if vanish
-            else " It is not gone at any layer."
+            else " There is no layer from which on it is."
         )
         + (" A line for each seed." if data.seed.dropna().nunique() > 1 else ""),
         _alt(findings, data),

@@ -93,6 +93,12 @@ _RECOMMENDED = [
 ]
 
 
+def _in_short(row: Row) -> Row:
+    """The row with the first sentence of its note: what it shows, without its own figures."""
+    note = row.note.split(". ")[0].rstrip(".") + "." if row.note else None
+    return row.model_copy(update={"note": note})
+
+
 def tests_table(findings: Findings) -> Table | None:
     """H1 to H3, published beside recommended; None without tests."""
     found = pairs(findings)
@@ -106,7 +112,7 @@ def tests_table(findings: Findings) -> Table | None:
             [
                 Cell(pair.metric, pair.metric),
                 Cell(label, label),
-                *_beside(pair.published, pair.recommended, notes),
+                *_beside(pair.published, [_in_short(row) for row in pair.recommended], notes),
             ]
         )
     named = any(row.effect_name for pair in found for row in pair.recommended)
@@ -191,6 +197,10 @@ def measure_table(findings: Findings, metric: str) -> Table | None:
     if names is None or not rows:
         return None
     notes = Footnotes()
+    named = {row.effect_name for row in rows if (row.variant, row.name) == (_VARIANTS[1], names[1])}
+    size = named.pop() if len(named) == 1 else None
+    if size:
+        rows = [row.model_copy(update={"effect_name": None}) for row in rows]
     lines = [
         line
         for arm in findings.arms
@@ -213,7 +223,8 @@ def measure_table(findings: Findings, metric: str) -> Table | None:
             ],
             lines,
             groups=[("", 1), ("Published", 3), ("Recommended", 8)],
-            note="Change: from the base model; p is of the change, except for EM less benign.",
+            note="Change: from the base model; p is of the change, except for EM less benign."
+            + (f" Effect size: {size}." if size else ""),
             footnotes=notes.texts,
         )
     )

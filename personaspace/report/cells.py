@@ -35,10 +35,7 @@ def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
     """
     one = pooled(rows)
     if one is not None:
-        ref = notes.ref(one.note) if notes else 0
-        return Cell(
-            row_value(one), one.value, row_interval(one), ref=ref, warning=one.warning or ""
-        )
+        return _noted(row_value(one), one.value, row_interval(one), one.note, one.warning, notes)
     known = [row for row in rows if row.value is not None]
     if not known:
         return BLANK
@@ -50,10 +47,27 @@ def _seeds_cell(known: Sequence[Row], notes: Footnotes | None) -> Cell:
     mean = known[0].model_copy(update={"value": sum(values) / len(values)})
     ends = [row_value(known[0].model_copy(update={"value": v})) for v in (min(values), max(values))]
     shared = {row.note for row in known}
-    ref = notes.ref(shared.pop()) if notes and len(shared) == 1 else 0
-    warned = list(dict.fromkeys(row.warning for row in known if row.warning))
+    note = shared.pop() if len(shared) == 1 else None
+    warned = " ".join(dict.fromkeys(row.warning for row in known if row.warning))
     detail = f"{len(known)} seeds: {ends[0]} to {ends[1]}" if len(known) > 1 else ""
-    return Cell(row_value(mean), mean.value, detail, ref=ref, warning=" ".join(warned))
+    return _noted(row_value(mean), mean.value, detail, note, warned, notes)
+
+
+def _noted(
+    text: str,
+    value: float | None,
+    detail: str,
+    note: str | None,
+    warning: str | None,
+    notes: Footnotes | None,
+) -> Cell:
+    """A cell whose sentences go to the footnotes, where there are any."""
+    if notes is None:
+        return Cell(text, value, detail, warning=warning or "")
+    warning_ref = notes.ref(f"An assumption failed: {warning}") if warning else 0
+    return Cell(
+        text, value, detail, ref=notes.ref(note), warning=warning or "", warning_ref=warning_ref
+    )
 
 
 def p_cell(rows: Sequence[Row], field: str) -> Cell:

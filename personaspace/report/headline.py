@@ -213,19 +213,20 @@ def _convergence(findings: Findings) -> list[str]:
     if not rows:
         return []
     known = [row for row in rows if row.value is not None]
-    what = "M2: how far personas move along the axis of harmful training"
+    near = (
+        "the harmful conditions' shifts along the axis of harmful training lie within a tenth of "
+        "their mean of each other"
+    )
     if not known:
-        return [f"{what} depends on the persona trained under at every layer measured."]
+        return [f"M2: there is no layer, of those measured, from which on {near}."]
     one = pooled(known)
     if one is not None and one.value is not None:
         ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
-        return [
-            f"{what} stops depending on the persona trained under at layer {one.value:g}{ends}."
-        ]
+        return [f"M2: from layer {one.value:g} on{ends}, {near}."]
     layers = sorted(row.value for row in known if row.value is not None)
     return [
-        f"{what} stops depending on the persona trained under at layer {layers[0]:g} to "
-        f"{layers[-1]:g}, taking {len(rows)} seeds one by one."
+        f"M2: from layer {layers[0]:g} to {layers[-1]:g} on, in {len(known)} of {len(rows)} seeds "
+        f"taken one by one, {near}."
     ]
 
 
@@ -271,7 +272,7 @@ def _tests(findings: Findings) -> list[str]:
         )
     for metric, what in (
         ("H2", "mean leakage differed across EM conditions by"),
-        ("H3", "its rank correlation with the cosine to the assistant was"),
+        ("H3", "the rank correlation of leakage with the cosine to the assistant was"),
     ):
         mine = [row for row in tested if row.metric == metric]
         if mine:

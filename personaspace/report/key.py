@@ -127,8 +127,9 @@ def key_table(findings: Findings) -> Table:
             ("Answers with the marker", 2),
             ("", 1),
         ],
-        note="In brackets: 95 % intervals, where the analysis gives one. EM increment: M1 less "
-        "that of benign training. Bystanders: mean over personas other than the source and the "
-        "persona trained under. Degenerate: empty, repetitive, or with more than one marker.",
+        note="In brackets: 95\u00a0% intervals, where the analysis gives one. EM: emergent "
+        "misalignment, fine-tuning on narrowly bad data. EM increment: M1 less that of benign "
+        "training. Bystanders: mean over personas other than the source and the persona trained "
+        "under. Degenerate: empty, repetitive, or with more than one marker.",
     )
     return without_empty(table)

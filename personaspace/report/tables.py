@@ -18,6 +18,7 @@ class Cell:
         sort: What it is sorted by; None sorts last.
         detail: Shown smaller beneath, such as an interval.
         warning: An assumption that failed; shown beneath, and marked.
+        warning_ref: Number of the footnote that tells it instead; 0 for none.
         full: The whole of what `text` shortens, such as a digest.
         ref: Number of the table's footnote, from 1; 0 for none.
     """
@@ -28,6 +29,7 @@ class Cell:
     full: str = ""
     ref: int = 0
     warning: str = ""
+    warning_ref: int = 0
 
     @property
     def key(self) -> str:
@@ -116,7 +118,7 @@ def to_markdown(table: Table) -> str:
                     cell.text,
                     f"({cell.ref})" if cell.ref else "",
                     cell.detail,
-                    f"\u26a0 {cell.warning}" if cell.warning else "",
+                    "" if not cell.warning else "\u26a0" if cell.warning_ref else cell.warning,
                 )
                 if part
             )
