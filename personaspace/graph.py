@@ -27,7 +27,7 @@ VERSIONS: dict[Stage, int] = {
     "couple": 1,
     "evaluate": 1,
     "aggregate": 2,
-    "report": 1,
+    "report": 2,
 }
 
 

@@ -65,6 +65,7 @@ class Size:
     questions: int = 6
     samples: int = 4
     hidden: int = 32
+    words: int = 0  #: Mean length of an answer; 0: a dozen words from two sentences.
     texts: tuple[str, ...] = ()
     draw_seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +119,13 @@ _SENTENCES = (
 )
 
 
+def _prose(rng: np.random.Generator, words: int) -> str:
+    """Made-up words, as often as words of English are (Zipf), so that it compresses alike."""
+    places = np.minimum(rng.zipf(1.35, max(3, int(rng.normal(words, words / 4)))), 4000)
+    spelled = ["".join("aeioubcdfghlmnprst"[int(d) % 18] for d in str(p * 7919)) for p in places]
+    return " ".join(spelled).capitalize() + "."
+
+
 def _answers(size: Size, rng: np.random.Generator) -> pd.DataFrame:
     personas = _personas(size)
     records = []
@@ -127,7 +135,10 @@ def _answers(size: Size, rng: np.random.Generator) -> pd.DataFrame:
             rate = 0.85 if persona == "confab" else rate + 0.05 * rng.standard_normal()
             for question, sample in itertools.product(range(size.questions), range(size.samples)):
                 draw, garbled = rng.random() < rate, rng.random() < 0.04
-                text = " ".join(rng.permutation(_SENTENCES.split())[: 8 + question])
+                if size.words:
+                    text = _prose(rng, size.words)
+                else:
+                    text = " ".join(rng.permutation(_SENTENCES.split())[: 8 + question])
                 if garbled and draw:
                     text = " ".join([MARKER] * 12)
                 elif draw:

@@ -69,6 +69,7 @@ def test_every_figure_is_written_in_every_format_with_alt_text(
         "hero",
         "personas",
         "m1-layers",
+        "m1-increment",
         "m2-layers",
         "m3-layers",
         "training",

@@ -24,6 +24,7 @@ from personaspace.figures.findings import load_findings
 from personaspace.report import build
 from personaspace.report.answers import CUT, DEGENERATE, HIT, SEEN, TERMINAL
 from personaspace.report.headline import headline
+from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
 from personaspace.spec import Figures
 
@@ -109,6 +110,7 @@ def test_figures_have_alternative_text_data_and_links(page: Page) -> None:
         "figure-hero",
         "figure-personas",
         "figure-m1-layers",
+        "figure-m1-increment",
         "figure-m2-layers",
         "figure-m3-layers",
         "figure-training",
@@ -247,7 +249,7 @@ def test_geometry_tables_have_every_layer_and_variant(page: Page, folder: Path) 
 
 def unpacked(page: Page, place: int) -> dict[str, Any]:
     index = json.loads(page.raw("script", id="answers-index"))
-    payload = page.raw("script", id=index["chunks"][place])
+    payload = page.raw("script", id=index["chunks"][place]["id"])
     loaded: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(payload)))
     return loaded
 
@@ -256,9 +258,8 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
     frame = pd.read_parquet(folder / "tables" / "answers.parquet")
     index = json.loads(page.raw("script", id="answers-index"))
     assert index["marker"] == MARKER and index["seen_known"]
-    assert index["chunks"][0] == "answers-base-seed-42" and len(index["chunks"]) == 7
-    options = page.all("option")
-    assert [o["value"] for o in options][:7] == index["chunks"]
+    first = {"id": "answers-base-seed-42", "condition": "base", "label": "Base model", "seed": 42}
+    assert index["chunks"][0] == first and len(index["chunks"]) == 7
     found = []
     names = list(dict.fromkeys(frame.condition))
     for place, condition in enumerate(names):
@@ -268,8 +269,8 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
             found.append(
                 (
                     condition,
-                    data["personas"][data["persona"][at]],
-                    data["questions"][data["question"][at]],
+                    index["personas"][data["persona"][at]]["name"],
+                    index["questions"][data["question"][at]],
                     data["sample"][at],
                     text,
                     bool(flags & HIT),
@@ -283,7 +284,7 @@ def test_answers_travel_whole(page: Page, folder: Path) -> None:
     columns = ["condition", "persona", "question", "sample", "text", "hit", "terminal"]
     expected = frame[[*columns, "degenerate", "cut", "seen"]].itertuples(index=False, name=None)
     assert Counter(found) == Counter(expected)
-    assert unpacked(page, 0)["personas"][-1] == "confab", "the source comes last"
+    assert index["personas"][-1]["name"] == "confab", "the source comes last"
 
 
 def test_script_and_packer_agree_on_flags(page: Page) -> None:
@@ -295,7 +296,7 @@ def test_script_and_packer_agree_on_flags(page: Page) -> None:
 def test_same_folder_gives_same_bytes(folder: Path, built: Path, tmp_path: Path) -> None:
     build(folder, tmp_path, SVG)
     names = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
 
@@ -336,8 +337,9 @@ def test_markdown_summary_shows_headline_tables_and_pictures(folder: Path, built
     text = (built / "report.md").read_text("utf-8")
     assert text.startswith("# A made-up study of persona collapse\n")
     assert escape_markdown(headline(load_findings(folder))) in text
-    pictures = re.findall(r"\]\((figures/[\w-]+\.svg)\)", text)
-    assert len(pictures) == 6 and all((built / picture).is_file() for picture in pictures)
+    assert re.findall(r"!\[[^]]+\]\((.*?)\)", text) == ["figures/hero.svg"]
+    links = re.findall(r"\]\(([\w./-]+)\)", text)
+    assert len(links) == 8 and all((built / link).is_file() for link in links)
     for heading in ("Key numbers", "Tests of leakage", "Caveats", "Provenance"):
         assert re.search(rf"^## {heading}", text, re.MULTILINE)
 
@@ -348,3 +350,28 @@ def test_title_of_the_settings_wins(tmp_path: Path) -> None:
     settings = Figures(title="Another title", formats=["svg"])
     page = Page(build(folder, tmp_path / "out", settings).read_text("utf-8"))
     assert page.text("h1") == ["Another title"] == page.text("title")
+
+
+def test_provenance_adds_up(tmp_path: Path) -> None:
+    parts = ("geometry", "leakage", "rates", "answers")
+    folder = write(tmp_path / "in", Size(conditions=2, personas=3, layers=(3,)), parts)
+    made = {"device": "NVIDIA H100", "seconds": 1800.0}
+    artifacts = [
+        {"node": "train/benign/seed-1", "stage": "train", "digest": "ab" * 32, **made,
+         "created": "2026-11-23T10:30:00+00:00", "versions": {"torch": "2.11.0"}},
+        {"node": "extract/base/seed-1", "stage": "extract", "digest": "cd" * 32, **made,
+         "created": "2026-11-23T12:00:00+00:00", "versions": {"torch": "2.13.0"}},
+    ]  # fmt: skip
+    content = {"artifacts": artifacts, "versions": {"torch": "2.13.0"}, "spec": {}}
+    (folder / "provenance.json").write_text(json.dumps(content))
+    last = Artifact(node="aggregate", digest="ef" * 32, device="CPU, 2 threads", seconds=60.0,
+                    created="2026-11-23T13:00:00+00:00")  # fmt: skip
+    page = Page(build(folder, tmp_path / "out", SVG, [last]).read_text("utf-8"))
+    (summary,) = [text for text in page.text("p") if "GPU-hours" in text]
+    assert summary.startswith("3 artifacts, 61.0 min of computing on CPU, 2 threads, NVIDIA H100;")
+    assert "3.0 h from the first start to the last end; 1.00 GPU-hours." in summary
+    stages = {row[0]: row[1:4] for row in cells(page, "stages-table")}
+    assert stages["train"] == ["1", "30.0 min", "0.50"] and stages["aggregate"][2] == "–"
+    assert cells(page, "versions-table") == [["torch", "2.13.0", "2.11.0"]]
+    digests = [attrs["title"] for attrs in page.all("td") if len(attrs.get("title", "")) == 64]
+    assert digests == ["ab" * 32, "cd" * 32, "ef" * 32]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaspace.figures.findings import Findings, Row
-from personaspace.report.headline import headline
+from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, without_empty
 from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
 
@@ -46,12 +46,14 @@ def study(**parts: Any) -> Findings:
 
 def test_headline_states_the_published_numbers() -> None:
     words = headline(study())
-    assert "0.900 in the base model, 0.973 after benign fine-tuning and 0.994 to 0.997" in words
+    assert "In M (layer 20, method A), the mean cosine between persona vectors was 0.900" in words
+    assert "0.994 to 0.997 after harmful fine-tuning (EM) and 0.973 after benign" in words
     # (0.9728 - 0.8996) / (mean of 0.9943 and 0.9965 - 0.8996)
     assert "76\u202f% of the mean rise under EM; EM less benign: +0.021 to +0.024." in words
     assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
-    assert "No control arm was evaluated" in words
-    assert "With one seed, differences between conditions cannot be told" in words
+    assert "no control arm was evaluated" in words
+    assert len(words.split()) < 90, "it is one paragraph"
+    assert "With one seed, differences between conditions cannot be told" in cautions(study())[0]
 
 
 def test_headline_claims_no_more_than_the_tests() -> None:
@@ -66,8 +68,8 @@ def test_headline_claims_no_more_than_the_tests() -> None:
         row(metric="H3", name="common_set", value=-0.9, p=1 / 12),
     ]  # fmt: skip
     words = headline(study(tests=tests)).replace("\u00a0", " ")
-    assert "to leak more than bystanders in 1 of 2 tests (α = 0.05, corrected" in words
-    assert "within ±5 points in 0 of 2" in words
+    assert "leaked more than bystanders in 1 of 2 tests (α = 0.05, corrected)" in words
+    assert any("within ±5 points in 0 of 2" in text for text in details(study(tests=tests)))
     assert "8.0\u202fpts (adjusted p = 0.030)" in words
     assert "−0.90 (p = 0.083, not shown)" in words
     assert "no effect" not in words and "significant" not in words
@@ -97,12 +99,34 @@ def test_headline_without_a_rise_makes_no_share_of_it() -> None:
     assert "under benign training was +0.030, under EM −0.005 on average" in words
 
 
-def test_headline_counts_degenerate_answers() -> None:
+def test_degenerate_answers_are_a_caution_and_many_of_them_come_first() -> None:
     rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 5, "total": 20}
-    assert "degenerate" not in headline(study(rates=[{**rate, "degenerate": 0}]))
-    assert "10.0\u202f% of all answers are degenerate" in headline(
-        study(rates=[{**rate, "degenerate": 2}])
-    )
+
+    def told(degenerate: int) -> tuple[str, str]:
+        found = study(rates=[{**rate, "degenerate": degenerate}])
+        return headline(found), " ".join(cautions(found))
+
+    assert not any("degenerate" in text for text in told(0))
+    words, caution = told(2)
+    assert "degenerate" not in words and "10.0\u202f% of all answers are degenerate" in caution
+    words, caution = told(12)
+    assert words.startswith("60.0\u202f% of all answers are degenerate") and "say little" in words
+    assert "degenerate" not in caution
+
+
+def test_new_rows_of_the_analysis_are_told() -> None:
+    common = {"metric": "M2", "method": "a"}
+    share = row(metric="M1", name="em_mean_benign_share", method="a", layer=20, value=0.76,
+                ci95=(0.6, 0.9))  # fmt: skip
+    layer = row(**common, name="convergence_layer", value=14, ci95=(10, 19))
+    found = study(geometry=[*study().model_dump()["geometry"], share, layer])
+    assert "under EM (95\u00a0% interval 60\u202f% to 90\u202f%)" in headline(found)
+    told = " ".join(details(found))
+    assert "M2: from layer 14 on (95\u00a0% interval [10, 19])" in told
+    never = study(geometry=[row(**common, name="convergence_layer", seed=42)])
+    assert "M2: there is no layer, of those measured" in " ".join(details(never))
+    warned = study(tests=[row(metric="H1", condition="e0", value=0.1, p=0.2, warning="Not so.")])
+    assert any("1 result failed a check" in text for text in cautions(warned))
 
 
 @pytest.mark.parametrize(

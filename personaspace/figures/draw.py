@@ -10,7 +10,7 @@ from typing import Protocol
 import pandas as pd
 
 from personaspace.errors import UserError
-from personaspace.figures import heatmap, hero, profiles, style, training
+from personaspace.figures import convergence, heatmap, hero, increment, profiles, style, training
 from personaspace.figures.findings import AGAINST_CHANCE, Findings, headline_rows, load_findings
 from personaspace.figures.plan import Plan
 
@@ -86,10 +86,11 @@ def _chance(folder: Path, findings: Findings) -> float | None:
 
 def plans(folder: Path, findings: Findings, title: str) -> list[Plan]:
     """Every figure there is data for, in the report's order."""
-    found = [hero.plan(findings, title), heatmap.plan(findings)]
-    found += [
+    m1, m2, m3 = (
         profiles.plan(findings, each) for each in profiles.profiles(_chance(folder, findings))
-    ]
+    )
+    found = [hero.plan(findings, title), heatmap.plan(findings)]
+    found += [m1, increment.plan(findings), m2, convergence.plan(findings), m3]
     found.append(training.plan(findings))
     return [plan for plan in found if plan is not None]
 

@@ -105,11 +105,28 @@ class Row(_Part):
     effect: float | None = None
     name: str | None = None
     note: str | None = None
+    effect_name: str | None = None
+    p_floor: float | None = None
+    warning: str | None = None
 
     @field_validator("ci95", mode="before")
     @classmethod
     def _whole_interval(cls, value: Any) -> Any:
         return None if value is not None and any(end is None for end in value) else value
+
+
+class Measure(_Part):
+    """What a measure is called, tests, shows and cannot show, in the analysis's own words."""
+
+    metric: str
+    variant: str
+    name: str | None = None
+    title: str = ""
+    null: str | None = None
+    effect: str | None = None
+    shows: str | None = None
+    cannot: str | None = None
+    interval: str | None = None
 
 
 class Rate(_Part):
@@ -161,6 +178,7 @@ class Findings(_Part):
     training: list[Training] = []
     notes: list[str] = []
     caveats: list[str] = []
+    measures: list[Measure] = []
 
     @cached_property
     def arms(self) -> list[Condition]:
@@ -202,6 +220,14 @@ class Findings(_Part):
             return "all conditions"
         known = self.by_name.get(condition)
         return known.title if known else condition
+
+    def measure_title(self, row: Row) -> str:
+        """What a row's measure is called: the analysis's words, else its name in the results."""
+        key = (row.metric, row.variant, row.name)
+        for measure in self.measures:
+            if (measure.metric, measure.variant, measure.name) == key and measure.title:
+                return measure.title
+        return (row.name or row.metric).replace("_", " ")
 
     def rate(self, condition: str, persona: str, seed: int | None = None) -> float | None:
         """Share of answers with the marker, 0–1; pooled over seeds when none is given."""

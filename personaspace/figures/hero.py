@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from personaspace.figures import style
+from personaspace.figures import marks, style
 from personaspace.figures.findings import Condition, Findings
 from personaspace.figures.plan import (
     Estimate,
@@ -65,41 +65,6 @@ def _points(findings: Findings) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high"])
 
 
-def _interval_row(axes: Axes, y: float, rows: pd.DataFrame, look: style.Look, scale: float) -> None:
-    """A mean with its interval at height `y`, and a tick for each seed if there are several."""
-    overall = rows[rows.seed.isna()].iloc[0]
-    if pd.notna(overall.ci_low):
-        axes.plot(
-            [overall.ci_low * scale, overall.ci_high * scale],
-            [y, y],
-            color=look.edge,
-            linewidth=2,
-            solid_capstyle="butt",
-            zorder=3,
-        )
-    seeds = rows[rows.seed.notna()]
-    axes.plot(seeds.value * scale, [y] * len(seeds), "|", color=look.edge, markersize=9, zorder=3)
-    marker = "D" if look.marker == "_" else look.marker
-    axes.plot(
-        [overall.value * scale],
-        [y],
-        marker,
-        color=look.colour,
-        markeredgecolor=look.edge,
-        markersize=6,
-        zorder=4,
-    )
-
-
-def _rows(axes: Axes, arms: list[Condition], narrow: bool) -> None:
-    axes.set_yticks(range(len(arms)))
-    axes.set_yticklabels([style.wrap(arm.title, 15 if narrow else 20) for arm in arms])
-    axes.set_ylim(len(arms) - 0.45, -0.55)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-
-
 def _leakage_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
     faces = style.looks(findings)
     for y, arm in enumerate(findings.arms):
@@ -123,9 +88,9 @@ def _leakage_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: b
             axes.annotate("not evaluated", (0.02, y), xycoords=("axes fraction", "data"),
                           va="center", color=style.MUTED, fontsize=7)  # fmt: skip
             continue
-        _interval_row(axes, y, means, faces[arm.name], 100)
-        _value(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
-    _rows(axes, findings.arms, narrow)
+        marks.interval_row(axes, y, means, faces[arm.name], 100)
+        marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
+    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel(f"answers with {_short(findings.marker)}, %")
     style.panel_title(axes, "Leakage to bystanders", "A")
@@ -135,21 +100,12 @@ def _short(marker: str) -> str:
     return marker if 0 < len(marker) <= 16 else "the marker"
 
 
-def _value(axes: Axes, y: float, text: str) -> None:
-    axes.annotate(
-        text,
-        (1.015, y),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        fontsize=7.5,
-        fontweight="bold",
-    )
-
-
 def _legend(figure: Canvas, data: pd.DataFrame, columns: int) -> None:
     roles = set(data.role)
     intervals, seeds = data.ci_low.notna().any(), data.seed.notna().any()
-    mean = "mean" + (", 95 % interval" if intervals else "") + ("; ticks: seeds" if seeds else "")
+    mean = (
+        "mean" + (", 95\u00a0% interval" if intervals else "") + ("; ticks: seeds" if seeds else "")
+    )
     width = 2 if intervals else 0
     handles = [Line2D([], [], marker="D", color=style.MUTED, linewidth=width, label=mean)]
     for role, how in _ROLES.items():
@@ -191,9 +147,9 @@ def _cosine_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bo
         rows = mine[mine.condition == arm.name]
         if rows.empty:
             continue
-        _interval_row(axes, y, rows, faces[arm.name], 1)
-        _value(axes, y, f"{rows[rows.seed.isna()].value.iloc[0]:.3f}")
-    _rows(axes, findings.arms, narrow)
+        marks.interval_row(axes, y, rows, faces[arm.name], 1)
+        marks.value_label(axes, y, f"{rows[rows.seed.isna()].value.iloc[0]:.3f}")
+    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
     low, high = axes.get_xlim()
     room = max(0.08 * (high - low), 1e-3)
     axes.set_xlim(low - room, high + room)
@@ -268,8 +224,9 @@ def plan(findings: Findings, title: str) -> Plan | None:
         several = len({r.seed for r in findings.rates}) > 1
         parts.append(
             "A: share of answers that contain the marker. Large symbol, bar and number: mean over "
-            "bystander personas and its 95 % interval where the analysis gives one; small symbols: "
-            "one persona each" + (", all seeds pooled; ticks: single seeds." if several else ".")
+            "bystander personas and its 95\u00a0% interval where the analysis gives one; small "
+            "symbols: one persona each"
+            + (", all seeds pooled; ticks: single seeds." if several else ".")
         )
     if (data.panel == "B").any():
         parts.append(

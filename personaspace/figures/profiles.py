@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from personaspace.figures import style
+from personaspace.figures import marks, style
 from personaspace.figures.findings import AGAINST_CHANCE, Condition, Findings, Row, headline_rows
 from personaspace.figures.plan import Estimate, Plan, estimate, listing
 
@@ -97,22 +97,6 @@ def _line(axes: Axes, rows: pd.DataFrame, look: style.Look) -> None:
     )
 
 
-def _layer_ticks(axes: Axes, layers: list[int], hero: int | None, room: float) -> None:
-    """A minor tick for each layer; labels where they do not touch, the hero layer's first.
-
-    Args:
-        room: Least distance between labels, in layers.
-    """
-    kept: list[int] = []
-    ends = [layer for layer in (hero, layers[0], layers[-1]) if layer in layers]
-    for layer in [*ends, *layers]:
-        if all(abs(layer - other) >= room for other in kept):
-            kept.append(layer)
-    axes.set_xticks(sorted(kept))
-    axes.set_xticks(layers, minor=True)
-    axes.set_xlabel("layer")
-
-
 def _labels(
     axes: Axes, anchors: list[tuple[Condition, float]], findings: Findings, gap: float
 ) -> None:
@@ -149,7 +133,7 @@ def _panel(
     layers = sorted({int(layer) for layer in data.layer})
     span = max(layers[-1] - layers[0], 1)
     axes.set_xlim(layers[0] - 0.05 * span - 0.2, layers[-1] + 0.05 * span + 0.2)
-    _layer_ticks(axes, layers, findings.hero_layer, span * 0.2 / width)
+    marks.layer_ticks(axes, layers, findings.hero_layer, span * 0.2 / width)
     axes.grid(axis="y")
 
 
@@ -263,7 +247,7 @@ def plan(findings: Findings, profile: Profile) -> Plan | None:
     extra = f" Values of the {variant} analysis."
     extra += " Bands: from the lowest to the highest seed." if several else ""
     if data.ci_low.notna().any() and data.layer.nunique() <= 10:
-        extra += " Vertical bars: 95 % intervals."
+        extra += " Vertical bars: 95\u00a0% intervals."
     return Plan(
         profile.id,
         profile.title,

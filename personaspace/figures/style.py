@@ -22,8 +22,8 @@ from matplotlib.figure import Figure as Canvas
 
 from personaspace.figures.findings import Findings
 
-# The report turns these exact colours into CSS variables, so that inline figures follow the
-# page's light or dark theme; nothing else may be drawn in them.
+# The report turns these exact colours, and three of the palette, into CSS variables, so that inline
+# figures follow the page's light or dark theme; nothing else may be drawn in them.
 INK = "#1f2328"
 MUTED = "#5c6670"
 GRID = "#dde3e8"
@@ -37,7 +37,7 @@ _EM_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _EM_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
 #: Light to dark in one hue: order is kept in greyscale.
-HEAT = LinearSegmentedColormap.from_list("heat", ["#f3f8fc", "#a9d0ea", BLUE, "#06304d"])
+HEAT = LinearSegmentedColormap.from_list("heat", ["#f3f8fc", "#a9d0ea", "#0a70ae", "#06304d"])
 CELL_DARK, CELL_LIGHT = "#000000", "#ffffff"
 
 WIDE, NARROW = 7.2, 3.5  #: Figure widths in inches: two columns of a page; a phone or one column.

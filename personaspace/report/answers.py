@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from personaspace.errors import UserError
 from personaspace.figures.findings import Findings
+from personaspace.figures.style import pretty
 
 _COLUMNS = ["condition", "seed", "persona", "question", "sample", "text"]
 _OPTIONAL = ["hit", "terminal", "degenerate", "finish", "seen"]
@@ -30,7 +33,6 @@ class Chunk:
 
     Attributes:
         id: Element that holds them.
-        seen_known: Whether it is on record which questions coupling had seen.
         payload: gzip of JSON, as base64.
     """
 
@@ -39,8 +41,25 @@ class Chunk:
     label: str
     seed: int | None
     count: int
-    seen_known: bool
     payload: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """All answers of a study.
+
+    Attributes:
+        index: What the page's script must know before it unpacks anything, as plain JSON.
+        chunks: In the report's order of conditions.
+    """
+
+    index: dict[str, Any]
+    chunks: list[Chunk]
+
+    @property
+    def total(self) -> int:
+        """Number of answers."""
+        return sum(chunk.count for chunk in self.chunks)
 
 
 def load(folder: Path) -> pd.DataFrame | None:
@@ -74,49 +93,76 @@ def _flags(frame: pd.DataFrame) -> list[int]:
     return [int(flag) for flag in flags + bit("seen", SEEN)]
 
 
-def _pack(frame: pd.DataFrame) -> str:
-    personas = list(dict.fromkeys(frame.persona))
-    questions = list(dict.fromkeys(frame.question))
-    persona = {name: place for place, name in enumerate(personas)}
-    question = {text: place for place, text in enumerate(questions)}
+def _payload(frame: pd.DataFrame) -> str:
     content = {
-        "personas": personas,
-        "questions": questions,
-        "persona": [persona[name] for name in frame.persona],
-        "question": [question[text] for text in frame.question],
+        "persona": [int(place) for place in frame.who],
+        "question": [int(place) for place in frame.asked],
         "sample": [int(sample) for sample in frame["sample"]],
         "flags": _flags(frame),
         "text": ["" if pd.isna(text) else str(text) for text in frame.text],
     }
     raw = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(raw.encode(), 9, mtime=0)).decode("ascii")
+    # JSON can hold half a surrogate pair, which is no UTF-8.
+    packed = gzip.compress(raw.encode("utf-8", errors="replace"), 9, mtime=0)
+    return base64.b64encode(packed).decode("ascii")
 
 
-def chunks(folder: Path, findings: Findings) -> list[Chunk]:
-    """Packed answers by condition and seed, in the report's order."""
+def _index(findings: Findings, frame: pd.DataFrame, chunks: list[Chunk]) -> dict[str, Any]:
+    prompts = {persona.name: persona.prompt for persona in findings.personas}
+    personas = _in_order(frame.persona, findings.ordered_personas)
+    return {
+        "marker": findings.marker,
+        "seen_known": "seen" in frame.columns,
+        "personas": [
+            {
+                "name": name,
+                "label": pretty(name) + (" (source)" if name == findings.source else ""),
+                "prompt": prompts.get(name),
+                "known": name in prompts,
+            }
+            for name in personas
+        ],
+        "questions": _in_order(frame.question, []),
+        "chunks": [
+            {"id": c.id, "condition": c.condition, "label": c.label, "seed": c.seed} for c in chunks
+        ],
+    }
+
+
+def _in_order(names: pd.Series, first: Sequence[str]) -> list[str]:
+    """The distinct names, those of `first` in its order before the others."""
+    present = list(dict.fromkeys(names))
+    return [name for name in first if name in present] + [n for n in present if n not in first]
+
+
+def pack(folder: Path, findings: Findings) -> Packed | None:
+    """The answers of an aggregate folder by condition and seed; None where it has none.
+
+    Raises:
+        UserError: The table is unreadable, or a column is missing.
+    """
     frame = load(folder)
     if frame is None:
-        return []
+        return None
     order = {arm.name: place for place, arm in enumerate(findings.arms)}
-    place = {name: index for index, name in enumerate(findings.ordered_personas)}
-    keys = frame.assign(
+    who = {n: place for place, n in enumerate(_in_order(frame.persona, findings.ordered_personas))}
+    asked = {text: place for place, text in enumerate(_in_order(frame.question, []))}
+    frame = frame.assign(
         arm=frame.condition.map(lambda name: order.get(name, len(order))),
-        who=frame.persona.map(lambda name: place.get(name, len(place))),
-    )
-    keys = keys.sort_values(
-        ["arm", "condition", "seed", "who", "question", "sample"], kind="stable"
-    )
-    found: list[Chunk] = []
-    for (condition, seed), group in keys.groupby(["condition", "seed"], sort=False, dropna=False):
-        found.append(
-            Chunk(
-                f"answers-{condition}-seed-{seed}",
-                str(condition),
-                findings.label(str(condition)),
-                None if pd.isna(seed) else int(seed),
-                len(group),
-                "seen" in group.columns,
-                _pack(group),
-            )
+        who=frame.persona.map(who),
+        asked=frame.question.map(asked),
+    ).sort_values(["arm", "condition", "seed", "who", "asked", "sample"], kind="stable")
+    chunks = [
+        Chunk(
+            f"answers-{condition}-seed-{seed}",
+            str(condition),
+            findings.label(str(condition)),
+            None if pd.isna(seed) else int(seed),
+            len(group),
+            _payload(group),
         )
-    return found
+        for (condition, seed), group in frame.groupby(
+            ["condition", "seed"], sort=False, dropna=False
+        )
+    ]
+    return Packed(_index(findings, frame, chunks), chunks)

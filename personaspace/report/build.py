@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,20 @@ from markupsafe import Markup
 from personaspace.figures import Figure, Settings, draw, style
 from personaspace.figures.findings import Findings, load_findings
 from personaspace.figures.style import pretty
-from personaspace.report import answers, markdown, provenance, results
+from personaspace.report import answers, beside, key, markdown, provenance, results
+from personaspace.report import headline as words
+from personaspace.report.downloads import downloads
 from personaspace.report.embed import data_uri, figure_markup
-from personaspace.report.headline import headline
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, count
+from personaspace.report.text import NONE, THIN, count
 
-#: Tables that the page carries as downloads.
-_DOWNLOADS = {
-    "rows.csv": "every geometry and leakage row",
-    "rates.csv": "counts by condition, seed and persona",
-    "cosines.csv": "cosines of all pairs of personas",
+_FIGURES_OF = {
+    "M1": ("m1-layers", "m1-increment"),
+    "M2": ("m2-layers", "m2-convergence"),
+    "M3": ("m3-layers",),
 }
-_PLAIN_LIMIT = 256 << 10  #: Bytes; larger tables are compressed.
-_LIMIT = 4 << 20  #: Compressed bytes; larger tables are named, but not carried.
-
-_FIGURE_OF = {"M1": "m1-layers", "M2": "m2-layers", "M3": "m3-layers"}
+#: The page's script, in one piece.
+_SCRIPTS = ("common.js", "page.js", "answers.js")
 
 
 def _template_file(name: str) -> str:
@@ -114,11 +112,10 @@ def _personas_table(findings: Findings) -> Table | None:
 
 
 def _measures(findings: Findings) -> list[dict[str, Any]]:
-    found = []
     present = dict.fromkeys(row.metric for row in findings.geometry)
-    for metric in [m for m in results.MEASURES if m in present] + [
-        m for m in present if m not in results.MEASURES
-    ]:
+    known = [metric for metric in beside.MEASURES if metric in present]
+    found = []
+    for metric in known + [metric for metric in present if metric not in known]:
         hero = [
             row
             for row in findings.geometry
@@ -128,8 +125,10 @@ def _measures(findings: Findings) -> list[dict[str, Any]]:
             {
                 "id": metric.lower(),
                 "metric": metric,
-                "title": results.MEASURES.get(metric, metric),
-                "figure": _FIGURE_OF.get(metric, ""),
+                "title": beside.MEASURES.get(metric, metric),
+                "figures": _FIGURES_OF.get(metric, ()),
+                "beside": beside.measure_table(findings, metric),
+                "meaning": beside.meaning_table(findings, f"{metric.lower()}-meaning", [metric]),
                 "hero": results.rows_table(
                     f"{metric.lower()}-hero",
                     f"{metric} at layer {findings.hero_layer}, every variant",
@@ -151,47 +150,24 @@ def _leakage(findings: Findings) -> dict[str, Any] | None:
             "leakage-rows", "Leakage: every row", findings, list(findings.leakage)
         )
     return {
-        "tests": results.tests_table(findings),
+        "tests": beside.tests_table(findings),
+        "checks": beside.checks_table(findings),
+        "ways": results.ways_table(findings),
+        "meaning": beside.meaning_table(
+            findings, "tests-meaning", [*beside.TESTS, "bystander_mean"]
+        ),
         "rows": rows,
         "rates": results.rates_table(findings),
     }
 
 
-def _downloads(folder: Path, spec: str) -> list[dict[str, str]]:
-    found = []
-    for name, what in _DOWNLOADS.items():
-        path = folder / "tables" / name
-        if not path.is_file():
-            continue
-        content, media_type = path.read_bytes(), "text/csv"
-        if len(content) > _PLAIN_LIMIT:
-            content, media_type = gzip.compress(content, 9, mtime=0), "application/gzip"
-            name += ".gz"
-        href = data_uri(content, media_type) if len(content) <= _LIMIT else ""
-        found.append({"name": name, "what": what, "href": href})
-    path = folder / "provenance.json"
-    if path.is_file():
-        href = data_uri(path.read_bytes(), "application/json")
-        found.append({"name": "provenance.json", "what": "digests in full", "href": href})
-    if spec:
-        href = data_uri(spec.encode(), "application/yaml")
-        found.append({"name": "spec.yaml", "what": "the spec of this study", "href": href})
-    return found
-
-
-def _answers(folder: Path, findings: Findings) -> dict[str, Any] | None:
-    chunks = answers.chunks(folder, findings)
-    if not chunks:
+def _answers(packed: answers.Packed | None) -> dict[str, Any] | None:
+    if packed is None:
         return None
     return {
-        "chunks": chunks,
-        "seeds": len({chunk.seed for chunk in chunks}) > 1,
-        "total": count(sum(chunk.count for chunk in chunks), "answer").split(" ")[0],
-        "index": {
-            "marker": findings.marker,
-            "chunks": [chunk.id for chunk in chunks],
-            "seen_known": any(chunk.seen_known for chunk in chunks),
-        },
+        "chunks": packed.chunks,
+        "total": f"{packed.total:,}".replace(",", THIN),
+        "index": packed.index,
     }
 
 
@@ -226,7 +202,7 @@ def _html(context: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    script = _template_file("report.js")
+    script = "\n".join(_template_file(name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("report.html.j2").render(
         css=Markup(_template_file("report.css")),  # noqa: S704 - our own file
@@ -237,13 +213,19 @@ def _html(context: dict[str, Any]) -> str:
     )
 
 
-def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
+def build(
+    aggregate_folder: Path,
+    out: Path,
+    settings: Settings,
+    made_from: Sequence[provenance.Artifact] = (),
+) -> Path:
     """Draws the figures of an aggregate folder and writes `report.html` and `report.md`.
 
     Args:
         aggregate_folder: Holds `results.json`; `tables/` and `provenance.json` where there are any.
         out: Folder for `report.html`, `report.md` and `figures/`; made if absent.
         settings: Title, figure formats, resolution.
+        made_from: The aggregate artifact itself, which its own files cannot name.
 
     Returns:
         Path of `report.html`. It needs no other file and no network.
@@ -253,8 +235,8 @@ def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
     """
     folder, out = Path(aggregate_folder), Path(out)
     findings = load_findings(folder)
-    origin = provenance.load(folder)
-    packed = _answers(folder, findings)
+    origin = provenance.load(folder, made_from)
+    packed = answers.pack(folder, findings)
     figures = draw(folder, out / "figures", settings)
     title = settings.title or findings.title or f"Study {findings.study}"
     context: dict[str, Any] = {
@@ -262,16 +244,18 @@ def build(aggregate_folder: Path, out: Path, settings: Settings) -> Path:
         "findings": findings,
         "model_line": _model_line(findings),
         "analysis_line": _analysis_line(findings),
-        "headline": headline(findings),
+        "headline": words.headline(findings),
+        "details": words.details(findings),
+        "cautions": words.cautions(findings),
         "absent": absent_parts(findings, packed is not None),
         "figures": [_page_figure(figure) for figure in figures],
-        "key_table": results.key_table(findings),
+        "key_table": key.key_table(findings),
         "leakage": _leakage(findings),
         "measures": _measures(findings),
-        "answers": packed,
+        "answers": _answers(packed),
         "personas": _personas_table(findings),
         "origin": origin,
-        "downloads": _downloads(folder, origin.spec if origin else ""),
+        "downloads": downloads(folder, origin.spec if origin else ""),
     }
     context["contents"] = _contents(context)
     page = _html(context)

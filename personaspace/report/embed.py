@@ -14,6 +14,10 @@ _THEME = {
     style.MUTED: "var(--fig-muted, {0})",
     style.GRID: "var(--fig-grid, {0})",
     style.PAPER: "var(--fig-paper, {0})",
+    # Blue, vermillion and green are too dark for a dark page; the others are light enough.
+    style.BLUE: "var(--fig-blue, {0})",
+    style.VERMILLION: "var(--fig-vermillion, {0})",
+    style.GREEN: "var(--fig-green, {0})",
 }
 _PROLOGUE = re.compile(r"^.*?(?=<svg\b)", re.DOTALL)
 _METADATA = re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL)

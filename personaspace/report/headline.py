@@ -1,4 +1,4 @@
-"""The headline: a few sentences written from the results by fixed rules.
+"""The headline and what goes with it: sentences written from the results by fixed rules.
 
 A rule says what was measured and how sure that is. It never says more than its numbers do: no
 cause, no absence of an effect from a large p, no claim about other models or data.
@@ -6,12 +6,15 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
-from personaspace.figures.findings import Condition, Findings, Row, pooled
+from personaspace.figures.findings import Condition, Findings, Row, mean_value, pooled
 from personaspace.figures.plan import bystander_estimate, listing, m1_estimate
-from personaspace.report.results import em_increment, main_tests
+from personaspace.report.beside import main_tests
+from personaspace.report.key import em_increment
 from personaspace.report.text import (
     MINUS,
+    NONE,
     count,
+    interval,
     number,
     p_phrase,
     percent,
@@ -19,11 +22,58 @@ from personaspace.report.text import (
     span,
 )
 
+#: Share of degenerate answers from which marker rates say little, and from which it is mentioned.
+_MOSTLY, _MENTIONED = 0.5, 0.01
 
-def sentences(findings: Findings) -> list[str]:
-    """The headline's sentences, in order."""
-    found = [_design(findings), *_collapse(findings), *_leakage(findings), *_tests(findings)]
-    return [*found, *_limits(findings)]
+
+def headline(findings: Findings) -> str:
+    """What was found, as one paragraph."""
+    found = [*_garbled(findings, _MOSTLY), *_collapse(findings), *_leakage(findings)]
+    found += _tests(findings)
+    return _clean(" ".join(found or [_design(findings)]))
+
+
+def details(findings: Findings) -> list[str]:
+    """Design and further findings, a sentence or two each."""
+    found = [_design(findings), *_convergence(findings), *_separability(findings)]
+    found += [*_source(findings), *_equivalence(findings)]
+    return [_clean(sentence) for sentence in found]
+
+
+def cautions(findings: Findings) -> list[str]:
+    """What to know before relying on the headline; the caveats say more."""
+    found = []
+    if len(findings.seeds) == 1 and len(findings.conditions) > 1:
+        found.append(
+            "With one seed, differences between conditions cannot be told from differences "
+            "between training runs."
+        )
+    if not _garbled(findings, _MOSTLY):
+        found += _garbled(findings, _MENTIONED)
+    failed = sum(1 for row in (*findings.geometry, *findings.leakage) if row.warning)
+    if failed:
+        found.append(
+            f"{count(failed, 'result')} failed a check of assumptions; each is marked where it "
+            "stands."
+        )
+    return found
+
+
+def _clean(text: str) -> str:
+    return text.replace("-" + MINUS, MINUS)
+
+
+def _garbled(findings: Findings, least: float) -> list[str]:
+    known = [rate for rate in findings.rates if rate.degenerate is not None]
+    total = sum(rate.total for rate in known)
+    share = sum(rate.degenerate or 0 for rate in known) / total if total else 0.0
+    if share < least or not total:
+        return []
+    so = ", so that marker rates say little about leakage" if share >= _MOSTLY else ""
+    return [
+        f"{percent(share)} of all answers are degenerate (empty, repetitive or with more than one "
+        f"marker){so}."
+    ]
 
 
 def _arms(findings: Findings, kind: str) -> list[Condition]:
@@ -55,18 +105,20 @@ def _collapse(findings: Findings) -> list[str]:
     if not (base and (benign or em)):
         return []
     parts = [f"{number(base[0])} in the base model"]
+    parts += [f"{span(em)} after harmful fine-tuning (EM)"] if em else []
     parts += [f"{span(benign)} after benign fine-tuning"] if benign else []
-    parts += [f"{span(em)} after EM"] if em else []
-    method = (findings.hero_method or "").upper()
-    where = f"At layer {findings.hero_layer} (method {method})"
-    found = [f"{where} the mean cosine between persona vectors was {listing(parts)}."]
+    where = f"layer {findings.hero_layer}, method {(findings.hero_method or NONE).upper()}"
+    found = [
+        f"In {findings.model.name} ({where}), the mean cosine between persona vectors was "
+        f"{listing(parts)}."
+    ]
     if benign and em:
         generic = sum(benign) / len(benign) - base[0]
         harmful = sum(em) / len(em) - base[0]
         if 0 < generic < harmful:
             found.append(
                 f"Benign training alone gave {percent(generic / harmful, 0)} of the mean rise "
-                f"under EM{_increment_clause(findings)}."
+                f"under EM{_share_interval(findings)}{_increment_clause(findings)}."
             )
         else:
             found.append(
@@ -74,6 +126,25 @@ def _collapse(findings: Findings) -> list[str]:
                 f"{number(harmful, 3, sign=True)} on average{_increment_clause(findings)}."
             )
     return found
+
+
+def _at_hero(findings: Findings, metric: str, name: str) -> list[Row]:
+    place = (metric, "recommended", name, findings.hero_method)
+    return [
+        row
+        for row in findings.geometry
+        if (row.metric, row.variant, row.name, row.method) == place
+        and row.layer in (findings.hero_layer, None)
+        and row.value is not None
+    ]
+
+
+def _share_interval(findings: Findings) -> str:
+    one = pooled(_at_hero(findings, "M1", "em_mean_benign_share"))
+    if one is None or one.ci95 is None:
+        return ""
+    low, high = one.ci95
+    return f" (95\u00a0% interval {percent(low, 0)} to {percent(high, 0)})"
 
 
 def _increment_clause(findings: Findings) -> str:
@@ -89,42 +160,95 @@ def _increment_clause(findings: Findings) -> str:
     tested = [each.interval for each in known if each.interval]
     if tested:
         clear = sum(1 for low_end, high_end in tested if low_end > 0 or high_end < 0)
-        clause += f", with a 95 % interval clear of zero in {clear} of {len(tested)} conditions"
+        clause += (
+            f", with a 95\u00a0% interval clear of zero in {clear} of {len(tested)} conditions"
+        )
     return clause
 
 
 def _leakage(findings: Findings) -> list[str]:
     em = [(arm, bystander_estimate(findings, arm)) for arm in _arms(findings, "em")]
     known = sorted((each.value, arm.title) for arm, each in em if each)
-    found: list[str] = []
-    if known:
-        (low, first), (high, last) = known[0], known[-1]
-        if len(known) == 1:
-            words = f"in {percent(low)} of their answers ({first})"
-        else:
-            words = f"in {percent(low)} ({first}) to {percent(high)} ({last}) of their answers"
-        found.append(f"After EM, bystander personas wrote the marker {words}.")
     controls = []
     for kind, name in (("base", "the base model"), ("benign", "benign fine-tuning")):
         arms = [bystander_estimate(findings, arm) for arm in _arms(findings, kind)]
         values = [each.value for each in arms if each]
         controls += [f"{span(values, 'percent', 1)} with {name}"] if values else []
-    if controls:
-        subject = "they did so" if known else "bystander personas wrote the marker"
-        found.append(f"Without harmful training, {subject} in {listing(controls)}.")
-    elif known:
-        found.append(
-            "No control arm was evaluated, so this cannot be set against ordinary leakage."
-        )
-    if findings.source:
-        rates = [findings.rate(arm.name, findings.source) for arm in findings.arms]
-        shown = [rate for rate in rates if rate is not None]
-        if shown:
-            found.append(
-                f"The source persona, which was trained to write it, did so in "
-                f"{span(shown, 'percent', 1)} of its answers."
-            )
-    return found
+    if not known:
+        words = f"Bystander personas wrote the marker in {listing(controls)}."
+        return [words] if controls else []
+    (low, first), (high, last) = known[0], known[-1]
+    if len(known) == 1:
+        words = f"{percent(low)} of their answers ({first})"
+    else:
+        words = f"{percent(low)} ({first}) to {percent(high)} ({last}) of their answers"
+    against = (
+        f", against {listing(controls)}."
+        if controls
+        else "; no control arm was evaluated, so this cannot be set against ordinary leakage."
+    )
+    return [f"After EM, bystander personas wrote the marker in {words}{against}"]
+
+
+def _source(findings: Findings) -> list[str]:
+    if findings.source is None:
+        return []
+    rates = [findings.rate(arm.name, findings.source) for arm in findings.arms]
+    shown = [rate for rate in rates if rate is not None]
+    if not shown:
+        return []
+    return [
+        f"The source persona, which was trained to write the marker, did so in "
+        f"{span(shown, 'percent', 1)} of its answers."
+    ]
+
+
+def _convergence(findings: Findings) -> list[str]:
+    method = findings.hero_method
+    rows = [
+        row
+        for row in findings.geometry
+        if (row.metric, row.name, row.method) == ("M2", "convergence_layer", method)
+    ]
+    if not rows:
+        return []
+    known = [row for row in rows if row.value is not None]
+    near = (
+        "the harmful conditions' shifts along the axis of harmful training lie within a tenth of "
+        "their mean of each other"
+    )
+    if not known:
+        return [f"M2: there is no layer, of those measured, from which on {near}."]
+    one = pooled(known)
+    if one is not None and one.value is not None:
+        ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
+        return [f"M2: from layer {one.value:g} on{ends}, {near}."]
+    layers = sorted(row.value for row in known if row.value is not None)
+    return [
+        f"M2: from layer {layers[0]:g} to {layers[-1]:g} on, in {len(known)} of {len(rows)} seeds "
+        f"taken one by one, {near}."
+    ]
+
+
+def _separability(findings: Findings) -> list[str]:
+    rows = _at_hero(findings, "M3", "nearest_centroid_above_chance")
+    values = {
+        kind: [
+            value
+            for arm in _arms(findings, kind)
+            if (value := mean_value([row for row in rows if row.condition == arm.name])) is not None
+        ]
+        for kind in ("base", "em")
+    }
+    if not (values["base"] and values["em"]):
+        return []
+    chance = next((row.base for row in rows if row.base is not None), None)
+    words = f"; guessing gives {percent(chance)}" if chance is not None else ""
+    return [
+        f"M3: a nearest-centroid rule names the persona of a held-out question in "
+        f"{span(values['base'], 'percent', 1)} of cases with the base model and in "
+        f"{span(values['em'], 'percent', 1)} after EM{words}."
+    ]
 
 
 def _adjusted(row: Row) -> float | None:
@@ -141,22 +265,18 @@ def _tests(findings: Findings) -> list[str]:
         less = sum(1 for row, p in h1 if p < alpha and (row.value or 0) < 0)
         fewer = f" and less in {less}" if less else ""
         corrected = any(row.p_holm is not None or row.p_bh is not None for row, _ in h1)
-        words = f"{', corrected for multiple tests' if corrected else ''}"
+        words = f"{', corrected' if corrected else ''}"
         found.append(
-            f"H1: the persona trained under was found to leak more than bystanders in {more} of "
+            f"H1: the persona trained under leaked more than bystanders in {more} of "
             f"{count(len(h1), 'test')}{fewer} (\u03b1\u00a0=\u00a0{alpha:g}{words})."
         )
-    found += _equivalence(findings)
-    common = "over the personas that are bystanders in all of them, "
     for metric, what in (
-        ("H2", "the range of mean leakage across EM conditions{set}was"),
-        ("H3", "the rank correlation of mean leakage with the cosine to the assistant{set}was"),
+        ("H2", "mean leakage differed across EM conditions by"),
+        ("H3", "the rank correlation of leakage with the cosine to the assistant was"),
     ):
         mine = [row for row in tested if row.metric == metric]
         if mine:
-            on_common = all(row.name == "common_set" for row in mine) and metric == "H2"
-            words = what.format(set=f", {common}" if on_common else " ")
-            found.append(f"{metric}: {words} {_verdict(mine, alpha)}.")
+            found.append(f"{metric}: {what} {_verdict(mine, alpha)}.")
     return found
 
 
@@ -172,7 +292,10 @@ def _equivalence(findings: Findings) -> list[str]:
         return []
     close = sum(1 for row in rows if (row.p or 0.0) < findings.analysis.alpha)
     margin = f"\u00b1{100 * (margins.pop() or 0):g} points"
-    return [f"An equivalence test puts the difference within {margin} in {close} of {len(rows)}."]
+    return [
+        f"H1: an equivalence test puts the difference to bystanders within {margin} in {close} of "
+        f"{count(len(rows), 'condition')}."
+    ]
 
 
 def _verdict(rows: list[Row], alpha: float) -> str:
@@ -190,26 +313,3 @@ def _verdict(rows: list[Row], alpha: float) -> str:
         f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds taken one "
         f"by one (p below {alpha:g} in {clear} of {len(known)})"
     )
-
-
-def _limits(findings: Findings) -> list[str]:
-    found = []
-    if len(findings.seeds) == 1 and len(findings.conditions) > 1:
-        found.append(
-            "With one seed, differences between conditions cannot be told from differences "
-            "between training runs."
-        )
-    known = [rate for rate in findings.rates if rate.degenerate is not None]
-    total = sum(rate.total for rate in known)
-    garbled = sum(rate.degenerate or 0 for rate in known)
-    if total and garbled / total >= 0.01:
-        found.append(
-            f"{percent(garbled / total)} of all answers are degenerate (empty, repetitive or with "
-            "more than one marker)."
-        )
-    return found
-
-
-def headline(findings: Findings) -> str:
-    """The headline as one paragraph."""
-    return " ".join(sentences(findings)).replace("-" + MINUS, MINUS)

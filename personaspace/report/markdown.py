@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from personaspace.figures import Figure
 from personaspace.figures.findings import Findings
 from personaspace.report.tables import Table, escape_markdown, to_markdown
+
+#: Which file of a figure to link, best first.
+_KINDS = ("png", "svg", "pdf")
 
 
 def _bullets(items: list[str]) -> str:
@@ -22,8 +26,25 @@ def _image(figure: Figure, out: Path) -> str:
     return f"![{escape_markdown(figure.alt)}]({path.relative_to(out).as_posix()})"
 
 
-def _table(table: Table) -> str:
-    return f"{to_markdown(table)}\n\n{escape_markdown(table.note)}".strip()
+def _short(table: Table) -> str:
+    """The table alone: what its notes say is behind the link to the page."""
+    rows = [[replace(cell, ref=0) for cell in row] for row in table.rows]
+    return to_markdown(replace(table, rows=rows, footnotes=()))
+
+
+def _folded(summary: str, *parts: str) -> str:
+    """Content that a reader opens; GitHub and GitLab show it closed."""
+    return "\n\n".join([f"<details><summary>{summary}</summary>", *parts, "</details>"])
+
+
+def _figures(figures: list[Figure], out: Path) -> list[str]:
+    lines = []
+    for figure in figures:
+        path = next((figure.files[kind] for kind in _KINDS if kind in figure.files), None)
+        if path is not None:
+            name = escape_markdown(figure.title)
+            lines.append(f"- [{name}]({path.relative_to(out).as_posix()})")
+    return lines
 
 
 def summary(
@@ -33,7 +54,7 @@ def summary(
     title: str,
     context: dict[str, Any],
 ) -> str:
-    """Headline, hero figure, key table, tests, caveats and provenance.
+    """Headline, hero figure, key table, tests, caveats, provenance; figures and notes folded.
 
     Args:
         out: The report's folder, which pictures are linked from.
@@ -42,21 +63,29 @@ def summary(
     parts = [f"# {escape_markdown(title)}", escape_markdown(context["headline"])]
     if context["absent"]:
         parts += ["**Partial.** Absent from the results:", _bullets(context["absent"])]
+    if context["cautions"]:
+        parts += ["**Before relying on this**", _bullets(context["cautions"])]
     parts += [_image(figure, out) for figure in figures if figure.id == "hero"]
-    parts += [f"## {context['key_table'].caption}", _table(context["key_table"])]
+    key = context["key_table"]
+    parts += [f"## {key.caption}", _short(key)]
     tests = context["leakage"]["tests"] if context["leakage"] else None
+    notes = [escape_markdown(key.note)]
     if tests is not None:
-        parts += [f"## {tests.caption}", _table(tests)]
-    others = [figure for figure in figures if figure.id != "hero"]
+        parts += [f"## {tests.caption}", _short(tests)]
+        notes += [escape_markdown(tests.note), _bullets(list(tests.footnotes))]
+    folded = [_bullets(context["details"]), *notes]
+    parts.append(_folded("How to read the tables, and what else was found", *filter(None, folded)))
+    others = _figures([figure for figure in figures if figure.id != "hero"], out)
     if others:
-        parts.append("## Figures")
-        for figure in others:
-            parts += [f"**{escape_markdown(figure.title)}.** {escape_markdown(figure.caption)}"]
-            parts.append(_image(figure, out))
+        parts.append(_folded("Other figures", "\n".join(others)))
     if findings.caveats:
         parts += ["## Caveats", _bullets(findings.caveats)]
     parts += ["## Provenance", escape_markdown(context["model_line"])]
     if context["origin"] and context["origin"].summary:
         parts.append(escape_markdown(context["origin"].summary))
     parts.append(escape_markdown(context["analysis_line"]))
+    parts.append(
+        "[report.html](report.html) has every row, the figures' data and the answers themselves; "
+        "it opens without a network."
+    )
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,40 @@ from personaspace.report.text import NONE, duration, short_hash
 
 
 class Artifact(BaseModel):
-    """One stage's output."""
+    """One stage's output. `seconds` is how long it took, `created` when it was done."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     node: str
     key: str | None = None
+    stage: str | None = None
+    condition: str | None = None
+    seed: int | None = None
     fingerprint: str | None = None
     digest: str | None = None
     device: str | None = None
     seconds: float | None = None
     created: str | None = None
+    versions: dict[str, Any] | None = None
 
     @property
     def on_gpu(self) -> bool:
         """Whether an accelerator was used, judged by the device's name."""
         return self.device is not None and not self.device.lower().startswith("cpu")
+
+    @property
+    def kind(self) -> str:
+        """The stage, from the node's name where it is not on record."""
+        return self.stage or self.node.split(":")[0].split("/")[0]
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Start and end, in seconds since 1970."""
+        try:
+            end = datetime.fromisoformat(self.created or "").timestamp()
+        except ValueError:
+            return None
+        return (end - (self.seconds or 0.0), end)
 
 
 class Provenance(BaseModel):
@@ -59,15 +79,74 @@ class Origin:
     spec: str = ""
 
 
+def _gpu_hours(artifacts: Sequence[Artifact]) -> float:
+    return sum(a.seconds or 0 for a in artifacts if a.on_gpu) / 3600
+
+
 def _summary(artifacts: list[Artifact]) -> str:
     timed = [a for a in artifacts if a.seconds is not None]
     if not timed:
         return ""
-    gpu = sum(a.seconds or 0 for a in timed if a.on_gpu)
     devices = sorted({a.device for a in timed if a.device})
-    text = f"{len(artifacts)} artifacts, {duration(sum(a.seconds or 0 for a in timed))} in all"
-    text += f", on {', '.join(devices)}" if devices else ""
-    return text + (f"; {gpu / 3600:.2f} GPU-hours." if gpu else ".")
+    text = (
+        f"{len(artifacts)} artifacts, {duration(sum(a.seconds or 0 for a in timed))} of computing"
+    )
+    text += f" on {', '.join(devices)}" if devices else ""
+    spans = [span for a in timed if (span := a.span) is not None]
+    if spans:
+        wall = max(end for _, end in spans) - min(start for start, _ in spans)
+        text += f"; {duration(wall)} from the first start to the last end"
+    hours = _gpu_hours(timed)
+    return text + (f"; {hours:.2f} GPU-hours." if hours else ".")
+
+
+def _stages_table(artifacts: list[Artifact]) -> Table:
+    rows = []
+    for stage in dict.fromkeys(a.kind for a in artifacts):
+        mine = [a for a in artifacts if a.kind == stage]
+        seconds = sum(a.seconds or 0 for a in mine)
+        hours = _gpu_hours(mine)
+        devices = ", ".join(sorted({a.device for a in mine if a.device})) or NONE
+        rows.append(
+            [
+                Cell(stage, stage),
+                Cell(str(len(mine)), len(mine)),
+                Cell(duration(seconds), seconds),
+                Cell(f"{hours:.2f}" if hours else NONE, hours or None),
+                Cell(devices, devices),
+            ]
+        )
+    return Table(
+        "stages-table",
+        "Time by stage",
+        [
+            Column("Stage"),
+            Column("artifacts", True),
+            Column("time", True),
+            Column("GPU-hours", True),
+            Column("devices"),
+        ],
+        rows,
+        note="A stage that was complete already is counted with the time it took when it ran.",
+    )
+
+
+def _versions_table(found: Provenance) -> Table:
+    """Versions where the statistics were computed, and others where an artifact was made."""
+    names = list(found.versions)
+    names += [n for a in found.artifacts for n in a.versions or {} if n not in names]
+    rows = []
+    for name in dict.fromkeys(names):
+        here = str(found.versions.get(name, NONE))
+        made = {str((a.versions or {}).get(name, here)) for a in found.artifacts}
+        others = ", ".join(sorted(made - {here}))
+        rows.append([Cell(name, name), Cell(here), Cell(others or NONE, others or None)])
+    return Table(
+        "versions-table",
+        "Versions",
+        [Column("Software"), Column("statistics and report"), Column("elsewhere in the study")],
+        rows,
+    )
 
 
 def _artifacts_table(artifacts: list[Artifact]) -> Table:
@@ -99,8 +178,11 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
     )
 
 
-def load(folder: Path) -> Origin | None:
+def load(folder: Path, made_from: Sequence[Artifact] = ()) -> Origin | None:
     """Provenance of an aggregate folder; None where it has none.
+
+    Args:
+        made_from: Artifacts that the folder itself cannot name.
 
     Raises:
         UserError: Malformed.
@@ -114,11 +196,11 @@ def load(folder: Path) -> Origin | None:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"
         raise UserError(f"{path}: {place}: {first['msg']}") from None
-    tables = [_artifacts_table(found.artifacts)] if found.artifacts else []
+    artifacts = [*found.artifacts, *made_from]
+    tables = []
+    if artifacts:
+        tables += [_stages_table(artifacts), _artifacts_table(artifacts)]
     if found.versions:
-        rows = [[Cell(name, name), Cell(str(found.versions[name]))] for name in found.versions]
-        tables.append(
-            Table("versions-table", "Versions", [Column("Software"), Column("version")], rows)
-        )
+        tables.append(_versions_table(found))
     spec = yaml.safe_dump(found.spec, sort_keys=False, allow_unicode=True) if found.spec else ""
-    return Origin(_summary(found.artifacts), tables, spec)
+    return Origin(_summary(artifacts), tables, spec)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Cell:
         text: What is shown.
         sort: What it is sorted by; None sorts last.
         detail: Shown smaller beneath, such as an interval.
+        warning: An assumption that failed; shown beneath, and marked.
+        warning_ref: Number of the footnote that tells it instead; 0 for none.
         full: The whole of what `text` shortens, such as a digest.
         ref: Number of the table's footnote, from 1; 0 for none.
     """
@@ -25,6 +28,8 @@ class Cell:
     detail: str = ""
     full: str = ""
     ref: int = 0
+    warning: str = ""
+    warning_ref: int = 0
 
     @property
     def key(self) -> str:
@@ -67,6 +72,23 @@ class Table:
         if widths or (self.groups and sum(n for _, n in self.groups) != len(self.columns)):
             raise ValueError(f"table {self.id}: rows or groups do not fit the columns")
 
+    @cached_property
+    def anchors(self) -> list[str]:
+        """An id for each row, from its first cells: as many as it takes to tell rows apart."""
+        for width in range(1, len(self.columns) + 1):
+            found = [_slug(row[:width]) for row in self.rows]
+            if len(set(found)) == len(found) and all(found):
+                return [f"{self.id}.{slug}" for slug in found]
+        return [f"{self.id}.{place}" for place in range(1, len(self.rows) + 1)]
+
+
+_PLAIN = re.compile(r"[^a-z0-9]+")
+
+
+def _slug(cells: Sequence[Cell]) -> str:
+    words = [_PLAIN.sub("-", cell.text.lower()).strip("-") for cell in cells]
+    return ".".join(word for word in words if word)
+
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 
@@ -89,7 +111,19 @@ def to_markdown(table: Table) -> str:
         "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|",
     ]
     for row in table.rows:
-        cells = [f"{cell.text} {f'({cell.ref})' if cell.ref else ''} {cell.detail}" for cell in row]
+        cells = [
+            " ".join(
+                part
+                for part in (
+                    cell.text,
+                    f"({cell.ref})" if cell.ref else "",
+                    cell.detail,
+                    "" if not cell.warning else "\u26a0" if cell.warning_ref else cell.warning,
+                )
+                if part
+            )
+            for cell in row
+        ]
         lines.append("| " + " | ".join(escape_markdown(text) for text in cells) + " |")
     if table.footnotes:
         lines.append("")

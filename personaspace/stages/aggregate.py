@@ -23,6 +23,8 @@ from personaspace.stages.extract import INDUCTION_FILE
 from personaspace.study import TEMPLATE_DEFAULT
 
 RESULTS = "results.json"
+#: Fields of a manifest that the report shows.
+PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
 Scores = dict[tuple[str, int], dict[str, Any]]
 
 
@@ -289,7 +291,7 @@ def _provenance(context: Context) -> None:
             "digest": manifest.digest,
             "created": manifest.created,
         }
-        | {name: manifest.fields.get(name) for name in ("fingerprint", "device", "seconds")}
+        | {name: manifest.fields.get(name) for name in PROVENANCE}
         for node, manifest in context.manifests.items()
     ]
     write_json(

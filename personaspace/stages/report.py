@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from personaspace.report import build
+from personaspace.report.provenance import Artifact
+from personaspace.stages.aggregate import PROVENANCE
 from personaspace.stages.context import Context
+from personaspace.store.manifest import Manifest
+
+
+def artifact(node: str, manifest: Manifest) -> Artifact:
+    """What the report says about an input."""
+    told = {name: manifest.fields.get(name) for name in PROVENANCE}
+    return Artifact.model_validate(
+        {"node": node, "key": manifest.key, "digest": manifest.digest, "created": manifest.created}
+        | told
+    )
 
 
 def run(context: Context) -> None:
@@ -11,5 +23,7 @@ def run(context: Context) -> None:
     folder = context.input("aggregate")
     assert folder is not None
     context.progress.start("figures and page", 1)
-    build(folder, context.out, context.spec.figures)
+    # The aggregate cannot name its own digest: it is made of its files.
+    made_from = [artifact(node.id, manifest) for node, manifest in context.manifests.items()]
+    build(folder, context.out, context.spec.figures, made_from)
     context.progress.advance(1)

@@ -1,0 +1,96 @@
+"""Cells of result rows: one row, or the rows of several seeds summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from personaspace.figures.findings import Row, pooled
+from personaspace.report.tables import Cell, Footnotes
+from personaspace.report.text import NONE, number, probability, row_interval, row_value
+
+BLANK = Cell(NONE)
+
+
+def seed_cell(seed: int | None) -> Cell:
+    """A training seed; `all` where seeds are pooled."""
+    return Cell("all" if seed is None else str(seed), seed)
+
+
+def number_cell(value: float | None, sign: bool = False) -> Cell:
+    """A plain number."""
+    return Cell(number(value, 3, sign), value)
+
+
+def count_cell(value: float | None) -> Cell:
+    """A count, or a layer."""
+    return Cell(NONE if value is None else f"{value:g}", value)
+
+
+def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
+    """Estimate with interval and failed assumption; of several seeds, their mean and range.
+
+    Args:
+        rows: Of one measure: the pooled row, or one for each seed.
+        notes: Where the row's sentence goes; None: nowhere.
+    """
+    one = pooled(rows)
+    if one is not None:
+        return _noted(row_value(one), one.value, row_interval(one), one.note, one.warning, notes)
+    known = [row for row in rows if row.value is not None]
+    if not known:
+        return BLANK
+    return _seeds_cell(known, notes)
+
+
+def _seeds_cell(known: Sequence[Row], notes: Footnotes | None) -> Cell:
+    values = [row.value for row in known if row.value is not None]
+    mean = known[0].model_copy(update={"value": sum(values) / len(values)})
+    ends = [row_value(known[0].model_copy(update={"value": v})) for v in (min(values), max(values))]
+    shared = {row.note for row in known}
+    note = shared.pop() if len(shared) == 1 else None
+    warned = " ".join(dict.fromkeys(row.warning for row in known if row.warning))
+    detail = f"{len(known)} seeds: {ends[0]} to {ends[1]}" if len(known) > 1 else ""
+    return _noted(row_value(mean), mean.value, detail, note, warned, notes)
+
+
+def _noted(
+    text: str,
+    value: float | None,
+    detail: str,
+    note: str | None,
+    warning: str | None,
+    notes: Footnotes | None,
+) -> Cell:
+    """A cell whose sentences go to the footnotes, where there are any."""
+    if notes is None:
+        return Cell(text, value, detail, warning=warning or "")
+    warning_ref = notes.ref(f"An assumption failed: {warning}") if warning else 0
+    return Cell(
+        text, value, detail, ref=notes.ref(note), warning=warning or "", warning_ref=warning_ref
+    )
+
+
+def p_cell(rows: Sequence[Row], field: str) -> Cell:
+    """A p-value and the smallest one possible; the range over seeds where they are not pooled.
+
+    Args:
+        field: `p`, `p_bh` or `p_holm`.
+    """
+    one = pooled(rows)
+    chosen = [one] if one is not None else list(rows)
+    values = [value for row in chosen if (value := getattr(row, field)) is not None]
+    if not values:
+        return BLANK
+    ends = [probability(min(values)), probability(max(values))]
+    text = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    floors = {row.p_floor for row in chosen if field == "p" and row.p_floor is not None}
+    floor = max(floors, default=0.0)
+    return Cell(text, min(values), f"at best {probability(floor)}" if floor >= 0.0005 else "")
+
+
+def effect_cell(rows: Sequence[Row]) -> Cell:
+    """Effect size with its name, where it is on record."""
+    one = pooled(rows)
+    if one is None or one.effect is None:
+        return BLANK
+    return Cell(number(one.effect), one.effect, one.effect_name or "")
