@@ -212,7 +212,9 @@ def run_way(task: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def start(task: dict[str, Any], environment: dict[str, str], limit: float) -> dict[str, Any]:
+def start(
+    task: dict[str, Any], environment: dict[str, str], limit: float, log: Path | None
+) -> dict[str, Any]:
     """Run a way and read its line."""
     began = time.time()
     command = [sys.executable, __file__, "--task", json.dumps({**task, "began": began})]
@@ -228,6 +230,9 @@ def start(task: dict[str, Any], environment: dict[str, str], limit: float) -> di
         output, code = done.stdout, done.returncode
     except subprocess.TimeoutExpired as late:
         output, code = (late.stdout or b"").decode(errors="replace"), -1
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(output)
     for line in output.splitlines():
         if line.startswith("RESULT "):
             return json.loads(line.removeprefix("RESULT "))
@@ -253,7 +258,8 @@ def measure(way: str, arguments: argparse.Namespace, folder: Path) -> list[dict[
             "cache_gib": arguments.cache_gib,
             "dtype": SHAPES[arguments.shape]["dtype"],
         }
-        result = {"way": way, **start(task, environment, arguments.limit)}
+        log = arguments.logs / f"{way}-{'-'.join(work)}.txt" if arguments.logs else None
+        result = {"way": way, **start(task, environment, arguments.limit, log)}
         results.append(result)
         print(json.dumps(result), flush=True)
     return results
@@ -288,6 +294,7 @@ def main() -> None:
     parser.add_argument("--cache-gib", type=int, default=18, help="keys and values")
     parser.add_argument("--limit", type=float, default=400, help="seconds a process may take")
     parser.add_argument("--folder", type=Path, help="where shape and adapters are kept")
+    parser.add_argument("--logs", type=Path, help="folder for what vLLM says")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.task:
