@@ -135,6 +135,8 @@ class Runtime:
                 self.end_token_ids,
                 self.study.spec.generation.batch_size,
             )
+        if self._vllm is not None and not self._vllm.alive:
+            self._close_vllm()  # it failed in a stage before
         if self._vllm is None:
             self._vllm = self._start_vllm()
         if not self._vllm.told_to_open:
@@ -164,6 +166,7 @@ class Runtime:
             dtype=spec.model.dtype,
             seed=spec.seeds[0],
             max_model_len=self._longest,
+            max_num_seqs=EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS,
             max_lora_rank=spec.training.rank + spec.coupling.recipe.rank,
             kv_cache_bytes=memory.cache if memory else None,
             gpu_memory_utilization=(
@@ -174,11 +177,13 @@ class Runtime:
     @property
     def _longest(self) -> int:
         spec = self.study.spec
-        return _PROMPT_ROOM + max(
+        wanted = _PROMPT_ROOM + max(
             spec.extraction.max_new_tokens,
             spec.coupling.max_new_tokens,
             spec.evaluation.max_new_tokens,
         )
+        memory = self._model_memory
+        return min(wanted, memory.positions) if memory else wanted
 
     # --- memory of the GPU -----------------------------------------------------------------------
 
@@ -190,7 +195,7 @@ class Runtime:
 
     @cached_property
     def _model_memory(self) -> ModelMemory | None:
-        return model_memory(self.study.spec.model) if self._on_gpu else None
+        return model_memory(self.study.spec.model)
 
     @cached_property
     def _engine_memory(self) -> EngineMemory | None:
@@ -200,9 +205,11 @@ class Runtime:
 
         from personaspace.generation.vllm_settings import EngineSettings
 
-        total = torch.cuda.mem_get_info()[1]
-        allowed = self.study.spec.generation.gpu_memory * total / self.processes
-        rows = EngineSettings.max_num_seqs
+        allowed = math.inf
+        if self._on_gpu:
+            total = torch.cuda.mem_get_info()[1]
+            allowed = self.study.spec.generation.gpu_memory * total / self.processes
+        rows = EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS
         return engine_memory(self._model_memory, allowed, rows, self._longest)
 
     @property
@@ -254,5 +261,7 @@ class Runtime:
         return {"device": device_name(), "versions": versions()}
 
 
+#: Answers in flight in vLLM's CPU build.
+_CPU_ROWS = 64
 #: Tokens that a persona's prompt and a question may take together.
 _PROMPT_ROOM = 1536

@@ -75,6 +75,11 @@ class EngineProcess:
         return self._told_to_open
 
     @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.is_alive()
+
+    @property
     def opened(self) -> bool:
         """Whether it has ended loading, so that all its memory is seen on the device."""
         if self._told_to_open and not self._opened and self._pending is None and self._pipe.poll(0):

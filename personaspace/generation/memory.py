@@ -22,10 +22,12 @@ class ModelMemory:
     Attributes:
         weights: Bytes of all weights.
         token: Bytes of one token's keys and values, all layers.
+        positions: Tokens that a text may have.
     """
 
     weights: int
     token: int
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def model_memory(model: Model) -> ModelMemory | None:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", heads) * head_size
     size = _BYTES[model.dtype]
-    return ModelMemory(weights=shape.parameters * size, token=kept * size)
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
+    return ModelMemory(shape.parameters * size, kept * size, positions)
 
 
 def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -> EngineMemory:
@@ -75,9 +78,9 @@ def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -
     """
     workspace = int(1.5 * GIB) + model.weights // 10
     wanted = rows * min(TOKENS_IN_FLIGHT, longest) * model.token
-    left = int(allowed) - model.weights - workspace
+    left = allowed - model.weights - workspace
     copy = model.weights if left - model.weights >= wanted // 2 else 0
-    cache = min(wanted, left - copy)
+    cache = int(min(wanted, left - copy))
     if cache < 2 * longest * model.token:
         raise UserError(
             f"generation.gpu_memory: {allowed / GIB:.1f} GiB of the GPU do not hold vLLM's "

@@ -56,9 +56,7 @@ def started(world: World) -> Iterator[EngineProcess]:
     assert not engine._process.is_alive()
 
 
-def test_folded_answers_are_those_of_a_merge(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folded_answers_are_those_of_a_merge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     if VllmEngine._open is not None:
         VllmEngine._open.close()
     if not ON_GPU:
