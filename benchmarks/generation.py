@@ -52,6 +52,8 @@ WORK = {
     "greedy": (12, 240, 1, 0.0, "own"),
     "couple": (3, 20, 15, 1.0, "own"),
     "evaluate": (12, 28, 10, 1.0, "composed"),
+    # As many rows as the published way has in flight.
+    "rows64": (4, 16, 1, 1.0, "composed"),
 }
 #: Engine settings of each way. `published` serves merged weights, one engine a stage.
 WAYS: dict[str, dict[str, Any]] = {
@@ -116,11 +118,11 @@ def write_adapter(folder: Path, shape: dict[str, Any], rank: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def make_prompts(personas: int, questions: int, length: int, share: float) -> list[Any]:
+def make_prompts(name: str, personas: int, questions: int, length: int, share: float) -> list[Any]:
     """Random tokens; half of a prompt is its persona's, half its question's."""
     from personaspace.generation import Prompt
 
-    chance = random.Random(5)
+    chance = random.Random(name)
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(chance.randrange(1000, 150_000) for _ in range(count))
@@ -177,7 +179,7 @@ def run_way(task: dict[str, Any]) -> None:
     done = []
     for name in task["work"]:
         personas, questions, samples, temperature, adapter = WORK[name]
-        prompts = make_prompts(personas, questions, task["prompt_tokens"], task["share"])
+        prompts = make_prompts(name, personas, questions, task["prompt_tokens"], task["share"])
         limit = 256 if name == "greedy" else 512
         sampling = Sampling(
             limit if task["varied"] else task["tokens"], samples, temperature, seed=42, scope=name

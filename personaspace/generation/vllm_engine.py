@@ -31,6 +31,7 @@ counts is the time from process start to last answer (benchmarks/generation.py):
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -224,11 +225,12 @@ class VllmEngine:
         """Steps the engine until the queue is empty; outputs in the order they were queued."""
         engine = self._llm.llm_engine
         outputs = []
-        while engine.has_unfinished_requests():
-            finished = [output for output in engine.step() if output.finished]
-            outputs.extend(finished)
-            if finished and advance is not None:
-                advance(len(finished))
+        with _no_collection():
+            while engine.has_unfinished_requests():
+                finished = [output for output in engine.step() if output.finished]
+                outputs.extend(finished)
+                if finished and advance is not None:
+                    advance(len(finished))
         # `LLM` numbers its requests in the order of the queue.
         return sorted(outputs, key=lambda output: int(output.request_id))
 
@@ -299,6 +301,18 @@ def import_vllm() -> Any:
             f"engine vllm cannot be imported ({_one_line(error)}): install personaspace[gpu]"
         ) from error
     return vllm
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: steps wait for Python, and vLLM's objects take long to walk."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
