@@ -140,7 +140,8 @@ class Runtime:
         if self._vllm is None:
             self._vllm = self._start_vllm()
         if not self._vllm.told_to_open:
-            if self._free() < self._engine_bytes:
+            # Of a model of unknown size only this is sure: without the other, it has all the room.
+            if self._on_gpu and (self._model_memory is None or self._free() < self._engine_bytes):
                 self._release_model()
             self._vllm.open()
         return self._vllm

@@ -56,7 +56,8 @@ class Card:
     def used(self) -> float:
         opened = self.engine is not None and self.engine.told_to_open
         loaded = self.runtime._model is not None
-        weights = self.runtime._model_memory.weights
+        memory = self.runtime._model_memory
+        weights = memory.weights if memory else 0
         return self.other + weights * loaded + self.runtime._engine_bytes * opened
 
 
@@ -80,13 +81,13 @@ class FakeEngine:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def build(total: float, memory: ModelMemory) -> tuple[Runtime, Card, list[str]]:
+    def build(total: float, memory: ModelMemory | None) -> tuple[Runtime, Card, list[str]]:
         card, log = Card(total), []
         runtime = Runtime(Study.__new__(Study))
         object.__setattr__(runtime.study, "spec", Experiment())
         card.runtime = runtime
         values = {"_on_gpu": True, "engine_name": "vllm", "_model_memory": memory}
-        values["_engine_memory"] = engine_memory(memory, 0.85 * total, 512, 2048)
+        values["_engine_memory"] = memory and engine_memory(memory, 0.85 * total, 512, 2048)
         runtime.__dict__.update(values)
 
         def start() -> FakeEngine:
@@ -137,6 +138,16 @@ def test_on_a_small_card_model_and_engine_take_turns(make: Any) -> None:
     assert runtime._model is None and log == ["process", "model", "open"]
     _ = runtime.model
     assert log[3:] == ["close", "process", "model"]
+
+
+def test_of_unknown_size_one_makes_way_for_the_other(make: Any) -> None:
+    runtime, _, log = make(80 * GIB, None)
+    runtime.expect_answers()
+    _ = runtime.training_model
+    runtime.engine()
+    assert runtime._model is None
+    _ = runtime.model
+    assert log == ["process", "model", "open", "close", "process", "model"]
 
 
 def test_an_engine_that_died_is_replaced(make: Any) -> None:
