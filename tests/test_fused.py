@@ -83,3 +83,7 @@ def test_the_engine_is_expected_while_answers_are_to_come(
         with make_board([couple, evaluate]) as board:
             executor.run_here(work, [couple, evaluate], board)
         assert seen == [False, False, True]
+        store.delete(work.key(extract))
+        with make_board([extract, couple, evaluate]) as board:
+            executor.run_here(work, [extract, couple, evaluate], board)
+        assert seen == [False, False, True, False], "the answers are all there"
