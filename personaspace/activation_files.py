@@ -242,7 +242,24 @@ def write_activations(
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata)
+        _sort_header(Path(temporary))
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sort_header(path: Path) -> None:
+    """Puts the header's entries in order, in place.
+
+    safetensors writes metadata in the order of a hash table, another one each time; the same
+    activations shall be the same bytes, as artifacts are known by their content's digest.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        settled = text.encode().ljust(length)
+        assert len(settled) == length
+        file.seek(8)
+        file.write(settled)

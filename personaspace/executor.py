@@ -61,6 +61,13 @@ class _Schedule:
             if not any(need in pending for need in self.work.graph.needs[node])
         ]
 
+    def will_ask(self, node: Node) -> bool:
+        """Whether the node is still to draw answers from the model."""
+        draws = node.stage in ("couple", "evaluate") or (
+            node.stage == "extract" and "b" in self.work.study.spec.extraction.methods
+        )
+        return draws and self.work.complete(node) is None
+
     def start(self, node: Node) -> None:
         """The node is no longer waiting."""
         self.waiting.remove(node)
@@ -100,7 +107,9 @@ def run_here(work: Work, nodes: Sequence[Node], board: Board) -> Summary:
             node = schedule.ready([])[0]
             schedule.start(node)
             try:
-                outcome = run_node(work, node, runtime, partial(board.stage, node))
+                outcome = run_node(
+                    work, node, runtime, partial(_begin, schedule, node, runtime, board)
+                )
             except Interrupted:
                 raise
             except Exception as error:  # one stage's failure stops only what depends on it
@@ -111,6 +120,12 @@ def run_here(work: Work, nodes: Sequence[Node], board: Board) -> Summary:
     finally:
         runtime.close()
     return schedule.summary
+
+
+def _begin(schedule: _Schedule, node: Node, runtime: Runtime, board: Board) -> StageProgress:
+    """The node has something to do: let the engine start if this node or a later one needs it."""
+    runtime.expect_answers(any(schedule.will_ask(other) for other in (node, *schedule.waiting)))
+    return board.stage(node)
 
 
 def _report_failure(schedule: _Schedule, board: Board, node: Node, error: Exception) -> None:
@@ -148,18 +163,20 @@ class _RemoteProgress(StageProgress):
         self._events.put(("say", self._node, text))
 
 
-def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any) -> None:
+def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any, jobs: int) -> None:
     import torch
 
     interrupt.install()
     number = numbers.get()
-    if torch.cuda.device_count() > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
+    devices = max(torch.cuda.device_count(), 1)
+    beside = -(-jobs // devices)
+    if devices > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
     # On a CPU every process keeps all threads: fewer would round sums differently, and `--jobs`
     # must not change a result.
     study = load(spec)
     _worker["work"] = prepare(study, open_store(store_url))
-    _worker["runtime"] = Runtime(study)
+    _worker["runtime"] = Runtime(study, processes=beside)
     _worker["events"] = events
 
 
@@ -201,7 +218,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
             numbers.put(number)
         running: dict[Future[str], Node] = {}
         with ProcessPoolExecutor(
-            jobs, context, _start_worker, (spec, work.store.url, numbers, events)
+            jobs, context, _start_worker, (spec, work.store.url, numbers, events, jobs)
         ) as pool:
             while schedule.waiting or running:
                 if not interrupt.asked():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import math
 import os
 import platform
 from functools import cached_property
@@ -12,10 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from personaspace import chat, models
 from personaspace.generation.base import Engine
+from personaspace.generation.memory import (
+    GIB,
+    EngineMemory,
+    ModelMemory,
+    engine_memory,
+    model_memory,
+)
 from personaspace.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from personaspace.generation.engine_process import EngineProcess
+    from personaspace.generation.vllm_settings import EngineSettings
 
 _LIBRARIES = ("personaspace", "torch", "transformers", "peft", "vllm", "numpy", "scipy")
 
@@ -43,14 +54,20 @@ def device_name() -> str:
 class Runtime:
     """Loads the base model once and lends it to stages.
 
+    On a GPU with vLLM the engine lives in a process of its own. Model and engine stay loaded beside
+    each other while both fit, by the memory that is free; else one makes way for the other.
+
     Args:
         study: Whose model.
+        processes: Processes that share this one's GPU, each with a runtime like this.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, processes: int = 1) -> None:
         self.study = study
+        self.processes = processes
         self._model: PreTrainedModel | None = None
-        self._vllm: Engine | None = None
+        self._vllm: EngineProcess | None = None
+        self._answers_expected = False
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -65,12 +82,19 @@ class Runtime:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The base model in evaluation mode. On a GPU this closes vLLM, which holds the memory."""
+        """The base model in evaluation mode, for passes without gradients."""
         if self._model is None:
             models.quiet_libraries()
-            self._close_vllm()
+            self._make_room(spare=2 * GIB)
             self._model = models.load_model(self.study.spec.model)
         return self._model
+
+    @property
+    def training_model(self) -> PreTrainedModel:
+        """The same model where gradients and activations must find room as well."""
+        memory = self._model_memory
+        self._make_room(spare=max(8 * GIB, 3 * memory.weights if memory else 8 * GIB))
+        return self.model
 
     @cached_property
     def engine_name(self) -> Literal["transformers", "vllm"]:
@@ -83,53 +107,144 @@ class Runtime:
         present = importlib.util.find_spec("vllm") is not None
         return "vllm" if present and torch.cuda.is_available() else "transformers"
 
+    def expect_answers(self, expected: bool = True) -> None:
+        """Answers will be asked for, now or in a later stage: begin with what takes long.
+
+        vLLM's process starts, and loads the model if training will find room beside it.
+        """
+        self._answers_expected = expected and self.engine_name == "vllm"
+        if not self._answers_expected or self._vllm is not None:
+            return
+        self._vllm = self._start_vllm()
+        memory = self._model_memory
+        if memory is None:
+            return
+        # Weights once more, and for training what its own rule asks for.
+        beside = memory.weights + max(8 * GIB, 3 * memory.weights)
+        if self._free() >= self._engine_bytes + beside:
+            self._vllm.open()
+
     def engine(self) -> Engine:
-        """The engine, loaded."""
-        spec = self.study.spec
+        """The engine, loaded or about to be."""
         if self.engine_name == "transformers":
             from personaspace.generation.transformers_engine import TransformersEngine
 
             return TransformersEngine(
-                self.model, self.tokenizer, self.end_token_ids, spec.generation.batch_size
+                self.model,
+                self.tokenizer,
+                self.end_token_ids,
+                self.study.spec.generation.batch_size,
             )
+        if self._vllm is not None and not self._vllm.alive:
+            self._close_vllm()  # it failed in a stage before
         if self._vllm is None:
-            self._release_model()
             self._vllm = self._start_vllm()
+        if not self._vllm.told_to_open:
+            # Of a model of unknown size only this is sure: without the other, it has all the room.
+            if self._on_gpu and (self._model_memory is None or self._free() < self._engine_bytes):
+                self._release_model()
+            self._vllm.open()
         return self._vllm
 
-    def _start_vllm(self) -> Engine:
-        import torch
+    def _start_vllm(self) -> EngineProcess:
+        from personaspace.generation.engine_process import EngineProcess
 
-        from personaspace.generation.vllm_engine import VllmEngine
+        # vLLM's warnings are its own; what fails is told by the stage.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        return EngineProcess(self._engine_settings, self.tokenizer, self.end_token_ids)
+
+    @cached_property
+    def _engine_settings(self) -> EngineSettings:
+        from personaspace.generation.vllm_settings import EngineSettings
 
         spec = self.study.spec
         folder = models.local_folder(spec.model)
-        longest = max(
+        memory = self._engine_memory
+        unknown = memory is None and self._on_gpu
+        return EngineSettings(
+            str(folder or spec.model.name),
+            revision=None if folder else spec.model.revision,
+            dtype=spec.model.dtype,
+            seed=spec.seeds[0],
+            max_model_len=self._longest,
+            max_num_seqs=EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS,
+            max_lora_rank=spec.training.rank + spec.coupling.recipe.rank,
+            kv_cache_bytes=memory.cache if memory else None,
+            gpu_memory_utilization=(
+                spec.generation.gpu_memory / self.processes if unknown else None
+            ),
+        )
+
+    @property
+    def _longest(self) -> int:
+        spec = self.study.spec
+        wanted = _PROMPT_ROOM + max(
             spec.extraction.max_new_tokens,
             spec.coupling.max_new_tokens,
             spec.evaluation.max_new_tokens,
         )
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        return VllmEngine(
-            str(folder or spec.model.name),
-            revision=None if folder else spec.model.revision,
-            dtype=spec.model.dtype,
-            tokenizer=self.tokenizer,
-            seed=spec.seeds[0],
-            max_model_len=_PROMPT_ROOM + longest,
-            max_lora_rank=spec.training.rank + spec.coupling.recipe.rank,
-            gpu_memory_utilization=(
-                spec.generation.gpu_memory if torch.cuda.is_available() else None
-            ),
-            end_token_ids=self.end_token_ids,
-        )
+        memory = self._model_memory
+        return min(wanted, memory.positions) if memory else wanted
 
-    def _release_model(self) -> None:
+    # --- memory of the GPU -----------------------------------------------------------------------
+
+    @cached_property
+    def _on_gpu(self) -> bool:
         import torch
 
+        return torch.cuda.is_available()
+
+    @cached_property
+    def _model_memory(self) -> ModelMemory | None:
+        return model_memory(self.study.spec.model)
+
+    @cached_property
+    def _engine_memory(self) -> EngineMemory | None:
+        if self._model_memory is None:
+            return None
+        import torch
+
+        from personaspace.generation.vllm_settings import EngineSettings
+
+        allowed = math.inf
+        if self._on_gpu:
+            total = torch.cuda.mem_get_info()[1]
+            allowed = self.study.spec.generation.gpu_memory * total / self.processes
+        rows = EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS
+        return engine_memory(self._model_memory, allowed, rows, self._longest)
+
+    @property
+    def _engine_bytes(self) -> int:
+        return self._engine_memory.total if self._engine_memory else 0
+
+    def _free(self) -> float:
+        """Bytes that this process may still take, those promised to the engine not counted."""
+        if not self._on_gpu:
+            return math.inf
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info()[0] / self.processes
+        loading = self._vllm is not None and self._vllm.told_to_open and not self._vllm.opened
+        return free - (self._engine_bytes if loading else 0)
+
+    def _make_room(self, spare: int) -> None:
+        """End vLLM's process unless the model and so many bytes more find room beside it."""
+        if self._vllm is None or not self._vllm.told_to_open or not self._on_gpu:
+            return
+        memory = self._model_memory
+        needed = spare + (memory.weights if memory and self._model is None else 0)
+        if memory is None or self._free() < needed:
+            self._close_vllm()
+            self.expect_answers(self._answers_expected)
+
+    def _release_model(self) -> None:
         self._model = None
         gc.collect()
-        if torch.cuda.is_available():
+        if self._on_gpu:
+            import torch
+
             torch.cuda.empty_cache()
 
     def _close_vllm(self) -> None:
@@ -147,5 +262,7 @@ class Runtime:
         return {"device": device_name(), "versions": versions()}
 
 
+#: Answers in flight in vLLM's CPU build.
+_CPU_ROWS = 64
 #: Tokens that a persona's prompt and a question may take together.
 _PROMPT_ROOM = 1536

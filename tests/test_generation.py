@@ -18,11 +18,8 @@ from scipy import stats
 from personaspace import adapters, chat, interrupt, models
 from personaspace.errors import Interrupted
 from personaspace.generation.base import Answer, Prompt, Sampling, derive_seed
-from personaspace.generation.transformers_engine import (
-    SeededSampling,
-    TransformersEngine,
-    uniforms,
-)
+from personaspace.generation.decoding import draw_tokens, uniforms
+from personaspace.generation.transformers_engine import TransformersEngine
 from personaspace.spec import Model, Recipe
 
 Answers = list[list[Answer]]
@@ -300,13 +297,11 @@ P = LOGITS.exp().double().numpy()
 def draw(
     numbers: torch.Tensor | Sequence[float], temperature: float, top_p: float, logits: Any = LOGITS
 ) -> np.ndarray:
-    """One token for each uniform number, by the processor and then greedily."""
-    column = torch.as_tensor(numbers, dtype=torch.float64).reshape(-1, 1)
-    scores = logits.expand(len(column), -1)
-    drawn = SeededSampling(column, temperature, top_p)(None, scores)  # type: ignore[arg-type]
-    assert drawn.shape == scores.shape
-    assert (torch.isfinite(drawn).sum(dim=1) == 1).all()
-    return drawn.argmax(dim=1).numpy()
+    """One token for each uniform number."""
+    column = torch.as_tensor(numbers, dtype=torch.float64)
+    drawn = draw_tokens(logits.expand(len(column), -1), column, temperature, top_p)
+    assert drawn.shape == column.shape
+    return drawn.numpy()
 
 
 def expected(temperature: float, top_p: float) -> np.ndarray:
@@ -345,12 +340,9 @@ def test_equally_spaced_numbers_give_every_token_its_share(
     assert np.abs(shares - expected(temperature, top_p)).max() <= 1.01 / count
 
 
-def test_each_row_has_a_number_of_its_own_at_every_step() -> None:
-    numbers = torch.tensor([[0.0, 0.999999], [0.999999, 0.0]], dtype=torch.float64)
-    processor = SeededSampling(numbers, 1.0, 1.0)
-    scores = LOGITS.expand(2, -1)
-    steps = [processor(None, scores).argmax(dim=1).tolist() for _ in range(2)]  # type: ignore
-    assert steps == [[0, 5], [5, 0]]
+def test_each_row_has_a_number_of_its_own() -> None:
+    numbers = torch.tensor([0.0, 0.999999, 0.5], dtype=torch.float64)
+    assert draw(numbers, 1.0, 1.0).tolist() == [0, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -418,6 +410,82 @@ def test_special_tokens_are_not_in_the_text(loaded: Any, prompts: list[Prompt]) 
     others = [token for token in answer.token_ids if token != special]
     assert answer.text == loaded.tokenizer.decode(others)
     assert "<|" not in answer.text
+
+
+# --- rows that come and go -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(loaded: Any) -> list[Prompt]:
+    """Forty prompts of one width."""
+    return of_one_width(loaded, 40, 3)
+
+
+@pytest.fixture(scope="module")
+def some_end(loaded: Any, many: list[Prompt]) -> list[int]:
+    """Tokens that end most answers but not all, at many different lengths."""
+    long = engine(loaded).generate(many, Sampling(24, temperature=1.0, seed=3))
+    said = [set(answer.token_ids) for (answer,) in long]
+    ends: set[int] = set()
+    for token in sorted(set().union(*said), key=lambda token: sum(token in s for s in said)):
+        if sum(bool(ends & tokens) for tokens in said) > 0.6 * len(said):
+            break
+        ends.add(token)
+    return sorted(ends)
+
+
+SPREAD = Sampling(24, samples=2, temperature=1.0, seed=3, scope="spread")
+
+
+def test_ended_answers_leave_the_batch_and_the_others_do_not_notice(
+    loaded: Any, many: list[Prompt], some_end: list[int]
+) -> None:
+    with logits_of(loaded.model) as together:
+        answers = engine(loaded, 80, ends=some_end).generate(many, SPREAD)
+    rows = [len(logits) for logits in together[1:]]
+    assert rows[0] == 80 and rows == sorted(rows, reverse=True) and rows[-1] <= 60
+    lengths = {len(answer.token_ids) for drawn in answers for answer in drawn}
+    assert len(lengths) > 8
+    assert {a.finish for drawn in answers for a in drawn} == {"stop", "length"}
+    assert engine(loaded, 7, ends=some_end).generate(many, SPREAD) == answers
+    last = next(  # the bits of a row that stays to the end, alone and in company
+        index for index, drawn in enumerate(answers) if drawn[0].finish == "length"
+    )
+    with logits_of(loaded.model) as alone:
+        engine(loaded, 2, ends=some_end).generate(many[last : last + 1], SPREAD)
+    assert any(torch.equal(alone[-1][0, -1], row[-1]) for row in together[-1])
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
+def test_free_rows_are_refilled(
+    loaded: Any, prompts: list[Prompt], many: list[Prompt], some_end: list[int], greedy: bool
+) -> None:
+    sampling = Sampling(24, samples=2) if greedy else SPREAD
+    mixed = [*prompts, *many]  # of several widths
+    wanted = engine(loaded, 98, ends=some_end).generate(mixed, sampling)
+    counts: list[int] = []
+    refilling = TransformersEngine(loaded.model, loaded.tokenizer, some_end, 24, refill=True)
+    with logits_of(loaded.model) as seen:
+        found = refilling.generate(mixed, sampling, advance=counts.append)
+    # Rounded otherwise, as keys stand in other columns; float32 and a decided model agree.
+    same = [
+        one == two
+        for a, b in zip(found, wanted, strict=True)
+        for one, two in zip(a, b, strict=True)
+    ]
+    assert np.mean(same) > 0.97
+    assert sum(counts) == 2 * len(mixed)
+    steps = [logits for logits in seen if len(logits) >= 16]
+    lengths = sum(len(answer.token_ids) + 1 for drawn in wanted for answer in drawn)
+    assert len(steps) < 1.35 * lengths / 24 + 24, "rows wait for the longest"
+
+
+def test_refilling_stops_between_steps(
+    loaded: Any, many: list[Prompt], some_end: list[int], handled: None
+) -> None:
+    refilling = TransformersEngine(loaded.model, loaded.tokenizer, some_end, 20, refill=True)
+    with pytest.raises(Interrupted):
+        refilling.generate(many, SPREAD, advance=lambda _: signal.raise_signal(signal.SIGINT))
 
 
 # --- progress, stopping, and the model afterwards ------------------------------------------------

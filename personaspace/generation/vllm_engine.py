@@ -19,35 +19,34 @@ What vLLM promises about reproducibility, and what it does not:
 
 Hence answers are kept as artifacts and never drawn again to be compared. Where answers must be
 repeatable, use the transformers engine.
+
+A study's engine answers a few thousand prompts and is then started anew in another pod, so what
+counts is the time from process start to last answer (`docs/performance-generation.md`):
+
+* Adapters are folded into the weights (`folding`), unless the weights cannot be reached: at the
+  shape of a 7B model on an H100 more than twice as fast as a LoRA request beside them.
+* Decoding runs from CUDA graphs of a few sizes, without compiling the model.
+* vLLM's second model runner, because it draws all rows of a batch in one kernel; the first one
+  draws each seeded row by itself.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from personaspace.errors import UserError
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
+from personaspace.generation.folding import FoldedAdapter
+from personaspace.generation.vllm_settings import EngineSettings, prepare_environment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-#: Set unless the caller has set them. In-process, because adapters and errors then need no second
-#: process; loopback, because one process needs no network and a pod may have none; the log on
-#: stderr, because stdout carries results.
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-}
 
 #: Fields of a PEFT LoRA configuration that change what the adapter means and that vLLM 0.24 either
 #: refuses late or ignores (rank_pattern and alpha_pattern: wrong answers without a word).
@@ -68,27 +67,10 @@ class VllmEngine:
     CPU build fixes the number of torch's threads (`OMP_NUM_THREADS`).
 
     Args:
-        model: Folder of a model in safetensors, or its hub name.
-        revision: Hub revision; None for a folder.
-        dtype: `float32`, `bfloat16` or `float16`, of weights, adapters and cache. On a GPU,
-            adapters need one of the last two.
+        settings: Model, memory, batches and graphs.
         tokenizer: Turns answers into text. Prompts come as token ids, so vLLM needs none.
-        seed: Engine seed. Answers have their own; this covers whatever else vLLM draws.
-        max_model_len: Longest prompt with its answer, in tokens.
-        max_lora_rank: Highest rank of any adapter (for composed adapters the sum), 0 for none.
-        gpu_memory_utilization: Share of the device's memory for weights and cache; None is
-            vLLM's default.
         end_token_ids: Tokens that end an answer. No other token does, whatever the model's
             generation configuration says, so that both engines stop alike.
-        kv_cache_bytes: Size of the cache in bytes, instead of what the share above leaves.
-        max_num_seqs: Answers in flight at once. vLLM's default for an H100 is 1,024, more than it
-            captures CUDA graphs for: 3,360 answers of a 7B shape then took a third longer (17 s
-            against 13 s; with an adapter 24 s against 17 s).
-        enforce_eager: Skip compilation and CUDA graphs: starts in a fifth of the time and answers
-            at about a third to half of the speed.
-        graph_sizes: Batch sizes to capture CUDA graphs for, up to `max_num_seqs`; None is vLLM's
-            long list. Fewer sizes take less time to capture.
-        load_format: `dummy` fills the model with random weights, for benchmarks.
 
     Raises:
         UserError: vLLM is not installed, or it refuses the model or these settings.
@@ -100,63 +82,22 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: str,
-        *,
-        revision: str | None,
-        dtype: str,
+        settings: EngineSettings,
         tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        max_model_len: int,
-        max_lora_rank: int,
-        gpu_memory_utilization: float | None,
         end_token_ids: Sequence[int],
-        kv_cache_bytes: int | None = None,
-        max_num_seqs: int = 256,
-        enforce_eager: bool = False,
-        graph_sizes: Sequence[int] | None = None,
-        load_format: Literal["auto", "dummy"] = "auto",
     ) -> None:
         if VllmEngine._open is not None:
             raise RuntimeError("a vLLM engine is already open in this process")
-        self._vllm = vllm = _import_vllm()
-        options: dict[str, Any] = {
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "kv_cache_memory_bytes": kv_cache_bytes,
-            "max_num_seqs": max_num_seqs,
-            "compilation_config": (
-                {"cudagraph_capture_sizes": list(graph_sizes)} if graph_sizes else None
-            ),
-        }
-        if _on_cpu():
-            # A prompt cut in two makes vLLM rewind the answer's random numbers, which a CPU
-            # generator cannot do: "CPU Generator does not use offset" (seen in 0.32).
-            options["enable_chunked_prefill"] = False
-        elif max_lora_rank > 0 and dtype == "float32":
-            raise UserError("vllm on a GPU applies adapters in float16 or bfloat16, not in float32")
-        if max_lora_rank > 0:
-            rank = smallest_allowed_rank(max_lora_rank, _allowed_ranks())
-            # One adapter a call: more slots would only take memory.
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
-        with _refusals_of(f"model {model}"):
-            self._llm = vllm.LLM(
-                model=model,
-                revision=revision,
-                dtype=dtype,
-                seed=seed,
-                max_model_len=max_model_len,
-                enable_prefix_caching=True,
-                enforce_eager=enforce_eager,
-                load_format=load_format,
-                skip_tokenizer_init=True,
-                # Nothing from the model's own generation configuration: the spec says it all.
-                generation_config="vllm",
-                use_tqdm_on_load=False,
-                **{name: value for name, value in options.items() if value is not None},
-            )
+        self._vllm = vllm = import_vllm()
+        on_cpu = _on_cpu()
+        with _refusals_of(f"model {settings.model}"):
+            self._llm = vllm.LLM(**settings.options(on_cpu))
         VllmEngine._open = self
         self._tokenizer = tokenizer
-        self._max_model_len = max_model_len
-        self._max_lora_rank = max_lora_rank
+        self._settings = settings
+        self._folds = settings.folds(on_cpu)
+        self._folded: FoldedAdapter | None = None
+        self._folded_digest: str | None = ""
         self._end_token_ids = tuple(end_token_ids)
         self._adapter_ids: dict[str, int] = {}
 
@@ -183,11 +124,11 @@ class VllmEngine:
         Raises:
             UserError: A prompt is too long, vLLM cannot apply the adapter, or it refuses the
                 sampling (temperatures above 2 in 0.32).
-            RuntimeError: vLLM gave an answer up (never seen).
+            RuntimeError: vLLM gave an answer up, or kept its prefix cache (never seen).
         """
         for prompt in prompts:
             self._check_length(prompt, sampling.max_new_tokens)
-        lora_request = None if adapter is None else self._load_adapter(adapter)
+        lora_request = self._apply(adapter)
         if not prompts:
             return []
         queued = [(prompt, i) for prompt in prompts for i in range(sampling.samples)]
@@ -225,10 +166,10 @@ class VllmEngine:
     def _check_length(self, prompt: Prompt, max_new_tokens: int) -> None:
         """Refuses what vLLM would cut short without a word, which reads as `length`."""
         length = len(prompt.token_ids)
-        if length + max_new_tokens > self._max_model_len:
+        if length + max_new_tokens > self._settings.max_model_len:
             raise UserError(
                 f"prompt {prompt.key}: {length} tokens and {max_new_tokens} new ones exceed the "
-                f"engine's max_model_len of {self._max_model_len}"
+                f"engine's max_model_len of {self._settings.max_model_len}"
             )
 
     def _params(self, sampling: Sampling, prompt: Prompt, sample: int) -> Any:
@@ -244,16 +185,37 @@ class VllmEngine:
             detokenize=False,
         )
 
-    def _load_adapter(self, folder: Path) -> Any:
-        """The request that names an adapter, loaded now so that a bad one fails before answers.
+    def _apply(self, adapter: Path | None) -> Any:
+        """Folds the adapter in, or gives the request that names it; a bad one fails here.
 
-        vLLM caches adapters by number and prompt prefixes by name, so both stand for the
-        adapter's content: a folder that was rewritten is another adapter.
+        Adapters are told apart by content: a folder that was rewritten is another adapter.
         """
+        digest = ""
+        if adapter is not None:
+            check_adapter(adapter, self._settings.max_lora_rank)
+            digest = _adapter_digest(adapter)
+        if self._folds:
+            if digest != self._folded_digest:
+                self._fold(adapter, digest)
+            return None
+        return None if adapter is None else self._request(adapter, digest)
+
+    def _fold(self, adapter: Path | None, digest: str) -> None:
+        def change(model: Any) -> None:
+            self._folded = self._folded or FoldedAdapter(model)
+            self._folded.fold(adapter)
+
+        self._folded_digest = None
+        self._llm.apply_model(change)
+        self._folded_digest = digest
+        # Keys and values of the other weights.
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vllm did not empty its prefix cache")
+
+    def _request(self, folder: Path, digest: str) -> Any:
+        """Adapters are cached by number and prompt prefixes by name: both stand for content."""
         from vllm.lora.request import LoRARequest
 
-        check_adapter(folder, self._max_lora_rank)
-        digest = _adapter_digest(folder)
         number = self._adapter_ids.setdefault(digest, len(self._adapter_ids) + 1)
         request = LoRARequest(digest, number, str(folder.resolve()))
         with _refusals_of(f"adapter {folder}"):
@@ -264,11 +226,12 @@ class VllmEngine:
         """Steps the engine until the queue is empty; outputs in the order they were queued."""
         engine = self._llm.llm_engine
         outputs = []
-        while engine.has_unfinished_requests():
-            finished = [output for output in engine.step() if output.finished]
-            outputs.extend(finished)
-            if finished and advance is not None:
-                advance(len(finished))
+        with _no_collection():
+            while engine.has_unfinished_requests():
+                finished = [output for output in engine.step() if output.finished]
+                outputs.extend(finished)
+                if finished and advance is not None:
+                    advance(len(finished))
         # `LLM` numbers its requests in the order of the queue.
         return sorted(outputs, key=lambda output: int(output.request_id))
 
@@ -285,18 +248,6 @@ class VllmEngine:
             token_ids = token_ids[:-1]
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return Answer(text=cast(str, text), token_ids=token_ids, finish=finish)
-
-
-def smallest_allowed_rank(needed: int, allowed: Sequence[int]) -> int:
-    """The smallest rank that vLLM has kernels' buffers for and that holds `needed`.
-
-    Raises:
-        UserError: No allowed rank is that large.
-    """
-    fitting = [rank for rank in allowed if rank >= needed]
-    if not fitting:
-        raise UserError(f"vllm allows adapters of rank {max(allowed)} at most, not {needed}")
-    return min(fitting)
 
 
 def check_adapter(folder: Path, max_rank: int) -> None:
@@ -334,10 +285,15 @@ def _adapter_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _import_vllm() -> Any:
-    """The vllm package, with the environment that this engine needs around it."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+def import_vllm() -> Any:
+    """The vllm package, with the environment that this engine needs around it.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
+    import torch
+
+    prepare_environment(torch.cuda.is_available())
     try:
         import vllm
         from vllm import LLM  # noqa: F401  (a mere folder of that name also imports)
@@ -346,6 +302,18 @@ def _import_vllm() -> Any:
             f"engine vllm cannot be imported ({_one_line(error)}): install personaspace[gpu]"
         ) from error
     return vllm
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: steps wait for Python, and vLLM's objects take long to walk."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -364,13 +332,6 @@ def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
-
-
-def _allowed_ranks() -> tuple[int, ...]:
-    """The ranks that the installed vLLM accepts as `max_lora_rank`."""
-    from vllm.config import lora
-
-    return get_args(lora.MaxLoRARanks)
 
 
 def _one_line(error: Exception) -> str:

@@ -50,7 +50,7 @@ def fit(
     seed = context.node.seed
     scope = (seed, context.node.stage, context.node.condition)
     with adapters.trainable(
-        context.runtime.model,
+        context.runtime.training_model,
         recipe,
         over=over,
         # Conditions of one seed share initialisation and order, as in the published study.

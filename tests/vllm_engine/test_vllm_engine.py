@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from personaspace.errors import UserError
 from personaspace.generation import Answer, Prompt, Sampling
-from personaspace.generation.vllm_engine import VllmEngine, check_adapter, smallest_allowed_rank
+from personaspace.generation.vllm_engine import VllmEngine, check_adapter
+from personaspace.generation.vllm_settings import EngineSettings, smallest_allowed_rank
 
 MAX_MODEL_LEN = 448
 MAX_LORA_RANK = 20
@@ -67,18 +68,15 @@ class World:
     def open_engine(self, **changes: Any) -> VllmEngine:
         """The engine under test."""
         options: dict[str, Any] = {
-            "revision": None,
             "dtype": DTYPE,
-            "tokenizer": self.tokenizer,
-            "seed": 0,
             "max_model_len": MAX_MODEL_LEN,
             "max_lora_rank": MAX_LORA_RANK,
-            "gpu_memory_utilization": None,
-            "end_token_ids": [self.end],
             "kv_cache_bytes": 256 << 20,
+            "max_num_seqs": 256,
             "enforce_eager": True,
         }
-        return VllmEngine(str(self.model_folder), **(options | changes))
+        settings = EngineSettings(str(self.model_folder), **(options | changes))
+        return VllmEngine(settings, self.tokenizer, [self.end])
 
 
 @pytest.fixture(scope="module")
@@ -334,19 +332,15 @@ def test_greedy_answers_of_a_real_model() -> None:
     prompts = tiny.real_prompts(tokenizer)
     expected = tiny.greedy(model, prompts, end, max_new_tokens=32)
     del model
-    real = VllmEngine(
+    settings = EngineSettings(
         folder,
-        revision=None,
         dtype="float32",
-        tokenizer=tokenizer,
-        seed=0,
         max_model_len=512,
-        max_lora_rank=0,
-        gpu_memory_utilization=None,
-        end_token_ids=[end],
         kv_cache_bytes=512 << 20,
+        max_num_seqs=256,
         enforce_eager=True,
     )
+    real = VllmEngine(settings, tokenizer, [end])
     try:
         answers = real.generate(prompts, Sampling(max_new_tokens=32))
     finally:

@@ -1,0 +1,89 @@
+"""How much of a GPU an engine needs, beside whatever else is on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from personaspace import models
+from personaspace.errors import UserError
+from personaspace.spec import Model
+
+GIB = 1 << 30
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Tokens of each answer in flight that the cache is made for: prompt and half of a long answer.
+#: Where they do not suffice, answers wait their turn.
+TOKENS_IN_FLIGHT = 512
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """What a model takes on a device.
+
+    Attributes:
+        weights: Bytes of all weights.
+        token: Bytes of one token's keys and values, all layers.
+        positions: Tokens that a text may have.
+    """
+
+    weights: int
+    token: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """What an engine takes on a device.
+
+    Attributes:
+        cache: Bytes for keys and values.
+        total: Bytes in all: weights, the unchanged weights beside folded ones, cache, workspace.
+    """
+
+    cache: int
+    total: int
+
+
+def model_memory(model: Model) -> ModelMemory | None:
+    """From the model's configuration; None where its size is not known before it is loaded."""
+    from transformers import AutoConfig
+
+    shape = models.shape(model)
+    if shape is None or shape.parameters is None:
+        return None
+    folder = models.local_folder(model)
+    revision = None if folder else model.revision
+    whole = AutoConfig.from_pretrained(str(folder or model.name), revision=revision)
+    config = whole.get_text_config()
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", heads) * head_size
+    size = _BYTES[model.dtype]
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
+    return ModelMemory(shape.parameters * size, kept * size, positions)
+
+
+def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -> EngineMemory:
+    """An engine within `allowed` bytes.
+
+    The cache is as large as answers in flight can use. Only where that and a second copy of the
+    weights do not both fit is the copy left to the host's memory (`folding`), then the cache cut.
+
+    Args:
+        allowed: Bytes that it may take.
+        rows: Answers in flight.
+        longest: Tokens of the longest prompt with its answer.
+
+    Raises:
+        UserError: Not even a few of the longest answers would fit.
+    """
+    workspace = int(1.5 * GIB) + model.weights // 10
+    wanted = rows * min(TOKENS_IN_FLIGHT, longest) * model.token
+    left = allowed - model.weights - workspace
+    copy = model.weights if left - model.weights >= wanted // 2 else 0
+    cache = int(min(wanted, left - copy))
+    if cache < 2 * longest * model.token:
+        raise UserError(
+            f"generation.gpu_memory: {allowed / GIB:.1f} GiB of the GPU do not hold vLLM's "
+            f"{model.weights / GIB:.1f} GiB of weights and a cache for answers"
+        )
+    return EngineMemory(cache=cache, total=model.weights + copy + cache + workspace)

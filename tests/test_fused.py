@@ -1,0 +1,89 @@
+"""A whole condition in one process leaves the same artifacts as its stages apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personaspace import executor, models, study
+from personaspace.graph import Node
+from personaspace.progress import make_board
+from personaspace.runtime import Runtime
+from personaspace.stages import Work, prepare
+from personaspace.store import open_store
+
+STAGES = ("train", "extract", "couple", "evaluate")
+
+
+def nodes_of(work: Work, condition: str) -> list[Node]:
+    return [node for node in work.graph.nodes if node.condition == condition]
+
+
+def run(work: Work, nodes: list[Node]) -> None:
+    with make_board(nodes) as board:
+        summary = executor.run_here(work, nodes, board)
+    assert not summary.failed and len(summary.done) == len(nodes)
+
+
+def test_one_process_and_four_leave_the_same(
+    study_dict: dict[str, Any],
+    write_spec: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads: list[str] = []
+    load_model = models.load_model
+
+    def counted(model: Any) -> Any:
+        loads.append(model.name)
+        return load_model(model)
+
+    monkeypatch.setattr(models, "load_model", counted)
+    loaded = study.load(write_spec(study_dict))
+    with open_store(str(tmp_path / "fused")) as fused, open_store(str(tmp_path / "apart")) as apart:
+        together = prepare(loaded, fused)
+        nodes = nodes_of(together, "e4-villain")
+        assert [node.stage for node in nodes] == list(STAGES)
+        run(together, nodes)
+        assert len(loads) == 1, "the base model is loaded once"
+        separate = prepare(loaded, apart)
+        for node in nodes:
+            run(separate, [node])
+        assert len(loads) == 5
+        for node in nodes:
+            one, other = together.manifest(node), separate.manifest(node)
+            assert one is not None and other is not None
+            assert one.fields["fingerprint"] == other.fields["fingerprint"]
+            assert one.files == other.files, node.id
+            assert one.digest == other.digest, node.id
+            assert one.fields["inputs"] == other.fields["inputs"]
+
+
+def test_the_engine_is_expected_while_answers_are_to_come(
+    study_dict: dict[str, Any],
+    write_spec: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(Runtime, "expect_answers", lambda self, expected: seen.append(expected))
+    study_dict["extraction"]["methods"] = ["a"]
+    loaded = study.load(write_spec(study_dict))
+    with open_store(str(tmp_path / "store")) as store:
+        work = prepare(loaded, store)
+        train, extract, couple, evaluate = nodes_of(work, "benign")
+        run(work, [train, extract])
+        assert seen == [False, False]
+        run(work, [couple])
+        assert seen.pop() is True
+        # What is complete neither runs nor asks.
+        with make_board([couple, evaluate]) as board:
+            executor.run_here(work, [couple, evaluate], board)
+        assert seen == [False, False, True]
+        store.delete(work.key(extract))
+        with make_board([extract, couple, evaluate]) as board:
+            executor.run_here(work, [extract, couple, evaluate], board)
+        assert seen == [False, False, True, False], "the answers are all there"
