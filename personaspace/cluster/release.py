@@ -167,8 +167,9 @@ def _helm(*arguments: str, **options: Any) -> str:
         [program, *arguments], capture_output=True, text=True, check=False, **options
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["failed"]
-        raise UserError(f"helm {arguments[0]}: {lines[-1]}")
+        _, _, text = done.stderr.rpartition("Error: ")
+        lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+        raise UserError(f"helm {arguments[0]}: {'; '.join(lines) or 'failed'}")
     return done.stdout
 
 
