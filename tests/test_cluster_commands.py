@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from personaspace.cli import app
 from personaspace.cluster import names
+from personaspace.cluster.api import api_errors, connect
+from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
 from personaspace.cluster.status import pod_state, progress_in
 from personaspace.commands.cluster import is_spec
@@ -264,6 +266,41 @@ def test_logs_of_a_condition_in_order(api: Api) -> None:
     assert lines[:2] == ["[train s42] one", "[train s42] two"]
     assert all(line.startswith("[couple s42]") for line in lines[2:]) and len(lines) == 5
     assert run("logs", "em205", "y").exit_code == 2
+
+
+def test_followed_logs_of_pods_that_have_ended_come_in_order(api: Api) -> None:
+    study(api)
+    done = [{"state": {"terminated": {"exitCode": 0}}}]
+    for item in api.objects["jobs"]:
+        item["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+    stages = ("train", "extract", "couple", "evaluate")
+    api.objects["pods"] = [
+        pod(stage, phase="Succeeded", containerStatuses=done) for stage in reversed(stages)
+    ]
+    for stage in stages:
+        api.logs[f"em205-{stage}-abcde"] = f"{stage}\n" * 500
+    lines = run("logs", "em205", "x", "--follow").output.splitlines()
+    assert lines == [f"[{stage} s42] {stage}" for stage in stages for _ in range(500)]
+
+
+def test_a_reader_who_has_seen_enough_ends_the_logs(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    api.logs["em205-couple-abcde"] = "a\n" * 10
+
+    class Closed:
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None: ...
+
+    cluster = connect()
+    for follow in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr("personaspace.cluster.logs.sys.stdout", Closed())
+            with pytest.raises(BrokenPipeError), api_errors(cluster, "read logs"):
+                show(cluster, "em205", "x", follow=follow)
 
 
 def test_wait_ends_as_the_conductor_did(api: Api) -> None:
