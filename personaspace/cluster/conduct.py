@@ -17,8 +17,8 @@ from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision
 from personaspace.cluster.views import job_view, pod_view
-from personaspace.errors import EXIT_FAILURE, Interrupted
-from personaspace.progress import log_line
+from personaspace.errors import EXIT_FAILURE, Interrupted, UserError
+from personaspace.progress import as_json, log_line
 from personaspace.store import open_store
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
@@ -71,14 +71,15 @@ def _conduct(settings: Settings) -> None:
     cluster = connect(settings.namespace, pool=16)
     try:
         study = _load_plan(settings)
-    except plan.PlanFailedError as error:
+        place = open_store(settings.store)
+    except UserError as error:
         _end_all(cluster, settings.release, str(error))
         raise
     say(
         f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
         event="start",
     )
-    with open_store(settings.store) as store:
+    with place as store:
         conductor = Conductor(
             cluster,
             settings.release,
@@ -151,7 +152,11 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     text = f"{len(rows)} of {total} Jobs failed or did not run"
     say(f"conductor of {conductor.release}: {text}", event="end", state="failed")
     lines = [f"  {title:<{width}}  {fate}" for title, fate in rows]
-    print("\n".join(lines), flush=True)
+    if as_json():
+        for title, fate in rows:
+            say(f"{title}: {fate}", event="end", node=title)
+    else:
+        print("\n".join(lines), flush=True)
     termination.write("\n".join([text, *lines]))
     raise SystemExit(EXIT_FAILURE)
 
