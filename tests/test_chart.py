@@ -270,6 +270,18 @@ def test_deadlines_are_the_pods_and_suspend_is_nobodys() -> None:
     assert deadlines(own)["conductor"] == 60
 
 
+def test_only_a_verdict_ends_the_conductors_job() -> None:
+    for job in of_kind(render(), "Job").values():
+        if job["metadata"]["labels"]["personaspace.dev/stage"] == "conductor":
+            rules = job["spec"]["podFailurePolicy"]["rules"]
+            codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
+            assert codes == {"FailJob": [1, 2], "Ignore": [69, 75, 137, 143]}
+            assert job["spec"]["backoffLimit"] == 3
+            break
+    else:
+        pytest.fail("no conductor")
+
+
 def test_the_trial_bucket_needs_no_secret() -> None:
     def main(values: dict[str, Any]) -> list[dict[str, Any]]:
         jobs = of_kind(render(values, "values-tiny.yaml"), "Job").values()

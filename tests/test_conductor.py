@@ -449,6 +449,18 @@ def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -
     assert len(ended) == 1 and "ftp://x" in ended[0]
 
 
+def test_a_crash_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(_: conduct.Settings) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(conduct, "_conduct", crash)
+    with pytest.raises(SystemExit) as ended:
+        conduct.conduct(conduct.Settings("em205", Path("j"), Path("s"), ""))
+    assert ended.value.code == 70 and "RuntimeError: a bug" in capsys.readouterr().err
+
+
 def test_the_last_table_is_json_lines_where_the_log_is(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

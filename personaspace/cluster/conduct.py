@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision
 from personaspace.cluster.views import job_view, pod_view
-from personaspace.errors import EXIT_FAILURE, Interrupted, UserError
+from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError
 from personaspace.progress import as_json, log_line
 from personaspace.store import open_store
 
@@ -51,7 +52,7 @@ def conduct(settings: Settings) -> None:
     """Run a release's conductor.
 
     Ends the process: 0 everything complete, 1 something failed or was not run, 2 the study or the
-    cluster's permissions are wrong, 75 asked to stop.
+    cluster's permissions are wrong, 69 the API is away, 70 a crash, 75 asked to stop.
     """
     from personaspace.cli import guarded
 
@@ -61,9 +62,13 @@ def conduct(settings: Settings) -> None:
 def _explained(settings: Settings) -> None:
     try:
         _conduct(settings)
-    except (Exception, Interrupted) as error:
+    except Exception as error:
         termination.write(f"conductor: {termination.message_of(error)}")
-        raise
+        if isinstance(error, UserError | Interrupted):
+            raise
+        # 1 is the verdict that something failed, after which no other conductor starts.
+        traceback.print_exc()
+        raise SystemExit(EXIT_CRASH) from None
 
 
 def _conduct(settings: Settings) -> None:
