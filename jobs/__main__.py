@@ -22,10 +22,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the study.")]
 
 
 def _add(stage: str) -> None:
-    def of_condition(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
+    def of_condition(spec: Spec, condition: Condition, seed: Seed, store: Store = "") -> None:
         commands.run_stage(stage, spec, store, condition, seed)
 
-    def of_study(spec: Spec, store: Store) -> None:
+    def of_study(spec: Spec, store: Store = "") -> None:
         commands.run_stage(stage, spec, store)
 
     whole = stage in ("aggregate", "report")
@@ -37,19 +37,19 @@ for name in STAGES:
 
 
 @app.command()
-def condition(spec: Spec, store: Store, condition: Condition, seed: Seed) -> None:
+def condition(spec: Spec, condition: Condition, seed: Seed, store: Store = "") -> None:
     """Run all stages of one condition and seed, the model loaded once."""
     commands.run_condition(spec, store, condition, seed)
 
 
 @app.command()
-def conclude(spec: Spec, store: Store) -> None:
+def conclude(spec: Spec, store: Store = "") -> None:
     """Run aggregate and report."""
     commands.conclude(spec, store)
 
 
 @app.command()
-def check(spec: Spec, store: Store, gpu: bool = False) -> None:
+def check(spec: Spec, store: Store = "", gpu: bool = False) -> None:
     """Check store, credentials, code and GPU, as `helm test` does."""
     from personaspace.cluster.check import run_check
 

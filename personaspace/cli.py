@@ -62,10 +62,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            print(error, file=sys.stderr)
+            _complain(str(error))
             raise SystemExit(error.exit_code) from None
         except Interrupted as error:
-            print(f"{error}; run again to go on from here", file=sys.stderr)
+            _complain(f"{error}; run again to go on from here")
             raise SystemExit(error.exit_code) from None
         except BrokenPipeError:
             # The reader (head, less) has seen enough.
@@ -73,10 +73,17 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(0) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            print(f"{where}{error.strerror or error}", file=sys.stderr)
+            _complain(f"{where}{error.strerror or error}")
             raise SystemExit(EXIT_FAILURE) from None
 
     return run
+
+
+def _complain(text: str) -> None:
+    """On stderr; as an object where logs are JSON lines."""
+    from personaspace.progress import as_json, log_line
+
+    print(log_line(text, "error") if as_json() else text, file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -9,6 +9,8 @@ EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 #: Something outside does not answer (a store, an API); another try may cure it. As in sysexits.h.
 EXIT_UNAVAILABLE = 69
+#: A bug or a fault of the machine, where 1 means something else. As in sysexits.h.
+EXIT_CRASH = 70
 #: Asked to stop (SIGTERM, Ctrl-C); state was saved and the next start resumes.
 EXIT_INTERRUPTED = 75
 

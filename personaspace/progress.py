@@ -1,8 +1,8 @@
 """Telling people how far a run is: a live table on a terminal, a line every so often in logs.
 
 With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 8601), `event` (start,
-progress, end, message), `node`, `message` (what the plain line would say), and for progress `what`,
-`done`, `total`, `left` (seconds, null at first) and `note`; for an end `state`.
+progress, end, message, trouble, error), `node`, `message` (what the plain line would say), and for
+progress `what`, `done`, `total`, `left` (seconds, null at first) and `note`; for an end `state`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Board:
         self.stream = stream or sys.stderr
         self.states = {node: _State() for node in nodes}
         self.began = time.monotonic()
-        self.as_json = os.environ.get("PERSONASPACE_LOG", "") == "json"
+        self.as_json = as_json()
 
     def __enter__(self) -> Board:
         return self
@@ -177,18 +177,23 @@ class Board:
         return round((time.monotonic() - state.phase_since) * (1 - share) / share, 1)
 
 
-def log_line(text: str, event: str = "message", as_json: bool | None = None, **fields: Any) -> str:
+def as_json() -> bool:
+    """Whether each line of a log is to be a JSON object: `PERSONASPACE_LOG` is `json`."""
+    return os.environ.get("PERSONASPACE_LOG", "") == "json"
+
+
+def log_line(
+    text: str, event: str = "message", json_line: bool | None = None, **fields: Any
+) -> str:
     """A line of a log: the time and the text, or a JSON object (default: as the environment says).
 
     Args:
         text: For people.
         event: Kind of line.
-        as_json: None: whether `PERSONASPACE_LOG` is `json`.
+        json_line: None: as `as_json` says.
         fields: More members of the JSON object.
     """
-    if as_json is None:
-        as_json = os.environ.get("PERSONASPACE_LOG", "") == "json"
-    if not as_json:
+    if not (as_json() if json_line is None else json_line):
         return f"{time.strftime('%H:%M:%S')} {text}"
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return json.dumps({"time": now, "event": event, **fields, "message": text}, ensure_ascii=False)

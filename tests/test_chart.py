@@ -14,7 +14,7 @@ from helm_charts import CHART, each_helm, helm, needs_helm, of_kind, render, sta
 from personaspace.cluster import chart
 from personaspace.cluster.values import Values
 from personaspace.spec import Experiment
-from personaspace.validation import load_spec
+from personaspace.validation import examine, load_spec
 
 ROOT = Path(__file__).parents[1]
 #: Everything that can be switched on, and settings of every kind.
@@ -138,6 +138,43 @@ def test_a_misspelt_value_is_refused_with_its_path(program: str) -> None:
     assert done.returncode != 0 and "count" in done.stderr and "seeds" in done.stderr
 
 
+@each_helm
+def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
+    """What a schema cannot say, in the words of `personaspace validate`."""
+    study = {
+        "seeds": [42, 7, 42],
+        "conditions": [
+            {"name": "base"},
+            {"name": "x", "dataset": "none", "persona": "nobody"},
+            {"name": "x", "dataset": "d"},
+        ],
+        "datasets": {"d": {"path": "d.jsonl"}},
+        "rerun": [
+            {"stage": "aggregate", "condition": "x"},
+            {"stage": "train", "condition": "y"},
+            {"stage": "couple", "seed": 0},
+            {"stage": "couple", "seed": 7},
+        ],
+    }
+    values = json.dumps({"experiment": study})
+    done = helm("template", "x", str(CHART), "-f", "-", program=program, input=values)
+    assert done.returncode != 0
+    _, problems = examine(study)
+    chart_says = {
+        "conditions[1].persona",
+        "conditions[1].dataset",
+        "conditions[2].name",
+        "seeds[2]",
+        "rerun[0].stage",
+        "rerun[1].condition",
+        "rerun[2].seed",
+    }
+    assert chart_says == {path for path, _ in problems}
+    for path, message in problems:
+        text = message.partition(" (")[0].replace("'", '"')
+        assert f"experiment.{path}: {text}" in done.stderr
+
+
 @pytest.mark.parametrize("name", MATRIX)
 def test_pods_fit_the_restricted_level(name: str) -> None:
     values, files = MATRIX[name]
@@ -194,10 +231,84 @@ def test_settings_of_a_stage_replace_those_of_all() -> None:
     assert labels["team"] == "alignment" and labels["personaspace.dev/stage"] == "couple"
 
 
+def test_a_stage_may_set_nothing_where_all_others_set_something() -> None:
+    digest = "sha256:" + "a" * 64
+    stages: dict[str, Any] = {
+        "couple": {"gpu": {"count": 0}},
+        "train": {"image": {"tag": "special"}},
+        "extract": {"image": {"pullPolicy": "Always"}},
+    }
+    jobs = stage_jobs(render({"image": {"digest": digest}, "stages": stages}))
+    main = {
+        job["metadata"]["labels"]["personaspace.dev/stage"]: job["spec"]["template"]["spec"][
+            "containers"
+        ][0]
+        for job in jobs.values()
+    }
+    assert "nvidia.com/gpu" not in main["couple"]["resources"]["limits"]
+    assert main["couple"]["image"] == "personaspace/cpu:" + chart.__version__
+    assert main["train"]["image"] == "personaspace/gpu:special"
+    assert main["extract"]["image"] == main["evaluate"]["image"] == "personaspace/gpu@" + digest
+
+
 def test_deadlines_are_the_pods_and_suspend_is_nobodys() -> None:
-    for job in of_kind(render(FULL), "Job").values():
-        assert "activeDeadlineSeconds" not in job["spec"] and "suspend" not in job["spec"]
-        assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 3600
+    def deadlines(values: dict[str, Any]) -> dict[str, int | None]:
+        jobs = of_kind(render(values), "Job").values()
+        for job in jobs:
+            assert "activeDeadlineSeconds" not in job["spec"] and "suspend" not in job["spec"]
+        return {
+            job["metadata"]["labels"]["personaspace.dev/stage"]: job["spec"]["template"][
+                "spec"
+            ].get("activeDeadlineSeconds")
+            for job in jobs
+        }
+
+    found = deadlines(FULL)
+    # The conductor lives as long as the study does.
+    assert found.pop("conductor") is None and set(found.values()) == {3600}
+    own = {**FULL, "stages": {"conductor": {"activeDeadlineSeconds": 60}}}
+    assert deadlines(own)["conductor"] == 60
+
+
+def test_only_a_verdict_ends_the_conductors_job() -> None:
+    for job in of_kind(render(), "Job").values():
+        if job["metadata"]["labels"]["personaspace.dev/stage"] == "conductor":
+            rules = job["spec"]["podFailurePolicy"]["rules"]
+            codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
+            assert codes == {"FailJob": [1, 2], "Ignore": [69, 75, 137, 143]}
+            assert job["spec"]["backoffLimit"] == 3
+            break
+    else:
+        pytest.fail("no conductor")
+
+
+def test_the_trial_bucket_needs_no_secret() -> None:
+    def main(values: dict[str, Any]) -> list[dict[str, Any]]:
+        jobs = of_kind(render(values, "values-tiny.yaml"), "Job").values()
+        return [job["spec"]["template"]["spec"]["containers"][0] for job in jobs]
+
+    for container in main({"seaweedfs": {"enabled": True}}):
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert "envFrom" not in container and env["AWS_ACCESS_KEY_ID"]
+        assert str(env["PERSONASPACE_STORE"]).startswith("s3://personaspace?endpoint=http://em205-")
+    elsewhere = {"seaweedfs": {"enabled": True}, "store": {"url": "s3://mine"}}
+    for values in ({}, elsewhere):
+        for container in main(values):
+            assert container["envFrom"] == [{"secretRef": {"name": "personaspace-s3"}}]
+            assert "AWS_ACCESS_KEY_ID" not in [entry["name"] for entry in container["env"]]
+
+
+def test_the_network_policy_holds_for_every_pod_that_reaches_out() -> None:
+    objects = render(FULL)
+    rule = of_kind(objects, "NetworkPolicy")["em205"]["spec"]["podSelector"]
+    ((key, names),) = [(e["key"], e["values"]) for e in rule["matchExpressions"]]
+    pods = [j["spec"]["template"]["metadata"] for j in of_kind(objects, "Job").values()]
+    pods += [pod["metadata"] for pod in of_kind(objects, "Pod").values()]
+    for pod in pods:
+        assert pod["labels"][key] in names
+        assert rule["matchLabels"].items() <= pod["labels"].items()
+    for server in of_kind(objects, "Deployment").values():
+        assert server["spec"]["template"]["metadata"]["labels"][key] not in names
 
 
 def test_with_kueue_pods_carry_no_gate() -> None:

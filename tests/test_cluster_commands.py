@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from personaspace.cli import app
 from personaspace.cluster import names
+from personaspace.cluster.api import api_errors, connect
+from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
 from personaspace.cluster.status import pod_state, progress_in
 from personaspace.commands.cluster import is_spec
@@ -63,6 +65,7 @@ class Api(ThreadingHTTPServer):
         self.logs: dict[str, str] = {}
         self.deleted: list[str] = []
         self.status = 200
+        self.closes = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,7 +74,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         parts = url.path.split("/")
-        if self.server.status != 200:
+        if self.server.closes:
+            self.close_connection = True  # no answer at all
+        elif self.server.status != 200:
             body = {"message": 'jobs is forbidden: User "bob" cannot list', "code": 403}
             self.answer(json.dumps(body), self.server.status)
         elif parts[-1] == "log":
@@ -263,6 +268,41 @@ def test_logs_of_a_condition_in_order(api: Api) -> None:
     assert run("logs", "em205", "y").exit_code == 2
 
 
+def test_followed_logs_of_pods_that_have_ended_come_in_order(api: Api) -> None:
+    study(api)
+    done = [{"state": {"terminated": {"exitCode": 0}}}]
+    for item in api.objects["jobs"]:
+        item["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+    stages = ("train", "extract", "couple", "evaluate")
+    api.objects["pods"] = [
+        pod(stage, phase="Succeeded", containerStatuses=done) for stage in reversed(stages)
+    ]
+    for stage in stages:
+        api.logs[f"em205-{stage}-abcde"] = f"{stage}\n" * 500
+    lines = run("logs", "em205", "x", "--follow").output.splitlines()
+    assert lines == [f"[{stage} s42] {stage}" for stage in stages for _ in range(500)]
+
+
+def test_a_reader_who_has_seen_enough_ends_the_logs(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    api.logs["em205-couple-abcde"] = "a\n" * 10
+
+    class Closed:
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None: ...
+
+    cluster = connect()
+    for follow in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr("personaspace.cluster.logs.sys.stdout", Closed())
+            with pytest.raises(BrokenPipeError), api_errors(cluster, "read logs"):
+                show(cluster, "em205", "x", follow=follow)
+
+
 def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     study(api)
     assert run("wait", "em205", "--timeout", "0.01").exit_code == 1
@@ -274,6 +314,59 @@ def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     assert shown.exit_code == 1 and table in shown.output
     api.objects["jobs"][-1] = job("conductor", "", state="Complete")
     assert run("wait", "em205").exit_code == 0
+
+
+def test_wait_outlasts_an_api_server_that_restarts(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    running = api.objects["jobs"]
+    ended = [*running[:-1], job("conductor", "", state="Complete")]
+    looks = 0
+
+    def look(_: float) -> None:
+        """In place of a pause: what happens between two looks."""
+        nonlocal looks
+        looks += 1
+        api.closes, api.status = looks in (1, 2), 403 if looks == 3 else 200
+        # `rerun --failed` deletes the conductor before the upgrade makes another.
+        api.objects["jobs"] = running[:-1] if looks == 4 else ended if looks > 5 else running
+
+    monkeypatch.setattr("personaspace.cluster.release.time.sleep", look)
+    shown = run("wait", "em205")
+    assert (shown.exit_code, looks) == (0, 6), shown.output + shown.stderr
+
+
+def test_wait_does_not_outlast_what_stays_forbidden(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    monkeypatch.setattr("personaspace.cluster.release.LOST_SECONDS", 0.2)
+    monkeypatch.setattr("personaspace.cluster.release.POLL_SECONDS", 0.1)
+    threading.Timer(0.3, setattr, (api, "status", 403)).start()
+    shown = run("wait", "em205")
+    assert shown.exit_code == 2 and "forbidden" in shown.stderr
+
+
+def test_failed_jobs_start_anew_with_the_aggregate_that_did_without_them(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    api.objects["jobs"] = [
+        job("train", state="Complete"),
+        job("couple", state="Failed"),
+        job("aggregate", "", "*", state="Complete"),
+        job("conductor", "", state="Failed"),
+    ]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shown = run("rerun", "em205", "--failed")
+    assert shown.exit_code == 2 and "helm is not on PATH" in shown.stderr and not api.deleted
+    helm = tmp_path / "helm"
+    helm.write_text("#!/bin/sh\necho null\n")
+    helm.chmod(0o755)
+    shown = run("rerun", "em205", "--failed")
+    assert shown.exit_code == 0, shown.stderr
+    assert api.deleted == ["em205-couple", "em205-aggregate", "em205-conductor"]
 
 
 def test_cancel_stops_the_conductor_first_and_leaves_what_is_done(api: Api) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster import actions, names, plan
+from personaspace.cluster import actions, conduct, names, plan
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision, decide
 from personaspace.cluster.plan import Plan
@@ -436,6 +436,62 @@ def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.Monk
     assert len(stage.run().done) == 5 and tries[0] == 5
     assert time.monotonic() - began < 20
     assert any("etcd is away" in line for line in stage.lines)
+
+
+def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(conduct, "connect", lambda *_, **__: Api())
+    monkeypatch.setattr(conduct, "_load_plan", lambda _: a_plan())
+    monkeypatch.setattr(conduct, "_end_all", lambda cluster, release, why: ended.append(why))
+    monkeypatch.setattr(conduct.interrupt, "install", lambda: None)
+    with pytest.raises(UserError, match="ftp://x"):
+        conduct._conduct(conduct.Settings("em205", Path("j"), Path("s"), "ftp://x"))
+    assert len(ended) == 1 and "ftp://x" in ended[0]
+
+
+def test_a_crash_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(_: conduct.Settings) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(conduct, "_conduct", crash)
+    with pytest.raises(SystemExit) as ended:
+        conduct.conduct(conduct.Settings("em205", Path("j"), Path("s"), ""))
+    assert ended.value.code == 70 and "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_the_last_table_is_json_lines_where_the_log_is(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PERSONASPACE_LOG", "json")
+    stage.fails = {"couple"}
+    stage.start()
+    with pytest.raises(SystemExit):
+        conduct._verdict(stage.conductor, stage.run())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("node") for line in lines] == [None, "couple", "evaluate", "aggregate"]
+    assert lines[1]["message"] == "couple: FAILED: couple: no luck"
+
+
+def test_a_job_without_a_store_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study_dict: dict[str, Any], write_spec: Any
+) -> None:
+    from typer.testing import CliRunner
+
+    from jobs.__main__ import app
+
+    monkeypatch.delenv("PERSONASPACE_STORE", raising=False)
+    monkeypatch.setenv("PERSONASPACE_TERMINATION_LOG", str(tmp_path / "message"))
+    arguments = ["train", "--spec", str(write_spec(study_dict)), "--condition", "x", "--seed", "42"]
+    shown = CliRunner().invoke(app, arguments)
+    said = "store: the URL is empty; it comes from --store or PERSONASPACE_STORE"
+    assert (shown.exit_code, shown.stderr.strip()) == (2, said)
+    assert (tmp_path / "message").read_text() == f"train:x:42: {said}"
+    monkeypatch.setenv("PERSONASPACE_LOG", "json")
+    shown = CliRunner().invoke(app, arguments)
+    entry = json.loads(shown.stderr)
+    assert (entry["event"], entry["message"]) == ("error", said)
 
 
 # --- the plan -------------------------------------------------------------------------------------

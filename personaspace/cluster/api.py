@@ -126,6 +126,8 @@ def api_errors(cluster: Cluster, doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise  # of our own output: the client turns those of its connections into others
     except ApiException as error:
         raise _explain(error, cluster, doing) from None
     except CONNECTION_ERRORS as error:

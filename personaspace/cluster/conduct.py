@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +18,8 @@ from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision
 from personaspace.cluster.views import job_view, pod_view
-from personaspace.errors import EXIT_FAILURE, Interrupted
-from personaspace.progress import log_line
+from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError
+from personaspace.progress import as_json, log_line
 from personaspace.store import open_store
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
@@ -51,7 +52,7 @@ def conduct(settings: Settings) -> None:
     """Run a release's conductor.
 
     Ends the process: 0 everything complete, 1 something failed or was not run, 2 the study or the
-    cluster's permissions are wrong, 75 asked to stop.
+    cluster's permissions are wrong, 69 the API is away, 70 a crash, 75 asked to stop.
     """
     from personaspace.cli import guarded
 
@@ -61,9 +62,13 @@ def conduct(settings: Settings) -> None:
 def _explained(settings: Settings) -> None:
     try:
         _conduct(settings)
-    except (Exception, Interrupted) as error:
+    except Exception as error:
         termination.write(f"conductor: {termination.message_of(error)}")
-        raise
+        if isinstance(error, UserError | Interrupted):
+            raise
+        # 1 is the verdict that something failed, after which no other conductor starts.
+        traceback.print_exc()
+        raise SystemExit(EXIT_CRASH) from None
 
 
 def _conduct(settings: Settings) -> None:
@@ -71,14 +76,15 @@ def _conduct(settings: Settings) -> None:
     cluster = connect(settings.namespace, pool=16)
     try:
         study = _load_plan(settings)
-    except plan.PlanFailedError as error:
+        place = open_store(settings.store)
+    except UserError as error:
         _end_all(cluster, settings.release, str(error))
         raise
     say(
         f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
         event="start",
     )
-    with open_store(settings.store) as store:
+    with place as store:
         conductor = Conductor(
             cluster,
             settings.release,
@@ -151,7 +157,11 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     text = f"{len(rows)} of {total} Jobs failed or did not run"
     say(f"conductor of {conductor.release}: {text}", event="end", state="failed")
     lines = [f"  {title:<{width}}  {fate}" for title, fate in rows]
-    print("\n".join(lines), flush=True)
+    if as_json():
+        for title, fate in rows:
+            say(f"{title}: {fate}", event="end", node=title)
+    else:
+        print("\n".join(lines), flush=True)
     termination.write("\n".join([text, *lines]))
     raise SystemExit(EXIT_FAILURE)
 

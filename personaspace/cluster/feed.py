@@ -18,6 +18,8 @@ from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
 #: A watch ends after so long and goes on from where it was; bounds how long a dead one is believed.
 WATCH_SECONDS = 240
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: An API server that has just started forbids what it will allow once it has read its roles.
+REFUSED_SECONDS = 60.0
 GONE = 410
 
 
@@ -28,8 +30,8 @@ class ExpiredError(Exception):
 class Feed(threading.Thread):
     """Puts `(kind, "reset", {name: view})`, `(kind, "set", view)`, `(kind, "drop", name)`.
 
-    Also `(kind, "trouble", text)` once when the API cannot be reached, and `(kind, "fatal", text)`
-    when the server forbids it.
+    Also `(kind, "trouble", text)` at each try that the API did not answer well, and
+    `(kind, "fatal", text)` when it goes on to forbid it.
 
     Args:
         cluster: Where.
@@ -51,7 +53,7 @@ class Feed(threading.Thread):
         self.cluster, self.kind, self.selector = cluster, kind, selector
         self.view, self.out = view, out
         self.version: str | None = None
-        self.calls = 0
+        self.calls = self.events = 0
 
     def run(self) -> None:
         """Follow for ever; see the class."""
@@ -62,29 +64,30 @@ class Feed(threading.Thread):
             raise
 
     def _follow(self) -> None:
-        pause, told = FIRST_PAUSE, False
+        pause, refused = FIRST_PAUSE, 0.0
         while True:
+            began, seen, text, status = time.monotonic(), self.events, "", 0
             try:
                 if self.version is None:
                     self._list()
-                pause, told = FIRST_PAUSE, False
                 self._watch()
-                continue
             except ExpiredError:
                 self.version = None
-                continue
             except ApiException as error:
-                if error.status in (401, 403):
-                    self.out.put((self.kind, "fatal", message_of(error)))
-                    return
-                if error.status == GONE:
-                    self.version = None
-                text = message_of(error)
+                # Whatever the server has against this version, a fresh list gives another.
+                self.version, text, status = None, message_of(error), error.status
             except (*CONNECTION_ERRORS, ValueError) as error:
                 text = f"{type(error).__name__}: {str(error)[:200]}"
-            if not told:
+            refused = (refused or began) if status in (401, 403) else 0.0
+            if refused and time.monotonic() - refused > REFUSED_SECONDS:
+                self.out.put((self.kind, "fatal", text))
+                return
+            if text:
                 self.out.put((self.kind, "trouble", text))
-                told = True
+            if self.events > seen or (not text and time.monotonic() - began > LONGEST_PAUSE):
+                pause = FIRST_PAUSE
+                if not text:
+                    continue
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(LONGEST_PAUSE, pause * 2)
 
@@ -133,6 +136,7 @@ class Feed(threading.Thread):
             if raw.get("code") == GONE:
                 raise ExpiredError
             raise ApiException(status=raw.get("code", 0), reason=raw.get("message", ""))
+        self.events += 1
         self.version = raw["metadata"]["resourceVersion"]
         if event["type"] == "DELETED":
             self.out.put((self.kind, "drop", raw["metadata"]["name"]))

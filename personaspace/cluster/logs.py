@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
@@ -19,6 +18,8 @@ from personaspace.errors import UserError
 #: Seconds between two looks for new pods.
 LOOK_SECONDS = 3.0
 _print_lock = threading.Lock()
+#: Set when nobody reads what is printed any more (head, less).
+_unread = threading.Event()
 
 
 def _labels(condition: str, stage: str, seed: int | None) -> dict[str, str]:
@@ -53,6 +54,10 @@ def _has_begun(pod: dict[str, Any]) -> bool:
     return any("running" in state or "terminated" in state for state in states)
 
 
+def _has_ended(pod: dict[str, Any]) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
+
+
 def _copy(cluster: Cluster, pod: dict[str, Any], prefix: str, follow: bool, tail: int) -> None:
     options: dict[str, Any] = {"tail_lines": tail} if tail >= 0 else {}
     try:
@@ -69,6 +74,8 @@ def _copy(cluster: Cluster, pod: dict[str, Any], prefix: str, follow: bool, tail
                 sys.stdout.write(f"{prefix} {line}\n")
                 sys.stdout.flush()
         answer.release_conn()
+    except BrokenPipeError:
+        _unread.set()
     except ApiException as error:
         print(f"{prefix} (no log: {message_of(error)})", file=sys.stderr)
     except CONNECTION_ERRORS as error:
@@ -97,7 +104,9 @@ def show(
 
     Raises:
         UserError: There are no such Jobs, or none has begun.
+        BrokenPipeError: Nobody reads on.
     """
+    _unread.clear()
     labels = _labels(condition, stage, seed)
     jobs_of(cluster, release, **labels)
     selector = names.selector(release, **labels)
@@ -117,7 +126,7 @@ def show(
             if uid in seen or not _has_begun(pod):
                 continue
             prefix = _prefix(pod, count[pod["metadata"]["labels"].get("job-name", "")] > 1)
-            if follow:
+            if follow and not _has_ended(pod):
                 thread = threading.Thread(
                     target=_copy, args=(cluster, pod, prefix, True, tail), daemon=True
                 )
@@ -126,6 +135,8 @@ def show(
             else:
                 seen[uid] = None
                 _copy(cluster, pod, prefix, False, tail)
+        if _unread.is_set():
+            raise BrokenPipeError
         if not follow:
             if not seen:
                 raise UserError(
@@ -134,4 +145,5 @@ def show(
             return
         if ended and not any(thread and thread.is_alive() for thread in seen.values()):
             return
-        time.sleep(LOOK_SECONDS)
+        if _unread.wait(LOOK_SECONDS):
+            raise BrokenPipeError

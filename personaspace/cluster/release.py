@@ -17,12 +17,15 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
-from personaspace.cluster.api import Cluster
+from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
 from personaspace.cluster.status import jobs_of
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UnavailableError, UserError
 
 POLL_SECONDS, LONGEST_POLL, SAY_SECONDS = 3.0, 60.0, 60.0
+#: For so long a release may be gone (between deletion and upgrade), or an API server that starts
+#: forbid what it will allow.
+LOST_SECONDS = 60.0
 _KEY = re.compile(r"\b(aggregate|report)/[0-9a-f]{16}\b")
 
 
@@ -51,27 +54,45 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
         Exit code: 0 everything complete, 1 something failed or the time is over.
     """
     began = said = time.monotonic()
-    pause, known = POLL_SECONDS, False
+    pause, known, lost = POLL_SECONDS, False, 0.0
     while True:
+        now = time.monotonic()
         try:
             job = conductor_of(cluster, release)
-            known, pause = True, POLL_SECONDS
+            known, pause, lost = True, POLL_SECONDS, 0.0
             state = job_view(job).state
             if state != "active":
                 words = last_words(cluster, job["metadata"]["name"]) or job_view(job).why
                 say(words or f"{release}: {state}")
                 return EXIT_OK if state == "succeeded" else EXIT_FAILURE
-            if time.monotonic() - said >= SAY_SECONDS:
-                said = time.monotonic()
+            if now - said >= SAY_SECONDS:
+                said = now
                 say(counts(cluster, release))
-        except (ApiException, OSError, UnavailableError) as error:
-            if not known or (isinstance(error, ApiException) and error.status in (401, 403)):
+        except (ApiException, UserError, OSError, *CONNECTION_ERRORS) as error:
+            lost = (lost or now) if _is_answer(error) else 0.0
+            if not known or (lost and now - lost >= LOST_SECONDS):
                 raise
             pause = min(LONGEST_POLL, pause * 2)
+            if now - said >= SAY_SECONDS:
+                said = now
+                say(f"{release}: waiting for the Kubernetes API: {_first_line(error)}")
         if seconds is not None and time.monotonic() - began >= seconds:
             say(f"{release}: still running after {seconds:g} s; {counts(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the API answered, if not well: there is no such release, or it is forbidden."""
+    if isinstance(error, ApiException):
+        return error.status in (401, 403)
+    return isinstance(error, UserError) and not isinstance(error, UnavailableError)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ApiException):
+        return message_of(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def counts(cluster: Cluster, release: str) -> str:
@@ -146,8 +167,9 @@ def _helm(*arguments: str, **options: Any) -> str:
         [program, *arguments], capture_output=True, text=True, check=False, **options
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["failed"]
-        raise UserError(f"helm {arguments[0]}: {lines[-1]}")
+        _, _, text = done.stderr.rpartition("Error: ")
+        lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+        raise UserError(f"helm {arguments[0]}: {'; '.join(lines) or 'failed'}")
     return done.stdout
 
 
@@ -177,15 +199,23 @@ def upgrade(
     _helm(*arguments, "-f", "-", input=json.dumps(values))
 
 
+def values_of(release: str, options: list[str]) -> dict[str, Any]:
+    """What the release's user gave. Raises UserError if Helm has no such release."""
+    found: dict[str, Any] = (
+        json.loads(_helm("get", "values", release, "-o", "json", *options)) or {}
+    )
+    return found
+
+
 def compute_again(
     release: str, chart: Path, options: list[str], stages: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Ask for stages to be computed again. Returns all reruns of the release."""
     if not (chart / "Chart.yaml").is_file():
         raise UserError(f"--chart {chart}: no chart there")
-    values = json.loads(_helm("get", "values", release, "-o", "json", *options)) or {}
+    values = values_of(release, options)
     nonce = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    found = values.get("experiment", {}).get("rerun", [])
+    found = (values.get("experiment") or {}).get("rerun") or []
     for stage in stages:
         found = rerun_values({"experiment": {"rerun": found}}, {**stage, "nonce": nonce})
     upgrade(release, chart, options, found)
@@ -193,11 +223,20 @@ def compute_again(
 
 
 def delete_failed(cluster: Cluster, release: str) -> list[str]:
-    """Delete failed Jobs and the ended conductor, so that an upgrade makes them anew."""
+    """Delete failed Jobs and the ended conductor, so that an upgrade makes them anew.
+
+    An aggregate that did without some of them (`analysis.partial`) is made anew as well.
+    """
     gone = []
-    for raw in jobs_of(cluster, release):
+    jobs = jobs_of(cluster, release)
+    lost = any(
+        job_view(raw).state == "failed" and raw["metadata"]["labels"][names.STAGE] != "conductor"
+        for raw in jobs
+    )
+    for raw in jobs:
         stage, state = raw["metadata"]["labels"][names.STAGE], job_view(raw).state
-        if state == "failed" or (stage == "conductor" and state != "active"):
+        again = stage == "conductor" or (stage == "aggregate" and lost)
+        if state == "failed" or (again and state != "active"):
             _delete(cluster, raw["metadata"]["name"])
             gone.append(raw["metadata"]["name"])
     return gone

@@ -75,7 +75,9 @@ class Settings(Part):
         None, description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
     )
     active_deadline_seconds: Seconds | None = Field(
-        None, description="Of one attempt, counted from the pod's start; waiting is free."
+        None,
+        description="Of one attempt, counted from the pod's start; waiting is free. That of `pods` "
+        "is not the conductor's.",
     )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(
         None, description="Retries before the stage has failed."
@@ -233,7 +235,9 @@ class NetworkPolicy(Part):
 class Seaweedfs(Part):
     """An S3 server in the cluster, for trying things out. Its data goes with its pod."""
 
-    enabled: StrictBool = False
+    enabled: StrictBool = Field(
+        False, description="Holds the artifacts, without any secret, unless `store.url` is given."
+    )
     image: Image = Image(repository="chrislusf/seaweedfs", tag="4.48")
     resources: Passed = Field({"requests": {"cpu": "100m", "memory": "256Mi"}})
     size: str = Field("10Gi", description="Limit of its scratch volume.")

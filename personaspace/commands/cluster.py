@@ -181,6 +181,7 @@ def rerun(
         raise UserError(f"--chart {chart}: no chart there")
     options = releases.helm_options(namespace, kubeconfig, context)
     if failed:
+        releases.values_of(release, options)  # nothing is deleted that Helm could not bring back
         with reach(namespace, kubeconfig, context, "rerun") as cluster:
             gone = releases.delete_failed(cluster, release)
         releases.upgrade(release, chart, options, None)

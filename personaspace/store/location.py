@@ -66,7 +66,7 @@ def parse_location(url: str) -> Path | S3Location:
         UserError: Empty, of another scheme, with an unknown option, a bad bucket name or prefix.
     """
     if not url.strip():
-        raise UserError("store: the URL is empty")
+        raise UserError("store: the URL is empty; it comes from --store or PERSONASPACE_STORE")
     if "://" not in url and not url.startswith("file:"):
         return Path(url).expanduser().absolute()
     try:

@@ -27,6 +27,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (replace "+" "_" .Chart.Version) }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end }}
 
+{{/* "yes" where the trial server holds the artifacts; it takes any key, so no secret is needed. */}}
+{{- define "experiment.trial" -}}
+{{- if and .Values.seaweedfs.enabled (not .Values.store.url) }}yes{{ end -}}
+{{- end }}
+
 {{/* The store's address; empty: the secret names it. */}}
 {{- define "experiment.storeUrl" -}}
 {{- if .Values.store.url -}}
@@ -45,14 +50,22 @@ Takes root and stage, gives JSON.
 {{- range $key, $value := .root.Values.pods -}}
 {{- if not (kindIs "invalid" $value) }}{{ $_ := set $settings $key $value }}{{ end -}}
 {{- end -}}
+{{- /* The conductor lives as long as the study: a deadline of stages is none of its own. */ -}}
+{{- if eq .stage "conductor" }}{{ $_ := unset $settings "activeDeadlineSeconds" }}{{ end -}}
 {{- range $key, $value := index .root.Values.stages .stage | default dict -}}
 {{- if not (kindIs "invalid" $value) }}{{ $_ := set $settings $key $value }}{{ end -}}
 {{- end -}}
-{{- $gpu := merge dict (dig "gpu" dict $settings) .root.Values.gpu -}}
+{{- /* Not sprig's merge: it takes 0 and "" for unset. */ -}}
+{{- $gpu := deepCopy .root.Values.gpu -}}
+{{- range $key, $value := dig "gpu" dict $settings }}{{ $_ := set $gpu $key $value }}{{ end -}}
 {{- if has .stage (list "aggregate" "conductor") }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
 {{- $_ := set $settings "gpu" $gpu -}}
-{{- $image := ternary .root.Values.image .root.Values.cpuImage (gt (int $gpu.count) 0) -}}
-{{- $_ := set $settings "image" (merge dict (dig "image" dict $settings) $image) -}}
+{{- $image := ternary .root.Values.image .root.Values.cpuImage (gt (int $gpu.count) 0) | deepCopy -}}
+{{- $own := dig "image" dict $settings -}}
+{{- /* The digest belongs to the image that it stands beside. */ -}}
+{{- if or $own.tag $own.repository }}{{ $_ := set $image "digest" "" }}{{ end -}}
+{{- range $key, $value := $own }}{{ $_ := set $image $key $value }}{{ end -}}
+{{- $_ := set $settings "image" $image -}}
 {{- toJson $settings -}}
 {{- end }}
 

@@ -125,7 +125,7 @@ spec:
 - name: PERSONASPACE_STORE
   value: {{ . | quote }}
 {{- end }}
-{{- if and .root.Values.seaweedfs.enabled (not .root.Values.store.existingSecret) }}
+{{- if include "experiment.trial" .root }}
 {{- /* The trial server checks no signature, but clients insist on signing. */}}
 - {name: AWS_ACCESS_KEY_ID, value: trial}
 - {name: AWS_SECRET_ACCESS_KEY, value: trial}
@@ -152,7 +152,7 @@ spec:
   valueFrom:
     secretKeyRef:
       name: {{ . | quote }}
-      key: {{ $.root.Values.hubToken.key }}
+      key: {{ $.root.Values.hubToken.key | quote }}
 {{- end }}
 {{- with .more }}
 {{ toYaml . }}
@@ -164,6 +164,8 @@ spec:
 
 {{- define "experiment.envFrom" -}}
 {{- $from := list -}}
+{{- if not (include "experiment.trial" .root) }}
 {{- with .root.Values.store.existingSecret }}{{ $from = append $from (dict "secretRef" (dict "name" .)) }}{{ end -}}
+{{- end }}
 {{- toYaml (concat $from (.settings.extraEnvFrom | default list)) -}}
 {{- end }}
