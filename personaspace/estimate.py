@@ -8,12 +8,12 @@ from personaspace import models, training
 from personaspace.spec import Recipe
 from personaspace.study import Study
 
-#: Rates assumed for one H100 (dense bf16 peak 989 TFLOP/s on the data sheet): the share of it that
-#: training and forward passes reach, and decoded tokens a second of a model of 7·10⁹ parameters.
-PEAK_FLOPS = 989e12
-TRAINING_SHARE = 0.3
-FORWARD_SHARE = 0.4
-DECODE_TOKENS_7B = 12_000.0
+#: Rates measured on one H100 with a model of Qwen2.5-7B's shape (docs/performance.md and
+#: docs/performance-generation.md): FLOP/s of LoRA training and of forward passes, and answered
+#: tokens a second. Small models keep a GPU less busy and take longer than these say.
+TRAINING_FLOPS = 510e12
+FORWARD_FLOPS = 665e12
+DECODE_TOKENS_7B = 15_000.0
 #: English text; chat models average near this.
 CHARACTERS_PER_TOKEN = 4.5
 #: Tokens that a chat template adds to each chat.
@@ -102,8 +102,8 @@ def estimate(study: Study) -> Estimate:
         if shape.matmul_parameters:
             n = shape.matmul_parameters
             seconds = (
-                4 * n * trained / (PEAK_FLOPS * TRAINING_SHARE)
-                + 2 * n * read / (PEAK_FLOPS * FORWARD_SHARE)
+                4 * n * trained / TRAINING_FLOPS
+                + 2 * n * read / FORWARD_FLOPS
                 + decoded / (DECODE_TOKENS_7B * 7e9 / n)
             )
             hours = seconds / 3600
