@@ -71,6 +71,7 @@ def test_every_figure_is_written_in_every_format_with_alt_text(
         "m1-layers",
         "m1-increment",
         "m2-layers",
+        "m2-convergence",
         "m3-layers",
         "training",
     ]
@@ -294,7 +295,18 @@ def test_spread_leaves_free_labels_where_they_are() -> None:
     ("without", "expected"),
     [
         (("geometry",), ["hero", "personas", "training"]),
-        (("rates", "leakage"), ["hero", "m1-layers", "m2-layers", "m3-layers", "training"]),
+        (
+            ("rates", "leakage"),
+            [
+                "hero",
+                "m1-layers",
+                "m1-increment",
+                "m2-layers",
+                "m2-convergence",
+                "m3-layers",
+                "training",
+            ],
+        ),
         (("rates", "leakage", "geometry"), ["training"]),
         (("rates", "leakage", "geometry", "training"), []),
     ],

@@ -13,7 +13,7 @@ from personaspace.figures.draw import plans
 from personaspace.figures.findings import load_findings
 
 LAYERS = (7, 14, 20)
-WARNING = "Fewer than ten questions are the clusters."
+WARNING = "Made up: the moon was full."
 
 
 def spread(layer: int, value: float) -> dict[str, Any]:
@@ -30,6 +30,8 @@ def enriched(found: dict[str, Any]) -> dict[str, Any]:
             "H1", "induction_minus_others", "recommended",
         ):  # fmt: skip
             row |= {"warning": WARNING, "effect_name": "Cohen's h"}
+    ours = ("condition_spread", "convergence_layer")
+    found["geometry"] = [row for row in found["geometry"] if row["name"] not in ours]
     found["geometry"] += [
         spread(layer, v) for layer, v in zip(LAYERS, (0.2, 0.06, 0.02), strict=True)
     ]
@@ -63,14 +65,17 @@ def test_effect_sizes_are_named_and_the_smallest_p_is_told(page: Page) -> None:
     assert h3[5].endswith("slope of the rate") and h3[6].endswith("at best 0.017")
 
 
-def test_failed_assumptions_stand_at_the_number_once_in_words(page: Page) -> None:
+def test_failed_assumptions_stand_at_the_number_once_in_words(page: Page, folder: Path) -> None:
     rows = [row for row in cells(page, "tests-table") if row[0] == "H1"]
     assert len(rows) == 4 and all("\u26a0" in row[4] for row in rows)
     notes = [text for text in page.text("li") if text == f"An assumption failed: {WARNING}"]
     links = {a["href"] for a in page.all("a") if a.get("class") == "warning"}
     assert any(link.startswith("#tests-table-note-") for link in links)
-    assert len(notes) == len({link.split("-note-")[0] for link in links})
-    assert any("4 results failed a check" in text for text in page.text("li"))
+    assert len(notes) == 2, "one for the tests, one for all rows; not one for each number"
+    found = results(folder)
+    failed = sum(1 for row in found["geometry"] + found["leakage"] if row.get("warning"))
+    assert failed >= 4
+    assert any(f"{failed} results failed a check" in text for text in page.text("li"))
 
 
 def test_what_measures_show_and_cannot_show_is_a_table(page: Page) -> None:
