@@ -71,6 +71,6 @@ def steps(trainer: training.Trainer, first: int, count: int) -> list[float]:
     """Runs steps and gives their losses."""
     for step in range(first, first + count):
         trainer._launch(step)
-        trainer._settle(1 if trainer.on_gpu else 0, None)
+        trainer._settle(trainer.behind, None)
     trainer._settle(0, None)
     return [entry.loss for entry in trainer.log]

@@ -215,6 +215,8 @@ class Trainer:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.on_gpu = self.device.type == "cuda"
+        #: Steps that may be launched before an earlier one's loss is read.
+        self.behind = 1 if self.on_gpu else 0
         self.engine = engine or step_engine(model, self.examples, recipe)
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()),
@@ -252,7 +254,7 @@ class Trainer:
             self._launch(done_steps)
             done_steps += 1
             due = done_steps % self.recipe.checkpoint_every == 0 and done_steps < self.steps
-            self._settle(1 if self.on_gpu and not due else 0, advance)
+            self._settle(0 if due else self.behind, advance)
             if checkpoints is not None and due:
                 checkpoints.save(len(self.log), self._write)
         self._settle(0, advance)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,15 @@ import torch
 from personaspace import adapters, packing, training
 from personaspace.activations import Passage, hidden_states
 from personaspace.chat import Example
-from personaspace.packed import PackedDecoder, extraction, fast, reference, supports
+from personaspace.packed import (
+    PackedDecoder,
+    attention,
+    extraction,
+    fast,
+    functional,
+    reference,
+    supports,
+)
 from personaspace.packed.layout import FILL, lay_out
 from personaspace.packed.linear import JointLinear, join
 from personaspace.packed.memory import Plan
@@ -235,6 +245,20 @@ def test_what_it_does_not_compute_is_left_to_the_model(loaded: Any, first: Path)
         finally:
             setattr(config, field, kept)
     assert supports(loaded.model)
+
+
+def test_where_it_is_the_faster_way(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU (here only said to be one) in half precision, with kernels for the rank."""
+    monkeypatch.setattr(attention, "available", lambda device: True)
+    monkeypatch.setattr(functional, "_kernels", lambda: (SimpleNamespace(RANKS=(16, 32)), None))
+    half = copy.deepcopy(loaded.model).to(torch.bfloat16)
+    assert fast(half) and not fast(loaded.model)
+    for rank, expected in ((16, True), (4, False)):
+        recipe = RECIPE.model_copy(update={"rank": rank})
+        with adapters.trainable(half, recipe, over=None, seed=1, field="t") as model:
+            assert fast(model.get_base_model()) is expected
+    monkeypatch.setattr(functional, "_kernels", lambda: None)
+    assert not fast(half), "no Triton, or no compiler for it"
 
 
 def test_layout_fills_up_with_a_sequence_of_its_own() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personaspace.packed import attention
+from personaspace.packed import attention, functional
 from personaspace.packed.decoder import PackedDecoder, supports
 
 if TYPE_CHECKING:
@@ -20,5 +20,12 @@ __all__ = ["PackedDecoder", "fast", "supports"]
 
 def fast(model: PreTrainedModel) -> bool:
     """Whether the packed decoder computes this model, and is the faster way where the model is."""
-    half = model.dtype.itemsize == 2
-    return half and attention.available(model.device) and supports(model)
+    if model.dtype.itemsize != 2 or not attention.available(model.device):
+        return False
+    ranks = {
+        adapter.weight.shape[0]
+        for module in model.modules()
+        for adapter in getattr(module, "lora_A", {}).values()
+        if adapter.weight.requires_grad
+    }
+    return supports(model) and all(functional.compiled(rank) for rank in ranks or {0})

@@ -30,7 +30,10 @@ def _varlen() -> tuple[Any, frozenset[str]] | None:
 
 def available(device: torch.device) -> bool:
     """Whether attention over packed sequences is fast on the device."""
-    return device.type == "cuda" and _varlen() is not None
+    if device.type != "cuda" or _varlen() is None:
+        return False
+    # FlashAttention-2 needs Ampere or later.
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def attend(

@@ -5,7 +5,10 @@ Base weights are frozen everywhere, so no gradient of theirs is computed. Shapes
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from functools import cache
+from shutil import which
 from types import ModuleType
 from typing import Any
 
@@ -16,13 +19,19 @@ from personaspace.packed import reference
 
 @cache
 def _kernels() -> tuple[ModuleType, ModuleType] | None:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
+    """The modules of kernels, where Triton is, and the C compiler that it needs."""
+    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
+    if importlib.util.find_spec("triton") is None or not any(c and which(c) for c in compilers):
         return None
     from personaspace.packed import kernels, lora_kernels
 
     return kernels, lora_kernels
+
+
+def compiled(rank: int) -> bool:
+    """Whether there are kernels here for a trained adapter of that rank; 0: for none."""
+    found = _kernels()
+    return found is not None and (rank == 0 or rank in found[0].RANKS)
 
 
 def ops(tensor: torch.Tensor) -> Any:
