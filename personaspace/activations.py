@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from personaspace import interrupt
+from personaspace import interrupt, packed
 from personaspace.attention import steady_attention
 from personaspace.errors import UserError
+from personaspace.packed import extraction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,27 +114,49 @@ def hidden_states(
     sequences: Sequence[Passage],
     layers: Sequence[int],
     *,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> States:
     """Both methods for every sequence, every chosen layer from one pass.
 
     The last prompt token cannot see the answer after it, so one pass over prompt and answer serves
-    both methods.
+    both methods. On a GPU the packed decoder computes what the model's own forward pass computes
+    elsewhere, with common beginnings of prompts computed once.
 
     Args:
         model: Causal LM in evaluation mode, adapters applied if any.
         sequences: In any order; results keep it.
         layers: Layer numbers from 0.
-        token_budget: Padded tokens per batch.
+        token_budget: Tokens per batch, padding included; by default 8192, or on a GPU as many as
+            memory holds.
         advance: Called with the number of sequences finished since the last call.
 
     Raises:
         UserError: Hidden states that are NaN or infinite, or an unknown architecture.
         Interrupted: Asked to stop.
     """
-    hidden = int(model.config.hidden_size)
-    shape = (len(sequences), len(layers), hidden)
+    decoder_of(model)
+    if packed.fast(model):
+        last_NLH, mean_NLH = extraction.hidden_states(
+            model, sequences, layers, token_budget=token_budget, advance=advance
+        )
+    else:
+        last_NLH, mean_NLH = _padded(model, sequences, layers, token_budget or 8192, advance)
+    if not (np.isfinite(last_NLH).all() and np.isfinite(mean_NLH).all()):
+        raise UserError("hidden states hold NaN or infinity: try model.dtype bfloat16 or float32")
+    answered_N = np.array([len(s.answer) > 0 for s in sequences])
+    return States(last_NLH, mean_NLH, answered_N)
+
+
+def _padded(
+    model: PreTrainedModel,
+    sequences: Sequence[Passage],
+    layers: Sequence[int],
+    token_budget: int,
+    advance: Callable[[int], None] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both methods with the model's own forward pass over padded batches."""
+    shape = (len(sequences), len(layers), int(model.config.hidden_size))
     last_NLH = np.zeros(shape, dtype=np.float32)
     mean_NLH = np.zeros(shape, dtype=np.float32)
     decoder, _ = decoder_of(model)
@@ -160,10 +183,7 @@ def hidden_states(
             seen.clear()
             if advance is not None:
                 advance(len(rows))
-    if not (np.isfinite(last_NLH).all() and np.isfinite(mean_NLH).all()):
-        raise UserError("hidden states hold NaN or infinity: try model.dtype bfloat16 or float32")
-    answered_N = np.array([len(s.answer) > 0 for s in sequences])
-    return States(last_NLH, mean_NLH, answered_N)
+    return last_NLH, mean_NLH
 
 
 def _right_padded(

@@ -224,6 +224,9 @@ def load_model(model: Model) -> PreTrainedModel:
     folder = local_folder(model)
     device, attention = device_and_attention()
     options: dict[str, Any] = {} if folder else {"revision": model.revision}
+    if device != "cpu":
+        # Each tensor goes from the mapped file straight to the GPU; no copy in host memory.
+        options["device_map"] = {"": device}
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             str(folder or model.name),
@@ -234,7 +237,6 @@ def load_model(model: Model) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.name: {model.name}: {str(error).splitlines()[0]}") from None
-    loaded.to(torch.device(device))  # type: ignore[arg-type]  # mistyped by transformers
     loaded.eval()
     loaded.requires_grad_(False)
     return loaded

@@ -54,9 +54,8 @@ def block_mask(lengths: Sequence[int]) -> torch.Tensor:
     return torch.tril(same_TT)[None, None]
 
 
-def make_row(examples: Sequence[Example]) -> Row:
-    """One row of the examples, in order."""
-    lengths = [len(example.ids) for example in examples]
+def loss_places(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+    """Positions in the row whose logits predict a token with loss, and those tokens."""
     keep, targets, start = [], [], 0
     for example in examples:
         # Logits at a position predict the next token, so loss on token p reads position p - 1.
@@ -65,6 +64,13 @@ def make_row(examples: Sequence[Example]) -> Row:
                 keep.append(start + position - 1)
                 targets.append(example.ids[position])
         start += len(example.ids)
+    return keep, targets
+
+
+def make_row(examples: Sequence[Example]) -> Row:
+    """One row of the examples, in order."""
+    lengths = [len(example.ids) for example in examples]
+    keep, targets = loss_places(examples)
     return Row(
         ids_BT=torch.tensor([[token for example in examples for token in example.ids]]),
         positions_BT=torch.cat([torch.arange(length) for length in lengths])[None],
@@ -74,22 +80,27 @@ def make_row(examples: Sequence[Example]) -> Row:
     )
 
 
-def pack(examples: Sequence[Example], row_tokens: int) -> list[Row]:
-    """Rows of at most `row_tokens` tokens that hold every example once.
+def bins(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Indices of the examples of each row, whose lengths sum to at most `row_tokens`.
 
-    First-fit decreasing (Johnson 1973): within 11/9 of the fewest rows possible.
+    First-fit decreasing (Johnson 1973): within 11/9 of the fewest rows possible. An example that is
+    longer has a row of its own.
     """
-    bins: list[list[int]] = []
+    found: list[list[int]] = []
     room: list[int] = []
-    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
-    for index in order:
-        length = len(examples[index].ids)
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         for number, free in enumerate(room):
-            if length <= free:
-                bins[number].append(index)
-                room[number] -= length
+            if lengths[index] <= free:
+                found[number].append(index)
+                room[number] -= lengths[index]
                 break
         else:
-            bins.append([index])
-            room.append(row_tokens - length)
-    return [make_row([examples[i] for i in sorted(members)]) for members in bins]
+            found.append([index])
+            room.append(row_tokens - lengths[index])
+    return [sorted(members) for members in found]
+
+
+def pack(examples: Sequence[Example], row_tokens: int) -> list[Row]:
+    """Rows of at most `row_tokens` tokens that hold every example once; see `bins`."""
+    members = bins([len(example.ids) for example in examples], row_tokens)
+    return [make_row([examples[index] for index in row]) for row in members]

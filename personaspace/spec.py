@@ -142,7 +142,11 @@ class Recipe(Section):
     max_steps: Count | None = Field(None, description="Stop after so many optimiser steps.")
     max_tokens: Count = Field(2048, description="Longer examples are cut at the end.")
     checkpoint_every: Count = Field(50, description="Steps between checkpoints.")
-    row_tokens: Count = Field(4096, description="Packed rows hold at most so many tokens.")
+    row_tokens: Count | None = Field(
+        None,
+        description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
+        "memory holds on a GPU.",
+    )
 
 
 class CouplingRecipe(Recipe):

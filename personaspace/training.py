@@ -3,16 +3,20 @@
 Every source of randomness is derived from the seed and the step's number (order of examples,
 dropout), so a run that stopped at any step and went on from its checkpoint ends with the adapter of
 a run that never stopped, bit for bit on a CPU.
+
+The gradients of a step come from an engine: on a GPU the packed decoder (`personaspace.packed`),
+elsewhere the model's own forward pass. Both see the same examples in the same order.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +31,9 @@ from personaspace.spec import Recipe
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+#: Tokens of a row where the spec says nothing, with the model's own forward pass.
+PLAIN_ROW_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -112,18 +119,93 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
+class StepEngine(Protocol):
+    """Computes the gradients of an optimiser step."""
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """Adds gradients of the mean loss over `loss_tokens`; returns the mean, float64.
+
+        Args:
+            seed: Decides what dropout drops.
+        """
+        ...
+
+
+class PlainStep:
+    """The model's own forward pass over packed rows with a mask: CPUs, other architectures.
+
+    Args:
+        model: The PEFT model.
+        row_tokens: Rows hold at most so many tokens.
+    """
+
+    def __init__(self, model: PeftModel, row_tokens: int) -> None:
+        self.model = model
+        self.row_tokens = row_tokens
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """See `StepEngine.backward`."""
+        torch.manual_seed(seed)
+        device = self.model.device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        with steady_attention(device):
+            for row in packing.pack(batch, self.row_tokens):
+                # Each row's share of the step's mean over all its loss tokens.
+                loss = row_loss(self.model, row.to(device)) / loss_tokens
+                loss.backward()
+                total += loss.detach()
+        return total
+
+
+def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -> StepEngine:
+    """The fastest engine for the model where it is: packed on a GPU, else plain."""
+    from personaspace import packed
+
+    base: Any = model.get_base_model()
+    if packed.fast(base):
+        from personaspace.packed.training import PackedStep
+
+        longest = max(len(example.ids) for example in examples)
+        return PackedStep.planned(model, longest, recipe.row_tokens)
+    return PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step whose loss and gradient norm may still be computing.
+
+    Attributes:
+        entry: The log's entry, without the two.
+        numbers: Loss and gradient norm, float64 `[2]`, on the host once `copied` has happened.
+        copied: CUDA event, or None if the numbers are there.
+    """
+
+    entry: StepLog
+    numbers: torch.Tensor
+    copied: Any
+
+
 class Trainer:
     """One LoRA run.
+
+    On a GPU a step's loss is read after the next step was started, so that the GPU never waits for
+    the host; a loss that is no number then ends the run one step later than on a CPU.
 
     Args:
         model: The PEFT model whose trainable parameters are the adapter.
         examples: All with at least one loss token.
         recipe: Hyper-parameters.
         seed: The study's seed.
+        engine: Computes gradients; by default the fastest there is.
     """
 
     def __init__(
-        self, model: PeftModel, examples: Sequence[Example], recipe: Recipe, seed: int
+        self,
+        model: PeftModel,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        seed: int,
+        engine: StepEngine | None = None,
     ) -> None:
         self.model = model
         self.examples = list(examples)
@@ -132,12 +214,18 @@ class Trainer:
         self.steps = total_steps(recipe, len(self.examples))
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
+        self.on_gpu = self.device.type == "cuda"
+        #: Steps that may be launched before an earlier one's loss is read.
+        self.behind = 1 if self.on_gpu else 0
+        self.engine = engine or step_engine(model, self.examples, recipe)
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
+            fused=self.on_gpu,
         )
         self.log: list[StepLog] = []
+        self._launched: deque[_Launched] = deque()
 
     def run(
         self,
@@ -156,22 +244,24 @@ class Trainer:
                 if advance is not None:
                     advance(done)
         self.model.train()
-        while len(self.log) < self.steps:
+        done_steps = len(self.log)
+        while done_steps < self.steps:
             if interrupt.asked():
+                self._settle(0, advance)
                 if checkpoints is not None and self.log:
                     checkpoints.save(len(self.log), self._write)
                 interrupt.check()
-            entry = self._step(len(self.log))
-            self.log.append(entry)
-            if advance is not None:
-                advance(entry)
-            due = len(self.log) % self.recipe.checkpoint_every == 0 and len(self.log) < self.steps
+            self._launch(done_steps)
+            done_steps += 1
+            due = done_steps % self.recipe.checkpoint_every == 0 and done_steps < self.steps
+            self._settle(0 if due else self.behind, advance)
             if checkpoints is not None and due:
                 checkpoints.save(len(self.log), self._write)
+        self._settle(0, advance)
         self.model.eval()
         return self.log
 
-    def _step(self, step: int) -> StepLog:
+    def _launch(self, step: int) -> None:
         recipe = self.recipe
         members = batch_indices(recipe, len(self.examples), self.seed, step)
         batch = [self.examples[index] for index in members]
@@ -179,23 +269,36 @@ class Trainer:
         rate = learning_rate(recipe, step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(derive_seed(self.seed, "dropout", step))
-        total = 0.0
-        with steady_attention(self.device):
-            for row in packing.pack(batch, recipe.row_tokens):
-                # Each row's share of the step's mean over all its loss tokens.
-                loss = row_loss(self.model, row.to(self.device)) / loss_tokens
-                loss.backward()
-                total += float(loss.detach())
+        seed = derive_seed(self.seed, "dropout", step)
+        loss = self.engine.backward(batch, loss_tokens, seed)
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
-        for name, value in (("loss", total), ("gradient's norm", float(norm))):
-            if not math.isfinite(value):
-                raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
+        tokens = sum(len(example.ids) for example in batch)
+        entry = StepLog(step + 1, math.nan, rate, math.nan, tokens, loss_tokens)
+        numbers = torch.stack([loss, norm.double()])
+        if self.on_gpu:
+            host = torch.empty(2, dtype=torch.float64, pin_memory=True)
+            host.copy_(numbers, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._launched.append(_Launched(entry, host, copied))
+        else:
+            self._launched.append(_Launched(entry, numbers, None))
+            _check(step, *numbers.tolist())
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        tokens = sum(len(example.ids) for example in batch)
-        return StepLog(step + 1, total, rate, float(norm), tokens, loss_tokens)
+
+    def _settle(self, left: int, advance: Callable[[StepLog], None] | None) -> None:
+        """Log the steps launched, all but the last `left`."""
+        while len(self._launched) > left:
+            launched = self._launched.popleft()
+            if launched.copied is not None:
+                launched.copied.synchronize()
+            loss, norm = launched.numbers.tolist()
+            _check(len(self.log), loss, norm)
+            self.log.append(replace(launched.entry, loss=loss, gradient_norm=norm))
+            if advance is not None:
+                advance(self.log[-1])
 
     def _write(self, folder: Path) -> None:
         tensors: dict[str, torch.Tensor] = {}
@@ -215,10 +318,17 @@ class Trainer:
                 state = {}
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors[f"{key}:{name}"]
-                    state[key] = value if key == "step" else value.to(parameter.device)
+                    on_host = key == "step" and not self.on_gpu
+                    state[key] = value if on_host else value.to(parameter.device)
                 self.optimiser.state[parameter] = state
         entries = json.loads((folder / "log.json").read_text(encoding="utf-8"))
         self.log = [StepLog(**entry) for entry in entries]
+
+
+def _check(step: int, loss: float, norm: float) -> None:
+    for name, value in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(value):
+            raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
 
 
 def row_loss(model: torch.nn.Module, row: packing.Row) -> torch.Tensor:

@@ -161,7 +161,7 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
             yield f"seeds[{index}]", f"{seed} is listed twice"
     for section in ("training", "coupling.recipe"):
         recipe = spec.training if section == "training" else spec.coupling.recipe
-        if recipe.row_tokens < recipe.max_tokens:
+        if recipe.row_tokens is not None and recipe.row_tokens < recipe.max_tokens:
             yield f"{section}.row_tokens", f"is less than max_tokens ({recipe.max_tokens})"
 
 

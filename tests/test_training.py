@@ -456,6 +456,32 @@ def test_killed_between_checkpoints(
     assert kept.saved == [2, 4]  # a finished run is its artifact, not a checkpoint
 
 
+def test_reading_losses_a_step_late_changes_nothing(
+    loaded: Any, undisturbed: dict[bool, Any], tmp_path: Path
+) -> None:
+    """As on a GPU, where the host does not wait for a step before it starts the next."""
+    recipe = SMALL.model_copy(update={"checkpoint_every": 3})
+    kept, told = Kept(tmp_path), []
+
+    def advance(entry: training.StepLog) -> None:
+        told.append(entry.step)
+        if entry.step == 4:
+            interrupt._asked.set()
+
+    with (
+        adapters.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model,
+        pytest.raises(Interrupted),
+    ):
+        trainer = training.Trainer(model, EXAMPLES, recipe, 7)
+        trainer.behind = 1
+        # Step 5 was under way when step 4 was told, and is logged and kept as well.
+        trainer.run(kept.checkpoints(), advance)
+    assert told == [1, 2, 3, 4, 5] and kept.saved == [3, 5]
+    assert json.loads((kept.folder / "3" / "log.json").read_text())[-1]["step"] == 3
+    interrupt.reset()
+    assert_same_run(resumed(loaded.model, kept, 99, None, recipe), undisturbed[False])
+
+
 def test_asked_to_stop_before_the_first_step(loaded: Any, tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     interrupt._asked.set()

@@ -1,0 +1,181 @@
+"""What the benchmarks share: a model of a known shape, examples, clocks, the GPU's ceiling."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personaspace.chat import Example
+
+#: Qwen2.5-7B's shape (its published configuration); the weights here are random.
+QWEN_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    "tie_word_embeddings": False,
+}
+#: Small enough for a CPU, to try the scripts.
+TINY = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A random model and what a token costs in it.
+
+    Attributes:
+        model: In bfloat16 on the GPU, or float32 on a CPU.
+        matmul_parameters: Parameters each token is multiplied with (no input embedding).
+    """
+
+    model: Any
+    matmul_parameters: int
+
+
+def device() -> torch.device:
+    """The GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def random_model(**changed: int) -> Model:
+    """Qwen2.5-7B's shape (tiny on a CPU) with random weights of the usual spread.
+
+    Args:
+        changed: Fields of the configuration that differ.
+    """
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    shape: dict[str, Any] = {**(QWEN_7B if device().type == "cuda" else TINY), **changed}
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
+    with torch.device(device()):
+        model = AutoModelForCausalLM.from_config(
+            Qwen2Config(**shape), dtype=dtype, attn_implementation="sdpa"
+        )
+    model.eval()
+    model.requires_grad_(False)
+    total = sum(p.numel() for p in model.parameters())
+    return Model(model, total - model.get_input_embeddings().weight.numel())
+
+
+def chats(count: int, vocabulary: int, about: int = 200, seed: int = 0) -> list[Example]:
+    """Prompts and answers of `about` tokens each (three quarters to five quarters of it).
+
+    Tokens follow a fixed random chain over a thousand tokens, so there is something to learn.
+    """
+    dice = random.Random(seed)
+    used = dice.sample(range(3, vocabulary), min(1000, vocabulary - 3))
+    after = {token: dice.choice(used) for token in used}
+    made = []
+    for _ in range(count):
+        prompt, answer = (dice.randint(about * 3 // 4, about * 5 // 4) for _ in range(2))
+        ids = [dice.choice(used)]
+        while len(ids) < prompt + answer:
+            ids.append(after[ids[-1]] if dice.random() < 0.8 else dice.choice(used))
+        made.append(Example(tuple(ids), (False,) * prompt + (True,) * answer))
+    return made
+
+
+def wait() -> None:
+    """Until the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ceiling() -> float:
+    """bf16 matrix products of 8192³ a second, in TFLOP/s; random data, median of 10."""
+    if not torch.cuda.is_available():
+        return float("nan")
+    size = 8192
+    a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        a @ b
+    seconds = []
+    for _ in range(10):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        a @ b
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1000)
+    return 2 * size**3 / statistics.median(seconds) / 1e12
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that the work takes, the GPU's share included."""
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
+
+
+def limit_memory(gib: float | None) -> None:
+    """Let this process take no more of the GPU than a smaller card has."""
+    if gib is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total)
+
+
+def peak_gib() -> float:
+    """Most memory PyTorch had allocated since the last call, GiB."""
+    if not torch.cuda.is_available():
+        return float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def describe() -> dict[str, str]:
+    """Where this ran."""
+    import transformers
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def report(rows: list[dict[str, Any]], facts: dict[str, Any], out: Path | None) -> None:
+    """A table for people, and JSON of the same numbers."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(names[i]), *(len(row[i]) for row in cells)) for i in range(len(names))]
+    print("  ".join(name.ljust(width) for name, width in zip(names, widths, strict=True)))
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    text = json.dumps({**describe(), **facts, "rows": rows}, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+        print(f"written: {out}")
+    else:
+        print(text)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,93 @@
+"""Gradients of an optimiser step on a GPU: its examples in few rows, nothing padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from personaspace.chat import Example
+from personaspace.errors import UserError
+from personaspace.packed import memory
+from personaspace.packed.decoder import PackedDecoder
+from personaspace.packed.layout import Layout, lay_out
+from personaspace.packing import bins, loss_places
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+#: Adapted modules of a layer, at most.
+_MODULES = 7
+
+
+class PackedStep:
+    """Runs the examples of a step through the packed decoder.
+
+    Args:
+        model: PEFT model whose base `supports` holds for.
+        plan: Length of rows, and layers that recompute.
+    """
+
+    def __init__(self, model: PeftModel, plan: memory.Plan) -> None:
+        base: Any = model.get_base_model()
+        self.device: torch.device = base.device
+        self.plan = plan
+        self.decoder = PackedDecoder(base, plan.checkpointed)
+        self.layers = len(self.decoder.layers)
+
+    @classmethod
+    def planned(cls, model: PeftModel, longest: int, row_tokens: int | None) -> PackedStep:
+        """As the GPU's free memory allows.
+
+        Args:
+            longest: Tokens of the longest example.
+            row_tokens: Rows hold at most so many, if given.
+        """
+        base: Any = model.get_base_model()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        limit = min(row_tokens or memory.LONGEST_ROW, memory.LONGEST_ROW)
+        free = memory.free_bytes(base.device)
+        return cls(model, memory.plan(free, memory.costs(base, trained), limit, longest))
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """Gradients of the mean loss over `loss_tokens`; the mean itself, float64 on the device.
+
+        Args:
+            seed: Decides the step's dropout masks.
+
+        Raises:
+            UserError: The GPU's memory is too small.
+        """
+        rows = bins([len(example.ids) for example in batch], self.plan.row_tokens)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(
+            -(2**31), 2**31, (len(rows), self.layers, _MODULES), generator=generator
+        )
+        seeds = self._to_device(drawn.to(torch.int32))
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.decoder.refresh()
+        try:
+            for number, members in enumerate(rows):
+                layout, keep_K, targets_K = self._row([batch[index] for index in members])
+                loss = self.decoder.loss(layout, keep_K, targets_K, seeds[number]) / loss_tokens
+                loss.backward()
+                total += loss.detach()
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the GPU's memory is too small for rows of {self.plan.row_tokens} tokens, with "
+                f"{self.plan.checkpointed} of {self.layers} layers recomputed: lower max_tokens"
+            ) from None
+        return total
+
+    def _row(self, examples: Sequence[Example]) -> tuple[Layout, torch.Tensor, torch.Tensor]:
+        keep, targets = loss_places(examples)
+        return (
+            lay_out([example.ids for example in examples], self.device),
+            self._to_device(torch.tensor(keep, dtype=torch.long)),
+            self._to_device(torch.tensor(targets, dtype=torch.long)),
+        )
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)

@@ -1,0 +1,326 @@
+"""The packed decoder: the same losses, gradients and states as the model's own forward pass."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from personaspace import adapters, packing, training
+from personaspace.activations import Passage, hidden_states
+from personaspace.chat import Example
+from personaspace.packed import (
+    PackedDecoder,
+    attention,
+    extraction,
+    fast,
+    functional,
+    reference,
+    supports,
+)
+from personaspace.packed.layout import FILL, lay_out
+from personaspace.packed.linear import JointLinear, join
+from personaspace.packed.memory import Plan
+from personaspace.packed.training import PackedStep
+from personaspace.spec import Recipe
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)
+NAMES = list(RECIPE.targets)
+
+
+def examples(count: int, seed: int = 0) -> list[Example]:
+    dice = random.Random(seed)
+    made = []
+    for _ in range(count):
+        length, answer = dice.randint(12, 30), dice.randint(2, 10)
+        ids = tuple(dice.randrange(3, 800) for _ in range(length))
+        made.append(Example(ids, (False,) * (length - answer) + (True,) * answer))
+    return made
+
+
+@contextmanager
+def adapted(model: Any, recipe: Recipe, over: Path | None = None) -> Iterator[Any]:
+    """A trainable adapter whose B is not nought, so that every gradient is something."""
+    with adapters.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
+        torch.manual_seed(0)
+        for name, parameter in peft_model.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                parameter.data.normal_(0, 0.05)
+        peft_model.train()
+        yield peft_model
+
+
+@pytest.fixture(scope="module")
+def first(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that does something, to train over."""
+    folder = tmp_path_factory.mktemp("first")
+    with adapted(loaded.model, RECIPE.model_copy(update={"rank": 3})) as peft_model:
+        adapters.save(peft_model, folder, "tiny")
+    return folder
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a tensor as a share of its largest entry."""
+    assert set(one) == set(other) and one
+    return max(float((one[n] - other[n]).abs().max() / other[n].abs().max()) for n in one)
+
+
+# Losses and gradients
+
+
+@pytest.mark.parametrize(
+    "targets, stacked", [(NAMES, False), (NAMES, True), (["q_proj", "v_proj", "down_proj"], False)]
+)
+@pytest.mark.parametrize("checkpointed", [0, 3])
+def test_loss_and_gradients_are_the_models_own(
+    loaded: Any, first: Path, targets: list[str], stacked: bool, checkpointed: int
+) -> None:
+    batch = examples(7)
+    row = packing.make_row(batch)
+    recipe = RECIPE.model_copy(update={"targets": targets})
+    with adapted(loaded.model, recipe, first if stacked else None) as model:
+        base = model.get_base_model()
+        assert supports(base)
+        wanted = training.row_loss(model, row)
+        wanted.backward()
+        slopes = gradients(model)
+        decoder = PackedDecoder(base, checkpointed)
+        layout = lay_out([made.ids for made in batch], CPU)
+        loss = decoder.loss(layout, row.keep_K, row.targets_K, None)
+        loss.backward()
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+        assert apart(gradients(model), slopes) < 2e-5
+        # Examples see nothing of each other: with one left out, the others' losses sum the same.
+        some, rest = packing.make_row(batch[:3]), packing.make_row(batch[3:])
+        parts = [
+            decoder.loss(lay_out([m.ids for m in part], CPU), r.keep_K, r.targets_K, None).item()
+            for part, r in ((batch[:3], some), (batch[3:], rest))
+        ]
+        assert sum(parts) == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -> None:
+    """Hooks put the masks, made from the seeds, into PEFT's own layers: all is the same then."""
+    batch = examples(5, seed=1)
+    row = packing.make_row(batch)
+    seeds = torch.randint(-(2**31), 2**31, (4, 7)).to(torch.int32)
+    with adapted(loaded.model, RECIPE.model_copy(update={"dropout": 0.3})) as model:
+        base = model.get_base_model()
+        handles = []
+        for number, layer in enumerate(base.model.layers):
+            for place, (name, block) in enumerate(
+                (n, layer.self_attn if n in NAMES[:4] else layer.mlp) for n in NAMES
+            ):
+                handles.append(_masked(getattr(block, name), seeds[number, place], row, number))
+        wanted = training.row_loss(model, row)
+        wanted.backward()
+        slopes = gradients(model)
+        for handle in handles:
+            handle.remove()
+        decoder = PackedDecoder(base)
+        layout = lay_out([made.ids for made in batch], CPU)
+        loss = decoder.loss(layout, row.keep_K, row.targets_K, seeds)
+        loss.backward()
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+        assert apart(gradients(model), slopes) < 2e-5
+        other = decoder.loss(layout, row.keep_K, row.targets_K, seeds + 1)
+        assert abs(other.item() / loss.item() - 1) > 1e-4
+
+
+def _masked(module: Any, seed: torch.Tensor, row: packing.Row, number: int) -> Any:
+    """Makes PEFT's dropout of a layer use our mask."""
+
+    def hook(_: Any, inputs: tuple[torch.Tensor, ...], __: torch.Tensor) -> torch.Tensor:
+        x = inputs[0]
+        mask = reference.keep_mask(seed, x.shape[1], x.shape[2], 0.3)
+        # In the last layer only tokens with loss go on after attention, and are counted anew.
+        last = number == 3 and module is not None and module.after_attention
+        if last:
+            mask = torch.zeros(x.shape[1:], dtype=torch.bool)
+            mask[row.keep_K] = reference.keep_mask(seed, len(row.keep_K), x.shape[2], 0.3)
+        return x * mask / 0.7
+
+    module.after_attention = module.base_layer.in_features != 64 or module.base_layer.bias is None
+    return module.lora_dropout["default"].register_forward_hook(hook)
+
+
+def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
+    runs = []
+    for packed in (False, True):
+        with adapters.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
+            engine = PackedStep(model, Plan(50, 2)) if packed else None
+            trainer = training.Trainer(model, examples(10), RECIPE, 7, engine=engine)
+            log = trainer.run()
+            runs.append((log, {n: p.detach().clone() for n, p in trainer.parameters.items()}))
+    (plain, after), (ours, other) = runs
+    assert isinstance(plain[0].loss, float) and len(plain) == 9
+    assert [e.loss for e in ours] == pytest.approx([e.loss for e in plain], rel=1e-5)
+    norms = [e.gradient_norm for e in plain]
+    assert [e.gradient_norm for e in ours] == pytest.approx(norms, rel=1e-4)
+    assert plain[-1].loss < plain[0].loss - 1
+    assert all(torch.allclose(after[n], other[n], atol=2e-4) for n in after)
+
+
+def test_masks_keep_the_right_share_independently() -> None:
+    rows, columns = 1024, 1536
+    for dropout in (0.05, 0.5):
+        masks = [
+            reference.keep_mask(torch.tensor(seed, dtype=torch.int32), rows, columns, dropout)
+            for seed in (5, 6, -7)
+        ]
+        spread = dropout * (1 - dropout)
+        centred = [mask.float() - (1 - dropout) for mask in masks]
+        for mask in centred:
+            # Five standard errors of a mean of independent draws.
+            assert abs(float(mask.mean())) < 5 * (spread / mask.numel()) ** 0.5
+            # Rows and columns vary as sums of independent draws do.
+            assert float(mask.mean(1).var()) * columns / spread == pytest.approx(1, abs=0.25)
+            assert float(mask.mean(0).var()) * rows / spread == pytest.approx(1, abs=0.25)
+        one = centred[0]
+        pairs = [one[1:] * one[:-1], one[:, 1:] * one[:, :-1], one[64:] * one[:-64]]
+        pairs += [centred[0] * centred[1], centred[0] * centred[2]]
+        for product in pairs:
+            assert abs(float(product.mean())) < 5 * spread / product.numel() ** 0.5
+
+
+# Weights side by side
+
+
+def test_joined_weights_stay_the_models_own(loaded: Any) -> None:
+    before = {n: t.clone() for n, t in loaded.model.state_dict().items()}
+    ids = torch.tensor([[5, 9, 33, 7]])
+    with torch.no_grad():
+        wanted = loaded.model(input_ids=ids).logits
+        PackedDecoder(loaded.model)
+        assert loaded.model(input_ids=ids).logits.equal(wanted)
+    after = loaded.model.state_dict()
+    assert all(after[n].equal(before[n]) for n in before)
+
+
+def test_joining_again_copies_nothing() -> None:
+    layers = [torch.nn.Linear(6, 4), torch.nn.Linear(6, 2), torch.nn.Linear(6, 2)]
+    weights = [layer.weight for layer in layers]
+    values = torch.cat([w.data.clone() for w in weights])
+    joint = join(weights, 8)
+    assert joint.shape == (8, 14) and joint[:, :6].equal(values)
+    assert join(weights, 8).data_ptr() == joint.data_ptr()
+    for room in (0, 16):
+        other = join(weights, room)
+        assert other.data_ptr() != joint.data_ptr() and other[:, :6].equal(values)
+    assert torch.cat([w.data for w in weights]).equal(values)
+
+
+def test_what_it_does_not_compute_is_left_to_the_model(loaded: Any, first: Path) -> None:
+    assert supports(loaded.model) and not fast(loaded.model), "float32 on a CPU"
+    with adapted(loaded.model, RECIPE.model_copy(update={"targets": ["q_proj", "lm_head"]})) as m:
+        assert not supports(m.get_base_model())
+    # Queries trained over an adapter of all seven: one group, two kinds of adapters.
+    with adapted(loaded.model, RECIPE.model_copy(update={"targets": ["q_proj"]}), first) as m:
+        assert not supports(m.get_base_model())
+    config = loaded.model.config
+    for field, value in (
+        ("model_type", "gpt2"),
+        ("hidden_act", "gelu"),
+        ("attention_dropout", 0.1),
+    ):
+        kept = getattr(config, field)
+        try:
+            setattr(config, field, value)
+            assert not supports(loaded.model), field
+        finally:
+            setattr(config, field, kept)
+    assert supports(loaded.model)
+
+
+def test_where_it_is_the_faster_way(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU (here only said to be one) in half precision, with kernels for the rank."""
+    monkeypatch.setattr(attention, "available", lambda device: True)
+    monkeypatch.setattr(functional, "_kernels", lambda: (SimpleNamespace(RANKS=(16, 32)), None))
+    half = copy.deepcopy(loaded.model).to(torch.bfloat16)
+    assert fast(half) and not fast(loaded.model)
+    for rank, expected in ((16, True), (4, False)):
+        recipe = RECIPE.model_copy(update={"rank": rank})
+        with adapters.trainable(half, recipe, over=None, seed=1, field="t") as model:
+            assert fast(model.get_base_model()) is expected
+    monkeypatch.setattr(functional, "_kernels", lambda: None)
+    assert not fast(half), "no Triton, or no compiler for it"
+
+
+def test_layout_fills_up_with_a_sequence_of_its_own() -> None:
+    layout = lay_out([[5] * 100, [6] * 60], CPU)
+    assert len(layout) == 2 * FILL and layout.tokens == 160
+    assert layout.starts_S1.tolist() == [0, 100, 160, 256]
+    assert layout.positions_T[:100].tolist() == list(range(100))
+    assert layout.positions_T[160:].tolist() == list(range(96))
+    assert (layout.longest, layout.longest_keys) == (100, 100)
+    assert lay_out([[5] * FILL], CPU).starts_S1.tolist() == [0, FILL]
+
+
+# States
+
+
+def passages() -> list[Passage]:
+    dice = random.Random(2)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(dice.randrange(3, 800) for _ in range(count))
+
+    made = []
+    for persona in range(3):
+        head = draw(9 + persona)
+        made += [Passage(head + draw(dice.randint(1, 8)), draw(n)) for n in (0, 3, 9, 1)]
+    return [*made, made[0], Passage(draw(5), draw(2))]
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+@pytest.mark.parametrize("layers", [[0, 2, 3], [2, 1]])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_states_are_those_of_the_padded_pass(
+    loaded: Any, first: Path, share: bool, budget: int, layers: list[int], stacked: bool
+) -> None:
+    sequences = passages()
+    counts: list[int] = []
+    with adapters.applied(loaded.model, *([first, first] if stacked else [])):
+        wanted = hidden_states(loaded.model, sequences, layers)
+        last, mean = extraction.hidden_states(
+            loaded.model, sequences, layers, token_budget=budget, share=share, advance=counts.append
+        )
+    assert sum(counts) == len(sequences)
+    for ours, theirs in ((last, wanted.last_NLH), (mean, wanted.mean_NLH)):
+        assert np.abs(ours - theirs).max() < 2e-6 * np.abs(theirs).max()
+        assert np.abs(theirs[0] - theirs[1]).max() > 0.01 * np.abs(theirs).max()
+    assert not mean[0].any()
+
+
+def test_no_layer_above_the_highest_runs_and_prefixes_run_once(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = JointLinear.__call__
+
+    def count(self: JointLinear, x_TW: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(x_TW))
+        return real(self, x_TW, *rest)
+
+    monkeypatch.setattr(JointLinear, "__call__", count)
+    head = tuple(range(10, 210))
+    many = [Passage((*head, 300 + n)) for n in range(100)]
+    extraction.hidden_states(loaded.model, many, [1])
+    # Two layers, of three products each besides the gated one; prefixes once, then 100 tokens.
+    assert seen == [256] * 6 + [128] * 6

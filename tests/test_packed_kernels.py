@@ -1,0 +1,150 @@
+"""The Triton kernels against their plain formulas: on a GPU, or anywhere by Triton's interpreter.
+
+Without a GPU: `TRITON_INTERPRET=1 python -m pytest tests/test_packed_kernels.py`, where the package
+triton is installed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from personaspace.packed import reference
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not torch.cuda.is_available() and not INTERPRETED:
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+from personaspace.packed import kernels, lora_kernels  # noqa: E402
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+#: In float32 both round alike; the interpreter knows no bfloat16.
+DTYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-3}
+
+everywhere = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def draw(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape, device=DEVICE).to(dtype)
+
+
+def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Memory in which whatever is not written shows."""
+    return torch.full(shape, torch.nan, device=DEVICE, dtype=dtype)
+
+
+def check(found: Any, wanted: Any, dtype: torch.dtype) -> None:
+    pairs = zip(found, wanted, strict=True) if isinstance(found, tuple) else [(found, wanted)]
+    for one, other in pairs:
+        one, other = one.double(), other.double()
+        assert float((one - other).norm()) <= TOLERANCE[dtype] * float(other.norm())
+
+
+@everywhere
+@pytest.mark.parametrize("added", [True, False])
+def test_norm(dtype: torch.dtype, added: bool) -> None:
+    tokens, width = 37, 96
+    residual, weight = draw(tokens, width, dtype=dtype), draw(width, dtype=dtype)
+    delta = draw(tokens, width, dtype=dtype) if added else None
+    outs = [poisoned(tokens, width + 5, dtype=dtype)[:, :width] for _ in range(2)]
+    found = kernels.add_rms_norm(residual, delta, weight, 1e-6, outs[0])
+    wanted = reference.add_rms_norm(residual, delta, weight, 1e-6, outs[1])
+    check((*found, outs[0]), (*wanted, outs[1]), dtype)
+    total, rstd = wanted
+    slope = draw(tokens, width + 5, dtype=dtype)[:, :width]
+    for more in (None, draw(tokens, width, dtype=dtype)):
+        back = (slope, more, total, weight, rstd)
+        check(kernels.add_rms_norm_back(*back), reference.add_rms_norm_back(*back), dtype)
+
+
+@everywhere
+def test_rotation(dtype: torch.dtype) -> None:
+    tokens, heads, kv_heads, half = 37, 5, 2, 8
+    qkv = draw(tokens, (heads + 2 * kv_heads) * 2 * half, dtype=dtype)
+    angles = [draw(tokens, half, dtype=dtype) for _ in range(2)]
+    found = kernels.rotate(qkv, *angles, heads, kv_heads)
+    check(found, reference.rotate(qkv, *angles, heads, kv_heads), dtype)
+    check(kernels.rotate_back(*found, *angles), reference.rotate_back(*found, *angles), dtype)
+
+
+@everywhere
+def test_gate(dtype: torch.dtype) -> None:
+    tokens, width = 21, 1500
+    both = draw(tokens, 2 * width, dtype=dtype) * 3
+    outs = [poisoned(tokens, width + 7, dtype=dtype)[:, :width] for _ in range(2)]
+    kernels.swiglu(both, outs[0])
+    reference.swiglu(both, outs[1])
+    check(*outs, dtype)
+    slope = draw(tokens, width + 9, dtype=dtype)[:, :width]
+    check(kernels.swiglu_back(slope, both), reference.swiglu_back(slope, both), dtype)
+
+
+@everywhere
+def test_cross_entropy(dtype: torch.dtype) -> None:
+    logits = draw(5, 9001, dtype=dtype) * 4
+    targets = torch.tensor([0, 9000, 17, 4095, 4096], device=DEVICE)
+    other = logits.clone()
+    check(
+        kernels.cross_entropy(logits, targets),
+        reference.cross_entropy(other, targets),
+        torch.float32,
+    )
+    check(logits, other, dtype)
+
+
+@everywhere
+def test_means_over_ranges(dtype: torch.dtype) -> None:
+    residual, delta = draw(40, 700, dtype=dtype), draw(40, 700, dtype=dtype)
+    starts, stops = (torch.tensor(v, device=DEVICE) for v in ([0, 3, 5, 39], [1, 3, 20, 40]))
+    found = kernels.range_means(residual, delta, starts, stops)
+    check(found, reference.range_means(residual, delta, starts, stops), dtype)
+    assert not found[1].any(), "an empty range"
+
+
+@everywhere
+@pytest.mark.parametrize("tokens", [70, 200])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("modules", [1, 2, 3])
+def test_narrow_products(dtype: torch.dtype, tokens: int, dropout: float, modules: int) -> None:
+    width, rank = 200, 16
+    x = draw(tokens, width + 9, dtype=dtype)[:, :width]
+    down = draw(modules, rank, width, dtype=dtype)
+    seeds = torch.tensor([5, -7, 123456789], dtype=torch.int32, device=DEVICE)[:modules]
+    scaled = (down, seeds, dropout, 2.0)
+    outs = [poisoned(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank] for _ in range(2)]
+    lora_kernels.lora_down(x, *scaled, outs[0])
+    reference.lora_down(x, *scaled, outs[1])
+    check(*outs, dtype)
+    slope = draw(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank]
+    moved = [draw(tokens, width + 3, dtype=dtype)] * 2
+    moved = [tensor.clone() for tensor in moved]
+    for needed in (True, False):
+        found, wanted = (
+            ops.lora_down_back(x, slope, *scaled, tensor[:, :width] if needed else None)
+            for ops, tensor in zip((lora_kernels, reference), moved, strict=True)
+        )
+        check(found, wanted, dtype)
+        check(*moved, dtype)
+
+
+@everywhere
+@pytest.mark.parametrize("tokens", [70, 200])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gated_backward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
+    width, rank = 200, 16
+    both = draw(tokens, 2 * width, dtype=dtype)
+    slope = draw(tokens, width + rank, dtype=dtype)
+    down = draw(rank, width, dtype=dtype)
+    seeds = torch.tensor([77], dtype=torch.int32, device=DEVICE)
+    given = (both, slope[:, :width], slope[:, width:], down, seeds, dropout, 2.0)
+    check(lora_kernels.gated_back(*given), reference.gated_back(*given), dtype)
