@@ -136,7 +136,7 @@ def hidden_states(
         Interrupted: Asked to stop.
     """
     decoder_of(model)
-    if packed.fast(model):
+    if packed.obstacle(model) is None:
         last_NLH, mean_NLH = extraction.hidden_states(
             model, sequences, layers, token_budget=token_budget, advance=advance
         )

@@ -162,7 +162,7 @@ def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -
     from personaspace import packed
 
     base: Any = model.get_base_model()
-    if packed.fast(base):
+    if packed.obstacle(base) is None:
         from personaspace.packed.training import PackedStep
 
         longest = max(len(example.ids) for example in examples)

@@ -21,8 +21,8 @@ from personaspace.packed import (
     PackedDecoder,
     attention,
     extraction,
-    fast,
     functional,
+    obstacle,
     reference,
     supports,
 )
@@ -226,7 +226,7 @@ def test_joining_again_copies_nothing() -> None:
 
 
 def test_what_it_does_not_compute_is_left_to_the_model(loaded: Any, first: Path) -> None:
-    assert supports(loaded.model) and not fast(loaded.model), "float32 on a CPU"
+    assert supports(loaded.model) and obstacle(loaded.model) == "model.dtype is float32"
     with adapted(loaded.model, RECIPE.model_copy(update={"targets": ["q_proj", "lm_head"]})) as m:
         assert not supports(m.get_base_model())
     # Queries trained over an adapter of all seven: one group, two kinds of adapters.
@@ -252,13 +252,15 @@ def test_where_it_is_the_faster_way(loaded: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(attention, "available", lambda device: True)
     monkeypatch.setattr(functional, "_kernels", lambda: (SimpleNamespace(RANKS=(16, 32)), None))
     half = copy.deepcopy(loaded.model).to(torch.bfloat16)
-    assert fast(half) and not fast(loaded.model)
-    for rank, expected in ((16, True), (4, False)):
+    assert obstacle(half) is None and obstacle(loaded.model) is not None
+    for rank, expected in ((16, None), (4, "there are no kernels for rank 4")):
         recipe = RECIPE.model_copy(update={"rank": rank})
         with adapters.trainable(half, recipe, over=None, seed=1, field="t") as model:
-            assert fast(model.get_base_model()) is expected
+            assert obstacle(model.get_base_model()) == expected
     monkeypatch.setattr(functional, "_kernels", lambda: None)
-    assert not fast(half), "no Triton, or no compiler for it"
+    assert "Triton" in (obstacle(half) or "")
+    monkeypatch.undo()
+    assert "there is no GPU" in (obstacle(half) or "")
 
 
 def test_layout_fills_up_with_a_sequence_of_its_own() -> None:

@@ -15,17 +15,27 @@ from personaspace.packed.decoder import PackedDecoder, supports
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["PackedDecoder", "fast", "supports"]
+__all__ = ["PackedDecoder", "obstacle", "supports"]
 
 
-def fast(model: PreTrainedModel) -> bool:
-    """Whether the packed decoder computes this model, and is the faster way where the model is."""
-    if model.dtype.itemsize != 2 or not attention.available(model.device):
-        return False
+def obstacle(model: PreTrainedModel) -> str | None:
+    """Why the packed decoder does not compute this model where it is; None if it does.
+
+    It is for 16-bit models on a GPU, where it is the faster way.
+    """
+    if model.dtype.itemsize != 2:
+        return f"model.dtype is {str(model.dtype).removeprefix('torch.')}"
+    if not attention.available(model.device):
+        return "there is no GPU, or it or PyTorch has no attention over packed sequences"
+    if not supports(model):
+        return f"architecture {type(model).__name__} is not known to it"
     ranks = {
         adapter.weight.shape[0]
         for module in model.modules()
         for adapter in getattr(module, "lora_A", {}).values()
         if adapter.weight.requires_grad
     }
-    return supports(model) and all(functional.compiled(rank) for rank in ranks or {0})
+    if not functional.compiled(0):
+        return "Triton, or the C compiler that it needs, is not there"
+    odd = [rank for rank in sorted(ranks) if not functional.compiled(rank)]
+    return f"there are no kernels for rank {odd[0]}" if odd else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from personaspace import adapters, chat, training
+from personaspace import adapters, chat, packed, training
 from personaspace.chat import Example
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Recipe
@@ -60,6 +61,10 @@ def fit(
         trainer = training.Trainer(
             model, examples, recipe, derive_seed(seed, context.node.stage, "run")
         )
+        base: Any = model.get_base_model()
+        slow = packed.obstacle(base)
+        if slow is not None and model.device.type == "cuda":
+            context.progress.say(f"trains several times slower than it could: {slow}")
         context.progress.start("train", trainer.steps)
 
         def advance(entry: training.StepLog) -> None:
