@@ -10,6 +10,9 @@ their pages are then in memory, as after a download), and measures, each in a pr
 - `everything`: published and recommended, files to rows, and the leakage tests;
 - `loop`: the published tests as loops over pairs, personas and draws, one cell, with `--loop-draws`
   of the draws, scaled to all draws and cells. Only its means are vectorised.
+- `resampling`: M1's hierarchical bootstrap as a loop that draws personas and questions and computes
+  vectors and cosines anew, one cell, `--resamples` draws, scaled likewise. It is a part of what
+  `everything` reports.
 
 Times are wall-clock and CPU seconds (user and system, all threads); memory is the peak resident
 set.
@@ -153,6 +156,31 @@ def loop_cell(
     }
 
 
+def resampling_cell(folder: Path, method: str, layer: int, draws: int) -> dict[str, float]:
+    """M1's bootstrap over personas and questions in a plain loop; seconds of its parts."""
+    started = time.perf_counter(), time.process_time()
+    rng, states = np.random.default_rng(1), {}
+    for condition in ARMS:
+        file = open_activations(folder / f"{condition}.seed-42.{method}.safetensors")
+        states[condition] = file.read_layer(layer)
+    personas, questions = len(file.personas), len(file.questions)
+    read = time.perf_counter(), time.process_time()
+    for _ in range(draws):
+        chosen = rng.integers(0, personas, personas)
+        asked = rng.integers(0, questions, questions)
+        means = {}
+        for condition, values in states.items():
+            vectors = np.stack([values[persona][asked].mean(axis=0) for persona in chosen])
+            means[condition] = sum(_pairs(vectors)) / (personas * (personas - 1) / 2)
+    done = time.perf_counter(), time.process_time()
+    return {
+        "read_wall": read[0] - started[0],
+        "read_cpu": read[1] - started[1],
+        "draws_wall": done[0] - read[0],
+        "draws_cpu": done[1] - read[1],
+    }
+
+
 def measured(folder: Path, what: str, options: argparse.Namespace) -> dict[str, Any]:
     """One of the three tasks; run in a process of its own."""
     start = time.perf_counter()
@@ -162,6 +190,9 @@ def measured(folder: Path, what: str, options: argparse.Namespace) -> dict[str, 
         bootstrap = max(1, round(options.bootstrap * share))
         extra |= loop_cell(folder, "a", 0, options.loop_draws, bootstrap)
         extra["share_of_draws"] = share
+    elif what == "resampling":
+        extra |= resampling_cell(folder, "a", 0, options.resamples)
+        extra["share_of_draws"] = options.resamples / options.bootstrap
     else:
         from personaspace.geometry import analyse_geometry
         from personaspace.leakage import analyse_leakage
@@ -201,6 +232,19 @@ def _in_own_process(folder: Path, what: str, arguments: list[str]) -> dict[str, 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _scaled(task: dict[str, Any], cells: int, clock: str) -> float:
+    return cells * (task[f"read_{clock}"] + task[f"draws_{clock}"] / task["share_of_draws"])
+
+
+def _ratio(loop: dict[str, Any], ours: dict[str, Any], cells: int) -> dict[str, float]:
+    """A loop on all cells with all draws against ours."""
+    found = {}
+    for clock in ("wall", "cpu"):
+        seconds = _scaled(loop, cells, clock)
+        found |= {f"{clock}_seconds": seconds, f"{clock}_ratio": seconds / ours[f"{clock}_seconds"]}
+    return found | {"share_of_draws": loop["share_of_draws"]}
+
+
 def _table(found: dict[str, Any]) -> Iterator[str]:
     yield f"{'':12}{'wall s':>10}{'CPU s':>10}{'peak GiB':>10}"
     for task in found["tasks"]:
@@ -208,12 +252,14 @@ def _table(found: dict[str, Any]) -> Iterator[str]:
             f"{task['what']:12}{task['wall_seconds']:10.1f}{task['cpu_seconds']:10.1f}"
             f"{task['peak_gib']:10.2f}"
         )
-    yield (
-        f"published tests as plain loops, all {found['cells']} cells: "
-        f"{found['loop_seconds_scaled']:.0f} s (one cell with {found['loop_share']:.1%} of the "
-        f"draws measured, scaled)"
-    )
-    yield f"ratio to ours, wall: {found['ratio_wall']:.0f}, CPU: {found['ratio_cpu']:.0f}"
+    for name, against in (("loop", "published"), ("resampling", "everything")):
+        part = found[name]
+        yield (
+            f"{name} on all {found['cells']} cells (measured on one with "
+            f"{part['share_of_draws']:.2%} of the draws, scaled): wall {part['wall_seconds']:.0f} "
+            f"s, CPU {part['cpu_seconds']:.0f} s; ratio to {against}: wall "
+            f"{part['wall_ratio']:.1f}, CPU {part['cpu_ratio']:.1f}"
+        )
 
 
 def main() -> None:
@@ -226,6 +272,7 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=10_000)
     parser.add_argument("--bootstrap", type=int, default=2_000)
     parser.add_argument("--loop-draws", type=int, default=1_000)
+    parser.add_argument("--resamples", type=int, default=10)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
@@ -241,25 +288,17 @@ def main() -> None:
         size = write_study(Path(name), options)
         tasks = [
             _in_own_process(Path(name), what, arguments)
-            for what in ("published", "everything", "loop")
+            for what in ("published", "everything", "loop", "resampling")
         ]
     cells = options.layers * options.methods
-    published, _, loop = tasks
-    share = loop["share_of_draws"]
-    scaled = {
-        clock: cells * (loop[f"read_{clock}"] + loop[f"draws_{clock}"] / share)
-        for clock in ("wall", "cpu")
-    }
+    published, everything, loop, resampling = tasks
     found = {
         "study": {k: v for k, v in vars(options).items() if k not in ("folder", "task", "json")},
         "bytes": size,
         "cells": cells,
         "tasks": tasks,
-        "loop_share": share,
-        "loop_seconds_scaled": scaled["wall"],
-        "loop_cpu_seconds_scaled": scaled["cpu"],
-        "ratio_wall": scaled["wall"] / published["wall_seconds"],
-        "ratio_cpu": scaled["cpu"] / published["cpu_seconds"],
+        "loop": _ratio(loop, published, cells),
+        "resampling": _ratio(resampling, everything, cells),
     }
     print("\n".join(_table(found)))
     text = json.dumps(found, indent=1)

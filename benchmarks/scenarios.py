@@ -181,13 +181,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
-        "the same personas",
-        "Base and one condition with the same persona vectors, and so much noise that personas are "
-        "confused (near 100 % a test of few differences rejects less often than it might).",
-        geometry_study(_same(Arm(), ("e1",)), replace(GEOMETRY, own=0.0, noise=2.0), metrics="M3"),
-        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
-    ),
-    Scenario(
         "no personas",
         "System prompts leave no trace in the activations.",
         geometry_study(
@@ -320,13 +313,15 @@ CURVES: tuple[Curve, ...] = (
         ],
     ),
     Curve(
-        "M3: differences between personas shrink by",
-        ("5 %", "10 %", "20 %", "40 %"),
+        "M3: differences between personas are (base's: 0.7)",
+        ("0.05", "0.1", "0.15", "0.2"),
         tuple(
-            geometry_study({"base": Arm(), "e1": Arm(spread=1 - k)}, metrics="M3")
-            for k in (0.05, 0.1, 0.2, 0.4)
+            geometry_study(
+                _same(Arm(), ("e1",)), replace(GEOMETRY, between=k, own=0.0), metrics="M3"
+            )
+            for k in (0.05, 0.1, 0.15, 0.2)
         ),
-        tuple(_rec("M3", "e1", "nearest_centroid", "lda")),
+        tuple(_rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
     ),
     Curve(
         "M2: one of three EM conditions lies further along the axis by (axis lengths)",

@@ -148,7 +148,8 @@ def geometry(
         _print_json({"rows": to_dicts(result.rows), "notes": result.notes})
         return
     # Sub-measures are in the JSON alone.
-    main = [row for row in result.rows if row.family or row.condition is None]
+    named = ("nearest_centroid", "lda")
+    main = [r for r in result.rows if r.family or r.condition is None or r.name in named]
     _print_rows(main, "Geometry of persona vectors")
 
 

@@ -194,18 +194,6 @@ def _geometry(design: Design, guess: Assumptions) -> list[Finding]:
         effects = _twice(partial(_t_over, units, guess), design.alpha, tests)
         note = f"{units} personas are the sample; no published figure tells how they vary."
         found.append(Finding(metric, name, what, unit, **effects, note=note))
-    answers = personas * design.extraction_questions
-    reach = (stats.norm.ppf(1 - design.alpha / 2) + stats.norm.ppf(guess.power)) ** 2
-    found.append(
-        Finding(
-            "M3",
-            "nearest_centroid",
-            "fall of the accuracy from 100 %",
-            "points",
-            100 * reach / (answers + reach),
-            note=f"{answers} activations taken as independent: at best.",
-        )
-    )
     return found
 
 
