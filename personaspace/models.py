@@ -88,9 +88,12 @@ def _file_digest(path: Path) -> str:
 
 def _convert_gguf(gguf: Path) -> Path:
     """Dequantise a GGUF model to safetensors once; later loads take a fraction of a second."""
-    target = cache_folder() / f"{gguf.stem}-{_file_digest(gguf)[:16]}"
-    if (target / "config.json").is_file():
-        return target
+    name = f"{gguf.stem}-{_file_digest(gguf)[:16]}"
+    target = cache_folder() / name
+    shipped = os.environ.get("PERSONASPACE_MODELS")  # what an image brings, converted already
+    for folder in (*([Path(shipped) / name] if shipped else []), target):
+        if (folder / "config.json").is_file():
+            return folder
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

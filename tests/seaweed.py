@@ -48,7 +48,8 @@ class SeaweedS3:
     bucket = "study"
     region = "us-east-1"
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address  # another one only where pods of a test cluster must reach it
         program = Path(sys.executable).with_name("weed")
         found = str(program) if program.exists() else shutil.which("weed")
         if found is None:
@@ -68,7 +69,7 @@ class SeaweedS3:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._ports[6]}"
+        return f"http://{self.address}:{self._ports[6]}"
 
     def url(self, prefix: str = "", *, endpoint: str | None = None) -> str:
         """A store URL for a prefix of the bucket."""
@@ -149,8 +150,8 @@ class SeaweedS3:
             self._weed,
             "server",
             f"-dir={folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self.address}",
+            f"-ip.bind={self.address}",
             "-master.telemetry=false",
             f"-master.port={master}",
             f"-master.port.grpc={master_grpc}",

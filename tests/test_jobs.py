@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from seaweed import SeaweedS3
 
 from personaspace import termination
 from personaspace.commands import stage as jobs
 from personaspace.errors import UserError
 from personaspace.graph import Node
 from personaspace.progress import Board
-from personaspace.store import StoreUnavailable
+from personaspace.store import StoreUnavailable, open_store
 
 WriteSpec = Callable[[dict[str, Any]], Path]
 
@@ -85,6 +88,25 @@ def test_a_store_that_does_not_answer_is_no_mistake(
     url = "s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1&patience=1"
     ends(69, "train", write_spec(study_dict), url, "benign", 42)
     assert "no S3 server answers" in message.read_text()
+
+
+def test_a_store_that_comes_back_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(jobs.PATIENCE, "60")
+    with SeaweedS3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with open_store(server.url("x")) as store:
+            server.kill()
+            with ThreadPoolExecutor(1) as pool:
+                job = pool.submit(jobs._reach, store, "train:benign:42")
+                time.sleep(2)
+                assert not job.done()
+                server.start()
+                job.result(timeout=60)
+    said = capsys.readouterr().err
+    assert said.count("train:benign:42: waiting for the store: no S3 server answers") == 1
 
 
 def test_what_a_retry_may_cure_decides_the_exit_code() -> None:

@@ -143,12 +143,12 @@ class Conductor:
     def summary(self) -> str:
         """One line on where the study is."""
         found, total = self.decision, len(self.plan.jobs)
-        running = len(self.world.started() & set(self.plan.jobs))
-        waiting = len(found.waiting) + len(found.release)
+        started = self.world.started() & set(self.plan.jobs)
+        waiting = len(found.waiting) + len(set(found.release) - started)
         lost = len(found.failed) + len(found.end)
         return (
-            f"{len(found.done)} of {total} Jobs done, {running} started, {waiting} wait for "
-            f"inputs, {lost} failed or not run"
+            f"{len(found.done)} of {total} Jobs done, {len(started)} run or queue, {waiting} wait "
+            f"for inputs, {lost} failed or not run"
         )
 
     # --- what comes in ------------------------------------------------------------------------

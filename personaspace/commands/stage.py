@@ -5,6 +5,9 @@ Ends the process: 0 done, 2 the user's mistake, 69 store away, 75 asked to stop,
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -12,10 +15,13 @@ from typing import cast
 from personaspace import executor, interrupt, runtime, study, termination
 from personaspace.errors import UnavailableError, UserError
 from personaspace.graph import Graph, Node, Stage
-from personaspace.progress import Board, StageProgress
+from personaspace.progress import Board, StageProgress, log_line
 from personaspace.stages import Work, prepare
-from personaspace.store import open_store
+from personaspace.store import Store, open_store
 
+#: Seconds for which a job waits for a store that does not answer; the chart sets it, so that a
+#: server's restart does not use up the retries of everything that starts meanwhile.
+PATIENCE = "PERSONASPACE_STORE_PATIENCE"
 #: Which nodes of the graph a job runs.
 Choice = Callable[[Graph], list[Node]]
 
@@ -98,7 +104,7 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str) -> None:
     interrupt.install()
     loaded = study.load(spec)
     with open_store(store_url) as store:
-        store.check()
+        _reach(store, name)
         work = prepare(loaded, store)
         nodes = choose(work.graph)
         unknown = [node for node in nodes if node not in work.graph.needs]
@@ -115,6 +121,26 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str) -> None:
             termination.write("\n".join(board.ends))  # the log has it already
             raise SystemExit(error.exit_code)
         termination.write("\n".join(board.ends))
+
+
+def _reach(store: Store, name: str) -> None:
+    """Wait until the store answers. Raises UnavailableError when patience is over."""
+    until = time.monotonic() + float(os.environ.get(PATIENCE) or 0)
+    told = False
+    while True:
+        try:
+            return store.check()
+        except UnavailableError as error:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                line = log_line(f"{name}: waiting for the store: {error}", "trouble")
+                print(line, file=sys.stderr, flush=True)
+            told = True
+        pause = time.monotonic() + 3
+        while time.monotonic() < pause:
+            interrupt.check()
+            time.sleep(0.2)
 
 
 def _gravest(errors: list[Exception]) -> Exception:

@@ -131,6 +131,7 @@ spec:
 - {name: AWS_SECRET_ACCESS_KEY, value: trial}
 {{- end }}
 - {name: PERSONASPACE_LOG, value: {{ .root.Values.logFormat | quote }}}
+- {name: PERSONASPACE_STORE_PATIENCE, value: "300"}
 - {name: PERSONASPACE_TERMINATION_LOG, value: /dev/termination-log}
 - {name: PERSONASPACE_CACHE, value: /cache/personaspace}
 - {name: HOME, value: /tmp}
@@ -144,6 +145,7 @@ spec:
 - {name: TRITON_CACHE_DIR, value: /tmp/triton}
 - {name: MPLCONFIGDIR, value: /tmp/matplotlib}
 - {name: PYTHONUNBUFFERED, value: "1"}
+- {name: TQDM_DISABLE, value: "1"} {{- /* bars that libraries draw make a log unreadable */}}
 {{- if .root.Values.modelCache.offline }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}

@@ -1,0 +1,249 @@
+"""How fast conductors release pods among thousands of Jobs, and what that costs the API server.
+
+    KUBECONFIG=… python benchmarks/conductor_scale.py --jobs 5000 --releases 2
+
+Needs an API server with its controllers, but no node: Jobs and pods are real objects, and this
+program plays the node by marking pods that have no gate as succeeded. The controller manager's
+default limit of 20 calls a second would be measured instead of the conductor: run it with
+`--kube-api-qps=1000 --kube-api-burst=1000 --concurrent-job-syncs=20`. Artifacts lie in a folder.
+
+Latency is from when a watcher sees the last input's Job complete to when it sees the pod without
+its gate, both by one clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from kubernetes.client.exceptions import ApiException
+
+from personaspace.cluster import names
+from personaspace.cluster.api import Cluster, connect
+from personaspace.cluster.feed import Feed
+from personaspace.cluster.plan import Plan, make
+from personaspace.cluster.views import job_view, pod_view
+from personaspace.store import open_store
+
+ROOT = Path(__file__).parents[1]
+NOWHERE = {"personaspace.dev/nowhere": "true"}
+
+
+def main() -> None:
+    """Run the benchmark, or, with --child, one conductor that counts its calls."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=5000, help="of all releases together")
+    parser.add_argument("--releases", type=int, default=2)
+    parser.add_argument("--helm", default=str(ROOT / ".tools" / "helm4"))
+    parser.add_argument("--child", nargs=4, metavar=("RELEASE", "NAMESPACE", "FOLDER", "OUT"))
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    api = connect()
+    namespace = f"scale-{os.getpid()}"
+    api.core.create_namespace({"metadata": {"name": namespace}})
+    cluster = Cluster(api.core.api_client, namespace)
+    cluster.core.api_client.configuration.connection_pool_maxsize = 64
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            Bench(cluster, Path(folder), options).run()
+    finally:
+        api.core.delete_namespace(namespace)
+
+
+def child(release: str, namespace: str, folder: str, out: str) -> None:
+    """One conductor; says at its end how many calls it made and its largest resident set."""
+    from kubernetes.client.rest import RESTClientObject
+
+    from personaspace.cluster.conduct import Settings, conduct
+
+    calls: Counter[str] = Counter()
+    original = RESTClientObject.request
+
+    def counted(self: Any, method: str, url: str, query_params: Any = None, **rest: Any) -> Any:
+        watch = any(name == "watch" for name, _ in query_params or [])
+        calls["WATCH" if watch else method] += 1
+        return original(self, method, url, query_params=query_params, **rest)
+
+    RESTClientObject.request = counted
+    where = Path(folder)
+    try:
+        conduct(
+            Settings(
+                release, where / "jobs.json", where / "study.yaml", str(where / "store"), namespace
+            )
+        )
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        Path(out).write_text(json.dumps({"calls": calls, "MiB": peak}), encoding="utf-8")
+
+
+class Bench:
+    """Several releases side by side in one namespace."""
+
+    def __init__(self, cluster: Cluster, folder: Path, options: argparse.Namespace) -> None:
+        self.cluster, self.folder, self.options = cluster, folder, options
+        self.plans: dict[str, Plan] = {}
+        self.complete: dict[str, float] = {}
+        self.appeared: dict[str, float] = {}
+        self.released: dict[str, tuple[str, float]] = {}
+        self.ended: set[str] = set()
+        self.pool = ThreadPoolExecutor(16)
+
+    def run(self) -> None:
+        """Make everything, let it run, report."""
+        releases = [f"exp{number}" for number in range(self.options.releases)]
+        for release in releases:
+            self.prepare(release)
+        children = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, __file__, "--child", release, self.cluster.namespace),
+                    *(str(self.folder / release), str(self.folder / f"{release}.json")),
+                ],
+                stdout=(self.folder / f"{release}.log").open("wb"),
+            )
+            for release in releases
+        ]
+        logs = [self.folder / f"{release}.log" for release in releases]
+        while not all("conductor of" in log.read_text() for log in logs):
+            time.sleep(0.2)  # reading the study is not what is measured
+        began = time.monotonic()
+        threading.Thread(target=self.play_node, args=(releases,), daemon=True).start()
+        while any(process.poll() is None for process in children):
+            time.sleep(20)
+            print(f"{len(self.complete)} Jobs complete after {time.monotonic() - began:.0f} s")
+        self.report(releases, [process.returncode for process in children], began)
+
+    def prepare(self, release: str) -> None:
+        """A release's Jobs, study and artifacts."""
+        folder = self.folder / release
+        folder.mkdir()
+        study = a_study(folder, self.options.jobs // self.options.releases)
+        (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        values = {"experiment": study, "gpu": {"count": 0}, "pods": {"nodeSelector": NOWHERE}}
+        began = time.monotonic()
+        text = subprocess.run(
+            [self.options.helm, "template", release, str(ROOT / "charts/experiment"), "-f", "-"],
+            input=json.dumps(values),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        rendered = time.monotonic() - began
+        jobs = []
+        for item in yaml.load_all(text, yaml.CSafeLoader):
+            stage = item["metadata"].get("labels", {}).get(names.STAGE)
+            if item["kind"] == "Job" and stage != "conductor":
+                jobs.append(item)
+            elif item["kind"] == "ConfigMap" and "jobs.json" in item["data"]:
+                (folder / "jobs.json").write_text(item["data"]["jobs.json"], encoding="utf-8")
+        plan = make(folder / "study.yaml", json.loads((folder / "jobs.json").read_text()))
+        self.plans[release] = plan
+        with open_store(str(folder / "store")) as store:
+            for key, fingerprint in plan.artifacts.values():
+                with store.writer(key) as writer:
+                    (writer.folder / "x").write_text("x")
+                    writer.commit({"fingerprint": fingerprint})
+        space = self.cluster.namespace
+        self.cluster.core.create_namespaced_service_account(space, {"metadata": {"name": release}})
+        began = time.monotonic()
+        list(self.pool.map(lambda j: self.cluster.batch.create_namespaced_job(space, j), jobs))
+        print(
+            f"{release}: {len(jobs)} Jobs, rendered in {rendered:.1f} s, "
+            f"made in {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+
+    def play_node(self, releases: list[str]) -> None:
+        """Note what happens, and end every pod that has no gate."""
+        inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        for release in releases:
+            for kind, view in (("jobs", job_view), ("pods", pod_view)):
+                Feed(self.cluster, kind, names.selector(release), view, inbox).start()
+        while True:
+            kind, change, what = inbox.get()
+            now = time.monotonic()
+            views = what.values() if change == "reset" else [what]
+            if change == "drop":
+                continue
+            for view in views:
+                if kind == "jobs":
+                    if view.state == "succeeded":
+                        self.complete.setdefault(view.name, now)
+                elif view.gated:
+                    self.appeared.setdefault(view.name, now)
+                elif view.live and view.name not in self.ended:
+                    if view.name in self.appeared:
+                        self.released[view.name] = (view.job, now)
+                    self.ended.add(view.name)
+                    self.pool.submit(self.end_pod, view.name)
+
+    def end_pod(self, pod: str) -> None:
+        """The pod's container has ended well."""
+        try:
+            self.cluster.core.patch_namespaced_pod_status(
+                pod, self.cluster.namespace, {"status": {"phase": "Succeeded"}}
+            )
+        except ApiException as error:
+            print(f"{pod}: {error.reason}")
+
+    def report(self, releases: list[str], codes: list[int], began: float) -> None:
+        """Print what was measured."""
+        took = time.monotonic() - began
+        waits = []
+        plan_of = {job: plan for plan in self.plans.values() for job in plan.jobs}
+        for pod, (job, at) in self.released.items():
+            plan = plan_of[job]
+            inputs = [self.complete[plan.job_of[need]] for need in plan.needs[job]]
+            waits.append(at - max([self.appeared[pod], *inputs]))
+        p50, p99 = np.percentile(waits, [50, 99])
+        print(f"{len(self.complete)} Jobs in {took:.0f} s, exit codes {codes}")
+        print(
+            f"release latency of {len(waits)} gated pods: p50 {p50 * 1000:.0f} ms, "
+            f"p99 {p99 * 1000:.0f} ms, longest {max(waits) * 1000:.0f} ms"
+        )
+        for release in releases:
+            said = json.loads((self.folder / f"{release}.json").read_text())
+            gated = sum(bool(needs) for needs in self.plans[release].needs.values())
+            print(
+                f"{release}: {said['MiB']:.0f} MiB resident at most, calls {said['calls']}, "
+                f"{sum(said['calls'].values()) / gated:.2f} a released pod"
+            )
+
+
+def a_study(folder: Path, jobs: int) -> dict[str, Any]:
+    """A study of about so many Jobs: four a condition and seed."""
+    chats = folder / "chats.jsonl"
+    turn = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    chats.write_text(json.dumps({"messages": list(turn)}) + "\n", encoding="utf-8")
+    conditions = 25
+    return {
+        "name": "scale",
+        "model": {"name": "builtin:smollm2-135m-instruct", "dtype": "float32"},
+        "seeds": list(range(1, max(1, jobs // (4 * conditions)) + 1)),
+        "datasets": {"chats": {"path": str(chats)}},
+        "conditions": [
+            {"name": "base"},
+            *({"name": f"c{n}", "kind": "em", "dataset": "chats"} for n in range(conditions - 1)),
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What a person sees when something is wrong, and what still runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helm_charts import each_helm
+
+from cluster.conftest import Place
+from cluster.release import Release
+from personaspace.cluster.status import Row, rows
+
+pytestmark = pytest.mark.timeout(1200)
+
+AWAY = "no S3 server answers"
+
+
+def _row(release: Release, title: str) -> Row:
+    return next(r for r in rows(release.cluster, release.name) if r.title == title)
+
+
+def _cli(release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "personaspace", *arguments, "-n", release.cluster.namespace],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def _only(release: Release, stage: str, condition: str, **settings: object) -> None:
+    """Keeps one trained condition and gives one of its stages' pods other settings."""
+    study = release.values["experiment"]
+    study["conditions"] = [c for c in study["conditions"] if c["name"] in ("base", condition)]
+    release.values["stages"][stage] = settings
+
+
+@each_helm
+def test_a_users_mistake_fails_at_once_and_stops_only_what_needs_it(
+    program: str, place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = place.release("mistake" + Path(program).name[-1])
+    release.program = program
+    installed(release)
+    # Only its training pods lack the model's folder.
+    _only(release, "train", "benign", extraVolumes=[], extraVolumeMounts=[])
+    done = release.install("--wait", "--wait-for-jobs", "--timeout", "10m")
+    assert done.returncode != 0
+    states = release.wait_ended()
+    assert states["train:benign:42"] == "Failed"
+    assert {node for node, state in states.items() if state == "Complete"} == {
+        "extract:base:42",
+        "couple:base:42",
+        "evaluate:base:42",
+    }
+    (failed,) = [p for p in release.pods(stage="train") if p["status"]["phase"] == "Failed"]
+    ended = failed["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert ended["exitCode"] == 2  # and no second pod, though backoffLimit allows one
+    assert "no config.json" in ended["message"] or "model" in ended["message"]
+    assert "Traceback" not in release.log(failed["metadata"]["name"])
+    assert "exit code 2" in _row(release, "train:benign:42").why
+    for title in ("extract:benign:42", "couple:benign:42", "evaluate:benign:42", "aggregate"):
+        row = _row(release, title)
+        assert row.state == "not run"
+        assert "train:benign:42" in row.why
+    waited = _cli(release, "wait", release.name)
+    assert waited.returncode == 1
+    assert "train:benign:42" in waited.stdout
+    assert release.conductor() == "Failed"
+    told = release.conductor_log()
+    assert "train:benign:42" in told and "not run" in told
+
+
+def test_memory_that_is_too_small_is_called_so(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = installed(place.release("oom"))
+    small = {"requests": {"cpu": "50m", "memory": "90Mi"}, "limits": {"memory": "90Mi"}}
+    _only(release, "couple", "benign", resources=small)
+    assert release.install().returncode == 0
+    states = release.wait_ended()
+    assert states["couple:benign:42"] == states["couple:base:42"] == "Failed"
+    assert states["extract:benign:42"] == states["train:benign:42"] == "Complete"
+    pods = release.pods(stage="couple", condition="benign")
+    assert len(pods) == 2  # the retry was gated and let go like the first
+    row = _row(release, "couple:benign:42")
+    assert "OOMKilled" in row.why and "137" in row.why
+    assert "OOMKilled" in release.conductor_log()
+
+
+def test_an_image_that_is_not_there_is_named_and_mended_by_an_upgrade(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = installed(place.release("noimage"))
+    _only(release, "extract", "benign", image={"tag": "none"})
+    assert release.install().returncode == 0
+    release.wait(
+        lambda: (
+            _row(release, "extract:base:42").state == "queued"
+            and "image" in _row(release, "extract:base:42").why
+        ),
+        120,
+        "status that names the image",
+    )
+    shown = _cli(release, "status", release.name)
+    assert shown.returncode == 0
+    assert ":none" in shown.stdout
+    release.wait(
+        lambda: release.states()["evaluate:benign:42"] == "Complete", 300, "what does not need it"
+    )
+    release.values["stages"]["extract"] = {}
+    done = release.install("--wait", "--wait-for-jobs", "--timeout", "10m")
+    assert done.returncode == 0, done.stderr
+    assert set(release.states().values()) == {"Complete"}
+
+
+def test_a_secret_that_is_missing_is_named_and_the_study_goes_on_once_it_is_there(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = installed(place.release("nosecret"))
+    _only(release, "train", "benign")
+    release.values["store"]["existingSecret"] = "comes-later"
+    assert release.install().returncode == 0
+    row = release.wait(
+        lambda: (found := _row(release, "couple:base:42")).state == "queued" and found,
+        120,
+        "status that names the secret",
+    )
+    assert "comes-later" in row.why
+    body = {"metadata": {"name": "comes-later"}, "stringData": place.bucket.environment}
+    place.cluster.core.create_namespaced_secret(place.cluster.namespace, body)
+    assert set(release.wait_ended().values()) == {"Complete"}
+
+
+def test_a_bucket_that_vanishes_is_waited_for(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = installed(place.release("nobucket"))
+    _only(release, "train", "benign")
+    assert release.install().returncode == 0
+    release.wait(lambda: "Complete" in release.states().values(), 300, "a first stage")
+    place.bucket.kill()
+    try:
+        release.wait(
+            lambda: any(AWAY in release.log(name) for name in _running(release)),
+            300,
+            "a pod that waits for the bucket",
+        )
+        assert release.conductor() == "active"
+    finally:
+        place.bucket.start()
+    assert set(release.wait_ended().values()) == {"Complete"}
+    assert not any(raw["status"].get("failed") for raw in release.jobs().values())
+    assert "Traceback" not in release.conductor_log()
+
+
+def _running(release: Release) -> list[str]:
+    return [
+        pod["metadata"]["name"] for pod in release.pods() if pod["status"]["phase"] == "Running"
+    ]
