@@ -19,7 +19,7 @@ from rich.table import Table
 from personaspace import __version__, interrupt
 from personaspace.commands import analysis, cluster
 from personaspace.commands.power import power
-from personaspace.errors import EXIT_FAILURE, Interrupted, UserError
+from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, UserError
 
 app = typer.Typer(
     name="personaspace",
@@ -54,8 +54,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = "personaspace-store"
 
 
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose errors end in one line on stderr and the right exit code."""
+def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., Any]:
+    """A command whose errors end in one line on stderr and the right exit code.
+
+    Args:
+        command: What is run.
+        job: A cluster runs it, and tries again when a store is away (69); people mend it (2).
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -63,7 +68,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except UserError as error:
             _complain(str(error))
-            raise SystemExit(error.exit_code) from None
+            raise SystemExit(error.exit_code if job else _code(error)) from None
         except Interrupted as error:
             _complain(f"{error}; run again to go on from here")
             raise SystemExit(error.exit_code) from None
@@ -77,6 +82,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(EXIT_FAILURE) from None
 
     return run
+
+
+def _code(error: UserError) -> int:
+    from personaspace.store.disk import StoreUnavailable
+
+    return EXIT_USER_ERROR if isinstance(error, StoreUnavailable) else error.exit_code
 
 
 def _complain(text: str) -> None:
@@ -209,7 +220,7 @@ def _gravest(summary: Any) -> int:
     """Exit code of a run with failures: what a retry may cure decides."""
     if not summary.only_user_errors:
         return EXIT_FAILURE
-    return max(error.exit_code for error in summary.failed.values())
+    return max(_code(error) for error in summary.failed.values())
 
 
 def _print_failures(summary: Any) -> None:

@@ -130,14 +130,14 @@ def test_a_pattern_that_fits_nothing_is_refused(study_dict: Values, pattern: str
 
 
 def test_keys_name_condition_seed_stage_and_fingerprint(study_dict: Values) -> None:
-    study_dict["seeds"] = [-3]
+    study_dict["seeds"] = [3]
     loaded = resolve(study_dict)
     found = graph.fingerprints(loaded, graph.build(loaded))
     keys = {node.id: graph.key(node, fingerprint) for node, fingerprint in found.items()}
     assert all(re.fullmatch("[0-9a-f]{64}", fingerprint) for fingerprint in found.values())
     short = {node.id: fingerprint[:16] for node, fingerprint in found.items()}
-    name = "train:e4-villain:-3"
-    assert keys[name] == f"e4-villain/seed--3/train/{short[name]}"
+    name = "train:e4-villain:3"
+    assert keys[name] == f"e4-villain/seed-3/train/{short[name]}"
     assert keys["report"] == f"report/{short['report']}"
     assert len(set(keys.values())) == len(keys)
     for one in keys.values():

@@ -21,7 +21,7 @@ def run_check(spec: Path, store_url: str, gpu: bool) -> None:
     """
     from personaspace.cli import guarded
 
-    guarded(_explained)(spec, store_url, gpu)
+    guarded(_explained, job=True)(spec, store_url, gpu)
 
 
 def _explained(spec: Path, store_url: str, gpu: bool) -> None:

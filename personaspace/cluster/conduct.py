@@ -56,7 +56,7 @@ def conduct(settings: Settings) -> None:
     """
     from personaspace.cli import guarded
 
-    guarded(_explained)(settings)
+    guarded(_explained, job=True)(settings)
 
 
 def _explained(settings: Settings) -> None:

@@ -85,7 +85,7 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str) -> None:
     """
     from personaspace.cli import guarded
 
-    guarded(_explained)(spec, store_url, choose, name)
+    guarded(_explained, job=True)(spec, store_url, choose, name)
 
 
 def _explained(spec: Path, store_url: str, choose: Choice, name: str) -> None:
