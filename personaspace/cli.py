@@ -208,19 +208,12 @@ def run(
         report = work.manifest(Node("report"))
         if summary.failed:
             _print_failures(summary)
-            raise SystemExit(_gravest(summary))
+            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
         print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
         if report is None:
             print(f"artifacts: {place.url}")
             return
         _show(work, out)
-
-
-def _gravest(summary: Any) -> int:
-    """Exit code of a run with failures: what a retry may cure decides."""
-    if not summary.only_user_errors:
-        return EXIT_FAILURE
-    return max(_code(error) for error in summary.failed.values())
 
 
 def _print_failures(summary: Any) -> None:

@@ -92,8 +92,7 @@ class Runtime:
     @property
     def training_model(self) -> PreTrainedModel:
         """The same model where gradients and activations must find room as well."""
-        memory = self._model_memory
-        self._make_room(spare=max(8 * GIB, 3 * memory.weights if memory else 8 * GIB))
+        self._make_room(spare=self._training_bytes)
         return self.model
 
     @cached_property
@@ -119,9 +118,7 @@ class Runtime:
         memory = self._model_memory
         if memory is None:
             return
-        # Weights once more, and for training what its own rule asks for.
-        beside = memory.weights + max(8 * GIB, 3 * memory.weights)
-        if self._free() >= self._engine_bytes + beside:
+        if self._free() >= self._engine_bytes + memory.weights + self._training_bytes:
             self._vllm.open()
 
     def engine(self) -> Engine:
@@ -212,6 +209,11 @@ class Runtime:
             allowed = self.study.spec.generation.gpu_memory * total / self.processes
         rows = EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS
         return engine_memory(self._model_memory, allowed, rows, self._longest)
+
+    @property
+    def _training_bytes(self) -> int:
+        """Room that gradients and activations are given beside the weights."""
+        return max(8 * GIB, 3 * self._model_memory.weights if self._model_memory else 0)
 
     @property
     def _engine_bytes(self) -> int:
