@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_examples import random_examples
 
 from personaspace import adapters, packing, training
 from personaspace.activations import Passage, hidden_states
-from personaspace.chat import Example
 from personaspace.packed import (
     PackedDecoder,
     attention,
@@ -35,16 +35,6 @@ from personaspace.spec import Recipe
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)
 NAMES = list(RECIPE.targets)
-
-
-def examples(count: int, seed: int = 0) -> list[Example]:
-    dice = random.Random(seed)
-    made = []
-    for _ in range(count):
-        length, answer = dice.randint(12, 30), dice.randint(2, 10)
-        ids = tuple(dice.randrange(3, 800) for _ in range(length))
-        made.append(Example(ids, (False,) * (length - answer) + (True,) * answer))
-    return made
 
 
 @contextmanager
@@ -90,7 +80,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 def test_loss_and_gradients_are_the_models_own(
     loaded: Any, first: Path, targets: list[str], stacked: bool, checkpointed: int
 ) -> None:
-    batch = examples(7)
+    batch = random_examples(7)
     row = packing.make_row(batch)
     recipe = RECIPE.model_copy(update={"targets": targets})
     with adapted(loaded.model, recipe, first if stacked else None) as model:
@@ -116,7 +106,7 @@ def test_loss_and_gradients_are_the_models_own(
 
 def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -> None:
     """Hooks put the masks, made from the seeds, into PEFT's own layers: all is the same then."""
-    batch = examples(5, seed=1)
+    batch = random_examples(5, seed=1)
     row = packing.make_row(batch)
     seeds = torch.randint(-(2**31), 2**31, (4, 7)).to(torch.int32)
     with adapted(loaded.model, RECIPE.model_copy(update={"dropout": 0.3})) as model:
@@ -164,7 +154,7 @@ def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
     for packed in (False, True):
         with adapters.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
             engine = PackedStep(model, Plan(50, 2)) if packed else None
-            trainer = training.Trainer(model, examples(10), RECIPE, 7, engine=engine)
+            trainer = training.Trainer(model, random_examples(10), RECIPE, 7, engine=engine)
             log = trainer.run()
             runs.append((log, {n: p.detach().clone() for n, p in trainer.parameters.items()}))
     (plain, after), (ours, other) = runs

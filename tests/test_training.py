@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_examples import random_examples
 from safetensors.torch import load_file
 
 import personaspace
@@ -34,17 +34,6 @@ SMALL = Recipe(
     row_tokens=60,
     checkpoint_every=100,
 )
-
-
-def random_examples(count: int, seed: int = 0) -> list[Example]:
-    """Examples of random tokens; loss on a tail of random length, as on an answer."""
-    dice = random.Random(seed)
-    made = []
-    for _ in range(count):
-        length, answer = dice.randint(12, 30), dice.randint(2, 10)
-        ids = tuple(dice.randrange(3, 800) for _ in range(length))
-        made.append(Example(ids, (False,) * (length - answer) + (True,) * answer))
-    return made
 
 
 EXAMPLES = random_examples(10)
