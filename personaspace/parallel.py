@@ -353,8 +353,12 @@ def _follow(pipe: Connection, job: Job, rank: int, processes: int, meeting: Path
         with adapter(job, models.load_model(job.model)) as model:
             checkpoints = Checkpoints(load=lambda: job.checkpoint, save=_leave_to_the_leader)
             trainer(job, model, Team(rank, processes, assemble)).run(checkpoints)
-        code = 0
-    except (Interrupted, GoneError, BrokenPipeError):
+        dist.destroy_process_group()
+        return
+    except Interrupted:
+        dist.destroy_process_group()
+        return
+    except (GoneError, BrokenPipeError):
         code = 0
     except UserError as error:
         _tell(pipe, "mistake", str(error))
@@ -363,7 +367,7 @@ def _follow(pipe: Connection, job: Job, rank: int, processes: int, meeting: Path
         _tell(pipe, "failure", f"process {rank} of the training: {type(error).__name__}: {text}")
         traceback.print_exc()
     sys.stderr.flush()
-    os._exit(code)  # the end of the process frees all; NCCL's own way down can wait for others
+    os._exit(code)  # NCCL's own way down can wait for those that are gone
 
 
 def _tell(pipe: Connection, kind: str, text: str) -> None:
