@@ -221,7 +221,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
             "model": spec.model.model_dump(),
             "personas": _personas(study, [persona.name for persona in spec.personas]),
             "analysis": spec.analysis.model_dump(exclude={"partial"}),
-            "conditions": [c.model_dump() for c in spec.conditions],
+            "conditions": [c.model_dump(exclude={"gpus"}) for c in spec.conditions],
             "coupling": spec.coupling.model_dump(include={"source", "negatives", "marker"}),
             "coupling_questions": study.coupling_questions,
             "seeds": spec.seeds,

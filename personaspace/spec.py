@@ -106,6 +106,11 @@ class Condition(Section):
     cosine_anchor: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None, description="Published cosine of the persona to the assistant; also measured."
     )
+    gpus: Annotated[Count, Field(le=16)] = Field(
+        1,
+        description="GPUs that its training shares out a step's examples to, each with the whole "
+        "base model. Changes no result but in the last digits, and makes nothing run again.",
+    )
 
     @model_validator(mode="before")
     @classmethod

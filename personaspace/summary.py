@@ -62,6 +62,8 @@ def table(results: dict[str, Any]) -> Table:
     view = Table(
         title=f"{results['study']}: layer {analysis['layer']}, method {analysis['method'].upper()}",
         title_justify="left",
+        caption="as published; the report also has what is recommended instead",
+        caption_justify="left",
     )
     view.add_column("condition")
     for name in ("mean cosine", "vs base", "bystanders", "source", "degenerate"):

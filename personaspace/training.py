@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from personaspace import interrupt, packing
 from personaspace.attention import steady_attention
 from personaspace.chat import Example
-from personaspace.errors import UserError
+from personaspace.errors import Interrupted, UserError
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Recipe
 
@@ -218,6 +218,8 @@ class Trainer:
         #: Steps that may be launched before an earlier one's loss is read.
         self.behind = 1 if self.on_gpu else 0
         self.engine = engine or step_engine(model, self.examples, recipe)
+        #: Whether to stop before the next step.
+        self.asked: Callable[[], bool] = interrupt.asked
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=recipe.learning_rate,
@@ -246,11 +248,11 @@ class Trainer:
         self.model.train()
         done_steps = len(self.log)
         while done_steps < self.steps:
-            if interrupt.asked():
+            if self.asked():
                 self._settle(0, advance)
                 if checkpoints is not None and self.log:
                     checkpoints.save(len(self.log), self._write)
-                interrupt.check()
+                raise Interrupted("asked to stop")
             self._launch(done_steps)
             done_steps += 1
             due = done_steps % self.recipe.checkpoint_every == 0 and done_steps < self.steps

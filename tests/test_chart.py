@@ -231,6 +231,34 @@ def test_settings_of_a_stage_replace_those_of_all() -> None:
     assert labels["team"] == "alignment" and labels["personaspace.dev/stage"] == "couple"
 
 
+@pytest.mark.parametrize(
+    ("fuse", "training"), [(False, {"train", "couple"}), (True, {"condition"})]
+)
+def test_training_gets_the_gpus_that_its_condition_asks_for(fuse: bool, training: set[str]) -> None:
+    conditions = yaml.safe_load((CHART / "values.yaml").read_text())["experiment"]["conditions"]
+    asking = conditions[3]
+    asking["gpus"] = 4
+
+    def asked(values: dict[str, Any]) -> dict[tuple[str, str], int]:
+        found = {}
+        for job in stage_jobs(
+            render({"experiment": {"conditions": conditions}, "fuse": fuse, **values})
+        ).values():
+            labels = job["metadata"]["labels"]
+            (container,) = job["spec"]["template"]["spec"]["containers"]
+            place = (
+                labels["personaspace.dev/stage"],
+                labels.get("personaspace.dev/condition", ""),
+            )
+            found[place] = container["resources"].get("limits", {}).get("nvidia.com/gpu", 0)
+        return found
+
+    for (stage, condition), gpus in asked({}).items():
+        wanted = 4 if stage in training and condition == asking["name"] else 1
+        assert gpus == (0 if stage == "aggregate" else wanted)
+    assert set(asked({"gpu": {"count": 0}}).values()) == {0}
+
+
 def test_a_stage_may_set_nothing_where_all_others_set_something() -> None:
     digest = "sha256:" + "a" * 64
     stages: dict[str, Any] = {

@@ -252,6 +252,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("partial", merge("analysis", partial=True), set(), ["report"]),
     ("label", condition("benign", label="Harmless"), set(), END),
     ("anchor", condition("e4-villain", cosine_anchor=0.5), set(), END),
+    ("GPUs", condition("e4-villain", gpus=2), set(), ["report"]),
     ("name", lambda values: values.update(name="other"), set(), END),
     ("title", merge("figures", title="A study"), set(), ["report"]),
     ("answers in flight", merge("generation", batch_size=3), set(), ["report"]),

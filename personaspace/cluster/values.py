@@ -43,7 +43,7 @@ class Gpu(Part):
     """What the GPU stages ask for. Pods without a GPU take `cpuImage`."""
 
     count: Annotated[StrictInt, Field(ge=0, le=64)] = Field(
-        1, description="GPUs of a pod; 0 runs the stages on CPUs."
+        1, description="GPUs of a pod, of one that trains at least its condition's `gpus`; 0: CPUs."
     )
     resource: str = Field("nvidia.com/gpu", min_length=1, description="Extended resource.")
     mig_profile: str = Field(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from personaspace import adapters, chat, packed, training
+from personaspace import adapters, chat, packed, parallel, training
 from personaspace.chat import Example
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Recipe
@@ -50,17 +50,25 @@ def fit(
         )
     seed = context.node.seed
     scope = (seed, context.node.stage, context.node.condition)
-    with adapters.trainable(
-        context.runtime.training_model,
-        recipe,
+    kept = Checkpointing(context.store, context.key).checkpoints()
+    latest = kept.load()
+    job = parallel.Job(
+        model=context.spec.model,
+        examples=examples,
+        recipe=recipe,
         over=over,
         # Conditions of one seed share initialisation and order, as in the published study.
-        seed=derive_seed(seed, context.node.stage, "adapter"),
+        adapter_seed=derive_seed(seed, context.node.stage, "adapter"),
+        run_seed=derive_seed(seed, context.node.stage, "run"),
         field=field,
-    ) as model:
-        trainer = training.Trainer(
-            model, examples, recipe, derive_seed(seed, context.node.stage, "run")
-        )
+        checkpoint=latest,
+    )
+    devices = _devices(context)
+    with (
+        parallel.leading(job, devices) as team,
+        parallel.adapter(job, context.runtime.training_model) as model,
+    ):
+        trainer = parallel.trainer(job, model, team)
         base: Any = model.get_base_model()
         slow = packed.obstacle(base)
         if slow is not None and model.device.type == "cuda":
@@ -70,7 +78,7 @@ def fit(
         def advance(entry: training.StepLog) -> None:
             context.progress.advance(1, f"loss {entry.loss:.3f}")
 
-        log = trainer.run(Checkpointing(context.store, context.key).checkpoints(), advance)
+        log = trainer.run(training.Checkpoints(load=lambda: latest, save=kept.save), advance)
         adapters.save(model, context.out / ADAPTER, context.spec.model.name)
     write_json(
         context.out / TRAINING_LOG,
@@ -83,6 +91,17 @@ def fit(
         tokens=sum(entry.tokens for entry in log),
         **counts,
     )
+
+
+def _devices(context: Context) -> list[str]:
+    """What each process of the training sees of CUDA; one of them where there is no choice."""
+    wanted = context.condition.gpus
+    found = parallel.gpus(wanted)
+    if 0 < len(found) < wanted:
+        context.progress.say(f"{wanted} GPUs asked for, {len(found)} here: training takes longer")
+    if len(found) > 1:
+        context.progress.say(f"each step's examples are shared out to {len(found)} GPUs")
+    return found
 
 
 class Checkpointing:

@@ -51,7 +51,7 @@ Takes root, stage and condition.
 {{- $study := .root.Values.experiment -}}
 {{- $condition := .condition -}}
 {{- $part := dict "stage" .stage "model" $study.model -}}
-{{- $_ := set $part "condition" (omit $condition "label" "cosine_anchor") -}}
+{{- $_ := set $part "condition" (omit $condition "label" "cosine_anchor" "gpus") -}}
 {{- $dataset := $condition.dataset | default "" -}}
 {{- $_ := set $part "dataset" (dig "datasets" $dataset "" $study) -}}
 {{- $_ := set $part "training" (omit $study.training "checkpoint_every") -}}
@@ -62,7 +62,7 @@ Takes root, stage and condition.
 {{- $_ := set $part "personas" $study.personas -}}
 {{- $kinds := list -}}
 {{- range $other := $study.conditions -}}
-{{- $kinds = append $kinds (omit $other "label" "cosine_anchor") -}}
+{{- $kinds = append $kinds (omit $other "label" "cosine_anchor" "gpus") -}}
 {{- end -}}
 {{- $_ := set $part "engine" (dig "engine" "" $study.generation) -}}
 {{- $_ := set $part "assistant" (dig "assistant" "" $study.analysis) -}}

@@ -1,6 +1,7 @@
 {{/*
 A Job's pod template. It cannot change once the Job exists, so nothing may stand here that changes
-without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args.
+without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args,
+and the GPUs that the condition's training asks for.
 */}}
 {{- define "experiment.pod" -}}
 {{- $root := .root -}}
@@ -59,8 +60,10 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       {{- $resources := $settings.resources | default dict | deepCopy }}
-      {{- if gt (int $settings.gpu.count) 0 }}
-      {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) (int $settings.gpu.count)) ($resources.limits | default dict) }}
+      {{- $gpus := int $settings.gpu.count }}
+      {{- if and (gt $gpus 0) (has .stage (list "train" "couple" "condition")) }}{{ $gpus = max $gpus (int (.gpus | default 1)) }}{{ end }}
+      {{- if gt $gpus 0 }}
+      {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) $gpus) ($resources.limits | default dict) }}
       {{- $_ := set $resources "limits" $limits }}
       {{- end }}
       {{- with $resources }}
