@@ -5,4 +5,4 @@ set -eu
 mkdir -p "$2"
 /opt/pip/bin/cyclonedx-py environment /opt/personaspace/bin/python --output-reproducible \
   --of JSON -o "$2/python.cdx.json"
-/opt/pip/bin/debsbom generate --sbom-type cdx --distro-name "$1" -o "$2/debian"
+/opt/pip/bin/debsbom generate --sbom-type cdx --with-licenses --distro-name "$1" -o "$2/debian"
