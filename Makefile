@@ -52,7 +52,8 @@ images:
 	@test -n "$(BUILDER)" || { echo "make images needs docker, podman or buildah" >&2; exit 1; }
 	@set -e; for image in $(IMAGES); do \
 	  $(BUILD) --target $$image -t $(REGISTRY)personaspace/$$image:$(VERSION) \
-	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(BUILD_ARGS) .; \
+	    --label org.opencontainers.image.version=$(VERSION) \
+	    --label org.opencontainers.image.revision=$(REVISION) $(BUILD_ARGS) .; \
 	done
 
 ## check-images: look at the images from inside, as pods run them (docker or podman)

@@ -5,6 +5,7 @@ docker run --rm -i --read-only --tmpfs /tmp --network none --cap-drop ALL \
 """
 
 import importlib.metadata
+import itertools
 import os
 import shutil
 import subprocess
@@ -60,6 +61,20 @@ def is_writable(folder: str) -> bool:
     return True
 
 
+def unreadable(folder: str) -> list[str]:
+    """What the user may not read below a folder, the first five."""
+    places = (
+        Path(where, name) for where, inner, files in os.walk(folder) for name in inner + files
+    )
+    return [str(p) for p in itertools.islice((p for p in places if not may_read(p)), 5)]
+
+
+def may_read(path: Path) -> bool:
+    """Whether a file can be read, or a folder listed and entered; dangling links count as read."""
+    mode = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
+    return os.access(path, mode) or path.is_symlink()
+
+
 def faults(kind: str) -> list[str]:
     """Everything that is not as promised, a line each."""
     found = [] if os.getuid() and os.getgid() else ["the user is root"]
@@ -67,6 +82,7 @@ def faults(kind: str) -> list[str]:
     found += [f"{tool} is there" for tool in BUILD_TOOLS if shutil.which(tool)]
     found += [f"{name} is installed" for name in ("pip", "uv") if installed(name)]
     found += [f"{path} was left behind" for path in LEFTOVERS if holds(path)]
+    found += [f"{path} cannot be read" for path in unreadable("/opt")]
     if kind == "cpu" and shutil.which("gcc"):
         found.append("a compiler is there")
     if not list(Path(sysconfig.get_path("purelib")).glob("torch/__pycache__/*.pyc")):
