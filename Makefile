@@ -20,8 +20,11 @@ BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $
 IMAGES ?= cpu gpu
 REGISTRY ?=
 BUILD_ARGS ?=
+BUILD = $(BUILDER) build -f images/Dockerfile
+# With -dirty where the code is not quite that commit's.
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-.PHONY: demo test test-demo test-vllm test-cluster images sbom lint format schema helm clean
+.PHONY: demo test test-demo test-vllm test-cluster images check-images sbom lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -48,8 +51,17 @@ test-cluster: $(READY) helm
 images:
 	@test -n "$(BUILDER)" || { echo "make images needs docker, podman or buildah" >&2; exit 1; }
 	@set -e; for image in $(IMAGES); do \
-	  $(BUILDER) build -f images/$$image/Dockerfile --target final -t $(REGISTRY)personaspace/$$image:$(VERSION) \
-	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(BUILD_ARGS) .; \
+	  $(BUILD) --target $$image -t $(REGISTRY)personaspace/$$image:$(VERSION) \
+	    --label org.opencontainers.image.version=$(VERSION) \
+	    --label org.opencontainers.image.revision=$(REVISION) $(BUILD_ARGS) .; \
+	done
+
+## check-images: look at the images from inside, as pods run them (docker or podman)
+check-images:
+	@set -e; for image in $(IMAGES); do \
+	  $(BUILDER) run --rm -i --read-only --tmpfs /tmp --network none --cap-drop ALL \
+	    --security-opt no-new-privileges --entrypoint python \
+	    $(REGISTRY)personaspace/$$image:$(VERSION) - $$image < images/check.py; \
 	done
 
 ## sbom: list what the images hold (CycloneDX) in build/sbom
@@ -57,8 +69,7 @@ sbom:
 	@test -n "$(BUILDER)" || { echo "make sbom needs docker, podman or buildah" >&2; exit 1; }
 	@set -e; for image in $(IMAGES); do \
 	  mkdir -p build/sbom/$$image; \
-	  $(BUILDER) build -f images/$$image/Dockerfile --target sbom $(BUILD_ARGS) \
-	    --output type=local,dest=build/sbom/$$image .; \
+	  $(BUILD) --target $$image-sbom --output type=local,dest=build/sbom/$$image $(BUILD_ARGS) .; \
 	done
 
 ## lint: style and types

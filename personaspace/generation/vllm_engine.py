@@ -328,9 +328,15 @@ def _refusals_of(what: str) -> Iterator[None]:
 
 
 def _on_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build."""
+    """Whether the installed vLLM is a CPU build.
+
+    Raises:
+        UserError: It is none, and it sees no GPU.
+    """
     from vllm.platforms import current_platform
 
+    if not current_platform.device_type:
+        raise UserError("engine vllm sees no GPU here: generation.engine: transformers needs none")
     return bool(current_platform.is_cpu())
 
 

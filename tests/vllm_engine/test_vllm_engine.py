@@ -296,6 +296,19 @@ def test_without_vllm_the_extra_is_named(world: World, monkeypatch: pytest.Monke
         world.open_engine()
 
 
+def test_a_build_for_gpus_that_sees_none_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vllm.platforms
+
+    # What vLLM's CUDA build finds on a machine without a GPU.
+    monkeypatch.setattr(VllmEngine, "_open", None)
+    nothing = vllm.platforms.interface.UnspecifiedPlatform()
+    monkeypatch.setattr(vllm.platforms, "current_platform", nothing)
+    with pytest.raises(UserError, match="sees no GPU"):
+        world.open_engine()
+
+
 def test_an_engine_can_follow_another(
     engine: VllmEngine, world: World, capfd: pytest.CaptureFixture[str]
 ) -> None:
