@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,10 +11,23 @@ from personaspace import dataset, models, sources
 from personaspace.dataset import Chats
 from personaspace.errors import SpecErrors, UserError
 from personaspace.spec import Experiment
-from personaspace.validation import Problem, lines, only_follows, read_spec
+from personaspace.validation import Problem, examine, fields_alone, lines, only_follows, read_raw
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a study is known where only a Job's part of it is: its stages and their inputs.
+
+    Attributes:
+        condition: Of one condition.
+        stages: These of its stages.
+    """
+
+    condition: str
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Study:
         coupling_questions: Questions answered for the coupling data.
         evaluation_questions: Questions of the evaluation, the unseen ones last.
         chats: The data sets that a condition trains on, by name.
+        part: What of the study is here; none: all of it.
     """
 
     spec: Experiment
@@ -36,6 +50,7 @@ class Study:
     coupling_questions: list[str]
     evaluation_questions: list[str]
     chats: dict[str, Chats]
+    part: Part | None = None
 
     @cached_property
     def model_identity(self) -> str:
@@ -153,15 +168,25 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     return Study(spec, folder, extraction, coupling, evaluation, chats)
 
 
-def load(path: Path | str) -> Study:
+def load(path: Path | str, seed: int | None = None) -> Study:
     """Read a spec file and everything it points to.
+
+    Args:
+        path: The file; the chart gives each Job one with its part of the study alone (`part`).
+        seed: Of the Job, which such a part leaves open.
 
     Raises:
         SpecErrors: Every mistake in the file and in what it points to.
         UserError: The file is missing or not YAML.
     """
     path = Path(path)
-    spec, problems = read_spec(path)
-    if spec is None:
+    raw = read_raw(path)
+    if isinstance(raw, dict) and "part" in raw and seed is not None:
+        of = raw["part"]
+        spec = fields_alone({**{k: v for k, v in raw.items() if k != "part"}, "seeds": [seed]})
+        found = resolve(spec, path.absolute().parent)
+        return replace(found, part=Part(of["condition"], tuple(of["stages"])))
+    spec_or_none, problems = examine(raw)
+    if spec_or_none is None:
         raise SpecErrors(lines(problems))
-    return resolve(spec, path.absolute().parent, problems)
+    return resolve(spec_or_none, path.absolute().parent, problems)

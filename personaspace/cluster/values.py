@@ -51,6 +51,16 @@ class Gpu(Part):
         pattern=r"^([0-9]+g\.[0-9]+gb(\.me)?)?$",
         description="A MIG slice instead of whole GPUs, such as 3g.40gb.",
     )
+    runtime_class_name: str = Field(
+        "",
+        description="Runtime class of pods with a GPU, such as nvidia; pods without keep theirs.",
+    )
+    node_selector: Scalars = Field(
+        {}, description="Besides the pods' own, of pods with a GPU: a kind of GPU."
+    )
+    tolerations: list[Passed] = Field(
+        [], description="Besides the pods' own, of pods with a GPU: taints of GPU nodes."
+    )
 
 
 class Settings(Part):
@@ -295,6 +305,7 @@ class Values(Part):
             "runAsUser": 10001,
             "runAsGroup": 10001,
             "fsGroup": 10001,
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         description="Of every pod; fits the `restricted` Pod Security level.",
