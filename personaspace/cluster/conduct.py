@@ -128,7 +128,7 @@ def _load_plan(settings: Settings) -> plan.Plan:
 
 
 def _end_all(cluster: Cluster, release: str, why: str) -> None:
-    """Without a plan nothing can be released: end what waits, so that nobody waits for it."""
+    """Without a plan nothing can be released: end what has not started, so that nobody waits."""
     from datetime import UTC, datetime
 
     from personaspace.cluster import actions
@@ -138,9 +138,9 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
         pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
         started = {pod.job for pod in pods if pod.live and not pod.gated}
         for raw in cluster.items("jobs", label_selector=names.selector(release)):
-            needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
+            conducts = raw["metadata"]["labels"].get(names.STAGE) == "conductor"
             job = job_view(raw)
-            if needs and job.state == "active" and job.name not in started:
+            if not conducts and job.state == "active" and job.name not in started:
                 actions.end_job(cluster, job, why, now)
 
 
