@@ -9,7 +9,7 @@ from pathlib import Path
 
 from personaspace import dataset, models, sources
 from personaspace.dataset import Chats
-from personaspace.errors import SpecErrors, UserError
+from personaspace.errors import SpecErrors, UnavailableError, UserError
 from personaspace.spec import Experiment
 from personaspace.validation import Problem, examine, fields_alone, lines, only_follows, read_raw
 
@@ -111,14 +111,20 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
 
     Raises:
         SpecErrors: All that is missing or malformed, each with the field that names it.
+        UnavailableError: A bucket or hub does not answer, so that nothing can be said of it.
     """
     problems: list[Problem] = []
+
+    def note(field: str, error: UserError) -> None:
+        if isinstance(error, UnavailableError) and not known:
+            raise type(error)(f"{field}: {error}") from None
+        problems.append((field, str(error)))
 
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:
             return sources.read_questions(source, folder, limit)
         except UserError as error:
-            problems.append((field, str(error)))
+            note(field, error)
             return []
 
     extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
@@ -161,7 +167,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         try:
             chats[name] = dataset.load(spec.datasets[name], folder)
         except UserError as error:
-            problems.append((f"datasets.{name}", str(error)))
+            note(f"datasets.{name}", error)
     new = [problem for problem in problems if not only_follows(*problem, known)]
     if known or new:
         raise SpecErrors(lines([*known, *new]))

@@ -56,12 +56,14 @@ def explain(message: str, need: dict[str, str]) -> str:
     if not found:
         return message
     allowed = dict(pair.partition("=")[::2] for pair in found[2].split(","))
-    # What a quota calls cpu and memory are requests.
-    wants = [
-        f"{name}={need.get(name) or need.get(f'requests.{name}', '?')} (now {hard})"
-        for name, hard in allowed.items()
-    ]
+    wants = [f"{name}={_find(name, need)} (now {hard})" for name, hard in allowed.items()]
     return (
         f"quota {found[1]} is too small: waiting pods count, and this release needs "
         f"{', '.join(wants)} at once"
     )
+
+
+def _find(name: str, need: dict[str, str]) -> str:
+    """A quota has several names for the same: `cpu` is `requests.cpu`, `count/pods` is `pods`."""
+    plain = name.removeprefix("count/")
+    return need.get(plain) or need.get(f"requests.{plain}") or "?"
