@@ -379,3 +379,9 @@ def test_notes_name_commands_that_exist() -> None:
         assert f"personaspace {command} em205" in notes
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     assert "-n lab" in notes
+    # What a first-time reader would otherwise learn from the bill.
+    assert "experiment.datasets is not set" in notes and "modelCache.type is none" in notes
+    tiny = ["-f", str(CHART / "values-tiny.yaml"), "--dry-run=client"]
+    assert (
+        "modelCache" not in helm("install", "x", str(CHART), *tiny).stdout.rpartition("NOTES:")[2]
+    )

@@ -105,3 +105,9 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
         assert any(line.removeprefix("experiment.").startswith(f"{path}: {text}") for line in told)
     paths = {path for path, _ in problems}
     assert {line.removeprefix("experiment.").partition(": ")[0] for line in told} == paths
+
+
+def test_a_release_without_a_store_is_refused() -> None:
+    values = json.dumps({"store": {"existingSecret": ""}})
+    done = helm("template", "x", str(CHART), "-f", "-", input=values)
+    assert done.returncode != 0 and "store.url: name the bucket" in done.stderr

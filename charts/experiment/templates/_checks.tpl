@@ -8,6 +8,9 @@ before any stage has started.
 {{- $defaults := .Files.Get "defaults.json" | fromJson -}}
 {{- $wrong := concat (include "experiment.checks.conditions" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.personas" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.others" $study | fromJsonArray) -}}
 {{- if $wrong }}{{ fail (printf "experiment.%s" (join "; experiment." $wrong)) }}{{ end -}}
+{{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
+{{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
+{{- end -}}
 {{- end }}
 
 {{/* Conditions, their data sets, and recipes. Takes study and defaults, gives a JSON list of complaints. */}}
