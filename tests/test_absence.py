@@ -129,7 +129,7 @@ def test_a_refusal_says_what_to_raise() -> None:
 
 
 def test_a_study_that_cannot_be_read_ends_all_that_has_not_started(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What has no inputs too: it is as wrong as the rest, and a GPU is not needed to learn that."""
     found = [
@@ -149,3 +149,6 @@ def test_a_study_that_cannot_be_read_ends_all_that_has_not_started(
     body: Any = api.calls[0][2]
     assert "not run: experiment.seeds: wrong" in json.dumps(body)
     assert actions.names.NOT_RUN in json.dumps(body)
+    said = capsys.readouterr().out
+    assert "ended 2 Jobs that had not started" in said
+    assert "`personaspace rerun em205 --failed`" in said

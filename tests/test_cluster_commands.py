@@ -270,7 +270,10 @@ def test_a_gated_pod_without_conductor_says_so(api: Api) -> None:
     study(api)
     api.objects["jobs"][-1] = job("conductor", "", state="Complete")
     rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
-    assert "no conductor runs" in rows["evaluate:x:42"]["why"]
+    assert "no conductor runs: `helm upgrade` starts" in rows["evaluate:x:42"]["why"]
+    api.objects["jobs"][-1] = job("conductor", "", state="Failed")
+    # An upgrade leaves a failed Job as it is.
+    assert "`personaspace rerun RELEASE --failed`" in run("status", "em205").output
 
 
 def test_progress_in_both_formats() -> None:

@@ -133,7 +133,7 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
 
     from personaspace.cluster import actions
 
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended, now = 0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with api_errors(cluster, "end Jobs"):
         pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
         started = {pod.job for pod in pods if pod.live and not pod.gated}
@@ -142,6 +142,11 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
             job = job_view(raw)
             if not conducts and job.state == "active" and job.name not in started:
                 actions.end_job(cluster, job, why, now)
+                ended += 1
+    say(
+        f"conductor of {release}: ended {ended} Jobs that had not started; mend what was wrong "
+        f"with `helm upgrade`, then `personaspace rerun {release} --failed` starts them anew"
+    )
 
 
 def _verdict(conductor: Conductor, decision: Decision) -> None:

@@ -124,12 +124,15 @@ class _Inputs:
     ) -> None:
         self.cluster = cluster
         self.states: dict[str, str] = {}
-        self.conductor = ""
+        self.conductor, self.failed = "", False
         for raw in raw_jobs:
             state = job_view(raw).state
             for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
                 self.states[node] = state
-            if raw["metadata"]["labels"][names.STAGE] == "conductor" and state == "active":
+            if raw["metadata"]["labels"][names.STAGE] != "conductor":
+                continue
+            self.failed = self.failed or state == "failed"
+            if state == "active":
                 mine = pods.get(raw["metadata"]["name"], [])
                 newest = max(
                     mine, key=lambda p: str(p["metadata"]["creationTimestamp"]), default={}
@@ -141,7 +144,8 @@ class _Inputs:
         """What a gated Job waits for."""
         annotations, own = raw["metadata"].get("annotations", {}), raw["metadata"]["name"]
         if not self.conductor:
-            return f"no conductor runs: `helm upgrade` or `personaspace rerun` starts one ({own})"
+            how = "`personaspace rerun RELEASE --failed`" if self.failed else "`helm upgrade`"
+            return f"no conductor runs: {how} starts one ({own})"
         needs, mine = annotations.get(names.NEEDS, ""), annotations.get(names.NODES, "").split(",")
         wanted = [n for n in (self.states if needs == "*" else needs.split(",")) if n]
         left = [n for n in wanted if n not in mine and not self._complete(n)]

@@ -102,9 +102,8 @@ def _table(release: str, found: list[Row]) -> Group:
         for row in found
         if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
     ]
-    if not told:
-        # Where everything only waits, the reason is worth a line.
-        told = [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
+    # Without a conductor what waits would wait for ever.
+    told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
     alike: dict[tuple[str, str], list[str]] = {}
     for row in told:
         alike.setdefault((row.state, row.why), []).append(row.title)
