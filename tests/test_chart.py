@@ -275,6 +275,16 @@ def test_deadlines_are_the_pods_and_suspend_is_nobodys() -> None:
     assert deadlines(own)["conductor"] == 60
 
 
+@each_helm
+def test_the_conductor_is_made_first(program: str) -> None:
+    """Waiting pods fill a quota, and would keep out the one that lets them go."""
+    objects = render(program=program)
+    stages = [
+        o["metadata"]["labels"]["personaspace.dev/stage"] for o in objects if o["kind"] == "Job"
+    ]
+    assert stages[0] == "conductor" and stages.count("conductor") == 1
+
+
 def test_only_a_verdict_ends_the_conductors_job() -> None:
     for job in of_kind(render(), "Job").values():
         if job["metadata"]["labels"]["personaspace.dev/stage"] == "conductor":
