@@ -205,6 +205,8 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         else:
             said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
             row.why = next((text for text in reversed(said) if text), view.why)
+    elif ending := _ending(raw):
+        row.state, row.why = "not run", ending
     elif raw["spec"].get("suspend"):
         needs = metadata.get("annotations", {}).get(names.NEEDS)
         row.state = "waiting" if view.held and needs else "queued"
@@ -213,6 +215,14 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         live = [p for p in pods if p["status"].get("phase") not in ("Succeeded", "Failed")]
         row.state, row.why = pod_state(live[-1]) if live else ("no pod", "")
     return row
+
+
+def _ending(raw: dict[str, Any]) -> str:
+    """Why the conductor has ended a Job that the Job controller is about to call failed."""
+    for condition in raw.get("status", {}).get("conditions") or ():
+        if (condition["type"], condition.get("reason")) == ("FailureTarget", names.NOT_RUN):
+            return str(condition.get("message", "")).partition("not run: ")[2]
+    return ""
 
 
 def pod_state(pod: dict[str, Any]) -> tuple[str, str]:
