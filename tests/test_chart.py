@@ -290,8 +290,9 @@ def test_only_a_verdict_ends_the_conductors_job() -> None:
         if job["metadata"]["labels"]["personaspace.dev/stage"] == "conductor":
             rules = job["spec"]["podFailurePolicy"]["rules"]
             codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
-            assert codes == {"FailJob": [1, 2], "Ignore": [69, 75, 137, 143]}
-            assert job["spec"]["backoffLimit"] == 3
+            assert codes == {"FailJob": [1, 2, 70], "Ignore": [69, 75, 137, 143]}
+            # Helm 3 calls a Job failed when more pods have failed than this.
+            assert job["spec"]["backoffLimit"] == 0
             break
     else:
         pytest.fail("no conductor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -23,6 +24,9 @@ from personaspace.progress import as_json, log_line
 from personaspace.store import open_store
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
+#: A conductor that crashed starts again so often, after so many seconds, doubled each time.
+CRASHES, CRASH_SECONDS = 3, 10.0
+_CRASHED = "PERSONASPACE_CRASHES"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,27 @@ def _explained(settings: Settings) -> None:
             raise
         # 1 is the verdict that something failed, after which no other conductor starts.
         traceback.print_exc()
+        _start_again()
         raise SystemExit(EXIT_CRASH) from None
+
+
+def _start_again() -> None:
+    """Become a new process after a crash, which may pass. Returns when that was tried enough.
+
+    Not left to the Job: Helm 3 takes one for failed when more pods failed than its backoffLimit, so
+    the conductor's is 0, and whatever is no verdict must not count.
+    """
+    crashes = int(os.environ.get(_CRASHED, 0))
+    if crashes >= CRASHES:
+        return
+    until = time.monotonic() + CRASH_SECONDS * 2**crashes
+    while time.monotonic() < until:
+        interrupt.check()
+        time.sleep(0.2)
+    os.environ[_CRASHED] = str(crashes + 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 def _conduct(settings: Settings) -> None:
