@@ -220,7 +220,7 @@ class Bench:
         )
         for release in releases:
             said = json.loads((self.folder / f"{release}.json").read_text())
-            gated = sum(bool(needs) for needs in self.plans[release].needs.values())
+            gated = len(self.plans[release].needs)
             print(
                 f"{release}: {said['MiB']:.0f} MiB resident at most, calls {said['calls']}, "
                 f"{sum(said['calls'].values()) / gated:.2f} a released pod"

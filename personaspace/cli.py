@@ -38,13 +38,11 @@ StoreUrl = Annotated[
         help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
     ),
 ]
-#: Of commands that take a release as well, which knows its own store.
+#: Of commands that take a release as well, whose own store counts more than the environment's.
 MaybeStore = Annotated[
     str | None,
     typer.Option(
-        "--store",
-        envvar="PERSONASPACE_STORE",
-        help="As of `run`; a release's is known.",
+        "--store", help="As of `run` (PERSONASPACE_STORE for a file); a release's is known."
     ),
 ]
 Target = Annotated[
@@ -100,6 +98,11 @@ def _complain(text: str) -> None:
 def print_json(value: Any) -> None:
     """JSON on stdout."""
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _store(given: str | None) -> str:
+    """The store of a study's file."""
+    return given or os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
 
 
 def _bytes(count: float | None) -> str:
@@ -289,7 +292,7 @@ def status(
         return
     from personaspace.commands.study import status_of_spec
 
-    status_of_spec(Path(target), store or DEFAULT_STORE, as_json)
+    status_of_spec(Path(target), _store(store), as_json)
 
 
 @app.command()
@@ -303,15 +306,15 @@ def results(
     context: cluster.Context = "",
 ) -> None:
     """Print a finished study's headline, or all its results as JSON (argument: see `status`)."""
-    from personaspace import study
-    from personaspace.stages import prepare
-    from personaspace.store import open_store
-
     if not cluster.is_spec(target):
         with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
             cluster.show_results(target, there, store, as_json)
         return
-    with open_store(store or DEFAULT_STORE) as place:
+    from personaspace import study
+    from personaspace.stages import prepare
+    from personaspace.store import open_store
+
+    with open_store(_store(store)) as place:
         place.check(write=False)
         work = prepare(study.load(Path(target)), place)
         if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from personaspace import sources
-from personaspace.errors import UserError
+from personaspace.errors import UnavailableError, UserError
 from personaspace.spec import Dataset
 
 Message = dict[str, str]
@@ -89,7 +89,8 @@ def _read_hub(dataset: Dataset) -> Chats:
             dataset.hub, name=dataset.config, split=split, revision=dataset.revision
         )
     except Exception as error:  # the hub client raises many types; all mean the same to a user
-        raise UserError(
+        away = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        raise (UnavailableError if away else UserError)(
             f"hub data set {dataset.hub}@{dataset.revision}: {str(error).splitlines()[0]}"
         ) from None
     if "messages" not in rows.column_names:
@@ -111,6 +112,7 @@ def load(dataset: Dataset, folder: Path) -> Chats:
     Raises:
         UserError: Missing, not JSONL, a row without messages, a last message not from the
             assistant, no rows in the slice, or another SHA-256 than the spec's.
+        UnavailableError: The hub or bucket does not answer.
     """
     if dataset.hub is not None:
         chats = _read_hub(dataset)

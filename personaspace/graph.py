@@ -126,6 +126,11 @@ def build(study: Study) -> Graph:
         )
     )
     needs[Node("report")] = (aggregate,)
+    if study.part is not None:
+        of = study.part
+        needs = {
+            n: w for n, w in needs.items() if n.condition == of.condition and n.stage in of.stages
+        }
     # Stage by stage, so that the first results of all conditions come early.
     order = sorted(needs, key=lambda node: STAGES.index(node.stage))
     return Graph(tuple(order), needs)

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from personaspace import dataset, models, sources
 from personaspace.dataset import Chats
-from personaspace.errors import SpecErrors, UserError
+from personaspace.errors import SpecErrors, UnavailableError, UserError
 from personaspace.spec import Experiment
-from personaspace.validation import Problem, lines, only_follows, read_spec
+from personaspace.validation import Problem, examine, fields_alone, lines, only_follows, read_raw
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a study is known where only a Job's part of it is: its stages and their inputs.
+
+    Attributes:
+        condition: Of one condition.
+        stages: These of its stages.
+    """
+
+    condition: str
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Study:
         coupling_questions: Questions answered for the coupling data.
         evaluation_questions: Questions of the evaluation, the unseen ones last.
         chats: The data sets that a condition trains on, by name.
+        part: What of the study is here; none: all of it.
     """
 
     spec: Experiment
@@ -36,6 +50,7 @@ class Study:
     coupling_questions: list[str]
     evaluation_questions: list[str]
     chats: dict[str, Chats]
+    part: Part | None = None
 
     @cached_property
     def model_identity(self) -> str:
@@ -96,14 +111,20 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
 
     Raises:
         SpecErrors: All that is missing or malformed, each with the field that names it.
+        UnavailableError: A bucket or hub does not answer, so that nothing can be said of it.
     """
     problems: list[Problem] = []
+
+    def note(field: str, error: UserError) -> None:
+        if isinstance(error, UnavailableError) and not known:
+            raise type(error)(f"{field}: {error}") from None
+        problems.append((field, str(error)))
 
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:
             return sources.read_questions(source, folder, limit)
         except UserError as error:
-            problems.append((field, str(error)))
+            note(field, error)
             return []
 
     extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
@@ -146,22 +167,32 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         try:
             chats[name] = dataset.load(spec.datasets[name], folder)
         except UserError as error:
-            problems.append((f"datasets.{name}", str(error)))
+            note(f"datasets.{name}", error)
     new = [problem for problem in problems if not only_follows(*problem, known)]
     if known or new:
         raise SpecErrors(lines([*known, *new]))
     return Study(spec, folder, extraction, coupling, evaluation, chats)
 
 
-def load(path: Path | str) -> Study:
+def load(path: Path | str, seed: int | None = None) -> Study:
     """Read a spec file and everything it points to.
+
+    Args:
+        path: The file; the chart gives each Job one with its part of the study alone (`part`).
+        seed: Of the Job, which such a part leaves open.
 
     Raises:
         SpecErrors: Every mistake in the file and in what it points to.
         UserError: The file is missing or not YAML.
     """
     path = Path(path)
-    spec, problems = read_spec(path)
-    if spec is None:
+    raw = read_raw(path)
+    if isinstance(raw, dict) and "part" in raw and seed is not None:
+        of = raw["part"]
+        spec = fields_alone({**{k: v for k, v in raw.items() if k != "part"}, "seeds": [seed]})
+        found = resolve(spec, path.absolute().parent)
+        return replace(found, part=Part(of["condition"], tuple(of["stages"])))
+    spec_or_none, problems = examine(raw)
+    if spec_or_none is None:
         raise SpecErrors(lines(problems))
-    return resolve(spec, path.absolute().parent, problems)
+    return resolve(spec_or_none, path.absolute().parent, problems)

@@ -317,8 +317,8 @@ def lines(problems: Iterable[Problem]) -> list[str]:
     return [f"{where}: {what}" if where else what for where, what in problems]
 
 
-def read_spec(path: Path | str) -> tuple[Experiment | None, list[Problem]]:
-    """`examine` for a file.
+def read_raw(path: Path | str) -> Any:
+    """A spec file's plain values.
 
     A file that holds a whole Helm values file is fine too: its `experiment` part is used.
 
@@ -329,7 +329,25 @@ def read_spec(path: Path | str) -> tuple[Experiment | None, list[Problem]]:
     raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
     if isinstance(raw, dict) and isinstance(raw.get("experiment"), dict):
         raw = raw["experiment"]
-    return examine(raw)
+    return raw
+
+
+def read_spec(path: Path | str) -> tuple[Experiment | None, list[Problem]]:
+    """`examine` for a file. Raises UserError as `read_raw`."""
+    return examine(read_raw(path))
+
+
+def fields_alone(raw: dict[str, Any]) -> Experiment:
+    """A part of a study whose whole was checked before: what fits together is not asked again.
+
+    Raises:
+        SpecErrors: A field is wrong.
+    """
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as failure:
+        faults = _field_problems(failure, raw)
+        raise SpecErrors(lines((path_of(where), what) for where, what in faults.items())) from None
 
 
 def load_spec(path: Path | str) -> Experiment:

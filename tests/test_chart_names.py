@@ -38,6 +38,7 @@ def study(names: list[str], seeds: list[int]) -> dict[str, Any]:
             "conditions": [{"name": "base"}, *trained],
             "seeds": seeds,
             "personas": [{"name": "assistant"}],
+            "coupling": {"source": "assistant", "negatives": []},
         }
     }
 

@@ -21,6 +21,7 @@ from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
 from personaspace.cluster.status import pod_state, progress_in
 from personaspace.commands.cluster import is_spec
+from personaspace.store import open_store
 
 Object = dict[str, Any]
 
@@ -63,6 +64,9 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, list[Object]] = {"jobs": [], "pods": [], "events": []}
         self.logs: dict[str, str] = {}
+        #: How the next answers with a log end: after so many lines, well or not.
+        self.cuts: list[tuple[int, str]] = []
+        self.asked: list[str] = []
         self.deleted: list[str] = []
         self.status = 200
         self.closes = False
@@ -80,7 +84,12 @@ class Handler(BaseHTTPRequestHandler):
             body = {"message": 'jobs is forbidden: User "bob" cannot list', "code": 403}
             self.answer(json.dumps(body), self.server.status)
         elif parts[-1] == "log":
-            self.answer(self.server.logs.get(parts[-2], ""))
+            self.server.asked.append(url.query)
+            self.log(parts[-2], parse_qs(url.query))
+        elif parts[-2] == "pods":
+            pods = {item["metadata"]["name"]: item for item in self.server.objects["pods"]}
+            found = parts[-1] in pods
+            self.answer(json.dumps(pods[parts[-1]] if found else {}), 200 if found else 404)
         else:
             wanted = parse_qs(url.query).get("labelSelector", [""])[0]
             pairs = [part.split("=") for part in wanted.split(",") if "=" in part]
@@ -91,6 +100,23 @@ class Handler(BaseHTTPRequestHandler):
                 if all(item["metadata"].get("labels", {}).get(k) == v for k, v in pairs)
             ]
             self.answer(json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}))
+
+    def log(self, pod: str, query: dict[str, list[str]]) -> None:
+        lines = self.server.logs.get(pod, "").splitlines(keepends=True)
+        if query.get("timestamps") == ["True"]:
+            lines = [f"2026-11-24T10:00:00.{n // 2:09}Z {line}" for n, line in enumerate(lines)]
+        if "tailLines" in query:
+            lines = lines[len(lines) - int(query["tailLines"][0]) :]
+        count, how = self.server.cuts.pop(0) if self.server.cuts else (len(lines), "well")
+        text = "".join(lines[:count])
+        if how == "broken":  # less than was promised, and half a line
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text) + 100))
+            self.end_headers()
+            self.wfile.write(text.encode() + b"2026-11-24T10:00:00.0")
+            self.close_connection = True
+            return
+        self.answer(text)
 
     def do_DELETE(self) -> None:
         self.server.deleted.append(self.path.split("/")[-1].partition("?")[0])
@@ -208,16 +234,21 @@ def test_status_of_failures(api: Api) -> None:
             "message": "exceeded quota: gpus",
         }
     ]
-    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
-    assert (rows["train:x:42"]["state"], rows["train:x:42"]["why"]) == (
+
+    def rows() -> dict[str, Object]:
+        return {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
+
+    found = rows()
+    assert (found["train:x:42"]["state"], found["train:x:42"]["why"]) == (
         "failed",
         "OOMKilled, exit code 137",
     )
-    assert (rows["extract:x:42"]["state"], rows["extract:x:42"]["why"]) == (
-        "not run",
-        "train:x:42 failed",
-    )
-    assert rows["couple:x:42"]["why"] == "its pod is refused: exceeded quota: gpus"
+    ended = "not run", "train:x:42 failed"
+    assert (found["extract:x:42"]["state"], found["extract:x:42"]["why"]) == ended
+    # The conductor has said so, and the Job controller has not come to it yet.
+    api.objects["jobs"][1]["status"]["conditions"][0]["type"] = "FailureTarget"
+    assert (rows()["extract:x:42"]["state"], rows()["extract:x:42"]["why"]) == ended
+    assert found["couple:x:42"]["why"] == "its pod is refused: exceeded quota: gpus"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +275,10 @@ def test_a_gated_pod_without_conductor_says_so(api: Api) -> None:
     study(api)
     api.objects["jobs"][-1] = job("conductor", "", state="Complete")
     rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
-    assert "no conductor runs" in rows["evaluate:x:42"]["why"]
+    assert "no conductor runs: `helm upgrade` starts" in rows["evaluate:x:42"]["why"]
+    api.objects["jobs"][-1] = job("conductor", "", state="Failed")
+    # An upgrade leaves a failed Job as it is.
+    assert "`personaspace rerun RELEASE --failed`" in run("status", "em205").output
 
 
 def test_progress_in_both_formats() -> None:
@@ -281,6 +315,131 @@ def test_followed_logs_of_pods_that_have_ended_come_in_order(api: Api) -> None:
         api.logs[f"em205-{stage}-abcde"] = f"{stage}\n" * 500
     lines = run("logs", "em205", "x", "--follow").output.splitlines()
     assert lines == [f"[{stage} s42] {stage}" for stage in stages for _ in range(500)]
+
+
+def ends(api: Api, stage: str) -> None:
+    done = [{"state": {"terminated": {"exitCode": 0}}}]
+    for item in api.objects["jobs"]:
+        item["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+    api.objects["pods"] = [pod(stage, phase="Succeeded", containerStatuses=done)]
+
+
+@pytest.mark.parametrize("tail", [-1, 3])
+def test_followed_logs_outlast_restarts_of_the_api_server(
+    tail: int, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line once, in order, whichever way the connection ends, and whoever says so."""
+    monkeypatch.setattr("personaspace.cluster.logs.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("personaspace.cluster.logs.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("personaspace.cluster.api.FIRST_PAUSE", 0.05)
+    study(api)
+    running = [{"state": {"running": {}}}]
+    api.objects["pods"] = [pod("couple", phase="Running", containerStatuses=running)]
+    # Two lines each have one timestamp, and some lines are alike.
+    text = [f"line {n // 3}" for n in range(20)]
+    api.logs["em205-couple-abcde"] = "\n".join(text) + "\n"
+    if tail < 0:
+        api.cuts = [(5, "broken"), (4, "well"), (9, "broken"), (12, "well")]
+    threads = [
+        threading.Timer(0.5, setattr, (api, "closes", True)),
+        threading.Timer(1.0, setattr, (api, "closes", False)),
+        threading.Timer(1.2, ends, (api, "couple")),
+    ]
+    for thread in threads:
+        thread.start()
+    show(connect(), "em205", "x", follow=True, tail=tail)
+    shown = capsys.readouterr()
+    wanted = text if tail < 0 else text[-tail:]
+    assert shown.out.splitlines() == [f"[couple s42] {line}" for line in wanted]
+    assert "waiting for the Kubernetes API" in shown.err
+    if tail > 0:
+        assert "tailLines" in api.asked[0] and "tailLines" not in api.asked[-1]
+
+
+def test_a_watched_status_outlasts_restarts_of_the_api_server(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    looks = 0
+
+    def look(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        api.closes, api.status = looks in (1, 2), 403 if looks == 3 else 200
+        if looks == 6:
+            ends(api, "couple")
+
+    monkeypatch.setattr("personaspace.commands.cluster.time.sleep", look)
+    shown = run("status", "em205", "--watch")
+    assert shown.exit_code == 0, shown.output + shown.stderr
+    assert "em205: waiting for the Kubernetes API" in shown.output
+    assert looks >= 6
+
+
+def test_inputs_whose_jobs_are_gone_count_if_the_conductor_found_them(api: Api) -> None:
+    study(api)
+    api.objects["jobs"].pop(0)  # train, by its time to live
+
+    def why() -> dict[str, str]:
+        rows = json.loads(run("status", "em205", "--json").output)
+        return {row["node"]: row["why"] for row in rows}
+
+    assert why()["evaluate:x:42"] == "for train:x:42 (its Job is not there), couple:x:42"
+    for line in (
+        "10:00:01 train:x:42: complete",
+        json.dumps({"event": "message", "message": "train:x:42: complete"}),
+        "10:00:01 condition:x:42: complete",
+    ):
+        api.logs["em205-conductor-abcde"] = f"10:00:00 conductor of em205: 6 Jobs\n{line}\n"
+        assert why()["evaluate:x:42"] == "for couple:x:42", line
+    api.logs["em205-conductor-abcde"] = "10:00:01 train:x:421: complete\n"
+    assert "not there" in why()["evaluate:x:42"]
+    api.objects["jobs"][0]["metadata"]["annotations"][names.NEEDS] = ""
+    api.objects["pods"][0] = pod("extract", gated=True)
+    assert why()["extract:x:42"] == "the conductor reads the study first"
+
+
+def test_equal_reasons_are_one_line_and_a_quota_says_what_to_raise(api: Api) -> None:
+    api.objects["jobs"] = [job(stage) for stage in ("train", "extract", "couple", "evaluate")]
+    said = (
+        "Error creating: forbidden: exceeded quota: small, requested: pods=1, used: pods=2, "
+        "limited: pods=2"
+    )
+    api.objects["events"] = [
+        {
+            "metadata": {"name": name},
+            "involvedObject": {"kind": "Job", "name": f"em205-{name}"},
+            "message": said,
+        }
+        for name in ("train", "extract", "couple", "evaluate")
+    ]
+    shown = run("status", "em205").output
+    (line,) = (line for line in shown.splitlines() if "quota" in line)
+    assert line.startswith("train:x:42, extract:x:42 and 2 others: queued, its pod is refused: ")
+    assert "quota small is too small" in line and "needs pods=4 (now 2) at once" in shown
+
+
+def test_a_releases_own_store_wins_over_the_environments(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(api)
+    key = "aggregate/0123456789abcdef"
+    with open_store(str(tmp_path / "own")) as store, store.writer(key) as writer:
+        (writer.folder / "results.json").write_text('{"of": "the release"}')
+        writer.commit({"fingerprint": "f"})
+    found = job("aggregate", "", "*", state="Complete")
+    env = [{"name": "PERSONASPACE_STORE", "value": str(tmp_path / "own")}]
+    found["spec"]["template"]["spec"]["containers"] = [{"env": env}]
+    api.objects["jobs"][-2] = found
+    ended = [{"state": {"terminated": {"exitCode": 0, "message": f"aggregate: done – {key}"}}}]
+    api.objects["pods"][-2] = pod("aggregate", "", phase="Succeeded", containerStatuses=ended)
+    monkeypatch.setenv("PERSONASPACE_STORE", str(tmp_path / "another"))
+    shown = run("results", "em205", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert json.loads(shown.output) == {"of": "the release"}
+    # One that is asked for is taken.
+    shown = run("results", "em205", "--json", "--store", str(tmp_path / "another"))
+    assert shown.exit_code == 2 and "another" in shown.stderr
 
 
 def test_a_reader_who_has_seen_enough_ends_the_logs(
@@ -341,7 +500,8 @@ def test_wait_does_not_outlast_what_stays_forbidden(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study(api)
-    monkeypatch.setattr("personaspace.cluster.release.LOST_SECONDS", 0.2)
+    monkeypatch.setattr("personaspace.cluster.api.LOST_SECONDS", 0.2)
+    monkeypatch.setattr("personaspace.cluster.api.FIRST_PAUSE", 0.1)
     monkeypatch.setattr("personaspace.cluster.release.POLL_SECONDS", 0.1)
     threading.Timer(0.3, setattr, (api, "status", 403)).start()
     shown = run("wait", "em205")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +15,14 @@ from typing import Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
+from personaspace import sources
 from personaspace.cluster import actions, conduct, names, plan
 from personaspace.cluster.conductor import Conductor
 from personaspace.cluster.decide import Decision, decide
 from personaspace.cluster.plan import Plan
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.store import open_store
+from personaspace.store import StoreUnavailable, open_store
 
 #: A diamond like a condition's, and what reads all of it.
 NEEDS = {
@@ -449,16 +452,18 @@ def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -
     assert len(ended) == 1 and "ftp://x" in ended[0]
 
 
-def test_a_crash_is_no_verdict(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def crash(_: conduct.Settings) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(conduct, "_conduct", crash)
-    with pytest.raises(SystemExit) as ended:
-        conduct.conduct(conduct.Settings("em205", Path("j"), Path("s"), ""))
-    assert ended.value.code == 70 and "RuntimeError: a bug" in capsys.readouterr().err
+def test_a_crash_is_no_verdict_and_may_pass() -> None:
+    """The conductor starts again in its pod, three times; a pod that fails would end its Job."""
+    program = """
+import pathlib
+from personaspace.cluster import conduct
+def crash(_):
+    raise RuntimeError("a bug")
+conduct._conduct, conduct.CRASH_SECONDS = crash, 0.01
+conduct.conduct(conduct.Settings("em205", pathlib.Path("j"), pathlib.Path("s"), ""))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 70 and done.stderr.count("RuntimeError: a bug") == 4
 
 
 def test_the_last_table_is_json_lines_where_the_log_is(
@@ -524,13 +529,53 @@ def test_chart_and_code_that_disagree_are_told_apart(
         plan.make(path, {})
 
 
-def test_a_wrong_spec_is_final_and_a_missing_file_is_not(tmp_path: Path) -> None:
+def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec, table = tmp_path / "study.yaml", tmp_path / "jobs.json"
     table.write_text("{}")
-    spec.write_text("seeds: [x]\n")
-    with pytest.raises(plan.PlanFailedError, match=r"seeds\[0\]") as caught:
-        plan.load(spec, table)
-    assert caught.value.final
-    with pytest.raises(plan.PlanFailedError) as caught:
-        plan.load(tmp_path / "none.yaml", table)
-    assert not caught.value.final
+
+    def final(text: str, said: str) -> bool:
+        spec.write_text(text)
+        with pytest.raises(plan.PlanFailedError, match=said) as caught:
+            plan.load(spec, table)
+        return caught.value.final
+
+    assert final("seeds: [x]\n", r"seeds\[0\]")
+    assert final("model: {name: /no/where}\n", "no config.json there")
+
+    read = sources.read_bytes
+
+    def away(source: str, folder: Path) -> bytes:
+        if source.startswith("builtin:chats"):
+            raise StoreUnavailable("no S3 server answers at x")
+        return read(source, folder)
+
+    monkeypatch.setattr("personaspace.sources.read_bytes", away)
+    spec.write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        plan._main(str(spec), str(table))
+    assert ended.value.code == 69
+    assert capsys.readouterr().err == "datasets.bad-legal-advice: no S3 server answers at x\n"
+
+
+def test_a_hub_that_is_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    from personaspace import dataset
+    from personaspace.spec import Dataset
+
+    def load(error: Exception) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        dataset.load(Dataset(hub="a/b", revision="1"), Path("/"))
+
+    for error in (ConnectionError("Couldn't reach the Hub"), TimeoutError("slow")):
+        with pytest.raises(UnavailableError, match="hub data set a/b@1: "):
+            load(error)
+    for wrong in (FileNotFoundError("no such data set"), ValueError("no config")):
+        with pytest.raises(UserError) as caught:
+            load(wrong)
+        assert not isinstance(caught.value, UnavailableError)

@@ -36,6 +36,28 @@ def ends(code: int, *arguments: Any) -> None:
     assert ended.value.code == code
 
 
+def test_a_job_runs_from_its_part_of_the_study(
+    study_dict: dict[str, Any],
+    write_spec: WriteSpec,
+    tmp_path: Path,
+    message: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = str(tmp_path / "store")
+    (mine,) = (c for c in study_dict["conditions"] if c["name"] == "e0-assistant")
+    part = {key: study_dict[key] for key in ("model", "datasets", "training") if key in study_dict}
+    part |= {"part": {"condition": mine["name"], "stages": ["train"]}, "conditions": [mine]}
+    jobs.run_stage("train", write_spec(part), store, "e0-assistant", 42)
+    ends(2, "couple", write_spec(part), store, "e0-assistant", 42)
+    assert "there are: " in message.read_text()
+    capsys.readouterr()
+    jobs.run_stage("train", write_spec(study_dict), store, "e0-assistant", 42)
+    assert "already complete" in capsys.readouterr().err
+    part["training"] = {"rank": 0}
+    ends(2, "train", write_spec(part), store, "e0-assistant", 42)
+    assert "training.rank: " in message.read_text()
+
+
 def test_condition_and_conclusion_leave_their_result(
     study_dict: dict[str, Any],
     write_spec: WriteSpec,

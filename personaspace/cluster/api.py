@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,57 @@ def message_of(error: ApiException) -> str:
     except (TypeError, ValueError, KeyError):
         text = error.reason or error.body or "no answer"
     return " ".join(str(text).split())[:300]
+
+
+#: For so long an API server that starts may forbid what it will allow, and a release be gone
+#: (between deletion and upgrade).
+LOST_SECONDS = 60.0
+FIRST_PAUSE, LONGEST_PAUSE, SAY_SECONDS = 1.0, 60.0, 60.0
+#: What looking at a release can end in while the API server restarts.
+AWAY: tuple[type[Exception], ...] = (ApiException, UserError, OSError, *CONNECTION_ERRORS)
+
+
+class Outage:
+    """Bears with an API that is away: says so at once and every minute, and tries ever less often.
+
+    Args:
+        what: Who waits, for the message.
+        say: Takes the message.
+    """
+
+    def __init__(self, what: str, say: Callable[[str], None]) -> None:
+        self.what, self.say = what, say
+        self.over()
+
+    def over(self) -> None:
+        """The API has answered."""
+        self._pause, self._refused, self._said = FIRST_PAUSE, 0.0, -SAY_SECONDS
+
+    def pause(self, error: Exception) -> float:
+        """Seconds until the next try.
+
+        Raises:
+            Exception: The error itself, if the API answers, and has gone on to say no.
+        """
+        now = time.monotonic()
+        self._refused = (self._refused or now) if _is_answer(error) else 0.0
+        if self._refused and now - self._refused >= LOST_SECONDS:
+            raise error
+        if now - self._said >= SAY_SECONDS:
+            self._said = now
+            self.say(f"{self.what}: waiting for the Kubernetes API: {_first_line(error)}")
+        seconds, self._pause = self._pause, min(LONGEST_PAUSE, self._pause * 2)
+        return seconds
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the API answered, if not well: there is no such release, or it is forbidden."""
+    if isinstance(error, ApiException):
+        return error.status in (401, 403)
+    return isinstance(error, UserError) and not isinstance(error, UnavailableError)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ApiException):
+        return message_of(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from personaspace import __version__
+from personaspace import __version__, library
 from personaspace.cluster.values import Values
 from personaspace.spec import Experiment
 
@@ -58,6 +58,11 @@ def schema_digest() -> str:
     """SHA-256 of the spec's schema: code and chart that agree on it speak of the same study."""
     text = json.dumps(Experiment.model_json_schema(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def defaults() -> dict[str, Any]:
+    """What the chart's own checks must know of defaults that its values leave out."""
+    return {"datasets": sorted(Experiment().datasets), "grid": library.published_grid()}
 
 
 def _dump(value: Any, indent: int) -> list[str]:
@@ -168,6 +173,7 @@ def generated(folder: Path) -> dict[Path, str]:
         folder / "values.yaml": values_yaml(),
         folder / "values.schema.json": json.dumps(schema(), indent=1) + "\n",
         folder / "spec-schema.sha256": schema_digest() + "\n",
+        folder / "defaults.json": json.dumps(defaults()) + "\n",
         folder / "README.md": readme((folder / "README.md").read_text(encoding="utf-8")),
         folder / "Chart.yaml": _chart_yaml(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -23,6 +24,9 @@ from personaspace.progress import as_json, log_line
 from personaspace.store import open_store
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
+#: A conductor that crashed starts again so often, after so many seconds, doubled each time.
+CRASHES, CRASH_SECONDS = 3, 10.0
+_CRASHED = "PERSONASPACE_CRASHES"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,27 @@ def _explained(settings: Settings) -> None:
             raise
         # 1 is the verdict that something failed, after which no other conductor starts.
         traceback.print_exc()
+        _start_again()
         raise SystemExit(EXIT_CRASH) from None
+
+
+def _start_again() -> None:
+    """Become a new process after a crash, which may pass. Returns when that was tried enough.
+
+    Not left to the Job: Helm 3 takes one for failed when more pods failed than its backoffLimit, so
+    the conductor's is 0, and whatever is no verdict must not count.
+    """
+    crashes = int(os.environ.get(_CRASHED, 0))
+    if crashes >= CRASHES:
+        return
+    until = time.monotonic() + CRASH_SECONDS * 2**crashes
+    while time.monotonic() < until:
+        interrupt.check()
+        time.sleep(0.2)
+    os.environ[_CRASHED] = str(crashes + 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 def _conduct(settings: Settings) -> None:
@@ -128,20 +152,25 @@ def _load_plan(settings: Settings) -> plan.Plan:
 
 
 def _end_all(cluster: Cluster, release: str, why: str) -> None:
-    """Without a plan nothing can be released: end what waits, so that nobody waits for it."""
+    """Without a plan nothing can be released: end what has not started, so that nobody waits."""
     from datetime import UTC, datetime
 
     from personaspace.cluster import actions
 
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended, now = 0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with api_errors(cluster, "end Jobs"):
         pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
         started = {pod.job for pod in pods if pod.live and not pod.gated}
         for raw in cluster.items("jobs", label_selector=names.selector(release)):
-            needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
+            conducts = raw["metadata"]["labels"].get(names.STAGE) == "conductor"
             job = job_view(raw)
-            if needs and job.state == "active" and job.name not in started:
+            if not conducts and job.state == "active" and job.name not in started:
                 actions.end_job(cluster, job, why, now)
+                ended += 1
+    say(
+        f"conductor of {release}: ended {ended} Jobs that had not started; mend what was wrong "
+        f"with `helm upgrade`, then `personaspace rerun {release} --failed` starts them anew"
+    )
 
 
 def _verdict(conductor: Conductor, decision: Decision) -> None:

@@ -19,6 +19,7 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace import interrupt
 from personaspace.cluster import actions, names
+from personaspace.cluster.absence import Absence, without_pod
 from personaspace.cluster.api import Cluster, message_of
 from personaspace.cluster.decide import Decision, decide
 from personaspace.cluster.feed import Feed
@@ -31,6 +32,8 @@ from personaspace.store import Store
 #: A patch that failed is sent again after so many seconds; the same for a Job that does not end.
 AGAIN_SECONDS = 5.0
 SUMMARY_SECONDS = 60.0
+#: A Job without any pod for so long is one whose pod is refused, as by a quota.
+PODLESS_SECONDS = 30.0
 #: News that come within so many seconds are decided on together.
 COALESCE_SECONDS = 0.02
 
@@ -104,7 +107,8 @@ class Conductor:
         self._checker = Checker(store, plan.artifacts, self.inbox)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="patch")
         self._sent: dict[str, float] = {}
-        self._absent_since: dict[str, float] = {}
+        self._absence = Absence(plan, patience)
+        self._podless = 0, 0.0
         self._told: dict[str, float] = {}
         self._reported: dict[str, str] = {}
         selector = names.selector(release)
@@ -133,6 +137,7 @@ class Conductor:
                 if self.decision.finished:
                     return self.decision
                 self._act(self.decision)
+                self._look_for_what_lacks()
                 if time.monotonic() - said >= SUMMARY_SECONDS:
                     said = time.monotonic()
                     self.say(self.summary(), event="progress")
@@ -205,6 +210,8 @@ class Conductor:
             after = {what: None} if change == "drop" else {what.name: what}
         for name, job in after.items():
             before = self.world.jobs.get(name)
+            if before and not job:
+                self._absence.left.add(name)
             if (job and job.state) != (before and before.state):
                 for node in self.plan.jobs.get(name, ()):
                     self.refused.pop(node, None)
@@ -222,13 +229,7 @@ class Conductor:
     # --- what goes out ------------------------------------------------------------------------
 
     def _decide(self) -> Decision:
-        now = time.monotonic()
-        for name in self.plan.jobs:
-            if name in self.world.jobs:
-                self._absent_since.pop(name, None)
-            else:
-                self._absent_since.setdefault(name, now)
-        absent = {n for n, since in self._absent_since.items() if now - since > self.patience}
+        absent = self._absence.for_good(self.world.jobs, time.monotonic())
         found = decide(
             self.plan,
             self.world.jobs,
@@ -268,6 +269,18 @@ class Conductor:
         for pod in list(self.world.pods.values()):
             if pod.gated and pod.live and pod.job in ready:
                 self._send(pod.name, self._release_pod, pod)
+
+    def _look_for_what_lacks(self) -> None:
+        """Say what only a person can mend: Jobs that are not there, Jobs that get no pod."""
+        now = time.monotonic()
+        missing = self._absence.missing(self.world.jobs, self.refused, now)
+        if missing:
+            self._tell("missing", missing)
+        count, podless = without_pod(self.plan, self.world.jobs, self.world.pods.values())
+        if count != self._podless[0]:
+            self._podless = count, now  # while pods are still being made, nothing is wrong
+        elif count and now - self._podless[1] >= PODLESS_SECONDS:
+            self._tell("podless", podless)
 
     def _send(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
         """Send a patch, unless it was sent a moment ago and its effect is still to be seen."""

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
+import time
+from collections import Counter
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.watch.watch import iter_resp_lines
+from urllib3.exceptions import ReadTimeoutError
 
 from personaspace.cluster import names
-from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
+from personaspace.cluster.api import (
+    AWAY,
+    CONNECTION_ERRORS,
+    LOST_SECONDS,
+    TIMEOUT,
+    Cluster,
+    Outage,
+    message_of,
+)
 from personaspace.cluster.status import ORDER, jobs_of
 from personaspace.cluster.views import job_view
 from personaspace.errors import UserError
 
 #: Seconds between two looks for new pods.
 LOOK_SECONDS = 3.0
+#: Pause before a log that ended although its pod has not is asked for again.
+AGAIN_SECONDS = 1.0
+#: A connection on which nothing came for so long is made anew.
+QUIET_SECONDS = 300.0
 _print_lock = threading.Lock()
 #: Set when nobody reads what is printed any more (head, less).
 _unread = threading.Event()
@@ -58,28 +74,109 @@ def _has_ended(pod: dict[str, Any]) -> bool:
     return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
-def _copy(cluster: Cluster, pod: dict[str, Any], prefix: str, follow: bool, tail: int) -> None:
-    options: dict[str, Any] = {"tail_lines": tail} if tail >= 0 else {}
-    try:
-        answer = cluster.core.read_namespaced_pod_log(
-            pod["metadata"]["name"],
-            cluster.namespace,
+class _Copy:
+    """Prints a pod's log, each line once, however often the connection breaks.
+
+    The API's timestamps say which lines of a log that is read again were printed before: the same
+    line at the same nanosecond counts as often as it was printed.
+    """
+
+    def __init__(self, cluster: Cluster, pod: dict[str, Any], prefix: str, tail: int) -> None:
+        self.cluster, self.prefix, self.tail = cluster, prefix, tail
+        self.pod = pod["metadata"]["name"]
+        self._printed: Counter[int] = Counter()
+        self._first = ""
+
+    def once(self) -> None:
+        """What there is now."""
+        try:
+            self._read(follow=False)
+        except ApiException as error:
+            self._complain(f"no log: {message_of(error)}")
+        except CONNECTION_ERRORS as error:
+            self._complain(f"the log broke off: {type(error).__name__}")
+
+    def follow(self) -> None:
+        """Go on until the pod has ended, through restarts of the API server.
+
+        Raises:
+            ApiException: The API goes on to forbid it.
+        """
+        outage = Outage(self.prefix, lambda text: print(text, file=sys.stderr, flush=True))
+        ended, until, pause = False, 0.0, 0.0
+        while not _unread.wait(pause):
+            pause = AGAIN_SECONDS
+            try:
+                # Asked before: a log that is read to its end after that is whole.
+                ended = ended or self._has_ended()
+                self._read(follow=not ended)
+                if ended:
+                    return
+                outage.over()
+            except ReadTimeoutError:
+                pass  # nothing was said for a while, or the connection is dead
+            except (ApiException, *CONNECTION_ERRORS) as error:
+                until = until or (time.monotonic() + LOST_SECONDS if ended else 0.0)
+                over = bool(until) and time.monotonic() > until
+                if isinstance(error, ApiException) and (error.status == 404 or over):
+                    self._complain(f"no log: {message_of(error)}")  # its node is gone, say
+                    return
+                pause = outage.pause(error)
+
+    def follow_aside(self) -> None:
+        """`follow` in a thread of its own."""
+        try:
+            self.follow()
+        except ApiException as error:
+            self._complain(f"no log: {message_of(error)}")
+
+    def _has_ended(self) -> bool:
+        answer = self.cluster.core.read_namespaced_pod(
+            self.pod, self.cluster.namespace, _preload_content=False, _request_timeout=TIMEOUT
+        )
+        try:
+            return _has_ended(json.loads(answer.data))
+        finally:
+            answer.release_conn()
+
+    def _read(self, follow: bool) -> None:
+        # From the start each time: clocks of the node and of this machine differ.
+        options: dict[str, Any] = {} if self._first or self.tail < 0 else {"tail_lines": self.tail}
+        answer = self.cluster.core.read_namespaced_pod_log(
+            self.pod,
+            self.cluster.namespace,
             container="stage",
             follow=follow,
+            timestamps=True,
             _preload_content=False,
+            _request_timeout=(10, QUIET_SECONDS),
             **options,
         )
-        for line in iter_resp_lines(answer):
-            with _print_lock:
-                sys.stdout.write(f"{prefix} {line}\n")
-                sys.stdout.flush()
-        answer.release_conn()
-    except BrokenPipeError:
-        _unread.set()
-    except ApiException as error:
-        print(f"{prefix} (no log: {message_of(error)})", file=sys.stderr)
-    except CONNECTION_ERRORS as error:
-        print(f"{prefix} (the log broke off: {type(error).__name__})", file=sys.stderr)
+        before: Counter[int] = Counter()
+        tailed = self._first if self.tail >= 0 else ""
+        try:
+            for line in iter_resp_lines(answer):
+                stamp, _, text = line.partition(" ")
+                mark = hash(line)
+                before[mark] += 1
+                # Up to where a tail began, what is new here came before it.
+                if before[mark] > self._printed[mark] and not (tailed and stamp <= tailed):
+                    self._printed[mark] += 1
+                    self._first = self._first or stamp
+                    self._print(text)
+        except BrokenPipeError:
+            _unread.set()
+        finally:
+            answer.close()
+            answer.release_conn()
+
+    def _print(self, text: str) -> None:
+        with _print_lock:
+            sys.stdout.write(f"{self.prefix} {text}\n")
+            sys.stdout.flush()
+
+    def _complain(self, text: str) -> None:
+        print(f"{self.prefix} ({text})", file=sys.stderr)
 
 
 def show(
@@ -105,36 +202,28 @@ def show(
     Raises:
         UserError: There are no such Jobs, or none has begun.
         BrokenPipeError: Nobody reads on.
+        ApiException: The API forbids it, or cannot be reached to begin with.
     """
     _unread.clear()
     labels = _labels(condition, stage, seed)
     jobs_of(cluster, release, **labels)
     selector = names.selector(release, **labels)
     seen: dict[str, threading.Thread | None] = {}
+    outage = Outage(release, lambda text: print(text, file=sys.stderr, flush=True))
     while True:
-        ended = all(
-            job_view(raw).state != "active"
-            for raw in cluster.items("jobs", label_selector=selector)
-        )
-        pods = sorted(cluster.items("pods", label_selector=selector), key=_order)
-        count: dict[str, int] = {}
-        for pod in pods:
-            job = pod["metadata"]["labels"].get("job-name", "")
-            count[job] = count.get(job, 0) + 1
-        for pod in pods:
-            uid = pod["metadata"]["uid"]
-            if uid in seen or not _has_begun(pod):
-                continue
-            prefix = _prefix(pod, count[pod["metadata"]["labels"].get("job-name", "")] > 1)
-            if follow and not _has_ended(pod):
-                thread = threading.Thread(
-                    target=_copy, args=(cluster, pod, prefix, True, tail), daemon=True
-                )
-                thread.start()
-                seen[uid] = thread
-            else:
-                seen[uid] = None
-                _copy(cluster, pod, prefix, False, tail)
+        pause = LOOK_SECONDS
+        try:
+            ended = all(
+                job_view(raw).state != "active"
+                for raw in cluster.items("jobs", label_selector=selector)
+            )
+            pods = sorted(cluster.items("pods", label_selector=selector), key=_order)
+            outage.over()
+        except AWAY as error:
+            if not follow:
+                raise
+            ended, pods, pause = False, [], outage.pause(error)
+        _start(cluster, pods, seen, follow, tail)
         if _unread.is_set():
             raise BrokenPipeError
         if not follow:
@@ -145,5 +234,28 @@ def show(
             return
         if ended and not any(thread and thread.is_alive() for thread in seen.values()):
             return
-        if _unread.wait(LOOK_SECONDS):
+        if _unread.wait(pause):
             raise BrokenPipeError
+
+
+def _start(
+    cluster: Cluster,
+    pods: list[dict[str, Any]],
+    seen: dict[str, threading.Thread | None],
+    follow: bool,
+    tail: int,
+) -> None:
+    """Print pods that have ended, and begin to follow those that run."""
+    jobs = [pod["metadata"]["labels"].get("job-name", "") for pod in pods]
+    for pod, job in zip(pods, jobs, strict=True):
+        uid = pod["metadata"]["uid"]
+        if uid in seen or not _has_begun(pod):
+            continue
+        copy = _Copy(cluster, pod, _prefix(pod, jobs.count(job) > 1), tail)
+        if follow and not _has_ended(pod):
+            thread = threading.Thread(target=copy.follow_aside, daemon=True)
+            thread.start()
+            seen[uid] = thread
+        else:
+            seen[uid] = None
+            (copy.follow if follow else copy.once)()

@@ -22,7 +22,7 @@ class PlanFailedError(UserError):
     """The study cannot be read.
 
     Attributes:
-        final: Whether trying again is of no use: the spec itself is wrong.
+        final: Whether trying again is of no use: the user must mend it.
     """
 
     def __init__(self, message: str, final: bool) -> None:
@@ -120,23 +120,17 @@ def load(spec: Path, table: Path) -> Plan:
         raw["artifacts"] = {node: tuple(pair) for node, pair in raw["artifacts"].items()}
         return Plan(**raw)
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    text = "; ".join(lines) if done.returncode in (2, 3, EXIT_UNAVAILABLE) else lines[-1]
-    raise PlanFailedError(text, final=done.returncode == _EXIT_SPEC)
-
-
-#: The spec itself is wrong, so that waiting does not help.
-_EXIT_SPEC = 3
+    told = done.returncode in (EXIT_USER_ERROR, EXIT_UNAVAILABLE)
+    text = "; ".join(lines) if told else lines[-1]
+    raise PlanFailedError(text, final=done.returncode == EXIT_USER_ERROR)
 
 
 def _main(spec: str, table: str) -> None:
     try:
         plan = make(Path(spec), json.loads(Path(table).read_text(encoding="utf-8")))
-    except SpecErrors as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(_EXIT_SPEC) from None
     except UserError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code or EXIT_USER_ERROR) from None
+        raise SystemExit(error.exit_code) from None
     found: dict[str, Any] = {
         "jobs": plan.jobs,
         "needs": plan.needs,

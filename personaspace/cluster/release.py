@@ -17,15 +17,12 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
-from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
+from personaspace.cluster.api import AWAY, Cluster, Outage
 from personaspace.cluster.status import jobs_of
 from personaspace.cluster.views import job_view
-from personaspace.errors import EXIT_FAILURE, EXIT_OK, UnavailableError, UserError
+from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
 
-POLL_SECONDS, LONGEST_POLL, SAY_SECONDS = 3.0, 60.0, 60.0
-#: For so long a release may be gone (between deletion and upgrade), or an API server that starts
-#: forbid what it will allow.
-LOST_SECONDS = 60.0
+POLL_SECONDS, SAY_SECONDS = 3.0, 60.0
 _KEY = re.compile(r"\b(aggregate|report)/[0-9a-f]{16}\b")
 
 
@@ -54,12 +51,12 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
         Exit code: 0 everything complete, 1 something failed or the time is over.
     """
     began = said = time.monotonic()
-    pause, known, lost = POLL_SECONDS, False, 0.0
+    known, outage = False, Outage(release, say)
     while True:
-        now = time.monotonic()
+        now, pause = time.monotonic(), POLL_SECONDS
         try:
             job = conductor_of(cluster, release)
-            known, pause, lost = True, POLL_SECONDS, 0.0
+            known = True
             state = job_view(job).state
             if state != "active":
                 words = last_words(cluster, job["metadata"]["name"]) or job_view(job).why
@@ -68,31 +65,23 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
             if now - said >= SAY_SECONDS:
                 said = now
                 say(counts(cluster, release))
-        except (ApiException, UserError, OSError, *CONNECTION_ERRORS) as error:
-            lost = (lost or now) if _is_answer(error) else 0.0
-            if not known or (lost and now - lost >= LOST_SECONDS):
+            outage.over()
+        except AWAY as error:
+            if not known:
                 raise
-            pause = min(LONGEST_POLL, pause * 2)
-            if now - said >= SAY_SECONDS:
-                said = now
-                say(f"{release}: waiting for the Kubernetes API: {_first_line(error)}")
+            pause = outage.pause(error)
         if seconds is not None and time.monotonic() - began >= seconds:
-            say(f"{release}: still running after {seconds:g} s; {counts(cluster, release)}")
+            say(f"{release}: still running after {seconds:g} s; {_counts_if(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
 
 
-def _is_answer(error: Exception) -> bool:
-    """Whether the API answered, if not well: there is no such release, or it is forbidden."""
-    if isinstance(error, ApiException):
-        return error.status in (401, 403)
-    return isinstance(error, UserError) and not isinstance(error, UnavailableError)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ApiException):
-        return message_of(error)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _counts_if(cluster: Cluster, release: str) -> str:
+    """Where the Jobs are, if the API says so now."""
+    try:
+        return counts(cluster, release)
+    except AWAY:
+        return "the Kubernetes API does not answer"
 
 
 def counts(cluster: Cluster, release: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,12 +12,15 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
+from personaspace.cluster.quota import explain, needed
 from personaspace.cluster.views import failure_of, job_view
 from personaspace.errors import UserError
 from personaspace.graph import STAGES
 
 #: Columns, in order.
 ORDER = (*STAGES, "condition", "conductor")
+#: In either format of logs.
+_COMPLETE = re.compile(r"([a-z]+(?::[a-z0-9-]+:\d+)?): complete\b")
 _TIME = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
@@ -84,11 +86,7 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
     pods: dict[str, list[dict[str, Any]]] = {}
     for raw in cluster.items("pods", label_selector=names.selector(release)):
         pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
-    states = _node_states(raw_jobs)
-    conducted = any(
-        raw["metadata"]["labels"][names.STAGE] == "conductor" and job_view(raw).state == "active"
-        for raw in raw_jobs
-    )
+    states = _Inputs(cluster, raw_jobs, pods)
     refusals: dict[str, str] | None = None
     found, running = [], []
     for raw in raw_jobs:
@@ -99,10 +97,10 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
         row = _row(raw, mine)
         if row.state == "no pod":
             if refusals is None:
-                refusals = _refusals(cluster)
+                refusals = _refusals(cluster, _need(raw_jobs))
             row.state, row.why = "queued", _no_pod(row, mine, refusals)
         elif row.state == "waiting":
-            row.why = _missing_inputs(raw, states, conducted)
+            row.why = states.missing(raw)
         elif row.state == "running":
             running.append(row)
         found.append(row)
@@ -115,12 +113,76 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
     return sorted(found, key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
 
 
-def _node_states(raw_jobs: Iterable[dict[str, Any]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for raw in raw_jobs:
-        for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
-            found[node] = job_view(raw).state
-    return found
+class _Inputs:
+    """What of a release is complete: by its Jobs, and by its conductor where these are gone."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        raw_jobs: list[dict[str, Any]],
+        pods: dict[str, list[dict[str, Any]]],
+    ) -> None:
+        self.cluster = cluster
+        self.states: dict[str, str] = {}
+        self.conductor, self.failed = "", False
+        for raw in raw_jobs:
+            state = job_view(raw).state
+            for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
+                self.states[node] = state
+            if raw["metadata"]["labels"][names.STAGE] != "conductor":
+                continue
+            self.failed = self.failed or state == "failed"
+            if state == "active":
+                mine = pods.get(raw["metadata"]["name"], [])
+                newest = max(
+                    mine, key=lambda p: str(p["metadata"]["creationTimestamp"]), default={}
+                )
+                self.conductor = newest.get("metadata", {}).get("name", "?")
+        self._told: set[str] | None = None
+
+    def missing(self, raw: dict[str, Any]) -> str:
+        """What a gated Job waits for."""
+        annotations, own = raw["metadata"].get("annotations", {}), raw["metadata"]["name"]
+        if not self.conductor:
+            how = "`personaspace rerun RELEASE --failed`" if self.failed else "`helm upgrade`"
+            return f"no conductor runs: {how} starts one ({own})"
+        needs, mine = annotations.get(names.NEEDS, ""), annotations.get(names.NODES, "").split(",")
+        wanted = [n for n in (self.states if needs == "*" else needs.split(",")) if n]
+        left = [n for n in wanted if n not in mine and not self._complete(n)]
+        if not wanted:
+            return "the conductor reads the study first"
+        if not left:
+            return "inputs complete, the conductor checks them"
+        if len(left) > 2:
+            return f"for {len(left)} artifacts"
+        gone = {n: "" if n in self.states else " (its Job is not there)" for n in left}
+        return f"for {', '.join(node + note for node, note in gone.items())}"
+
+    def _complete(self, node: str) -> bool:
+        """A Job that is gone (by its time to live) counts if the conductor found its artifact."""
+        if node in self.states:
+            return self.states[node] == "succeeded"
+        if self._told is None:
+            self._told = _told_complete(self.cluster, self.conductor)
+        return node in self._told or f"condition:{node.partition(':')[2]}" in self._told
+
+
+def _told_complete(cluster: Cluster, pod: str) -> set[str]:
+    """What a conductor's log calls complete: each begins by saying all that it found."""
+    try:
+        text: str = cluster.core.read_namespaced_pod_log(
+            pod, cluster.namespace, container="stage", _request_timeout=TIMEOUT
+        )
+    except (ApiException, *CONNECTION_ERRORS):
+        return set()
+    found = (_COMPLETE.search(line) for line in text.splitlines())
+    return {match[1] for match in found if match}
+
+
+def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
+    """What a quota must allow for what has not ended."""
+    views = [job_view(raw) for raw in raw_jobs]
+    return needed(view.asks for view in views if view.state == "active")
 
 
 def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
@@ -143,6 +205,8 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         else:
             said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
             row.why = next((text for text in reversed(said) if text), view.why)
+    elif ending := _ending(raw):
+        row.state, row.why = "not run", ending
     elif raw["spec"].get("suspend"):
         needs = metadata.get("annotations", {}).get(names.NEEDS)
         row.state = "waiting" if view.held and needs else "queued"
@@ -151,6 +215,14 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         live = [p for p in pods if p["status"].get("phase") not in ("Succeeded", "Failed")]
         row.state, row.why = pod_state(live[-1]) if live else ("no pod", "")
     return row
+
+
+def _ending(raw: dict[str, Any]) -> str:
+    """Why the conductor has ended a Job that the Job controller is about to call failed."""
+    for condition in raw.get("status", {}).get("conditions") or ():
+        if (condition["type"], condition.get("reason")) == ("FailureTarget", names.NOT_RUN):
+            return str(condition.get("message", "")).partition("not run: ")[2]
+    return ""
 
 
 def pod_state(pod: dict[str, Any]) -> tuple[str, str]:
@@ -186,13 +258,14 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:240]
 
 
-def _refusals(cluster: Cluster) -> dict[str, str]:
+def _refusals(cluster: Cluster, need: dict[str, str]) -> dict[str, str]:
     """Why pods could not be made (quota, admission), by Job; empty where we may not look."""
     found: dict[str, str] = {}
     try:
         for raw in cluster.items("events", field_selector="reason=FailedCreate"):
             if raw["involvedObject"].get("kind") == "Job":
-                found[raw["involvedObject"]["name"]] = _short(raw.get("message", ""))
+                said = explain(raw.get("message", ""), need)
+                found[raw["involvedObject"]["name"]] = _short(said)
     except ApiException:
         pass
     return found
@@ -206,21 +279,6 @@ def _no_pod(row: Row, pods: list[dict[str, Any]], refusals: dict[str, str]) -> s
     if last:
         return f"tries again soon, after attempt {row.attempts}: {last}"
     return "its pod has not been made yet"
-
-
-def _missing_inputs(raw: dict[str, Any], states: dict[str, str], conducted: bool) -> str:
-    needs = raw["metadata"].get("annotations", {}).get(names.NEEDS, "")
-    own = raw["metadata"]["name"]
-    if needs == "*":
-        own_nodes = raw["metadata"]["annotations"].get(names.NODES, "").split(",")
-        left = [n for n, s in states.items() if n and n not in own_nodes and s != "succeeded"]
-        text = f"for {len(left)} artifacts" if len(left) > 2 else f"for {', '.join(left)}"
-    else:
-        left = [node for node in needs.split(",") if states.get(node) != "succeeded"]
-        text = f"for {', '.join(left)}"
-    if not conducted:
-        return f"no conductor runs: `helm upgrade` or `personaspace rerun` starts one ({own})"
-    return text if left else "inputs complete, the conductor checks them"
 
 
 def last_progress(cluster: Cluster, pod: str) -> str:

@@ -31,8 +31,8 @@ class Image(Part):
     """A container image."""
 
     registry: str = Field("", description="Registry's host; empty: the repository says all.")
-    repository: Annotated[str, Field(min_length=1)]
-    tag: str = Field("", description="By default the chart's appVersion.")
+    repository: Annotated[str, Field(min_length=1)] = Field(description="Its name there.")
+    tag: str = Field("", description="Empty: the chart's appVersion.")
     digest: str = Field(
         "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="Pins the image; wins over the tag."
     )
@@ -51,6 +51,16 @@ class Gpu(Part):
         pattern=r"^([0-9]+g\.[0-9]+gb(\.me)?)?$",
         description="A MIG slice instead of whole GPUs, such as 3g.40gb.",
     )
+    runtime_class_name: str = Field(
+        "",
+        description="Runtime class of pods with a GPU, such as nvidia; pods without keep theirs.",
+    )
+    node_selector: Scalars = Field(
+        {}, description="Besides the pods' own, of pods with a GPU: a kind of GPU."
+    )
+    tolerations: list[Passed] = Field(
+        [], description="Besides the pods' own, of pods with a GPU: taints of GPU nodes."
+    )
 
 
 class Settings(Part):
@@ -59,18 +69,24 @@ class Settings(Part):
     image: Passed | None = Field(None, description="Parts of an image that differ.")
     gpu: Gpu | None = Field(None, description="GPUs of this stage's pods.")
     resources: Passed | None = Field(None, description="CPU and memory; GPUs come from `gpu`.")
-    node_selector: Scalars | None = None
-    tolerations: list[Passed] | None = None
-    affinity: Passed | None = None
-    topology_spread_constraints: list[Passed] | None = None
-    priority_class_name: str | None = None
-    runtime_class_name: str | None = None
+    node_selector: Scalars | None = Field(
+        None, description="Labels of nodes; a kind of GPU belongs to `gpu.nodeSelector`."
+    )
+    tolerations: list[Passed] | None = Field(
+        None, description="Of taints; those of GPU nodes belong to `gpu.tolerations`."
+    )
+    affinity: Passed | None = Field(None, description="As in a pod.")
+    topology_spread_constraints: list[Passed] | None = Field(None, description="As in a pod.")
+    priority_class_name: str | None = Field(None, description="An existing PriorityClass.")
+    runtime_class_name: str | None = Field(
+        None, description="An existing RuntimeClass; that of GPUs belongs to `gpu`."
+    )
     pod_labels: Scalars | None = Field(None, description="More labels of the pods.")
     pod_annotations: Scalars | None = Field(None, description="Annotations of the pods.")
     extra_env: list[Passed] | None = Field(None, description="More environment variables.")
     extra_env_from: list[Passed] | None = Field(None, description="From config maps or secrets.")
-    extra_volumes: list[Passed] | None = None
-    extra_volume_mounts: list[Passed] | None = None
+    extra_volumes: list[Passed] | None = Field(None, description="As in a pod: data sets, a CA.")
+    extra_volume_mounts: list[Passed] | None = Field(None, description="Where these are seen.")
     shm_size: str | None = Field(
         None, description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
     )
@@ -197,7 +213,9 @@ class ModelCache(Part):
     """Where base models are kept between pods."""
 
     type: Literal["none", "pvc", "hostPath"] = Field(
-        "none", description="none: every pod downloads the model into its own scratch space."
+        "none",
+        description="none: every pod downloads the model into its own scratch space "
+        "(`ephemeral-storage`); pvc or hostPath: once.",
     )
     claim: str = Field("", description="Existing PersistentVolumeClaim (ReadWriteMany).")
     path: str = Field("", description="Folder on the node.")
@@ -239,7 +257,9 @@ class Seaweedfs(Part):
         False, description="Holds the artifacts, without any secret, unless `store.url` is given."
     )
     image: Image = Image(repository="chrislusf/seaweedfs", tag="4.48")
-    resources: Passed = Field({"requests": {"cpu": "100m", "memory": "256Mi"}})
+    resources: Passed = Field(
+        {"requests": {"cpu": "100m", "memory": "256Mi"}}, description="CPU and memory."
+    )
     size: str = Field("10Gi", description="Limit of its scratch volume.")
 
 
@@ -248,16 +268,20 @@ class PodMonitor(Part):
 
     enabled: StrictBool = Field(False, description="Needs the PodMonitor CRD.")
     labels: Scalars = Field({}, description="By which a Prometheus finds it.")
-    interval: str = "30s"
+    interval: str = Field("30s", description="Between two scrapes.")
 
 
 class Conductor(Part):
     """How the conductor behaves."""
 
     patience_seconds: Seconds = Field(
-        600, description="How long a bucket or spec may be wrong before what waits for it ends."
+        600,
+        description="How long a bucket may be wrong, data sets away or a deleted Job gone before "
+        "what needs them ends.",
     )
-    metrics_port: Annotated[StrictInt, Field(ge=1024, le=65535)] = 9400
+    metrics_port: Annotated[StrictInt, Field(ge=1024, le=65535)] = Field(
+        9400, description="Where `podMonitor` finds the counts."
+    )
 
 
 class Values(Part):
@@ -295,6 +319,7 @@ class Values(Part):
             "runAsUser": 10001,
             "runAsGroup": 10001,
             "fsGroup": 10001,
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         description="Of every pod; fits the `restricted` Pod Security level.",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from personaspace.cluster import names
+from personaspace.cluster.quota import Asks, asks_of
 
 JobState = Literal["active", "succeeded", "failed"]
 
@@ -22,6 +23,8 @@ class JobView:
         held: Whether Kueue's gate holds it (annotation), or it has no queue yet (label).
         begun: Whether it has a start time (a suspended one has not).
         kueue_gates: Value of Kueue's gate annotation.
+        asks: What its pod counts for in a quota.
+        expires: Whether it is removed some time after it has ended.
     """
 
     name: str
@@ -31,6 +34,8 @@ class JobView:
     held: bool = False
     begun: bool = True
     kueue_gates: str = ""
+    asks: Asks = ()
+    expires: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,17 @@ def job_view(raw: dict[str, Any]) -> JobView:
         bool(raw["spec"].get("suspend")) and names.KUEUE_QUEUE not in metadata.get("labels", {})
     )
     begun = "startTime" in raw.get("status", {})
-    return JobView(metadata["name"], metadata["uid"], state, why, held, begun, gates)
+    return JobView(
+        metadata["name"],
+        metadata["uid"],
+        state,
+        why,
+        held,
+        begun,
+        gates,
+        asks_of(raw["spec"].get("template", {}).get("spec", {})),
+        "ttlSecondsAfterFinished" in raw["spec"],
+    )
 
 
 def pod_view(raw: dict[str, Any]) -> PodView:

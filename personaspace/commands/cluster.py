@@ -57,6 +57,7 @@ def reach(namespace: str, kubeconfig: str, context: str, doing: str) -> Iterator
 
 def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> None:
     """Print a release's table, once or until it has ended."""
+    from personaspace.cluster.api import AWAY, Outage
     from personaspace.cluster.status import rows
 
     if as_json:
@@ -66,13 +67,19 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
     if not watch:
         console.print(_table(release, rows(cluster, release)))
         return
+    found = rows(cluster, release)
     with Live(console=console, auto_refresh=False) as live:
+        outage = Outage(release, lambda text: console.print(Text(text, style="red")))
         while True:
-            found = rows(cluster, release)
             live.update(_table(release, found), refresh=True)
             if all(row.state in ("done", "failed", "not run") for row in found):
                 return
             time.sleep(REFRESH_SECONDS)
+            try:
+                found = rows(cluster, release)
+                outage.over()
+            except AWAY as error:
+                time.sleep(outage.pause(error))
 
 
 def _table(release: str, found: list[Row]) -> Group:
@@ -95,11 +102,23 @@ def _table(release: str, found: list[Row]) -> Group:
         for row in found
         if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
     ]
-    if not told:
-        # Where everything only waits, the reason is worth a line.
-        told = [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
-    lines = [Text(f"{row.title}: {row.state}, {row.why}".rstrip(", ")) for row in told]
+    # Without a conductor what waits would wait for ever.
+    told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in told:
+        alike.setdefault((row.state, row.why), []).append(row.title)
+    lines = [
+        Text(f"{_several(titles)}: {state}, {why}".rstrip(", "))
+        for (state, why), titles in alike.items()
+    ]
     return Group(table, *lines)
+
+
+def _several(titles: list[str]) -> str:
+    """Up to three by name: fifty Jobs may wait for the same."""
+    if len(titles) <= 3:
+        return ", ".join(titles)
+    return f"{', '.join(titles[:2])} and {len(titles) - 2} others"
 
 
 def _cell(row: Row) -> Text:
@@ -116,6 +135,8 @@ def show_results(release: str, cluster: Cluster, store: str | None, as_json: boo
     from personaspace.summary import table
 
     keys = artifact_keys(cluster, release)
+    # Only --store is stronger than what the release says: a shell's PERSONASPACE_STORE may be of
+    # another study.
     with open_store(store or store_url(cluster, release)) as place:
         path = place.fetch(keys["aggregate"], ["results.json"]) / "results.json"
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ class JobBoard(Board):
 def run_stage(stage: str, spec: Path, store_url: str, condition: str = "", seed: int = -1) -> None:
     """Run one node and say, in lines, what it does and where the result is."""
     node = Node(cast(Stage, stage), condition, seed)
-    run_job(spec, store_url, lambda graph: [node], node.id)
+    run_job(spec, store_url, lambda graph: [node], node.id, seed)
 
 
 def run_condition(spec: Path, store_url: str, condition: str, seed: int) -> None:
@@ -66,7 +66,7 @@ def run_condition(spec: Path, store_url: str, condition: str, seed: int) -> None
     def mine(graph: Graph) -> list[Node]:
         return [n for n in graph.nodes if (n.condition, n.seed) == (condition, seed)]
 
-    run_job(spec, store_url, mine, f"condition:{condition}:{seed}")
+    run_job(spec, store_url, mine, f"condition:{condition}:{seed}", seed)
 
 
 def conclude(spec: Path, store_url: str) -> None:
@@ -74,7 +74,7 @@ def conclude(spec: Path, store_url: str) -> None:
     run_job(spec, store_url, lambda graph: [Node("aggregate"), Node("report")], "aggregate")
 
 
-def run_job(spec: Path, store_url: str, choose: Choice, name: str) -> None:
+def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -1) -> None:
     """Run some nodes, and end the process with the code that says how it went.
 
     Args:
@@ -82,16 +82,17 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str) -> None:
         store_url: Where artifacts are.
         choose: Which nodes; none, or one that the study does not have, is the user's mistake.
         name: What is run, for messages.
+        seed: Of what is run; -1: of the whole study.
     """
     from personaspace.cli import guarded
 
-    guarded(_explained, job=True)(spec, store_url, choose, name)
+    guarded(_explained, job=True)(spec, store_url, choose, name, seed)
 
 
-def _explained(spec: Path, store_url: str, choose: Choice, name: str) -> None:
+def _explained(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> None:
     """Leaves the reason of every ending where Kubernetes reads it."""
     try:
-        _run(spec, store_url, choose, name)
+        _run(spec, store_url, choose, name, seed)
     except SystemExit:
         raise
     except BaseException as error:
@@ -100,9 +101,9 @@ def _explained(spec: Path, store_url: str, choose: Choice, name: str) -> None:
         raise
 
 
-def _run(spec: Path, store_url: str, choose: Choice, name: str) -> None:
+def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> None:
     interrupt.install()
-    loaded = study.load(spec)
+    loaded = study.load(spec, None if seed < 0 else seed)
     with open_store(store_url) as store:
         _reach(store, name)
         work = prepare(loaded, store)

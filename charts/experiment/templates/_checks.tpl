@@ -1,44 +1,135 @@
 {{/*
-What the values' schema cannot say: mistakes that would fail every Job of the study, or two Jobs of one
-name. The rest of personaspace.validation needs the files, and is the Jobs'.
+What the values' schema cannot say, in the words of personaspace.validation: tests/test_chart_checks.py
+holds the two together. What needs files (data sets, questions, the model) is the conductor's to say,
+before any stage has started.
 */}}
 {{- define "experiment.checks" -}}
 {{- $study := .Values.experiment -}}
+{{- $defaults := .Files.Get "defaults.json" | fromJson -}}
+{{- $wrong := concat (include "experiment.checks.conditions" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.personas" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.others" $study | fromJsonArray) -}}
+{{- if $wrong }}{{ fail (printf "experiment.%s" (join "; experiment." $wrong)) }}{{ end -}}
+{{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
+{{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Conditions, their data sets, and recipes. Takes study and defaults, gives a JSON list of complaints. */}}
+{{- define "experiment.checks.conditions" -}}
+{{- $study := .study -}}
 {{- $wrong := list -}}
-{{- $conditions := list -}}
-{{- $personas := list -}}
-{{- $seeds := list -}}
-{{- range $index, $persona := $study.personas -}}
-{{- if has $persona.name $personas }}{{ $wrong = append $wrong (printf "personas[%d].name: %q is already the name of another" $index $persona.name) }}{{ end -}}
-{{- $personas = append $personas $persona.name -}}
-{{- end -}}
+{{- $names := list -}}
+{{- $bases := 0 -}}
+{{- $untrained := 0 -}}
+{{- $datasets := ternary (keys ($study.datasets | default dict)) .defaults.datasets (hasKey $study "datasets") -}}
 {{- range $index, $condition := $study.conditions -}}
-{{- if has $condition.name $conditions }}{{ $wrong = append $wrong (printf "conditions[%d].name: %q is already the name of another" $index $condition.name) }}{{ end -}}
-{{- $conditions = append $conditions $condition.name -}}
-{{- with $condition.persona -}}
-{{- if not (has . $personas) }}{{ $wrong = append $wrong (printf "conditions[%d].persona: unknown persona %q" $index .) }}{{ end -}}
+{{- $where := printf "conditions[%d]" $index -}}
+{{- if has $condition.name $names }}{{ $wrong = append $wrong (printf "%s.name: %q is already the name of another" $where $condition.name) }}{{ end -}}
+{{- $names = append $names $condition.name -}}
+{{- $kind := $condition.kind | default (ternary "base" "em" (empty $condition.dataset)) -}}
+{{- with $condition.dataset -}}
+{{- if not (has . $datasets) }}{{ $wrong = append $wrong (printf "%s.dataset: unknown dataset %q" $where .) }}{{ end -}}
+{{- if eq $kind "base" }}{{ $wrong = append $wrong (printf "%s.dataset: the base condition is not trained" $where) }}{{ end -}}
+{{- else -}}
+{{- $untrained = add1 $untrained -}}
+{{- if ne $kind "base" }}{{ $wrong = append $wrong (printf "%s.kind: a condition without a dataset is the base" $where) }}
+{{- else if $bases }}{{ $wrong = append $wrong (printf "%s.kind: there is already a base condition" $where) }}{{ end -}}
 {{- end -}}
-{{- if and $condition.dataset $study.datasets -}}
-{{- if not (hasKey $study.datasets $condition.dataset) }}{{ $wrong = append $wrong (printf "conditions[%d].dataset: unknown dataset %q" $index $condition.dataset) }}{{ end -}}
+{{- if eq $kind "base" }}{{ $bases = add1 $bases }}{{ end -}}
+{{- end -}}
+{{- if not (or $bases $untrained) }}{{ $wrong = append $wrong "conditions: one condition without a dataset is needed as the base" }}{{ end -}}
+{{- range $name, $dataset := $study.datasets -}}
+{{- $where := printf "datasets.%s" $name -}}
+{{- if eq (empty $dataset.path) (empty $dataset.hub) }}{{ $wrong = append $wrong (printf "%s: give either path or hub" $where) }}
+{{- else if and $dataset.hub (not $dataset.revision) }}{{ $wrong = append $wrong (printf "%s: hub needs a revision, so that a rerun reads the same rows" $where) }}
+{{- else if and $dataset.hub $dataset.sha256 }}{{ $wrong = append $wrong (printf "%s: sha256 is for files; a hub data set is pinned by its revision" $where) }}{{ end -}}
+{{- end -}}
+{{- range $where, $recipe := dict "training" $study.training "coupling.recipe" $study.coupling.recipe -}}
+{{- if and $recipe.row_tokens (lt (int64 ($recipe.row_tokens | default 0)) (int64 $recipe.max_tokens)) }}{{ $wrong = append $wrong (printf "%s.row_tokens: is less than max_tokens (%d)" $where (int64 $recipe.max_tokens)) }}{{ end -}}
+{{- end -}}
+{{- toJson $wrong -}}
+{{- end }}
+
+{{/* Whatever names a persona. Takes study and defaults, gives a JSON list of complaints. */}}
+{{- define "experiment.checks.personas" -}}
+{{- $study := .study -}}
+{{- $wrong := list -}}
+{{- $known := list -}}
+{{- range $index, $persona := $study.personas -}}
+{{- if has $persona.name $known }}{{ $wrong = append $wrong (printf "personas[%d].name: %q is already the name of another" $index $persona.name) }}{{ end -}}
+{{- $known = append $known $persona.name -}}
+{{- end -}}
+{{- $grid := $study.evaluation.personas -}}
+{{- if not $grid -}}
+{{- $grid = .defaults.grid -}}
+{{- range .defaults.grid }}{{ if not (has . $known) }}{{ $grid = $known }}{{ end }}{{ end -}}
+{{- end -}}
+{{- $extracted := $study.extraction.personas | default $grid -}}
+{{- $source := $study.coupling.source -}}
+{{- $assistant := $study.analysis.assistant -}}
+{{- $named := dict "coupling.source" $source "analysis.assistant" $assistant -}}
+{{- range $index, $condition := $study.conditions -}}
+{{- with $condition.persona }}{{ $_ := set $named (printf "conditions[%d].persona" $index) . }}{{ end -}}
+{{- end -}}
+{{- range $section, $names := dict "extraction.personas" $study.extraction.personas "evaluation.personas" $study.evaluation.personas "coupling.negatives" $study.coupling.negatives -}}
+{{- $seen := list -}}
+{{- range $index, $name := $names -}}
+{{- $where := printf "%s[%d]" $section $index -}}
+{{- $_ := set $named $where $name -}}
+{{- if has $name $seen }}{{ $wrong = append $wrong (printf "%s: %q is listed twice" $where $name) }}{{ end -}}
+{{- if and (eq $section "coupling.negatives") (eq $name $source) }}{{ $wrong = append $wrong (printf "%s: %q is the source persona" $where $name) }}{{ end -}}
+{{- $seen = append $seen $name -}}
 {{- end -}}
 {{- end -}}
+{{- range $where, $name := $named -}}
+{{- if not (has $name $known) }}{{ $wrong = append $wrong (printf "%s: unknown persona %q" $where $name) }}{{ end -}}
+{{- end -}}
+{{- if and (has $assistant $known) (not (has $assistant $extracted)) }}{{ $wrong = append $wrong "analysis.assistant: is not among the extracted personas" }}{{ end -}}
+{{- if and (has $source $known) (not (has $source $grid)) }}{{ $wrong = append $wrong (printf "evaluation.personas: must hold the source persona %q" $source) }}{{ end -}}
+{{- toJson $wrong -}}
+{{- end }}
+
+{{/* Seeds, layers, methods, axis, reruns. Takes the study, gives a JSON list of complaints. */}}
+{{- define "experiment.checks.others" -}}
+{{- $study := . -}}
+{{- $wrong := list -}}
+{{- $seeds := list -}}
 {{- range $index, $seed := $study.seeds -}}
 {{- if has (int64 $seed) $seeds }}{{ $wrong = append $wrong (printf "seeds[%d]: %d is listed twice" $index (int64 $seed)) }}{{ end -}}
 {{- $seeds = append $seeds (int64 $seed) -}}
 {{- end -}}
+{{- if kindIs "slice" $study.extraction.layers -}}
+{{- $layers := list -}}
+{{- range $index, $layer := $study.extraction.layers -}}
+{{- if has (int64 $layer) $layers }}{{ $wrong = append $wrong (printf "extraction.layers[%d]: %d is listed twice" $index (int64 $layer)) }}{{ end -}}
+{{- $layers = append $layers (int64 $layer) -}}
+{{- end -}}
+{{- if not $layers }}{{ $wrong = append $wrong "extraction.layers: name at least one layer" }}{{ end -}}
+{{- $headline := $study.analysis.layer -}}
+{{- if not (or (kindIs "invalid" $headline) (has (int64 ($headline | default 0)) $layers)) }}{{ $wrong = append $wrong (printf "analysis.layer: %d is not extracted" (int64 $headline)) }}{{ end -}}
+{{- end -}}
+{{- if not (has $study.analysis.method $study.extraction.methods) }}{{ $wrong = append $wrong (printf "analysis.method: %q is not extracted" $study.analysis.method) }}{{ end -}}
+{{- $conditions := dict -}}
+{{- $em := list -}}
+{{- range $condition := $study.conditions -}}
+{{- $_ := set $conditions $condition.name (empty $condition.dataset) -}}
+{{- if eq ($condition.kind | default (ternary "base" "em" (empty $condition.dataset))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
+{{- end -}}
+{{- with $study.analysis.axis -}}
+{{- if not (has . $em) }}{{ $wrong = append $wrong (printf "analysis.axis: unknown em condition %q" .) }}{{ end -}}
+{{- end -}}
 {{- range $index, $rerun := $study.rerun -}}
 {{- $where := printf "rerun[%d]" $index -}}
 {{- $seeded := not (kindIs "invalid" $rerun.seed) -}}
-{{- if and (eq $rerun.stage "aggregate") (or $rerun.condition $seeded) -}}
+{{- if and $rerun.condition (not (hasKey $conditions $rerun.condition)) -}}
+{{- $wrong = append $wrong (printf "%s.condition: unknown condition %q" $where $rerun.condition) -}}
+{{- else if and (eq $rerun.stage "aggregate") (or $rerun.condition $seeded) -}}
 {{- $wrong = append $wrong (printf "%s.stage: aggregate is of the whole study: leave out condition and seed" $where) -}}
-{{- else -}}
-{{- with $rerun.condition -}}
-{{- if not (has . $conditions) }}{{ $wrong = append $wrong (printf "%s.condition: unknown condition %q" $where .) }}{{ end -}}
+{{- else if and $rerun.condition (eq $rerun.stage "train") (get $conditions $rerun.condition) -}}
+{{- $wrong = append $wrong (printf "%s.stage: %s has no data set and is not trained" $where $rerun.condition) -}}
 {{- end -}}
 {{- if $seeded -}}
 {{- if not (has (int64 $rerun.seed) $seeds) }}{{ $wrong = append $wrong (printf "%s.seed: %d is not among the seeds" $where (int64 $rerun.seed)) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- end -}}
-{{- if $wrong }}{{ fail (printf "experiment.%s" (join "; experiment." $wrong)) }}{{ end -}}
+{{- toJson $wrong -}}
 {{- end }}

@@ -20,6 +20,45 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (replace "+" "_" .Chart.Version) }}
 {{- end }}
 
+{{/*
+Name of a ConfigMap that never changes: it ends in a hash of what it holds, so that a pod reads what its
+Job was made for, however often its Job starts pods and whatever was upgraded since. Takes root, what, text.
+*/}}
+{{- define "experiment.configName" -}}
+{{- $hash := printf "%s\n%s" .root.Release.Name .text | sha256sum | trunc 10 -}}
+{{- printf "%s-%s-%s" (include "experiment.fullname" .root | trunc 45 | trimSuffix "-") .what $hash -}}
+{{- end }}
+
+{{/* Takes root, name, file, text. */}}
+{{- define "experiment.configMap" -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ .name | quote }}
+  labels:
+    {{- include "experiment.selectorLabels" .root | nindent 4 }}
+    app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+immutable: true
+data:
+  {{ .file }}: |
+    {{- .text | nindent 4 }}
+{{- end }}
+
+{{/* Name of the ConfigMap with the whole study. */}}
+{{- define "experiment.studyName" -}}
+{{- include "experiment.configName" (dict "root" . "what" "study" "text" (toYaml .Values.experiment)) -}}
+{{- end }}
+
+{{/* Name of the trial server's objects. A Service's begins with a letter. */}}
+{{- define "experiment.seaweedfs" -}}
+{{- $name := printf "%s-seaweedfs" (include "experiment.fullname" .) -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- printf "s3-%s-%s" (include "experiment.fullname" . | trunc 43 | trimSuffix "-") (sha256sum .Release.Name | trunc 10) -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
+{{- end }}
+
 {{- define "experiment.image" -}}
 {{- $image := .image -}}
 {{- with $image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
@@ -37,7 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (replace "+" "_" .Chart.Version) }}
 {{- if .Values.store.url -}}
 {{- .Values.store.url -}}
 {{- else if .Values.seaweedfs.enabled -}}
-s3://personaspace?endpoint=http://{{ include "experiment.fullname" . }}-seaweedfs:8333&region=us-east-1
+s3://personaspace?endpoint=http://{{ include "experiment.seaweedfs" . }}:8333&region=us-east-1
 {{- end -}}
 {{- end }}
 
@@ -60,6 +99,12 @@ Takes root and stage, gives JSON.
 {{- range $key, $value := dig "gpu" dict $settings }}{{ $_ := set $gpu $key $value }}{{ end -}}
 {{- if has .stage (list "aggregate" "conductor") }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
 {{- $_ := set $settings "gpu" $gpu -}}
+{{- /* What only pods with a GPU need does not bind those without one. */ -}}
+{{- if gt (int $gpu.count) 0 -}}
+{{- with $gpu.runtimeClassName }}{{ $_ := set $settings "runtimeClassName" . }}{{ end -}}
+{{- with $gpu.nodeSelector }}{{ $_ := set $settings "nodeSelector" (merge (deepCopy .) ($settings.nodeSelector | default dict)) }}{{ end -}}
+{{- with $gpu.tolerations }}{{ $_ := set $settings "tolerations" (concat ($settings.tolerations | default list) .) }}{{ end -}}
+{{- end -}}
 {{- $image := ternary .root.Values.image .root.Values.cpuImage (gt (int $gpu.count) 0) | deepCopy -}}
 {{- $own := dig "image" dict $settings -}}
 {{- /* The digest belongs to the image that it stands beside. */ -}}

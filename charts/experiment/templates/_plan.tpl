@@ -43,55 +43,56 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end }}
 
 {{/*
-What a stage reads of the study, as JSON: what is not here cannot change its Job's name. It may say
-more than personaspace.graph._reads, never less; tests/test_chart_names.py tries every field.
-Takes root, stage and condition.
+What a Job reads of the study, as YAML: a study that holds nothing else, so that what is not here can
+change neither the Job nor its name. personaspace.study reads it; tests/test_chart_parts.py holds its
+fingerprints to those of the whole study. Takes root and job.
 */}}
 {{- define "experiment.part" -}}
 {{- $study := .root.Values.experiment -}}
-{{- $condition := .condition -}}
-{{- $part := dict "stage" .stage "model" $study.model -}}
-{{- $_ := set $part "condition" (omit $condition "label" "cosine_anchor" "gpus") -}}
-{{- $dataset := $condition.dataset | default "" -}}
-{{- $_ := set $part "dataset" (dig "datasets" $dataset "" $study) -}}
-{{- $_ := set $part "training" (omit $study.training "checkpoint_every") -}}
-{{- range $persona := $study.personas -}}
-{{- if eq $persona.name ($condition.persona | default "") }}{{ $_ := set $part "persona" $persona }}{{ end -}}
-{{- end -}}
-{{- if ne .stage "train" -}}
-{{- $_ := set $part "personas" $study.personas -}}
-{{- $kinds := list -}}
-{{- range $other := $study.conditions -}}
-{{- $kinds = append $kinds (omit $other "label" "cosine_anchor" "gpus") -}}
-{{- end -}}
-{{- $_ := set $part "engine" (dig "engine" "" $study.generation) -}}
-{{- $_ := set $part "assistant" (dig "assistant" "" $study.analysis) -}}
-{{- $extract := or (eq .stage "extract") (eq .stage "condition") -}}
-{{- $couple := or (eq .stage "couple") (eq .stage "condition") -}}
-{{- $evaluate := or (eq .stage "evaluate") (eq .stage "condition") -}}
-{{- if $extract -}}
-{{- $_ := set $part "extraction" $study.extraction -}}
-{{- $_ := set $part "grid" (dig "personas" "" $study.evaluation) -}}
-{{- if or (eq ($condition.kind | default "") "base") (empty $condition.dataset) }}{{ $_ := set $part "conditions" $kinds }}{{ end -}}
-{{- end -}}
-{{- if or $couple $evaluate }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
-{{- if $evaluate -}}
-{{- $_ := set $part "evaluation" $study.evaluation -}}
-{{- $_ := set $part "conditions" $kinds -}}
-{{- end -}}
-{{- end -}}
-{{- toJson $part -}}
-{{- end }}
-
-{{/* Nonces of the reruns that mean one of a Job's nodes, as JSON. Takes root and job. */}}
-{{- define "experiment.nonces" -}}
-{{- $found := list -}}
 {{- $job := .job -}}
-{{- range $rerun := .root.Values.experiment.rerun -}}
-{{- $stage := or (eq $rerun.stage $job.stage) (and (eq $job.stage "condition") (ne $rerun.stage "aggregate")) -}}
-{{- $condition := or (empty $rerun.condition) (eq $rerun.condition (dig "name" "" ($job.condition | default dict))) -}}
-{{- $seed := or (kindIs "invalid" $rerun.seed) (eq (int64 ($rerun.seed | default 0)) (int64 $job.seed)) -}}
-{{- if and $stage $condition $seed }}{{ $found = append $found $rerun }}{{ end -}}
+{{- $condition := $job.condition -}}
+{{- $dataset := $condition.dataset | default "" -}}
+{{- $stages := list -}}
+{{- range $node := concat $job.needs $job.nodes }}{{ $stages = append $stages (index (splitList ":" $node) 0) }}{{ end -}}
+{{- $part := dict "part" (dict "condition" $condition.name "stages" $stages) "name" $study.name "model" $study.model -}}
+{{- if $dataset -}}
+{{- with index ($study.datasets | default dict) $dataset }}{{ $_ := set $part "datasets" (dict $dataset .) }}{{ end -}}
+{{- $_ := set $part "training" $study.training -}}
 {{- end -}}
-{{- toJson $found -}}
+{{- $own := omit $condition "label" "cosine_anchor" -}}
+{{- if not (has $job.stage (list "train" "couple" "condition")) }}{{ $own = omit $own "gpus" }}{{ end -}}
+{{- $conditions := list $own -}}
+{{- if eq $job.stage "train" -}}
+{{- range $persona := $study.personas -}}
+{{- if eq $persona.name ($condition.persona | default "") }}{{ $_ := set $part "personas" (list $persona) }}{{ end -}}
+{{- end -}}
+{{- else -}}
+{{- $_ := set $part "personas" $study.personas -}}
+{{- $_ := set $part "generation" $study.generation -}}
+{{- $_ := set $part "analysis" (pick $study.analysis "assistant") -}}
+{{- if has "extract" $stages -}}
+{{- $_ := set $part "extraction" $study.extraction -}}
+{{- $_ := set $part "evaluation" (pick $study.evaluation "personas") -}}
+{{- end -}}
+{{- if has "couple" $stages }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
+{{- if has "evaluate" $stages }}{{ $_ := set $part "evaluation" $study.evaluation }}{{ end -}}
+{{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
+{{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) -}}
+{{- $conditions = list -}}
+{{- range $other := $study.conditions -}}
+{{- $seen := pick $other "name" "persona" "kind" -}}
+{{- if not $seen.kind }}{{ $_ := set $seen "kind" (ternary "base" "em" (empty $other.dataset)) }}{{ end -}}
+{{- $conditions = append $conditions (ternary $own $seen (eq $other.name $condition.name)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $part "conditions" $conditions -}}
+{{- $reruns := list -}}
+{{- range $rerun := $study.rerun -}}
+{{- $of := or (empty $rerun.condition) (eq $rerun.condition $condition.name) -}}
+{{- $seed := or (kindIs "invalid" $rerun.seed) (eq (int64 ($rerun.seed | default 0)) (int64 $job.seed)) -}}
+{{- if and $of $seed (has $rerun.stage $stages) }}{{ $reruns = append $reruns $rerun }}{{ end -}}
+{{- end -}}
+{{- with $reruns }}{{ $_ := set $part "rerun" . }}{{ end -}}
+{{- toYaml $part -}}
 {{- end }}

@@ -1,7 +1,7 @@
 {{/*
 A Job's pod template. It cannot change once the Job exists, so nothing may stand here that changes
-without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args,
-and the GPUs that the condition's training asks for.
+without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args, configs
+(names of the ConfigMaps that it reads), and the GPUs that the condition's training asks for.
 */}}
 {{- define "experiment.pod" -}}
 {{- $root := .root -}}
@@ -90,15 +90,11 @@ spec:
         {{- end }}
   volumes:
     - name: study
-      {{- if eq .stage "conductor" }}
       projected:
         sources:
-          - configMap: {name: {{ include "experiment.fullname" $root }}-study}
-          - configMap: {name: {{ include "experiment.fullname" $root }}-jobs}
-      {{- else }}
-      configMap:
-        name: {{ include "experiment.fullname" $root }}-study
-      {{- end }}
+          {{- range .configs }}
+          - configMap: {name: {{ . | quote }}}
+          {{- end }}
     - {name: tmp, emptyDir: {}}
     - name: cache
       {{- if eq $root.Values.modelCache.type "pvc" }}

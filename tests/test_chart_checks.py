@@ -1,0 +1,113 @@
+"""Mistakes that the values' schema cannot see: refused by Helm, in the code's own words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helm_charts import CHART, each_helm, helm, needs_helm
+
+from personaspace.validation import examine
+
+pytestmark = needs_helm
+
+
+def refused(study: dict[str, Any], program: str = "") -> str:
+    values = json.dumps({"experiment": study})
+    done = helm("template", "x", str(CHART), "-f", "-", program=program, input=values)
+    assert done.returncode != 0, "helm takes it"
+    return done.stderr
+
+
+@each_helm
+def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
+    """What a schema cannot say, in the words of `personaspace validate`."""
+    study = {
+        "seeds": [42, 7, 42],
+        "conditions": [
+            {"name": "base"},
+            {"name": "x", "dataset": "none", "persona": "nobody"},
+            {"name": "x", "dataset": "d"},
+        ],
+        "datasets": {"d": {"path": "d.jsonl"}},
+        "rerun": [
+            {"stage": "aggregate", "condition": "x"},
+            {"stage": "train", "condition": "y"},
+            {"stage": "couple", "seed": 0},
+            {"stage": "couple", "seed": 7},
+        ],
+    }
+    said = refused(study, program)
+    _, problems = examine(study)
+    chart_says = {
+        "conditions[1].persona",
+        "conditions[1].dataset",
+        "conditions[2].name",
+        "seeds[2]",
+        "rerun[0].stage",
+        "rerun[1].condition",
+        "rerun[2].seed",
+    }
+    assert chart_says == {path for path, _ in problems}
+    for path, message in problems:
+        text = message.partition(" (")[0].replace("'", '"')
+        assert f"experiment.{path}: {text}" in said
+
+
+BASE = {"name": "base"}
+X = {"name": "x", "dataset": "instructions"}
+FAULTS: dict[str, dict[str, Any]] = {
+    "no base": {"conditions": [X]},
+    "two bases": {"conditions": [BASE, {"name": "b"}, X]},
+    "kinds": {
+        "conditions": [BASE, {"name": "b", "kind": "em"}, {**X, "kind": "base"}],
+    },
+    "default data sets": {"conditions": [BASE, {**X, "dataset": "instruction"}]},
+    "no source": {"datasets": {"instructions": {}}, "conditions": [BASE, X]},
+    "two sources": {
+        "datasets": {"instructions": {"path": "x", "hub": "y"}},
+        "conditions": [BASE, X],
+    },
+    "no revision": {"datasets": {"instructions": {"hub": "y"}}, "conditions": [BASE, X]},
+    "digest of a hub": {
+        "datasets": {"instructions": {"hub": "y", "revision": "1", "sha256": "0" * 64}},
+        "conditions": [BASE, X],
+    },
+    "rows": {"training": {"row_tokens": 5}, "coupling": {"recipe": {"row_tokens": 6}}},
+    "personas": {
+        "extraction": {"personas": ["nobody", "assistant", "assistant"]},
+        "evaluation": {"personas": ["confab", "confab", "someone"]},
+        "coupling": {"negatives": ["confab", "librarian", "librarian", "no-one"]},
+    },
+    "source": {"coupling": {"source": "nobody"}},
+    "source outside the grid": {"evaluation": {"personas": ["assistant", "librarian"]}},
+    "source outside the default grid": {"coupling": {"source": "paramedic"}},
+    "assistant": {"analysis": {"assistant": "nobody"}},
+    "assistant not extracted": {"extraction": {"personas": ["confab", "librarian"]}},
+    "method": {"extraction": {"methods": ["b"]}},
+    "axis": {"analysis": {"axis": "benign"}},
+    "layers": {"extraction": {"layers": [7, 7, 8]}, "analysis": {"layer": 9}},
+    "no layers": {"extraction": {"layers": []}},
+    "own personas": {"personas": [{"name": "assistant"}, {"name": "confab"}], "conditions": [BASE]},
+    "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_fit_together_is_refused(fault: str) -> None:
+    _, problems = examine(FAULTS[fault])
+    assert problems
+    said = refused(FAULTS[fault])
+    told = said[said.index("experiment.") :].strip().split("; experiment.")
+    for path, message in problems:
+        text = message.partition(" (got")[0].partition(" (known")[0].replace("'", '"')
+        assert any(line.removeprefix("experiment.").startswith(f"{path}: {text}") for line in told)
+    paths = {path for path, _ in problems}
+    assert {line.removeprefix("experiment.").partition(": ")[0] for line in told} == paths
+
+
+def test_a_release_without_a_store_is_refused() -> None:
+    values = json.dumps({"store": {"existingSecret": ""}})
+    done = helm("template", "x", str(CHART), "-f", "-", input=values)
+    assert done.returncode != 0 and "store.url: name the bucket" in done.stderr

@@ -1,0 +1,135 @@
+"""What people ask a release works where only requirements/cluster.txt is installed: no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cluster_commands import Api, api, job, pod, study
+
+from personaspace.store import open_store
+
+__all__ = ["api"]
+ROOT = Path(__file__).parents[1]
+LIST = ROOT / "requirements" / "cluster.txt"
+
+#: Runs the CLI where every module of other distributions is missing.
+PROGRAM = """
+import importlib.abc, json, sys
+missing = set(json.loads(sys.argv.pop(1)))
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from personaspace.cli import app
+app()
+"""
+
+
+def listed() -> set[str]:
+    lines = LIST.read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if re.match(r"[a-z]", line)}
+
+
+def closure(names: set[str]) -> set[str]:
+    """Distributions that come with these."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            wants = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        todo += [re.split(r"[^\w.-]", want)[0] for want in wants if "extra ==" not in want]
+    return found
+
+
+@pytest.fixture(scope="module")
+def missing() -> str:
+    """Top-level modules that a light installation lacks, as JSON."""
+    there = closure(listed()) | {"personaspace"}
+    every = metadata.packages_distributions()
+    names = {
+        module
+        for module, owners in every.items()
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & there
+    }
+    assert {"torch", "transformers", "numpy", "datasets"} <= names
+    return json.dumps(sorted(names))
+
+
+def test_the_list_is_part_of_the_packages_own() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert listed() <= {re.split(r"[<>=]", want)[0] for want in project["dependencies"]}
+
+
+def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Path) -> None:
+    study(api)
+    key = "aggregate/0123456789abcdef"
+    with open_store(str(tmp_path / "store")) as store, store.writer(key) as writer:
+        (writer.folder / "results.json").write_text("{}")
+        writer.commit({"fingerprint": "f"})
+    found = job("aggregate", "", "*", state="Complete")
+    env = [{"name": "PERSONASPACE_STORE", "value": str(tmp_path / "store")}]
+    found["spec"]["template"]["spec"]["containers"] = [{"env": env}]
+    ended = [{"state": {"terminated": {"exitCode": 0, "message": f"aggregate: done – {key}"}}}]
+    api.objects["jobs"][-2:] = [found, job("conductor", "", state="Complete")]
+    api.objects["pods"][-2] = pod("aggregate", "", phase="Succeeded", containerStatuses=ended)
+    (tmp_path / "chart").mkdir()
+    (tmp_path / "chart" / "Chart.yaml").write_text("")
+    helm = tmp_path / "helm"
+    helm.write_text("#!/bin/sh\necho null\n")
+    helm.chmod(0o755)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, missing, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
+
+    commands: dict[str, list[Any]] = {
+        "status": ["em205"],
+        "logs": ["em205", "x"],
+        "results": ["em205", "--json"],
+        "wait": ["em205"],
+        "rerun": ["em205", "--stage", "evaluate", "--chart", str(tmp_path / "chart")],
+        "cancel": ["em205"],
+    }
+    for command, arguments in commands.items():
+        done = run(command, *arguments)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert "No module named" in run("validate", str(ROOT / "examples/demo.yaml")).stderr
+
+
+def test_the_s3_store_needs_no_more(missing: str) -> None:
+    program = PROGRAM.replace(
+        "from personaspace.cli import app\napp()",
+        "from personaspace.store import open_store\n"
+        "open_store('s3://bucket/x?endpoint=http://127.0.0.1:9&region=r').__class__",
+    )
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, missing],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **keys},
+    )
+    assert "ModuleNotFoundError" not in done.stderr, done.stderr
