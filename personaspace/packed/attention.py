@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from personaspace.packed.functional import attention_ops
 from personaspace.packed.layout import Layout
 
 
@@ -43,23 +44,59 @@ def attend(
     found = _varlen() if q_TAD.is_cuda and q_TAD.element_size() == 2 else None
     if found is None:
         return _looped(q_TAD, k_XGD, v_XGD, layout)
-    function, names = found
-    options: dict[str, Any] = (
+    given = (layout.starts_S1, layout.key_starts_S1, layout.longest, layout.longest_keys)
+    if layout.keys_X is None and q_TAD.requires_grad and "return_aux" in found[1]:
+        out: torch.Tensor = _Attend.apply(q_TAD, k_XGD, v_XGD, layout)
+    else:
+        function, names = found
+        out = function(q_TAD, k_XGD, v_XGD, *given, **_options(names))
+    return out
+
+
+def _options(names: frozenset[str]) -> dict[str, Any]:
+    causal: dict[str, Any] = (
         {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
     )
-    if "enable_gqa" in names:
-        options["enable_gqa"] = True
-    out: torch.Tensor = function(
-        q_TAD,
-        k_XGD,
-        v_XGD,
-        layout.starts_S1,
-        layout.key_starts_S1,
-        layout.longest,
-        layout.longest_keys,
-        **options,
-    )
-    return out
+    return {**causal, "enable_gqa": True} if "enable_gqa" in names else causal
+
+
+class _Attend(torch.autograd.Function):
+    """PyTorch's variable-length attention, with gradients that know of shared keys and values.
+
+    FlashAttention-2's own gradients are made for every query head and summed afterwards.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_TAD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, layout: Layout
+    ) -> torch.Tensor:
+        from torch.nn.attention.varlen import AuxRequest
+
+        found = _varlen()
+        assert found is not None
+        function, names = found
+        starts, longest = layout.starts_S1, layout.longest
+        out_TAD, lse_AT = function(
+            q_TAD, k_TGD, v_TGD, starts, starts, longest, longest,
+            return_aux=AuxRequest(lse=True), **_options(names),
+        )  # fmt: skip
+        # PyTorch's documentation says [T, A], its code so far gives [A, T].
+        if lse_AT.shape != q_TAD.shape[1::-1]:
+            lse_AT = lse_AT.T.contiguous()
+        ctx.save_for_backward(q_TAD, k_TGD, v_TGD, out_TAD, lse_AT)
+        ctx.layout = layout
+        kept: torch.Tensor = out_TAD
+        return kept
+
+    @staticmethod
+    def backward(ctx: Any, slope_TAD: torch.Tensor) -> tuple[Any, ...]:
+        q_TAD, k_TGD, v_TGD, out_TAD, lse_AT = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        slopes = attention_ops(q_TAD).attend_back(
+            slope_TAD.contiguous(), q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, layout.starts_S1,
+            layout.longest,
+        )  # fmt: skip
+        return *slopes, None
 
 
 def _looped(
