@@ -169,7 +169,7 @@ def test_gated_forward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
 
 @everywhere
 @pytest.mark.parametrize("size", [16, 64])
-def test_gradients_of_attention(dtype: torch.dtype, size: int) -> None:
+def test_attention(dtype: torch.dtype, size: int) -> None:
     """Sequences of one token, of whole tiles, and of a tile and a bit; heads share keys."""
     starts = torch.tensor([0, 1, 65, 140], dtype=torch.int32, device=DEVICE)
     q, slope = (draw(140, 6, size, dtype=dtype) for _ in range(2))
@@ -177,9 +177,16 @@ def test_gradients_of_attention(dtype: torch.dtype, size: int) -> None:
     wide = [x.float().requires_grad_() for x in (q, k, v)]
     out, normalisers = attention_of(*wide, starts.tolist())
     wanted = torch.autograd.grad(out, wide, slope.float())
-    given = (slope, q, k, v, out.detach().to(dtype), normalisers, starts, 75)
     for ops in (attention_kernels, reference):
-        check(ops.attend_back(*given), wanted, dtype)
+        wide_out = poisoned(140, 6 * size + 8, dtype=dtype)
+        seen = wide_out[:, : 6 * size].unflatten(1, (6, size))
+        found = ops.attend(q, k, v, starts, 75, seen)
+        check((seen, found), (out.detach(), normalisers), dtype)
+        assert wide_out[:, 6 * size :].isnan().all(), "writes beyond its place"
+        wide_slope = torch.cat([slope.flatten(1), draw(140, 8, dtype=dtype)], 1)
+        slopes = wide_slope[:, : 6 * size].unflatten(1, (6, size))
+        back = ops.attend_back(slopes, q, k, v, seen, found, starts, 75)
+        check(back, tuple(x.detach() for x in wanted), dtype)
 
 
 def attention_of(

@@ -47,10 +47,9 @@ def lora_ops(tensor: torch.Tensor, rank: int) -> Any:
 
 
 def attention_ops(tensor_TAD: torch.Tensor) -> Any:
-    """The module for attention's gradients."""
+    """The module of attention with gradients; None where there are no kernels for it."""
     found = _kernels() if tensor_TAD.is_cuda else None
-    sizes = () if found is None else found[2].HEAD_SIZES
-    return found[2] if found is not None and tensor_TAD.shape[2] in sizes else reference
+    return found[2] if found and tensor_TAD.shape[2] in found[2].HEAD_SIZES else None
 
 
 class AddRmsNorm(torch.autograd.Function):

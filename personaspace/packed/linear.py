@@ -224,9 +224,16 @@ class JointLinear:
         """Gradients of all trained parameters, in their order."""
         found = []
         for n, (where, _) in enumerate(self.parts):
-            slope_up = slope_TO[:, where].T @ low_TMR[:, n, : self.rank]
-            found += [slope_down_MRH[n], slope_up.float()]
+            slope_up = _wide_product(slope_TO[:, where].T, low_TMR[:, n, : self.rank])
+            found += [slope_down_MRH[n], slope_up]
         return found
+
+
+def _wide_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a·b in float32."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
 
 
 class _Joint(torch.autograd.Function):

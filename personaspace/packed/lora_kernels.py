@@ -71,6 +71,32 @@ def _tile(x, stride, rows, columns, T, H):
 
 
 @triton.jit
+def _gather(partial, out, out_stride, out_module, count, SPLITS, WIDTH: tl.constexpr,
+            RANK: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    total = tl.zeros([BLOCK], tl.float32)
+    for split in range(SPLITS):
+        total += tl.load(partial + split * count + places, mask=inside, other=0.0)
+    across = places % WIDTH
+    to = out + (places // WIDTH).to(tl.int64) * out_stride + across // RANK * out_module
+    tl.store(to + across % RANK, total.to(out.dtype.element_ty), mask=inside)
+
+
+def _gathered(partial_STMR, out_TMR):
+    """Adds up what the splits found, into `out_TMR`.
+
+    In a fixed order, unlike atomic additions: the same input gives the same bits.
+    """
+    splits, T, M, R = partial_STMR.shape
+    count = T * M * R
+    _gather[(triton.cdiv(count, 1024),)](
+        partial_STMR, out_TMR, out_TMR.stride(0), out_TMR.stride(1), count, splits, WIDTH=M * R,
+        RANK=R, BLOCK=1024,
+    )  # fmt: skip
+
+
+@triton.jit
 def _down(x, x_stride, down, seeds, partial, T, H, per_split, limit, scale,
           MODULES: tl.constexpr, RANK: tl.constexpr, DROPOUT: tl.constexpr, EXACT: tl.constexpr,
           BM: tl.constexpr, BK: tl.constexpr):  # fmt: skip
@@ -110,8 +136,7 @@ def lora_down(x_TH, down_MRH, seeds_M, dropout, scale, out_TMR, tiles=None):
         EXACT=x_TH.dtype == torch.float32, BM=tiles.rows, BK=tiles.columns,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
-    # A fixed order of summing, unlike atomic additions: the same input gives the same bits.
-    out_TMR.copy_(partial[0] if splits == 1 else partial.sum(0))
+    _gathered(partial, out_TMR)
 
 
 @triton.jit
@@ -151,14 +176,14 @@ def gated_down(both_TO, down_RH, seeds_M, dropout, scale, x_TH, out_TR, tiles=No
     tiles = tiles or _gated_down_tiles()
     per_split = triton.cdiv(triton.cdiv(width, tiles.columns), tiles.splits) * tiles.columns
     splits = triton.cdiv(width, per_split)
-    partial = torch.empty(splits, T, R, dtype=torch.float32, device=x_TH.device)
+    partial = torch.empty(splits, T, 1, R, dtype=torch.float32, device=x_TH.device)
     _gated_down[(triton.cdiv(T, tiles.rows), splits)](
         both_TO, x_TH, x_TH.stride(0), down_RH, seeds_M, partial, T, width, per_split,
         threshold(dropout), scale / (1 - dropout), RANK=R, DROPOUT=dropout > 0,
         EXACT=x_TH.dtype == torch.float32, BM=tiles.rows, BK=tiles.columns,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
-    out_TR.copy_(partial[0] if splits == 1 else partial.sum(0))
+    _gathered(partial, out_TR[:, None])
 
 
 @triton.jit

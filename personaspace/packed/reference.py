@@ -32,7 +32,7 @@ def keep_mask(seed: torch.Tensor, rows: int, columns: int, dropout: float) -> to
     A function of seed, row and column alone, so that the backward pass can have the mask again
     without storing it. Row and column are each hashed well, which costs little; an entry takes
     three instructions, (row's hash ^ column's hash) · an odd number of the row's. With one number
-    for all rows some pairs of columns would drop together in a tenth more or fewer of the rows.
+    for all rows some pairs of columns would be correlated by a tenth.
 
     Args:
         seed: One int32.
@@ -126,6 +126,34 @@ def _turn(x_TXD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> to
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_TXD.dtype)
 
 
+def attend(
+    q_TAD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    starts_S1: torch.Tensor,
+    longest: int,
+    out_TAD: torch.Tensor,
+) -> torch.Tensor:
+    """Causal attention within each sequence, written into `out_TAD`.
+
+    Args:
+        longest: Tokens of the longest sequence.
+
+    Returns:
+        Logarithm of each row's sum of exponentials, float32 `[A, T]`.
+    """
+    scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
+    lse_AT = torch.zeros(q_TAD.shape[1::-1], device=q_TAD.device)
+    for start, stop in pairwise(starts_S1.tolist()):
+        q, k, v = (x[start:stop].float().transpose(0, 1) for x in (q_TAD, k_TGD, v_TGD))
+        k, v = (x.repeat_interleave(group, 0) for x in (k, v))
+        later = torch.ones(stop - start, stop - start, device=q.device).triu(1).bool()
+        logits = (q @ k.mT * scale).masked_fill(later, -torch.inf)
+        lse_AT[:, start:stop] = logits.logsumexp(-1)
+        out_TAD[start:stop] = (logits.softmax(-1) @ v).transpose(0, 1).to(out_TAD.dtype)
+    return lse_AT
+
+
 def attend_back(
     slope_TAD: torch.Tensor,
     q_TAD: torch.Tensor,
@@ -136,13 +164,7 @@ def attend_back(
     starts_S1: torch.Tensor,
     longest: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries, keys and values of causal attention within each sequence.
-
-    Args:
-        out_TAD: What attention gave.
-        lse_AT: Logarithm of each row's sum of exponentials, float32.
-        longest: Tokens of the longest sequence.
-    """
+    """Gradients of queries, keys and values, given `attend`'s output and `lse_AT`."""
     scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
     inner_AT = (out_TAD.float() * slope_TAD.float()).sum(-1).T
     slopes = [torch.zeros_like(x) for x in (q_TAD, k_TGD, v_TGD)]
