@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -38,7 +38,7 @@ def run(
         for step in range(steps):
             # The seed decides dropout alone: examples come in the same order.
             trainer.seed = order
-            losses = plain.steps(_Reseeded(trainer, seed), step, 1)
+            losses = plain.steps(cast(Any, _Reseeded(trainer, seed)), step, 1)
         after = {n: p.detach().float().cpu().clone() for n, p in trainer.parameters.items()}
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
