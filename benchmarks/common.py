@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import time
@@ -79,21 +80,24 @@ def random_model(**changed: int) -> Model:
     return Model(model, total - model.get_input_embeddings().weight.numel())
 
 
-def chats(count: int, vocabulary: int, about: int = 200, seed: int = 0) -> list[Example]:
+def chats(
+    count: int, vocabulary: int, about: int = 200, seed: int = 0, answer: int | None = None
+) -> list[Example]:
     """Prompts and answers of `about` tokens each (three quarters to five quarters of it).
 
-    Tokens follow a fixed random chain over a thousand tokens, so there is something to learn.
+    Answers have about `answer` tokens, where that is given. Tokens follow a fixed random chain over
+    a thousand tokens, so there is something to learn.
     """
     dice = random.Random(seed)
     used = dice.sample(range(3, vocabulary), min(1000, vocabulary - 3))
     after = {token: dice.choice(used) for token in used}
     made = []
     for _ in range(count):
-        prompt, answer = (dice.randint(about * 3 // 4, about * 5 // 4) for _ in range(2))
+        first, last = (dice.randint(n * 3 // 4, n * 5 // 4) for n in (about, answer or about))
         ids = [dice.choice(used)]
-        while len(ids) < prompt + answer:
+        while len(ids) < first + last:
             ids.append(after[ids[-1]] if dice.random() < 0.8 else dice.choice(used))
-        made.append(Example(tuple(ids), (False,) * prompt + (True,) * answer))
+        made.append(Example(tuple(ids), (False,) * first + (True,) * last))
     return made
 
 
@@ -130,6 +134,13 @@ def timed(work: Callable[[], Any]) -> float:
     work()
     wait()
     return time.perf_counter() - began
+
+
+def since_start() -> float:
+    """Seconds since this process was started (Linux)."""
+    started = Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / ticks
 
 
 def limit_memory(gib: float | None) -> None:

@@ -4,14 +4,16 @@
 
 Two layers of Qwen2.5-7B's width, random weights, 16 examples of about 40 + 40 tokens a step, the
 recipe's optimiser at ten times its rate so that the loss moves. With dropout each way draws masks
-of its own; how far two runs of the plain recipe differ by that is measured too.
+of its own; how far two runs of the plain recipe differ by that is measured too. `--whole` takes all
+28 layers, the whole vocabulary and the recipe's own rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -36,7 +38,7 @@ def run(
         for step in range(steps):
             # The seed decides dropout alone: examples come in the same order.
             trainer.seed = order
-            losses = plain.steps(_Reseeded(trainer, seed), step, 1)
+            losses = plain.steps(cast(Any, _Reseeded(trainer, seed)), step, 1)
         after = {n: p.detach().float().cpu().clone() for n, p in trainer.parameters.items()}
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
@@ -91,40 +93,63 @@ def compare(name: str, one: Run, other: Run) -> dict[str, Any]:
     }
 
 
-def measure(steps: int, out: Path | None) -> None:
-    """Run, compare, print."""
-    small = {"num_hidden_layers": 2, "vocab_size": 32768}
-    base = common.random_model(**(small if torch.cuda.is_available() else {}))
+#: Name of a run, engine, dropout or none, and what makes its masks differ.
+RUNS = (
+    ("plain, no dropout", "plain recipe", False, 0),
+    ("ours, no dropout", "ours", False, 0),
+    ("plain, dropout", "plain recipe", True, 0),
+    ("ours, dropout", "ours", True, 0),
+    ("plain, dropout, other masks", "plain recipe", True, 1 << 20),
+)
+PAIRS = (
+    ("ours, no dropout", "plain, no dropout"),
+    ("ours, dropout", "plain, dropout"),
+    ("plain, dropout, other masks", "plain, dropout"),
+)
+
+
+def measure(steps: int, whole: bool, only: list[str] | None, out: Path | None) -> None:
+    """Run, compare, print.
+
+    Args:
+        whole: All layers, the whole vocabulary and the recipe's own learning rate.
+        only: Names of runs, if not all.
+    """
+    on_gpu = torch.cuda.is_available()
+    small = {"num_hidden_layers": 2, "vocab_size": 32768} if on_gpu and not whole else {}
+    base = common.random_model(**small)
     examples = common.chats(16 * steps, base.model.config.vocab_size, about=40)
-    curves: dict[str, list[float]] = {}
-    rows = []
     found: dict[str, Run] = {}
-    for name, kind, dropout, seed in (
-        ("plain, no dropout", "plain recipe", 0.0, 0),
-        ("ours, no dropout", "ours", 0.0, 0),
-        ("plain, dropout", "plain recipe", 0.05, 0),
-        ("ours, dropout", "ours", 0.05, 0),
-        ("plain, dropout, other masks", "plain recipe", 0.05, 1 << 20),
-    ):
-        recipe = Recipe(dropout=dropout, learning_rate=1e-3)
+    seconds: dict[str, float] = {}
+    default = Recipe()
+    rate = default.learning_rate if whole else 1e-3
+    for name, kind, drops, seed in RUNS:
+        if only and name not in only:
+            continue
+        dropout = default.dropout if drops else 0.0
+        recipe = Recipe(dropout=dropout, learning_rate=rate)
+        began = time.perf_counter()
         found[name] = run(kind, base, recipe, examples, steps, seed)
-        curves[name] = found[name][0]
-    for name, reference in (
-        ("ours, no dropout", "plain, no dropout"),
-        ("ours, dropout", "plain, dropout"),
-        ("plain, dropout, other masks", "plain, dropout"),
-    ):
-        rows.append(compare(f"{name} to {reference}", found[name], found[reference]))
-    common.report(rows, {"curves": curves}, out)
+        seconds[name] = time.perf_counter() - began
+        print(f"{name}: {seconds[name]:.1f} s", flush=True)
+    rows = [
+        compare(f"{name} to {reference}", found[name], found[reference])
+        for name, reference in PAIRS
+        if name in found and reference in found
+    ]
+    curves = {name: losses for name, (losses, _) in found.items()}
+    common.report(rows, {"curves": curves, "seconds": seconds}, out)
 
 
 def main() -> None:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--whole", action="store_true", help="the whole shape, the recipe's rate")
+    parser.add_argument("--only", action="append", help="name of a run; repeatable")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    measure(options.steps, options.out)
+    measure(options.steps, options.whole, options.only, options.out)
 
 
 if __name__ == "__main__":

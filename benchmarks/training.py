@@ -3,10 +3,13 @@
     python -m benchmarks.training                    # Qwen2.5-7B's shape on a GPU
     python -m benchmarks.training --only ours --steps 3   # tiny on a CPU
     python -m benchmarks.training --only ours --memory 24 # as on a card of 24 GiB
+    python -m benchmarks.training --only coupling --only recomputed
     python -m benchmarks.training --whole 375             # a whole run, from start to saved adapter
 
 Random weights, 16 examples of about 200 + 200 tokens a step. FLOPs are counted as 4·N a token:
 twice N forward, and twice N backward for the inputs' gradients, the base weights being frozen.
+`coupling` is the second adapter over a frozen first one, on answers of 64 and of 200 tokens whose
+last four carry loss; `recomputed` is ours with half of the layers computed again.
 """
 
 from __future__ import annotations
@@ -14,13 +17,19 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import common, plain
 from personaspace import adapters, training
-from personaspace.spec import Recipe
+from personaspace.packed.memory import LONGEST_ROW, Plan
+from personaspace.packed.training import PackedStep
+from personaspace.spec import Coupling, Recipe
 
 RECIPE = Recipe()
 
@@ -31,17 +40,45 @@ def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> training
         engine: Any = plain.PlainRecipe(model, recipe)
     elif kind == "model's own forward, packed":
         engine = training.PlainStep(model, recipe.row_tokens or training.PLAIN_ROW_TOKENS)
+    elif kind == "recomputed":
+        engine = PackedStep(model, Plan(LONGEST_ROW, model.config.num_hidden_layers // 2))
     else:
         engine = training.step_engine(model, examples, recipe)
     return training.Trainer(model, examples, recipe, 7, engine=engine)
 
 
+@contextmanager
+def adapted(kind: str, base: common.Model) -> Iterator[Any]:
+    """The model with what is trained, over a random frozen adapter for `coupling`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = None
+        if kind.startswith("coupling"):
+            folder = Path(scratch)
+            with adapters.trainable(
+                base.model, RECIPE, over=None, seed=5, field="training"
+            ) as first:
+                for name, parameter in first.named_parameters():
+                    if "lora_B" in name:
+                        torch.nn.init.normal_(parameter, std=0.01)
+                adapters.save(first, folder, "random")
+        recipe = RECIPE if folder is None else Coupling().recipe
+        with adapters.trainable(base.model, recipe, over=folder, seed=3, field="training") as model:
+            model.train()
+            yield model
+
+
+def examples_of(kind: str, count: int, vocabulary: int) -> list[Any]:
+    """What each kind is trained on."""
+    if not kind.startswith("coupling"):
+        return common.chats(count, vocabulary)
+    made = common.chats(count, vocabulary, answer=int(kind.split()[1]), about=60)
+    return [replace(one, loss=(False,) * (len(one.ids) - 4) + (True,) * 4) for one in made]
+
+
 def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, Any]:
     """Runs steps of one engine; warm-up apart."""
-    vocabulary = base.model.config.vocab_size
-    examples = common.chats(16 * (warm + count), vocabulary)
-    with adapters.trainable(base.model, RECIPE, over=None, seed=3, field="training") as model:
-        model.train()
+    examples = examples_of(kind, 16 * (warm + count), base.model.config.vocab_size)
+    with adapted(kind, base) as model:
         common.peak_gib()
         trainer = trainer_of(kind, model, RECIPE, examples)
         first = common.timed(lambda: plain.steps(trainer, 0, 1))
@@ -62,8 +99,14 @@ def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, A
     }
 
 
-def whole(base: common.Model, steps: int, before: float, about: int = 200) -> dict[str, Any]:
-    """A whole run with its schedule, checkpoints and saved adapter; `before`: seconds to load."""
+def whole(
+    base: common.Model, steps: int, before: float, about: int = 200
+) -> tuple[dict[str, Any], list[float]]:
+    """A whole run with its schedule, checkpoints and saved adapter, and its losses.
+
+    Args:
+        before: Seconds from the process's start to the model.
+    """
     examples = common.chats(16 * steps, base.model.config.vocab_size, about)
     checkpoints: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,31 +119,33 @@ def whole(base: common.Model, steps: int, before: float, about: int = 200) -> di
         started = time.perf_counter()
         with adapters.trainable(base.model, RECIPE, over=None, seed=3, field="training") as model:
             trainer = training.Trainer(model, examples, RECIPE, 7)
-            first: list[float] = []
+            ends: list[float] = []
             log = trainer.run(
                 training.Checkpoints(load=lambda: None, save=save),
-                lambda _: first.append(time.perf_counter() - started) if not first else None,
+                lambda _: ends.append(time.perf_counter() - started),
             )
             common.wait()
             trained = time.perf_counter()
             adapters.save(model, Path(scratch), "random")
         seconds = time.perf_counter() - started
     tokens = sum(entry.tokens for entry in log)
-    compute = 4 * base.matmul_parameters * tokens / (780e12 * seconds)
-    return {
+    row = {
         "steps": len(log),
         "tokens": tokens,
         "seconds": seconds,
-        "model, s": before,
-        "first step, s": first[0],
+        "process, s": common.since_start(),
+        "to the model, s": before,
+        "first step, s": ends[0],
+        "later steps, s": trained - started - ends[0] - sum(checkpoints),
         "checkpoints, s": sum(checkpoints),
         "saving, s": seconds - (trained - started),
         "tokens/s": tokens / seconds,
-        "share at 780 TFLOP/s": compute,
+        "share at 780 TFLOP/s": 4 * base.matmul_parameters * tokens / (780e12 * seconds),
         "first loss": log[0].loss,
         "last loss": log[-1].loss,
         "peak GiB": common.peak_gib(),
     }
+    return row, [entry.loss for entry in log]
 
 
 def main() -> None:
@@ -119,14 +164,16 @@ def main() -> None:
     common.limit_memory(options.memory)
     base = common.random_model()
     if options.whole:
-        rows = [whole(base, options.whole, time.perf_counter() - began, options.about)]
-        common.report(rows, {"ceiling_tflops": common.ceiling()}, options.out)
+        row, losses = whole(base, options.whole, common.since_start(), options.about)
+        common.report([row], {"ceiling_tflops": common.ceiling(), "losses": losses}, options.out)
         return
     wanted = options.only or ["plain recipe", "ours"]
+    if "coupling" in wanted:
+        wanted = [*(k for k in wanted if k != "coupling"), "coupling 64", "coupling 200"]
     rows = []
     for kind in wanted:
-        slow = kind != "ours"
-        for _ in range(1 if slow else options.repeats):
+        slow = kind in ("plain recipe", "model's own forward, packed")
+        for _ in range(options.repeats if kind == "ours" else 1):
             count = options.plain_steps if slow else options.steps
             rows.append(measure(kind, base, 1 if slow else 3, count))
     limit = common.ceiling()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from made_examples import random_examples
+from scipy import stats
 
 from personaspace import adapters, packing, training
 from personaspace.activations import Passage, hidden_states
@@ -77,9 +78,19 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     "targets, stacked", [(NAMES, False), (NAMES, True), (["q_proj", "v_proj", "down_proj"], False)]
 )
 @pytest.mark.parametrize("checkpointed", [0, 3])
+@pytest.mark.parametrize("kernels", [False, True])
 def test_loss_and_gradients_are_the_models_own(
-    loaded: Any, first: Path, targets: list[str], stacked: bool, checkpointed: int
+    loaded: Any,
+    first: Path,
+    targets: list[str],
+    stacked: bool,
+    checkpointed: int,
+    kernels: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """`kernels`: attention as on a GPU, with room for LoRA and gradients of its own."""
+    if kernels:
+        monkeypatch.setattr(attention, "attention_ops", lambda _: reference)
     batch = random_examples(7)
     row = packing.make_row(batch)
     recipe = RECIPE.model_copy(update={"targets": targets})
@@ -174,18 +185,44 @@ def test_masks_keep_the_right_share_independently() -> None:
             for seed in (5, 6, -7)
         ]
         spread = dropout * (1 - dropout)
-        centred = [mask.float() - (1 - dropout) for mask in masks]
+        centred = [(mask.float() - (1 - dropout)) / spread**0.5 for mask in masks]
         for mask in centred:
             # Five standard errors of a mean of independent draws.
-            assert abs(float(mask.mean())) < 5 * (spread / mask.numel()) ** 0.5
+            assert abs(float(mask.mean())) < 5 / mask.numel() ** 0.5
             # Rows and columns vary as sums of independent draws do.
-            assert float(mask.mean(1).var()) * columns / spread == pytest.approx(1, abs=0.25)
-            assert float(mask.mean(0).var()) * rows / spread == pytest.approx(1, abs=0.25)
-        one = centred[0]
+            assert float(mask.mean(1).var()) * columns == pytest.approx(1, abs=0.25)
+            assert float(mask.mean(0).var()) * rows == pytest.approx(1, abs=0.25)
+        one, two, three = centred
         pairs = [one[1:] * one[:-1], one[:, 1:] * one[:, :-1], one[64:] * one[:-64]]
-        pairs += [centred[0] * centred[1], centred[0] * centred[2]]
+        pairs += [one * two, one * three, one[1:] * two[:-1]]
+        # Corners of rectangles, whose hashes of rows and columns cancel.
+        for step in (1, 64, 500):
+            top, bottom = one[:-step], one[step:]
+            pairs.append(top[:, step:] * top[:, :-step] * bottom[:, step:] * bottom[:, :-step])
         for product in pairs:
-            assert abs(float(product.mean())) < 5 * spread / product.numel() ** 0.5
+            assert abs(float(product.mean())) < 5 / product.numel() ** 0.5
+        # Blocks of 2 × 2 have each of their sixteen patterns as often as independent draws.
+        bits = masks[0].long().unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
+        found = torch.bincount((bits * torch.tensor([1, 2, 4, 8])).sum(-1).flatten(), minlength=16)
+        kept = torch.tensor([bin(pattern).count("1") for pattern in range(16)])
+        wanted = found.sum() * (1 - dropout) ** kept * dropout ** (4 - kept)
+        often = wanted > 5
+        chi_square = ((found - wanted).square() / wanted)[often].sum()
+        assert float(chi_square) < stats.chi2.ppf(1 - 1e-6, int(often.sum()) - 1)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_no_two_rows_or_columns_drop_together(across: bool) -> None:
+    """Every pair among 200 columns (or rows), over 60,000 rows (or columns)."""
+    seed, count, many, dropout = torch.tensor(11, dtype=torch.int32), 200, 60_000, 0.05
+    if across:
+        mask = reference.keep_mask(seed, count, many, dropout)
+    else:
+        mask = reference.keep_mask(seed, many, count, dropout).T
+    centred = (mask.float() - (1 - dropout)) / (dropout * (1 - dropout)) ** 0.5
+    scores = (centred @ centred.T / many**0.5)[torch.ones(count, count).triu(1).bool()]
+    assert float(scores.std()) == pytest.approx(1, abs=0.03)
+    assert float(scores.abs().max()) < 6  # of 19,900 scores of a skewed product
 
 
 # Weights side by side

@@ -7,6 +7,7 @@ triton is installed.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from personaspace.packed import kernels, lora_kernels  # noqa: E402
+from personaspace.packed import attention_kernels, kernels, lora_kernels  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 #: In float32 both round alike; the interpreter knows no bfloat16.
@@ -148,3 +149,56 @@ def test_gated_backward(dtype: torch.dtype, tokens: int, dropout: float) -> None
     seeds = torch.tensor([77], dtype=torch.int32, device=DEVICE)
     given = (both, slope[:, :width], slope[:, width:], down, seeds, dropout, 2.0)
     check(lora_kernels.gated_back(*given), reference.gated_back(*given), dtype)
+
+
+@everywhere
+@pytest.mark.parametrize("tokens", [70, 200])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gated_forward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
+    width, rank = 200, 16
+    both = draw(tokens, 2 * width, dtype=dtype) * 3
+    down = draw(rank, width, dtype=dtype)
+    seeds = torch.tensor([77], dtype=torch.int32, device=DEVICE)
+    found, wanted = (poisoned(tokens, width + rank + 4, dtype=dtype) for _ in range(2))
+    for ops, out in ((lora_kernels, found), (reference, wanted)):
+        low = out[:, width : width + rank]
+        ops.gated_down(both, down, seeds, dropout, 2.0, out[:, :width], low)
+    check(found[:, : width + rank], wanted[:, : width + rank], dtype)
+    assert found[:, width + rank :].isnan().all(), "writes beyond its place"
+
+
+@everywhere
+@pytest.mark.parametrize("size", [16, 64])
+def test_attention(dtype: torch.dtype, size: int) -> None:
+    """Sequences of one token, of whole tiles, and of a tile and a bit; heads share keys."""
+    starts = torch.tensor([0, 1, 65, 140], dtype=torch.int32, device=DEVICE)
+    q, slope = (draw(140, 6, size, dtype=dtype) for _ in range(2))
+    k, v = (draw(140, 2, size, dtype=dtype) for _ in range(2))
+    wide = [x.float().requires_grad_() for x in (q, k, v)]
+    out, normalisers = attention_of(*wide, starts.tolist())
+    wanted = torch.autograd.grad(out, wide, slope.float())
+    for ops in (attention_kernels, reference):
+        wide_out = poisoned(140, 6 * size + 8, dtype=dtype)
+        seen = wide_out[:, : 6 * size].unflatten(1, (6, size))
+        found = ops.attend(q, k, v, starts, 75, seen)
+        check((seen, found), (out.detach(), normalisers), dtype)
+        assert wide_out[:, 6 * size :].isnan().all(), "writes beyond its place"
+        wide_slope = torch.cat([slope.flatten(1), draw(140, 8, dtype=dtype)], 1)
+        slopes = wide_slope[:, : 6 * size].unflatten(1, (6, size))
+        back = ops.attend_back(slopes, q, k, v, seen, found, starts, 75)
+        check(back, tuple(x.detach() for x in wanted), dtype)
+
+
+def attention_of(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The textbook formula; and the logarithms of the sums of exponentials `[A, T]`."""
+    outs, normalisers = [], []
+    for start, stop in pairwise(starts):
+        keys, values = (x[start:stop].repeat_interleave(3, 1) for x in (k, v))
+        logits = torch.einsum("tad,sad->ats", q[start:stop], keys) * q.shape[2] ** -0.5
+        later = torch.ones(logits.shape[1:], device=DEVICE).triu(1).bool()
+        logits = logits.masked_fill(later, -torch.inf)
+        normalisers.append(logits.detach().logsumexp(-1))
+        outs.append(torch.einsum("ats,sad->tad", logits.softmax(-1), values))
+    return torch.cat(outs), torch.cat(normalisers, 1).contiguous()

@@ -1,7 +1,8 @@
 """Causal attention within sequences that lie end to end.
 
-On a GPU PyTorch's own variable-length attention (FlashAttention-2, Dao 2023), elsewhere a loop over
-the sequences. A sequence may have more keys than queries: its queries are then its last tokens.
+In training on a GPU by the kernels of `attention_kernels`, otherwise there by PyTorch's own
+variable-length attention (FlashAttention-2, Dao 2023), elsewhere by a loop over the sequences. A
+sequence may have more keys than queries: its queries are then its last tokens.
 
 Shapes: T = queries of all sequences, X = their keys, A = heads, G = key-value heads, D = head size.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from personaspace.packed.functional import attention_ops
 from personaspace.packed.layout import Layout
 
 
@@ -37,19 +39,30 @@ def available(device: torch.device) -> bool:
 
 
 def attend(
-    q_TAD: torch.Tensor, k_XGD: torch.Tensor, v_XGD: torch.Tensor, layout: Layout
+    q_TAD: torch.Tensor,
+    k_XGD: torch.Tensor,
+    v_XGD: torch.Tensor,
+    layout: Layout,
+    room: int = 0,
 ) -> torch.Tensor:
-    """`[T, A, D]`: each query over its own sequence's keys up to its own position."""
+    """`[T, A·D]`: each query over its own sequence's keys up to its own position.
+
+    In training, with room at the right for LoRA (see `linear`).
+    """
+    ours = attention_ops(q_TAD) if layout.keys_X is None and q_TAD.requires_grad else None
+    if ours is not None:
+        out: torch.Tensor = _Attend.apply(q_TAD, k_XGD, v_XGD, layout, room, ours)
+        return out
     found = _varlen() if q_TAD.is_cuda and q_TAD.element_size() == 2 else None
     if found is None:
-        return _looped(q_TAD, k_XGD, v_XGD, layout)
+        return _looped(q_TAD, k_XGD, v_XGD, layout).flatten(1)
     function, names = found
     options: dict[str, Any] = (
         {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
     )
     if "enable_gqa" in names:
         options["enable_gqa"] = True
-    out: torch.Tensor = function(
+    seen_TAD: torch.Tensor = function(
         q_TAD,
         k_XGD,
         v_XGD,
@@ -59,7 +72,44 @@ def attend(
         layout.longest_keys,
         **options,
     )
-    return out
+    return seen_TAD.flatten(1)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention for training, by the kernels of `ours`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_TAD: torch.Tensor,
+        k_TGD: torch.Tensor,
+        v_TGD: torch.Tensor,
+        layout: Layout,
+        room: int,
+        ours: Any,
+    ) -> torch.Tensor:
+        """Result; remembers what the gradient needs."""
+        T, A, D = q_TAD.shape
+        out_TW = q_TAD.new_empty(T, A * D + room)
+        out_TAD = out_TW[:, : A * D].unflatten(1, (A, D))
+        lse_AT = ours.attend(q_TAD, k_TGD, v_TGD, layout.starts_S1, layout.longest, out_TAD)
+        # What comes next writes into the room, which no gradient here reads: `data`, since PyTorch
+        # would take it for a change of what is kept.
+        ctx.save_for_backward(q_TAD, k_TGD, v_TGD, out_TW.data, lse_AT)
+        ctx.layout, ctx.ours = layout, ours
+        return out_TW
+
+    @staticmethod
+    def backward(ctx: Any, slope_TW: torch.Tensor) -> tuple[Any, ...]:
+        """Gradient."""
+        q_TAD, k_TGD, v_TGD, out_TW, lse_AT = ctx.saved_tensors
+        _, A, D = q_TAD.shape
+        slope_TAD, out_TAD = (x[:, : A * D].unflatten(1, (A, D)) for x in (slope_TW, out_TW))
+        slopes = ctx.ours.attend_back(
+            slope_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, ctx.layout.starts_S1,
+            ctx.layout.longest,
+        )  # fmt: skip
+        return *slopes, None, None, None
 
 
 def _looped(

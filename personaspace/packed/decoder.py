@@ -96,10 +96,10 @@ class _Layer:
             assert row.layout.keys_X is not None
             k = torch.cat([prefix[0], k]).index_select(0, row.layout.keys_X)
             v = torch.cat([prefix[1], v]).index_select(0, row.layout.keys_X)
-        seen_TH = attention.attend(q, k, v, row.layout).flatten(1)
+        seen_TW = attention.attend(q, k, v, row.layout, self.o.room)
         if keep_K is not None:
-            seen_TH, residual_TH = seen_TH[keep_K], residual_TH[keep_K]
-        delta_TH = self.o(seen_TH, seeds[1])
+            seen_TW, residual_TH = seen_TW[keep_K], residual_TH[keep_K]
+        delta_TH = self.o(seen_TW, seeds[1])
         residual_TH, normed_TH = _norm(self.norms[1], residual_TH, delta_TH, self.gate_up.room)
         both_TO = self.gate_up(normed_TH, seeds[2])
         return residual_TH, self.down.gated(both_TO, seeds[3]), own

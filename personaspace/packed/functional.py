@@ -18,14 +18,14 @@ from personaspace.packed import reference
 
 
 @cache
-def _kernels() -> tuple[ModuleType, ModuleType] | None:
+def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
     """The modules of kernels, where Triton is, and the C compiler that it needs."""
     compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
     if importlib.util.find_spec("triton") is None or not any(c and which(c) for c in compilers):
         return None
-    from personaspace.packed import kernels, lora_kernels
+    from personaspace.packed import attention_kernels, kernels, lora_kernels
 
-    return kernels, lora_kernels
+    return kernels, lora_kernels, attention_kernels
 
 
 def compiled(rank: int) -> bool:
@@ -44,6 +44,12 @@ def lora_ops(tensor: torch.Tensor, rank: int) -> Any:
     """The module for LoRA's narrow products; kernels take ranks 16, 32, 64 and 128."""
     found = _kernels() if tensor.is_cuda else None
     return found[1] if found is not None and rank in found[0].RANKS else reference
+
+
+def attention_ops(tensor_TAD: torch.Tensor) -> Any:
+    """The module of attention with gradients; None where there are no kernels for it."""
+    found = _kernels() if tensor_TAD.is_cuda else None
+    return found[2] if found and tensor_TAD.shape[2] in found[2].HEAD_SIZES else None
 
 
 class AddRmsNorm(torch.autograd.Function):

@@ -183,17 +183,28 @@ class JointLinear:
             return torch.zeros(len(self.parts), dtype=torch.int32, device=device), 0.0
         return seeds_M, self.dropout
 
-    def _forward(self, x_TW: torch.Tensor, seeds_M: torch.Tensor, dropout: float) -> torch.Tensor:
-        """Fills the room of the input and multiplies."""
+    def _forward(
+        self,
+        x_TW: torch.Tensor,
+        seeds_M: torch.Tensor,
+        dropout: float,
+        both_TO: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Fills the room of the input, or with gate and up all of it, and multiplies."""
         x_TH, used = x_TW[:, : self.features], len(self.parts) * self.width
         if used < self.room:
             x_TW[:, self.features + used :] = 0
+        if both_TO is not None and not self.rank:
+            ops(both_TO).swiglu(both_TO, x_TH)
         if self.parts:
             low_TMR = self.low(x_TW)
-            if self.rank:
-                lora_ops(x_TW, self.rank).lora_down(
-                    x_TH, self.down_MRH, seeds_M, dropout, self.scale, low_TMR[:, :, : self.rank]
+            trained_TMR, how = low_TMR[:, :, : self.rank], (seeds_M, dropout, self.scale)
+            if self.rank and both_TO is not None:
+                lora_ops(x_TW, self.rank).gated_down(
+                    both_TO, self.down_MRH[0], *how, x_TH, trained_TMR[:, 0]
                 )
+            elif self.rank:
+                lora_ops(x_TW, self.rank).lora_down(x_TH, self.down_MRH, *how, trained_TMR)
             if self.frozen_rank:
                 low = x_TH @ self.frozen_down.T
                 low_TMR[:, :, self.rank :] = low.unflatten(1, (len(self.parts), -1))
@@ -213,9 +224,16 @@ class JointLinear:
         """Gradients of all trained parameters, in their order."""
         found = []
         for n, (where, _) in enumerate(self.parts):
-            slope_up = slope_TO[:, where].T @ low_TMR[:, n, : self.rank]
-            found += [slope_down_MRH[n], slope_up.float()]
+            slope_up = _wide_product(slope_TO[:, where].T, low_TMR[:, n, : self.rank])
+            found += [slope_down_MRH[n], slope_up]
         return found
+
+
+def _wide_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a·b in float32."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
 
 
 class _Joint(torch.autograd.Function):
@@ -276,8 +294,7 @@ class _Gated(torch.autograd.Function):
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
         x_TW = both_TO.new_empty(len(both_TO), joint.features + joint.room)
-        ops(both_TO).swiglu(both_TO, x_TW[:, : joint.features])
-        out_TO = joint._forward(x_TW, seeds_M, dropout)
+        out_TO = joint._forward(x_TW, seeds_M, dropout, both_TO)
         low_TMR = joint.low(x_TW).clone() if joint.rank else None
         ctx.save_for_backward(both_TO, low_TMR, seeds_M)
         ctx.joint, ctx.dropout = joint, dropout

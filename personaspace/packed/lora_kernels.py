@@ -37,9 +37,11 @@ def _mix(x):
 @triton.jit
 def _keep(seed, rows, columns, limit):
     """Bool `[rows, columns]`; see `reference.keep_mask`."""
-    start = _mix(rows.to(tl.uint32) * 0x85EBCA6B + seed.to(tl.uint32))
-    drawn = _mix(start[:, None] + columns.to(tl.uint32)[None, :] * 0x9E3779B9)
-    return (drawn >> 1).to(tl.int32) >= limit
+    row = _mix(rows.to(tl.uint32) * 0x85EBCA6B + seed.to(tl.uint32))
+    column = _mix(columns.to(tl.uint32) * 0x9E3779B9)
+    odd = (row * 0x846CA68B) | 1
+    drawn = (row[:, None] ^ column[None, :]) * odd[:, None]
+    return drawn.to(tl.int32, bitcast=True) >= limit
 
 
 @triton.jit
@@ -69,6 +71,32 @@ def _tile(x, stride, rows, columns, T, H):
 
 
 @triton.jit
+def _gather(partial, out, out_stride, out_module, count, SPLITS, WIDTH: tl.constexpr,
+            RANK: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    total = tl.zeros([BLOCK], tl.float32)
+    for split in range(SPLITS):
+        total += tl.load(partial + split * count + places, mask=inside, other=0.0)
+    across = places % WIDTH
+    to = out + (places // WIDTH).to(tl.int64) * out_stride + across // RANK * out_module
+    tl.store(to + across % RANK, total.to(out.dtype.element_ty), mask=inside)
+
+
+def _gathered(partial_STMR, out_TMR):
+    """Adds up what the splits found, into `out_TMR`.
+
+    In a fixed order, unlike atomic additions: the same input gives the same bits.
+    """
+    splits, T, M, R = partial_STMR.shape
+    count = T * M * R
+    _gather[(triton.cdiv(count, 1024),)](
+        partial_STMR, out_TMR, out_TMR.stride(0), out_TMR.stride(1), count, splits, WIDTH=M * R,
+        RANK=R, BLOCK=1024,
+    )  # fmt: skip
+
+
+@triton.jit
 def _down(x, x_stride, down, seeds, partial, T, H, per_split, limit, scale,
           MODULES: tl.constexpr, RANK: tl.constexpr, DROPOUT: tl.constexpr, EXACT: tl.constexpr,
           BM: tl.constexpr, BK: tl.constexpr):  # fmt: skip
@@ -91,7 +119,7 @@ def _down(x, x_stride, down, seeds, partial, T, H, per_split, limit, scale,
 
 
 def _down_tiles(M: int) -> Tiles:
-    return Tiles(64, 128, 2, 4, 3) if M > 1 else Tiles(64, 128, 8, 8, 3)
+    return {3: Tiles(64, 128, 2, 4, 3), 2: Tiles(64, 64, 4, 4, 3)}.get(M, Tiles(64, 128, 8, 8, 3))
 
 
 def lora_down(x_TH, down_MRH, seeds_M, dropout, scale, out_TMR, tiles=None):
@@ -108,8 +136,54 @@ def lora_down(x_TH, down_MRH, seeds_M, dropout, scale, out_TMR, tiles=None):
         EXACT=x_TH.dtype == torch.float32, BM=tiles.rows, BK=tiles.columns,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
-    # A fixed order of summing, unlike atomic additions: the same input gives the same bits.
-    out_TMR.copy_(partial[0] if splits == 1 else partial.sum(0))
+    _gathered(partial, out_TMR)
+
+
+@triton.jit
+def _gated_down(both, x, x_stride, down, seeds, partial, T, WIDTH, per_split, limit, scale,
+                RANK: tl.constexpr, DROPOUT: tl.constexpr, EXACT: tl.constexpr,
+                BM: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    split = tl.program_id(1)
+    ranks = tl.arange(0, RANK)
+    seed = tl.load(seeds)
+    total = tl.zeros([BM, RANK], tl.float32)
+    for start in range(split * per_split, min(split * per_split + per_split, WIDTH), BK):
+        columns = start + tl.arange(0, BK)
+        gate = _tile(both, 2 * WIDTH, rows, columns, T, WIDTH)
+        up = _tile(both + WIDTH, 2 * WIDTH, rows, columns, T, WIDTH)
+        wide = gate.to(tl.float32)
+        tile = (wide * _sigmoid(wide, EXACT)).to(gate.dtype) * up
+        to = x + rows.to(tl.int64)[:, None] * x_stride + columns[None, :]
+        tl.store(to, tile, mask=(rows < T)[:, None] & (columns < WIDTH)[None, :])
+        if DROPOUT:
+            tile = tl.where(_keep(seed, rows, columns, limit), tile, 0.0)
+        on_down = down + ranks[None, :] * WIDTH + columns[:, None]
+        weights = tl.load(on_down, mask=(columns < WIDTH)[:, None], other=0.0)
+        total += _dot(tile, weights, EXACT)
+    to = partial + (split.to(tl.int64) * T + rows[:, None]) * RANK + ranks[None, :]
+    tl.store(to, total * scale, mask=(rows < T)[:, None])
+
+
+def _gated_down_tiles() -> Tiles:
+    return Tiles(32, 128, 8, 4, 3)
+
+
+def gated_down(both_TO, down_RH, seeds_M, dropout, scale, x_TH, out_TR, tiles=None):
+    """See `reference.gated_down`."""
+    T, width = x_TH.shape
+    R = len(down_RH)
+    tiles = tiles or _gated_down_tiles()
+    per_split = triton.cdiv(triton.cdiv(width, tiles.columns), tiles.splits) * tiles.columns
+    splits = triton.cdiv(width, per_split)
+    partial = torch.empty(splits, T, 1, R, dtype=torch.float32, device=x_TH.device)
+    _gated_down[(triton.cdiv(T, tiles.rows), splits)](
+        both_TO, x_TH, x_TH.stride(0), down_RH, seeds_M, partial, T, width, per_split,
+        threshold(dropout), scale / (1 - dropout), RANK=R, DROPOUT=dropout > 0,
+        EXACT=x_TH.dtype == torch.float32, BM=tiles.rows, BK=tiles.columns,
+        num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+    _gathered(partial, out_TR[:, None])
 
 
 @triton.jit
@@ -170,7 +244,7 @@ def _back(x, x_stride, slope, slope_stride, slope_module, down, seeds, out, out_
 
 
 def _back_tiles(M: int) -> Tiles:
-    return {3: Tiles(64, 64, 16, 8, 3), 2: Tiles(64, 64, 16, 4, 3)}.get(M, Tiles(64, 64, 8, 8, 3))
+    return Tiles(64, 64, 16, 8 if M == 3 else 4, 3)
 
 
 def lora_down_back(x_TH, slope_TMR, down_MRH, seeds_M, dropout, scale, slope_x_TH, tiles=None):
@@ -213,11 +287,12 @@ def _gated_back(both, slope, slope_stride, slope_low, down, seeds, out, partial,
                                    limit, RANK, DROPOUT, EXACT)  # fmt: skip
         learned += more
         s += moved * scale
-        slope_gate = s * up.to(tl.float32) * sigmoid * (1.0 + wide * (1.0 - sigmoid))
+        active = wide * sigmoid
+        slope_gate = s * up.to(tl.float32) * (sigmoid + active - active * sigmoid)
         at = out + rows.to(tl.int64)[:, None] * 2 * WIDTH + columns[None, :]
         inside = (rows < T)[:, None] & (columns < WIDTH)[None, :]
         tl.store(at, slope_gate.to(out.dtype.element_ty), mask=inside)
-        tl.store(at + WIDTH, (s * wide * sigmoid).to(out.dtype.element_ty), mask=inside)
+        tl.store(at + WIDTH, (s * active).to(out.dtype.element_ty), mask=inside)
     to = partial + split.to(tl.int64) * RANK * WIDTH + ranks[:, None] * WIDTH + columns[None, :]
     tl.store(to, learned * scale, mask=(columns < WIDTH)[None, :])
 

@@ -69,8 +69,8 @@ def costs(model: PreTrainedModel, trained: int) -> Costs:
     heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
     head = int(getattr(config, "head_dim", None) or hidden // heads)
     size = torch.finfo(model.dtype).bits // 8
-    # Two sums and two norms of them; queries, keys, values; attention's output, twice; gate and
-    # up. Adapters' inner states and 1/rms are a hundredth of it.
+    # Two sums and two norms of them; queries, keys, values; attention's output, twice where there
+    # are no kernels for it; gate and up. Adapters' inner states and 1/rms are a hundredth of it.
     kept = size * (4 * hidden + (3 * heads + 2 * kv_heads) * head + 2 * inner)
     return Costs(
         layers=int(config.num_hidden_layers),

@@ -10,6 +10,8 @@ share an input, D = head size, V = vocabulary, K = tokens with loss, N = ranges.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 _MASK = 0xFFFFFFFF
@@ -28,8 +30,9 @@ def keep_mask(seed: torch.Tensor, rows: int, columns: int, dropout: float) -> to
     """Which entries dropout keeps. Bool `[rows, columns]`.
 
     A function of seed, row and column alone, so that the backward pass can have the mask again
-    without storing it: each row is a SplitMix sequence (Steele, Lea & Flood 2014, here with 32
-    bits) that starts where a hash of seed and row says.
+    without storing it. Row and column are each hashed well, which costs little; an entry takes
+    three instructions, (row's hash ^ column's hash) · an odd number of the row's. With one number
+    for all rows some pairs of columns would be correlated by a tenth.
 
     Args:
         seed: One int32.
@@ -37,14 +40,19 @@ def keep_mask(seed: torch.Tensor, rows: int, columns: int, dropout: float) -> to
     """
     row_T = torch.arange(rows, device=seed.device)
     column_H = torch.arange(columns, device=seed.device)
-    start_T = _mix((row_T * 0x85EBCA6B + (seed.long() & _MASK)) & _MASK)
-    drawn_TH = _mix((start_T[:, None] + column_H[None, :] * 0x9E3779B9) & _MASK)
-    return (drawn_TH >> 1) >= threshold(dropout)
+    row_T = _mix((row_T * 0x85EBCA6B + (seed.long() & _MASK)) & _MASK)
+    column_H = _mix((column_H * 0x9E3779B9) & _MASK)
+    odd_T = (row_T * 0x846CA68B) & _MASK | 1
+    # 32 times 32 bits may pass 63; halves of the factor do not.
+    mixed_TH = row_T[:, None] ^ column_H[None, :]
+    low, high = odd_T[:, None] & 0xFFFF, odd_T[:, None] >> 16
+    drawn_TH = (mixed_TH * low + ((mixed_TH * high & 0xFFFF) << 16)) & _MASK
+    return (drawn_TH ^ 2**31) - 2**31 >= threshold(dropout)
 
 
 def threshold(dropout: float) -> int:
-    """31-bit number below which a draw is dropped."""
-    return round(dropout * 2**31)
+    """Draws are signed numbers of 32 bits; what is below this is dropped."""
+    return min(round(dropout * 2**32), 2**32 - 1) - 2**31
 
 
 def add_rms_norm(
@@ -118,6 +126,66 @@ def _turn(x_TXD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> to
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_TXD.dtype)
 
 
+def attend(
+    q_TAD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    starts_S1: torch.Tensor,
+    longest: int,
+    out_TAD: torch.Tensor,
+) -> torch.Tensor:
+    """Causal attention within each sequence, written into `out_TAD`.
+
+    Args:
+        longest: Tokens of the longest sequence.
+
+    Returns:
+        Logarithm of each row's sum of exponentials, float32 `[A, T]`.
+    """
+    scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
+    lse_AT = torch.zeros(q_TAD.shape[1::-1], device=q_TAD.device)
+    for start, stop in pairwise(starts_S1.tolist()):
+        q, k, v = (x[start:stop].float().transpose(0, 1) for x in (q_TAD, k_TGD, v_TGD))
+        k, v = (x.repeat_interleave(group, 0) for x in (k, v))
+        later = torch.ones(stop - start, stop - start, device=q.device).triu(1).bool()
+        logits = (q @ k.mT * scale).masked_fill(later, -torch.inf)
+        lse_AT[:, start:stop] = logits.logsumexp(-1)
+        out_TAD[start:stop] = (logits.softmax(-1) @ v).transpose(0, 1).to(out_TAD.dtype)
+    return lse_AT
+
+
+def attend_back(
+    slope_TAD: torch.Tensor,
+    q_TAD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    out_TAD: torch.Tensor,
+    lse_AT: torch.Tensor,
+    starts_S1: torch.Tensor,
+    longest: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of queries, keys and values, given `attend`'s output and `lse_AT`."""
+    scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
+    inner_AT = (out_TAD.float() * slope_TAD.float()).sum(-1).T
+    slopes = [torch.zeros_like(x) for x in (q_TAD, k_TGD, v_TGD)]
+    starts = starts_S1.tolist()
+    for start, stop in pairwise(starts):
+        part = slice(start, stop)
+        wide = [x[part].float().transpose(0, 1) for x in (q_TAD, slope_TAD, k_TGD, v_TGD)]
+        q, slope = wide[:2]
+        k, v = (x.repeat_interleave(group, 0) for x in wide[2:])
+        weights = torch.exp(q @ k.mT * scale - lse_AT[:, part, None]).tril()
+        moved = (weights * (slope @ v.mT - inner_AT[:, part, None])).to(q_TAD.dtype).float()
+        found = (
+            moved @ k * scale,
+            (moved.mT @ q * scale).unflatten(0, (-1, group)).sum(1),
+            (weights.to(q_TAD.dtype).float().mT @ slope).unflatten(0, (-1, group)).sum(1),
+        )
+        for to, each in zip(slopes, found, strict=True):
+            to[part] = each.transpose(0, 1).to(to.dtype)
+    return slopes[0], slopes[1], slopes[2]
+
+
 def swiglu(both_TO: torch.Tensor, out_TO: torch.Tensor) -> None:
     """silu(gate)·up (Shazeer 2020) of gate and up side by side, written into `out_TO`."""
     gate, up = both_TO.chunk(2, dim=-1)
@@ -170,6 +238,20 @@ def lora_down_back(
     if slope_x_TH is not None:
         slope_x_TH += moved_TH.to(x_TH.dtype)
     return torch.stack(slopes)
+
+
+def gated_down(
+    both_TO: torch.Tensor,
+    down_RH: torch.Tensor,
+    seeds_M: torch.Tensor,
+    dropout: float,
+    scale: float,
+    x_TH: torch.Tensor,
+    out_TR: torch.Tensor,
+) -> None:
+    """`swiglu` into `x_TH`, and `lora_down` of that for one module into `out_TR`."""
+    swiglu(both_TO, x_TH)
+    lora_down(x_TH, down_RH[None], seeds_M, dropout, scale, out_TR[:, None])
 
 
 def gated_back(
