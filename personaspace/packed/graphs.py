@@ -122,7 +122,7 @@ class _Graph:
     def _compute(self) -> torch.Tensor:
         self._decoder.refresh()
         loss = self.inputs.loss(self._decoder)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach().double()
 
     def record(self, stream: torch.cuda.Stream, pool: Any) -> Any:
