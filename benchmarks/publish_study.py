@@ -1,4 +1,4 @@
-"""A run's results made small enough to lie in a repository, as under docs/study.
+"""A run's results made small enough to lie in a repository.
 
 Keeps of `results.json` the statistics of a few layers (all of them stay in `rows.parquet`), draws
 the figures anew from everything, and builds the report without the answers.
