@@ -49,7 +49,12 @@ class _Schedule:
 
     def __init__(self, work: Work, nodes: Sequence[Node]) -> None:
         self.work = work
-        self.waiting = [node for node in work.graph.nodes if node in set(nodes)]
+        seeds = {seed: place for place, seed in enumerate(work.study.spec.seeds)}
+        # Seed by seed: one is whole before the next begins. What is of no seed comes last.
+        self.waiting = sorted(
+            (node for node in work.graph.nodes if node in set(nodes)),
+            key=lambda node: seeds.get(node.seed, len(seeds)),
+        )
         self.summary = Summary()
 
     def ready(self, running: Iterable[Node]) -> list[Node]:
@@ -67,6 +72,10 @@ class _Schedule:
             node.stage == "extract" and "b" in self.work.study.spec.extraction.methods
         )
         return draws and self.work.complete(node) is None
+
+    def answers_expected(self, node: Node) -> bool:
+        """Whether this node or a later one is still to draw answers."""
+        return any(self.will_ask(other) for other in (node, *self.waiting))
 
     def start(self, node: Node) -> None:
         """The node is no longer waiting."""
@@ -124,7 +133,7 @@ def run_here(work: Work, nodes: Sequence[Node], board: Board) -> Summary:
 
 def _begin(schedule: _Schedule, node: Node, runtime: Runtime, board: Board) -> StageProgress:
     """The node has something to do: let the engine start if this node or a later one needs it."""
-    runtime.expect_answers(any(schedule.will_ask(other) for other in (node, *schedule.waiting)))
+    runtime.expect_answers(schedule.answers_expected(node))
     return board.stage(node)
 
 
@@ -163,10 +172,14 @@ class _RemoteProgress(StageProgress):
         self._events.put(("say", self._node, text))
 
 
-def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any, jobs: int) -> None:
+def _start_worker(
+    spec: Path, store_url: str, numbers: Any, events: Any, stop: Any, jobs: int
+) -> None:
     import torch
 
     interrupt.install()
+    # Where a signal reaches the parent alone (a container's first process), it passes it on.
+    interrupt.follow(stop)
     number = numbers.get()
     devices = max(torch.cuda.device_count(), 1)
     beside = -(-jobs // devices)
@@ -180,14 +193,15 @@ def _start_worker(spec: Path, store_url: str, numbers: Any, events: Any, jobs: i
     _worker["events"] = events
 
 
-def _run_in_worker(node: Node) -> str:
-    events = _worker["events"]
+def _run_in_worker(node: Node, answers_expected: bool) -> str:
+    events, runtime = _worker["events"], _worker["runtime"]
 
     def start() -> StageProgress:
+        runtime.expect_answers(answers_expected)
         events.put(("start", node))
         return _RemoteProgress(node, events)
 
-    return run_node(_worker["work"], node, _worker["runtime"], start).state
+    return run_node(_worker["work"], node, runtime, start).state
 
 
 def _drain(events: Any, board: Board) -> None:
@@ -216,15 +230,19 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
         events, numbers = manager.Queue(), manager.Queue()
         for number in range(jobs):
             numbers.put(number)
+        stop = context.Event()
         running: dict[Future[str], Node] = {}
         with ProcessPoolExecutor(
-            jobs, context, _start_worker, (spec, work.store.url, numbers, events, jobs)
+            jobs, context, _start_worker, (spec, work.store.url, numbers, events, stop, jobs)
         ) as pool:
             while schedule.waiting or running:
-                if not interrupt.asked():
+                if interrupt.asked():
+                    stop.set()
+                else:
                     for node in schedule.ready(running.values())[: jobs - len(running)]:
                         schedule.start(node)
-                        running[pool.submit(_run_in_worker, node)] = node
+                        expected = schedule.answers_expected(node)
+                        running[pool.submit(_run_in_worker, node, expected)] = node
                 ended, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 _drain(events, board)
                 for future in ended:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
+from typing import Protocol
 
 from personaspace.errors import Interrupted
+
+
+class EventLike(Protocol):
+    """An event of threading or multiprocessing."""
+
+    def wait(self) -> bool:
+        """Returns once it is set."""
+        ...
+
 
 _asked = threading.Event()
 
@@ -22,6 +32,16 @@ def install() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+def follow(other: EventLike) -> None:
+    """Be asked to stop as soon as an event is set: another process's, say."""
+
+    def wait() -> None:
+        other.wait()
+        _asked.set()
+
+    threading.Thread(target=wait, daemon=True, name="stop").start()
 
 
 def asked() -> bool:

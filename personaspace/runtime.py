@@ -19,6 +19,7 @@ from personaspace.generation.memory import (
     ModelMemory,
     engine_memory,
     model_memory,
+    shared_engine_memory,
 )
 from personaspace.study import Study
 
@@ -203,17 +204,25 @@ class Runtime:
 
         from personaspace.generation.vllm_settings import EngineSettings
 
-        allowed = math.inf
-        if self._on_gpu:
-            total = torch.cuda.mem_get_info()[1]
-            allowed = self.study.spec.generation.gpu_memory * total / self.processes
-        rows = EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS
-        return engine_memory(self._model_memory, allowed, rows, self._longest)
+        if not self._on_gpu:
+            return engine_memory(self._model_memory, math.inf, _CPU_ROWS, self._longest)
+        share = torch.cuda.mem_get_info()[1] / self.processes
+        return shared_engine_memory(
+            self._model_memory,
+            self.study.spec.generation.gpu_memory * share,
+            # Several processes each have a small share: a smaller cache costs less than an engine
+            # that leaves for every training.
+            share - self._training_bytes if self.processes > 1 else 0,
+            EngineSettings.max_num_seqs,
+            self._longest,
+        )
 
     @property
     def _training_bytes(self) -> int:
         """Room that gradients and activations are given beside the weights."""
-        return max(8 * GIB, 3 * self._model_memory.weights if self._model_memory else 0)
+        # Rows become as long as memory allows (`packed.memory`), so less would do.
+        least = 4 * GIB if self.processes > 1 else 8 * GIB
+        return max(least, 3 * self._model_memory.weights if self._model_memory else 0)
 
     @property
     def _engine_bytes(self) -> int:
@@ -227,9 +236,12 @@ class Runtime:
 
         gc.collect()
         torch.cuda.empty_cache()
-        free = torch.cuda.mem_get_info()[0] / self.processes
-        loading = self._vllm is not None and self._vllm.told_to_open and not self._vllm.opened
-        return free - (self._engine_bytes if loading else 0)
+        free, total = torch.cuda.mem_get_info()
+        engine = self._engine_bytes if self._vllm is not None and self._vllm.told_to_open else 0
+        loading = self._vllm is not None and not self._vllm.opened
+        share = total / self.processes - torch.cuda.memory_reserved() - engine
+        # Alone, a process minds whatever else there is; among its like, it has its share.
+        return min(free - (engine if loading else 0), share if self.processes > 1 else math.inf)
 
     def _make_room(self, spare: int) -> None:
         """End vLLM's process unless the model and so many bytes more find room beside it."""

@@ -163,10 +163,12 @@ def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -
 
     base: Any = model.get_base_model()
     if packed.obstacle(base) is None:
+        from personaspace.packed.graphs import GraphedStep
         from personaspace.packed.training import PackedStep
 
         longest = max(len(example.ids) for example in examples)
-        return PackedStep.planned(model, longest, recipe.row_tokens)
+        step = PackedStep.planned(model, longest, recipe.row_tokens)
+        return GraphedStep(step, model, recipe.batch_size)
     return PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from personaspace import executor, models, study
+from personaspace.errors import Interrupted
 from personaspace.graph import Node
 from personaspace.progress import make_board
 from personaspace.runtime import Runtime
-from personaspace.stages import Work, prepare
+from personaspace.stages import Work, couple, prepare
 from personaspace.store import open_store
 
 STAGES = ("train", "extract", "couple", "evaluate")
@@ -87,3 +88,39 @@ def test_the_engine_is_expected_while_answers_are_to_come(
         with make_board([extract, couple, evaluate]) as board:
             executor.run_here(work, [extract, couple, evaluate], board)
         assert seen == [False, False, True, False], "the answers are all there"
+
+
+def test_a_coupling_that_was_stopped_goes_on_with_the_answers_it_had(
+    study_dict: dict[str, Any],
+    write_spec: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU the same answers are not drawn twice: checkpoints would be of other examples."""
+    calls: list[str] = []
+    draw, fit = couple.sampled_answers, couple.fit
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append("draw")
+        return draw(*args, **options)
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Interrupted("asked to stop")
+
+    monkeypatch.setattr(couple, "sampled_answers", counted)
+    monkeypatch.setattr(couple, "fit", stopped)
+    loaded = study.load(write_spec(study_dict))
+    with open_store(str(tmp_path / "store")) as store:
+        work = prepare(loaded, store)
+        [node] = work.graph.select("couple:base:42")
+        with pytest.raises(Interrupted):
+            run(work, [node])
+        [kept] = store.list(f"{work.key(node)}/checkpoints")
+        seen = (store.fetch(kept) / couple.DATA).read_bytes()
+        monkeypatch.setattr(couple, "fit", fit)
+        run(work, [node])
+        assert calls == ["draw"]
+        manifest = work.manifest(node)
+        assert manifest is not None
+        assert (store.fetch(manifest) / couple.DATA).read_bytes() == seen
+        assert not list(store.list(f"{work.key(node)}/checkpoints"))

@@ -14,6 +14,7 @@ from personaspace.generation.memory import (
     ModelMemory,
     engine_memory,
     model_memory,
+    shared_engine_memory,
 )
 from personaspace.runtime import Runtime
 from personaspace.spec import Experiment, Model
@@ -21,6 +22,8 @@ from personaspace.study import Study
 
 #: Qwen2.5-7B in bfloat16: 28 layers × 2 × 4 heads × 128 × 2 bytes a token.
 SEVEN = ModelMemory(weights=15_231_233_024, token=57_344, positions=32_768)
+#: SmolLM2-135M: 30 layers × 2 × 3 heads × 64 × 2 bytes a token.
+SMALL = ModelMemory(weights=269_030_016, token=23_040, positions=8192)
 
 
 def test_a_model_is_measured_from_its_folder(tiny_model: Any) -> None:
@@ -43,6 +46,19 @@ def test_an_engine_takes_what_it_can_use_and_no_more() -> None:
     assert on_24.total <= 0.9 * 24 * GIB and on_24.total < 2 * SEVEN.weights
     with pytest.raises(UserError, match=r"generation\.gpu_memory"):
         engine_memory(SEVEN, 16 * GIB, 512, 2048)
+
+
+def test_engines_of_several_processes_leave_room_for_training() -> None:
+    """Eight processes on 80 GB: each engine and training beside it within an eighth."""
+    share = 79 * GIB / 8
+    alone = engine_memory(SMALL, 0.85 * share, 512, 2048)
+    modest = shared_engine_memory(SMALL, 0.85 * share, share - 4 * GIB, 512, 2048)
+    assert modest.total + SMALL.weights + 5 * GIB <= share
+    assert 512 * 128 * SMALL.token <= modest.cache < alone.cache
+    # Where so little is no engine, or none need be shared with, it takes what it may.
+    for beside in (0.0, 4 * GIB):
+        assert shared_engine_memory(SMALL, 0.85 * share, beside, 512, 2048) == alone
+    assert shared_engine_memory(SMALL, 2.5 * GIB, 70 * GIB, 512, 2048).total <= 2.5 * GIB
 
 
 class Card:
@@ -100,9 +116,6 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         return runtime, card, log
 
     return build
-
-
-SMALL = ModelMemory(weights=270_000_000, token=46_080, positions=8192)
 
 
 def test_a_small_model_and_its_engine_stay_beside_each_other(make: Any) -> None:

@@ -235,13 +235,17 @@ def test_killed_runs_resume_to_the_same_results(finished: Any, tmp_path: Path) -
     assert stray == []
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
-    study_dict: dict[str, Any], write_spec: Write, tmp_path: Path
+    study_dict: dict[str, Any], write_spec: Write, tmp_path: Path, jobs: int
 ) -> None:
+    """The signal reaches one process alone, as in a container; it tells those beside it."""
     study_dict["training"] |= {"max_steps": None, "epochs": 40, "checkpoint_every": 7}
     spec, store = write_spec(study_dict), tmp_path / "store"
     command = ["run", str(spec), "--store", str(store), "--only", "train:benign"]
-    process = subprocess.Popen(_shell(*command), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _shell(*command, "--jobs", str(jobs)), stderr=subprocess.PIPE, text=True
+    )
     kept = "benign/seed-42/train/*/checkpoints/step-*/manifest.json"
     deadline = time.monotonic() + 120
     while not list(store.glob(kept)) and process.poll() is None:

@@ -175,6 +175,8 @@ class EngineProcess:
 
     def _death(self) -> RuntimeError:
         self._process.join(_PATIENCE)
+        # A signal to stop may reach all processes of a group, this one's child first.
+        interrupt.check()
         return RuntimeError(
             f"the vLLM process ended with exit code {self._process.exitcode} (its log says why; "
             "negative: killed by that signal, 9 mostly for want of memory)"

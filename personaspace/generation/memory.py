@@ -13,6 +13,10 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Tokens of each answer in flight that the cache is made for: prompt and half of a long answer.
 #: Where they do not suffice, answers wait their turn.
 TOKENS_IN_FLIGHT = 512
+#: The same where memory is shared: with a cache for less, the model makes way for the engine.
+LEAST_TOKENS_IN_FLIGHT = 128
+#: What a process takes on a GPU before it does anything.
+PROCESS = 1 * GIB
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -
     Raises:
         UserError: Not even a few of the longest answers would fit.
     """
-    workspace = int(1.5 * GIB) + model.weights // 10
+    workspace = _workspace(model)
     wanted = rows * min(TOKENS_IN_FLIGHT, longest) * model.token
     left = allowed - model.weights - workspace
     copy = model.weights if left - model.weights >= wanted // 2 else 0
@@ -87,3 +91,28 @@ def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -
             f"{model.weights / GIB:.1f} GiB of weights and a cache for answers"
         )
     return EngineMemory(cache=cache, total=model.weights + copy + cache + workspace)
+
+
+def shared_engine_memory(
+    model: ModelMemory, allowed: float, beside: float, rows: int, longest: int
+) -> EngineMemory:
+    """An engine that leaves room for a model beside it, if it can do with little; see above.
+
+    Args:
+        allowed: Bytes that it may take if need be.
+        beside: Bytes that it may share with the model and its process; 0 if it need not.
+        rows: Answers in flight.
+        longest: Tokens of the longest prompt with its answer.
+
+    Raises:
+        UserError: As `engine_memory`, of `allowed`.
+    """
+    modest = min(allowed, beside - model.weights - PROCESS)
+    least = max(rows * LEAST_TOKENS_IN_FLIGHT, 2 * longest) * model.token
+    if modest > 2 * model.weights + _workspace(model) + least:
+        return engine_memory(model, modest, rows, longest)
+    return engine_memory(model, allowed, rows, longest)
+
+
+def _workspace(model: ModelMemory) -> int:
+    return int(1.5 * GIB) + model.weights // 10

@@ -201,11 +201,14 @@ def _cross_entropy(logits, targets, losses, V, BLOCK: tl.constexpr):
     total = tl.sum(tl.where(highest == -float("inf"), 0.0, total * tl.exp(highest - top)))
     normaliser = top + tl.log(total)
     target = tl.load(targets + row)
-    tl.store(losses + row, normaliser - tl.load(base + target).to(tl.float32))
+    real = target >= 0
+    loss = normaliser - tl.load(base + target, mask=real, other=0.0).to(tl.float32)
+    tl.store(losses + row, tl.where(real, loss, 0.0))
     for start in range(0, V, BLOCK):
         inside = start + places < V
         x = tl.load(base + start + places, mask=inside, other=-float("inf")).to(tl.float32)
         slope = tl.exp(x - normaliser) - tl.where(start + places == target, 1.0, 0.0)
+        slope = tl.where(real, slope, 0.0)
         tl.store(base + start + places, slope.to(logits.dtype.element_ty), mask=inside)
 
 

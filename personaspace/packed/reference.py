@@ -285,14 +285,19 @@ def _factor(seed: torch.Tensor, x_TH: torch.Tensor, dropout: float, factor: floa
 
 
 def cross_entropy(logits_KV: torch.Tensor, targets_K: torch.Tensor) -> torch.Tensor:
-    """Loss of each token, float32 `[K]`; the logits are overwritten by their gradients."""
+    """Loss of each token, float32 `[K]`; the logits are overwritten by their gradients.
+
+    A target below 0 is none: no loss, no gradient.
+    """
     wide_KV = logits_KV.float()
+    real_K = targets_K >= 0
+    targets_K = targets_K.clamp(min=0)
     normaliser_K = wide_KV.logsumexp(-1)
     loss_K = normaliser_K - wide_KV.gather(1, targets_K[:, None])[:, 0]
     slope_KV = torch.exp(wide_KV - normaliser_K[:, None])
     slope_KV[torch.arange(len(targets_K), device=targets_K.device), targets_K] -= 1
-    logits_KV.copy_(slope_KV)
-    return loss_K
+    logits_KV.copy_(slope_KV * real_K[:, None])
+    return loss_K * real_K
 
 
 def range_means(

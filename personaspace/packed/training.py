@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 #: Adapted modules of a layer, at most.
-_MODULES = 7
+MODULES = 7
+
+
+def dropout_seeds(seed: int, rows: int, layers: int) -> torch.Tensor:
+    """Seeds of a step's dropout masks, int32 `[rows, layers, MODULES]`."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(-(2**31), 2**31, (rows, layers, MODULES), generator=generator)
+    return drawn.to(torch.int32)
 
 
 class PackedStep:
@@ -60,11 +67,7 @@ class PackedStep:
             UserError: The GPU's memory is too small.
         """
         rows = bins([len(example.ids) for example in batch], self.plan.row_tokens)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(
-            -(2**31), 2**31, (len(rows), self.layers, _MODULES), generator=generator
-        )
-        seeds = self._to_device(drawn.to(torch.int32))
+        seeds = self._to_device(dropout_seeds(seed, len(rows), self.layers))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.decoder.refresh()
         try:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from personaspace import coupling
+from personaspace.coupling import Pair
 from personaspace.stages.context import Context, sampled_answers, write_json
 from personaspace.stages.train import fit
 
@@ -19,15 +23,7 @@ def run(context: Context) -> None:
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
-    answers = sampled_answers(
-        context,
-        settings,
-        names,
-        context.study.coupling_questions,
-        adapter=over,
-        what="own answers",
-    )
-    data = coupling.pairs(answers, settings)
+    data = _kept(context) or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
     prompts = {name: spec.persona(name).prompt for name in names}
     examples = coupling.examples(context.runtime.tokenizer, data, prompts, settings)
@@ -37,3 +33,39 @@ def run(context: Context) -> None:
         negatives=sum(not pair.marked for pair in data),
         cut_answers=sum(pair.cut for pair in data),
     )
+
+
+def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pair]:
+    """Examples from answers drawn now, kept until the stage is done.
+
+    A GPU does not draw the same answers twice, and a checkpoint belongs to the examples that it was
+    trained on.
+    """
+    settings = context.spec.coupling
+    answers = sampled_answers(
+        context,
+        settings,
+        names,
+        context.study.coupling_questions,
+        adapter=over,
+        what="own answers",
+    )
+    data = coupling.pairs(answers, settings)
+    with context.store.writer(_kept_key(context)) as writer:
+        write_json(writer.folder / DATA, [asdict(pair) for pair in data])
+        writer.commit({})
+    return data
+
+
+def _kept(context: Context) -> list[Pair] | None:
+    """Examples of a run before this one, which was stopped."""
+    manifest = context.store.find(_kept_key(context))
+    if manifest is None:
+        return None
+    text = (context.store.fetch(manifest) / DATA).read_text(encoding="utf-8")
+    return [Pair(**values) for values in json.loads(text)]
+
+
+def _kept_key(context: Context) -> str:
+    # Beside the checkpoints, and gone with them.
+    return f"{context.key}/checkpoints/examples"

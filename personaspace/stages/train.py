@@ -115,14 +115,18 @@ class Checkpointing:
         """As the trainer wants it."""
         return training.Checkpoints(load=self.load, save=self.save)
 
+    def _steps(self) -> list[str]:
+        """Keys of the checkpoints; what a stage keeps beside them (`couple`) is none."""
+        return [key for key in self.store.list(self.prefix) if "/step-" in key]
+
     def load(self) -> Path | None:
         """Folder of the latest checkpoint."""
-        kept = self.store.list(self.prefix)
+        kept = self._steps()
         return self.store.fetch(kept[-1]) if kept else None
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write one and drop the former ones."""
-        former = self.store.list(self.prefix)
+        former = self._steps()
         key = f"{self.prefix}/step-{step:08d}"
         with self.store.writer(key) as writer:
             write(writer.folder)
