@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helm_charts import each_helm
 
 from cluster.conftest import Place
 from cluster.release import Release
+from personaspace.cluster import names
 from personaspace.cluster.status import Row, rows
 
 pytestmark = pytest.mark.timeout(1200)
@@ -158,6 +160,43 @@ def test_a_bucket_that_vanishes_is_waited_for(
     assert set(release.wait_ended().values()) == {"Complete"}
     assert not any(raw["status"].get("failed") for raw in release.jobs().values())
     assert "Traceback" not in release.conductor_log()
+
+
+def test_a_bucket_that_is_deleted_is_named_and_nothing_waits_for_ever(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    place.bucket.client.create_bucket(Bucket="doomed")
+    url = place.url("deleted").replace(f"s3://{place.bucket.bucket}/", "s3://doomed/")
+    release = installed(place.release("deleted", store={"url": url}))
+    release.values["conductor"] = {"patienceSeconds": 20}
+    assert release.install().returncode == 0
+    release.wait(lambda: "Complete" in release.states().values(), 300, "a first stage")
+    running = {release.node_of(pod["metadata"]["labels"][names.JOB_NAME]) for pod in _run(release)}
+    place.bucket.client.delete_bucket(Bucket="doomed")
+    states = release.wait_ended()
+    assert release.conductor() == "Failed"
+    # What was complete stays so, though its artifact is gone; all that ran ended with 2, once.
+    assert "active" not in states.values()
+    assert states["aggregate,report"] == "Failed"
+    failed = [pod for pod in release.pods() if pod["status"]["phase"] == "Failed"]
+    told = "bucket doomed"
+    assert failed
+    for pod in failed:
+        ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert (ended["exitCode"], told in ended["message"]) in ((2, True), (1, True)), ended
+        assert "Traceback" not in release.log(pod["metadata"]["name"])
+    for row in rows(release.cluster, release.name):
+        print(row)
+    assert running
+    shown = _cli(release, "wait", release.name)
+    print(shown.stdout, shown.stderr)
+    assert shown.returncode == 1
+    print(release.conductor_log())
+
+
+def _run(release: Release) -> list[dict[str, Any]]:
+    pods = release.pods()
+    return [pod for pod in pods if pod["status"]["phase"] == "Running"]
 
 
 def _running(release: Release) -> list[str]:
