@@ -192,7 +192,8 @@ def test_two_conductors_at_once_do_no_harm(
     # Not of the release's Jobs, so that `release.conductor()` means the chart's.
     labels[names.STAGE] = "second"
     second = {
-        "metadata": {"name": "second-conductor"},
+        # Without labels of its own it would get those of its pods.
+        "metadata": {"name": "second-conductor", "labels": {"test": "twice"}},
         "spec": {"template": template, "backoffLimit": 0},
     }
     batch, space = place.cluster.batch, place.cluster.namespace

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helm_charts import each_helm
@@ -162,41 +161,48 @@ def test_a_bucket_that_vanishes_is_waited_for(
     assert "Traceback" not in release.conductor_log()
 
 
-def test_a_bucket_that_is_deleted_is_named_and_nothing_waits_for_ever(
+def test_a_bucket_that_is_deleted_is_named_and_ends_the_study(
     place: Place, installed: Callable[[Release], Release]
 ) -> None:
     place.bucket.client.create_bucket(Bucket="doomed")
     url = place.url("deleted").replace(f"s3://{place.bucket.bucket}/", "s3://doomed/")
     release = installed(place.release("deleted", store={"url": url}))
+    _only(release, "train", "benign")
     release.values["conductor"] = {"patienceSeconds": 20}
     assert release.install().returncode == 0
-    release.wait(lambda: "Complete" in release.states().values(), 300, "a first stage")
-    running = {release.node_of(pod["metadata"]["labels"][names.JOB_NAME]) for pod in _run(release)}
+    # Pods that had inputs are at work: others are complete, others still wait.
+    release.wait(lambda: _at_work(release, "couple", "benign"), 300, "a stage in the middle")
+    complete = {node for node, state in release.states().items() if state == "Complete"}
     place.bucket.client.delete_bucket(Bucket="doomed")
-    states = release.wait_ended()
-    assert release.conductor() == "Failed"
-    # What was complete stays so, though its artifact is gone; all that ran ended with 2, once.
-    assert "active" not in states.values()
-    assert states["aggregate,report"] == "Failed"
-    failed = [pod for pod in release.pods() if pod["status"]["phase"] == "Failed"]
-    told = "bucket doomed"
-    assert failed
-    for pod in failed:
+    told = f"bucket doomed does not exist at {place.bucket.endpoint}"
+    states = release.wait_ended(300)
+    # What ran ended once, as a user's mistake; what waited never ran; what was complete stays so.
+    assert {node for node, state in states.items() if state == "Complete"} == complete
+    assert states["couple:benign:42"] == states["aggregate,report"] == "Failed"
+    ran = [pod for pod in release.pods() if pod["status"]["phase"] == "Failed"]
+    for pod in ran:
+        name = pod["metadata"]["name"]
         ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-        assert (ended["exitCode"], told in ended["message"]) in ((2, True), (1, True)), ended
-        assert "Traceback" not in release.log(pod["metadata"]["name"])
-    for row in rows(release.cluster, release.name):
-        print(row)
-    assert running
+        assert ended["exitCode"] == (1 if "conductor" in name else 2)
+        assert told in ended["message"]
+        log = release.log(name)
+        assert told in log and "Traceback" not in log
+    nodes = [release.node_of(pod["metadata"]["labels"][names.JOB_NAME]) for pod in ran]
+    assert len(nodes) == len(set(nodes)) and {"couple:benign:42", "conductor"} <= set(nodes)
+    for title in ("evaluate:benign:42", "aggregate"):
+        row = _row(release, title)
+        assert (row.state == "not run" and told in row.why) or "failed" in row.why, row
+    assert told in _row(release, "couple:benign:42").why
+    assert release.conductor() == "Failed"
     shown = _cli(release, "wait", release.name)
-    print(shown.stdout, shown.stderr)
-    assert shown.returncode == 1
-    print(release.conductor_log())
+    assert shown.returncode == 1 and told in shown.stdout
+    print(_cli(release, "status", release.name).stdout, shown.stdout)
 
 
-def _run(release: Release) -> list[dict[str, Any]]:
-    pods = release.pods()
-    return [pod for pod in pods if pod["status"]["phase"] == "Running"]
+def _at_work(release: Release, stage: str, condition: str) -> bool:
+    """Whether its container has begun."""
+    pods = release.pods(stage=stage, condition=condition)
+    return any("started" in release.log(p["metadata"]["name"]) for p in pods)
 
 
 def _running(release: Release) -> list[str]:
