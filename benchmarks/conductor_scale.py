@@ -206,7 +206,7 @@ class Bench:
             kind, change, what = inbox.get()
             now = time.monotonic()
             views = what.values() if change == "reset" else [what]
-            if change == "drop":
+            if change not in ("reset", "set"):
                 continue
             for view in views:
                 if kind == "jobs":
