@@ -1,14 +1,16 @@
 """How fast conductors release pods among thousands of Jobs, and what that costs the API server.
 
-    KUBECONFIG=… python benchmarks/conductor_scale.py --jobs 5000 --releases 2
+    KUBECONFIG=… python benchmarks/conductor_scale.py --jobs 5000 --releases 2 --rate 15
 
 Needs an API server with its controllers, but no node: Jobs and pods are real objects, and this
-program plays the node by marking pods that have no gate as succeeded. The controller manager's
-default limit of 20 calls a second would be measured instead of the conductor: run it with
+program plays the node by marking pods that have no gate as succeeded, `--rate` a second at most,
+once all pods are there. The controller manager's default limit of 20 calls a second would be
+measured instead of the conductor (a Job costs it about five calls): run it with
 `--kube-api-qps=1000 --kube-api-burst=1000 --concurrent-job-syncs=20`. Artifacts lie in a folder.
 
 Latency is from when a watcher sees the last input's Job complete to when it sees the pod without
-its gate, both by one clock.
+its gate, both by one clock. How long the Job controller takes from a pod's end to its Job's
+completion is told beside it: where that grows, the cluster is what is slow.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=5000, help="of all releases together")
     parser.add_argument("--releases", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=15, help="pods that end a second, at most")
+    parser.add_argument(
+        "--hold", type=Path, help="file that is made once all pods are; goes on when it is removed"
+    )
     parser.add_argument("--helm", default=str(ROOT / ".tools" / "helm4"))
     parser.add_argument("--child", nargs=4, metavar=("RELEASE", "NAMESPACE", "FOLDER", "OUT"))
     options = parser.parse_args()
@@ -89,8 +95,13 @@ def child(release: str, namespace: str, folder: str, out: str) -> None:
             )
         )
     finally:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        Path(out).write_text(json.dumps({"calls": calls, "MiB": peak}), encoding="utf-8")
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        said = {
+            "calls": calls,
+            "MiB": used.ru_maxrss / 1024,
+            "seconds": used.ru_utime + used.ru_stime,
+        }
+        Path(out).write_text(json.dumps(said), encoding="utf-8")
 
 
 class Bench:
@@ -102,7 +113,9 @@ class Bench:
         self.complete: dict[str, float] = {}
         self.appeared: dict[str, float] = {}
         self.released: dict[str, tuple[str, float]] = {}
-        self.ended: set[str] = set()
+        self.ended: dict[str, float] = {}
+        self.launched = 0.0
+        self.ready: queue.Queue[tuple[str, str]] = queue.Queue()
         self.pool = ThreadPoolExecutor(16)
 
     def run(self) -> None:
@@ -110,6 +123,17 @@ class Bench:
         releases = [f"exp{number}" for number in range(self.options.releases)]
         for release in releases:
             self.prepare(release)
+        threading.Thread(target=self.watch, args=(releases,), daemon=True).start()
+        total = sum(len(plan.jobs) for plan in self.plans.values())
+        began = time.monotonic()
+        while len(self.appeared) + self.ready.qsize() < total:
+            time.sleep(1)
+        print(f"all {total} pods made after {time.monotonic() - began:.0f} s more", flush=True)
+        if self.options.hold:
+            self.options.hold.touch()
+            while self.options.hold.exists():
+                time.sleep(1)
+        self.launched = time.monotonic()
         children = [
             subprocess.Popen(
                 [
@@ -123,11 +147,14 @@ class Bench:
         logs = [self.folder / f"{release}.log" for release in releases]
         while not all("conductor of" in log.read_text() for log in logs):
             time.sleep(0.2)  # reading the study is not what is measured
-        began = time.monotonic()
-        threading.Thread(target=self.play_node, args=(releases,), daemon=True).start()
+        began, told = time.monotonic(), 0.0
+        threading.Thread(target=self.play_node, daemon=True).start()
         while any(process.poll() is None for process in children):
-            time.sleep(20)
-            print(f"{len(self.complete)} Jobs complete after {time.monotonic() - began:.0f} s")
+            time.sleep(1)
+            after = time.monotonic() - began
+            if after > told + 20:
+                told = after
+                print(f"{len(self.complete)} Jobs complete after {after:.0f} s", flush=True)
         self.report(releases, [process.returncode for process in children], began)
 
     def prepare(self, release: str) -> None:
@@ -170,9 +197,10 @@ class Bench:
             flush=True,
         )
 
-    def play_node(self, releases: list[str]) -> None:
-        """Note what happens, and end every pod that has no gate."""
+    def watch(self, releases: list[str]) -> None:
+        """Note what happens; pods without a gate are ready to end."""
         inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        known: set[str] = set()
         for release in releases:
             for kind, view in (("jobs", job_view), ("pods", pod_view)):
                 Feed(self.cluster, kind, names.selector(release), view, inbox).start()
@@ -180,7 +208,7 @@ class Bench:
             kind, change, what = inbox.get()
             now = time.monotonic()
             views = what.values() if change == "reset" else [what]
-            if change == "drop":
+            if change not in ("reset", "set"):
                 continue
             for view in views:
                 if kind == "jobs":
@@ -188,14 +216,24 @@ class Bench:
                         self.complete.setdefault(view.name, now)
                 elif view.gated:
                     self.appeared.setdefault(view.name, now)
-                elif view.live and view.name not in self.ended:
+                elif view.live and view.name not in known:
+                    known.add(view.name)
                     if view.name in self.appeared:
                         self.released[view.name] = (view.job, now)
-                    self.ended.add(view.name)
-                    self.pool.submit(self.end_pod, view.name)
+                    self.ready.put((view.name, view.job))
 
-    def end_pod(self, pod: str) -> None:
+    def play_node(self) -> None:
+        """End pods that are ready, evenly."""
+        due = time.monotonic()
+        while True:
+            pod, job = self.ready.get()
+            due = max(due + 1 / self.options.rate, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+            self.pool.submit(self.end_pod, pod, job)
+
+    def end_pod(self, pod: str, job: str) -> None:
         """The pod's container has ended well."""
+        self.ended[job] = time.monotonic()
         try:
             self.cluster.core.patch_namespaced_pod_status(
                 pod, self.cluster.namespace, {"status": {"phase": "Succeeded"}}
@@ -206,23 +244,37 @@ class Bench:
     def report(self, releases: list[str], codes: list[int], began: float) -> None:
         """Print what was measured."""
         took = time.monotonic() - began
-        waits = []
+        waits, firsts = [], []
         plan_of = {job: plan for plan in self.plans.values() for job in plan.jobs}
         for pod, (job, at) in self.released.items():
             plan = plan_of[job]
             inputs = [self.complete[plan.job_of[need]] for need in plan.needs[job]]
-            waits.append(at - max([self.appeared[pod], *inputs]))
+            if inputs:
+                waits.append(at - max([self.appeared[pod], *inputs]))
+            else:
+                firsts.append(at - self.launched)
         p50, p99 = np.percentile(waits, [50, 99])
         print(f"{len(self.complete)} Jobs in {took:.0f} s, exit codes {codes}")
         print(
-            f"release latency of {len(waits)} gated pods: p50 {p50 * 1000:.0f} ms, "
+            f"{len(firsts)} pods that need no inputs released within "
+            f"{max(firsts, default=0):.1f} s of the conductors' start"
+        )
+        print(
+            f"release latency of {len(waits)} other pods: p50 {p50 * 1000:.0f} ms, "
             f"p99 {p99 * 1000:.0f} ms, longest {max(waits) * 1000:.0f} ms"
+        )
+        ends = [self.complete[job] - at for job, at in self.ended.items() if job in self.complete]
+        p50, p99 = np.percentile(ends, [50, 99])
+        print(
+            f"Job controller, from a pod's end to its Job's: p50 {p50 * 1000:.0f} ms, "
+            f"p99 {p99 * 1000:.0f} ms"
         )
         for release in releases:
             said = json.loads((self.folder / f"{release}.json").read_text())
             gated = len(self.plans[release].needs)
             print(
-                f"{release}: {said['MiB']:.0f} MiB resident at most, calls {said['calls']}, "
+                f"{release}: {said['MiB']:.0f} MiB resident at most, {said['seconds']:.0f} s of "
+                f"CPU, calls {said['calls']}, "
                 f"{sum(said['calls'].values()) / gated:.2f} a released pod"
             )
 

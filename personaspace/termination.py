@@ -24,12 +24,14 @@ def write(message: str) -> None:
     """Leave a message where Kubernetes reads it, if there is such a place.
 
     The file is named by `PERSONASPACE_TERMINATION_LOG`; without it, or where it cannot be written,
-    nothing happens.
+    nothing happens. What is too long loses its middle: the last line stays.
     """
     path = os.environ.get("PERSONASPACE_TERMINATION_LOG")
     if path:
         raw = message.encode(errors="replace")
         if len(raw) > LIMIT_BYTES:
-            raw = raw[: LIMIT_BYTES - 3].decode(errors="ignore").encode() + "…".encode()
+            last = "\n" + message.rpartition("\n")[2] if "\n" in message else ""
+            end = ("…" + last[:500]).encode(errors="replace")
+            raw = raw[: LIMIT_BYTES - len(end)].decode(errors="ignore").encode() + end
         with suppress(OSError):
             Path(path).write_bytes(raw)

@@ -441,6 +441,24 @@ def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.Monk
     assert any("etcd is away" in line for line in stage.lines)
 
 
+def test_a_patch_that_is_slow_is_not_sent_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else, with an API that takes its time, copies wait in line before what is new."""
+    monkeypatch.setattr("personaspace.cluster.conductor.AGAIN_SECONDS", 0.1)
+
+    def slow(api: Any, pod: PodView) -> None:
+        for _ in range(3):
+            time.sleep(0.15)
+            stage.conductor.inbox.put(("pods", "set", pod))  # news, so that it decides anew
+        stage.lift(api, pod)
+
+    monkeypatch.setattr(actions, "lift_gate", slow)
+    stage.start()
+    assert len(stage.run().done) == 5
+    assert stage.conductor.patches == 4
+
+
 def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
     monkeypatch.setattr(conduct, "connect", lambda *_, **__: Api())

@@ -141,6 +141,9 @@ def test_a_long_message_is_cut_where_kubernetes_cuts(message: Path) -> None:
     termination.write("ü" * 5000)
     raw = message.read_bytes()
     assert len(raw) <= termination.LIMIT_BYTES and raw.decode().endswith("ü…")
+    termination.write("ü\n" * 5000 + "5000 failed")
+    raw = message.read_bytes()
+    assert len(raw) <= termination.LIMIT_BYTES and raw.decode().endswith("…\n5000 failed")
 
 
 def test_no_place_for_the_message_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,8 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
             say(f"{title}: {fate}", event="end", node=title)
     else:
         print("\n".join(lines), flush=True)
-    termination.write("\n".join([text, *lines]))
+    # The count last: `status` shows a message's last line, and `wait` all of it.
+    termination.write("\n".join([*lines, text]))
     raise SystemExit(EXIT_FAILURE)
 
 

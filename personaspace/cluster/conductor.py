@@ -6,6 +6,7 @@ patch it sends may be sent twice, and so it may die at any moment or run beside 
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -189,8 +190,9 @@ class Conductor:
                 self.refused[node] = text
         elif kind == "patched":
             _, key, error = news
-            self._sent[key] = time.monotonic() - AGAIN_SECONDS + 1.0
-            self._tell("patch", f"cannot patch {key}, trying again: {error}")
+            self._sent[key] = time.monotonic() - (AGAIN_SECONDS - 1.0 if error else 0.0)
+            if error:
+                self._tell("patch", f"cannot patch {key}, trying again: {error}")
         elif news[1] == "fatal":
             raise UserError(f"cannot watch {kind}: {news[2]}")
         elif news[1] == "trouble":
@@ -283,19 +285,21 @@ class Conductor:
             self._tell("podless", podless)
 
     def _send(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
-        """Send a patch, unless it was sent a moment ago and its effect is still to be seen."""
-        now = time.monotonic()
-        if now - self._sent.get(key, -AGAIN_SECONDS) < AGAIN_SECONDS:
+        """Send a patch, unless it is under way or its effect is still to be seen."""
+        if time.monotonic() - self._sent.get(key, -AGAIN_SECONDS) < AGAIN_SECONDS:
             return
-        self._sent[key] = now
+        # Until it is answered: where the API is slow, copies would wait in line before what is new.
+        self._sent[key] = math.inf
         self.patches += 1
 
         def work() -> None:
+            fault = ""
             try:
                 action(*arguments)
             except Exception as error:  # whatever it is, it is tried again and told
                 text = message_of(error) if isinstance(error, ApiException) else str(error)
-                self.inbox.put(("patched", key, text.splitlines()[0] if text else type(error)))
+                fault = text.splitlines()[0] if text else type(error).__name__
+            self.inbox.put(("patched", key, fault))
 
         self._pool.submit(work)
 

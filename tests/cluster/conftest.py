@@ -8,6 +8,7 @@
 | `PERSONASPACE_TEST_HOST` | address of this host by which pods reach the tests' S3 server |
 | `PERSONASPACE_TEST_IMAGE` | the CPU image, there already: `repository:tag` |
 | `PERSONASPACE_TEST_RESTART_API` | command that restarts the API server; without it none does |
+| `PERSONASPACE_TEST_KILL` | command: SIGKILL to pod `$POD_UID`; without it pods are deleted |
 | `PERSONASPACE_TEST_KEEP` | keep namespaces and bucket's data, to look at them |
 """
 
@@ -219,8 +220,12 @@ def local_results(
     bucket: SeaweedS3, small: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> bytes:
     """What the small study gives when it runs on this machine."""
-    folder = tmp_path_factory.mktemp("local")
-    (folder / "study.yaml").write_text(yaml.safe_dump(small_study(small)), encoding="utf-8")
+    return run_here(bucket, small_study(small), tmp_path_factory.mktemp("local"))
+
+
+def run_here(bucket: SeaweedS3, study: dict[str, Any], folder: Path) -> bytes:
+    """The results of a study that runs on this machine."""
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     where = [str(folder / "study.yaml"), "--store", str(folder / "store")]
     _personaspace(bucket, "run", *where)
     return _personaspace(bucket, "results", *where, "--json")

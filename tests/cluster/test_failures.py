@@ -13,6 +13,7 @@ from helm_charts import each_helm
 
 from cluster.conftest import Place
 from cluster.release import Release
+from personaspace.cluster import names
 from personaspace.cluster.status import Row, rows
 
 pytestmark = pytest.mark.timeout(1200)
@@ -158,6 +159,50 @@ def test_a_bucket_that_vanishes_is_waited_for(
     assert set(release.wait_ended().values()) == {"Complete"}
     assert not any(raw["status"].get("failed") for raw in release.jobs().values())
     assert "Traceback" not in release.conductor_log()
+
+
+def test_a_bucket_that_is_deleted_is_named_and_ends_the_study(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    place.bucket.client.create_bucket(Bucket="doomed")
+    url = place.url("deleted").replace(f"s3://{place.bucket.bucket}/", "s3://doomed/")
+    release = installed(place.release("deleted", store={"url": url}))
+    _only(release, "train", "benign")
+    release.values["conductor"] = {"patienceSeconds": 20}
+    assert release.install().returncode == 0
+    # Pods that had inputs are at work: others are complete, others still wait.
+    release.wait(lambda: _at_work(release, "couple", "benign"), 300, "a stage in the middle")
+    complete = {node for node, state in release.states().items() if state == "Complete"}
+    place.bucket.client.delete_bucket(Bucket="doomed")
+    told = f"bucket doomed does not exist at {place.bucket.endpoint}"
+    states = release.wait_ended(300)
+    # What ran ended once, as a user's mistake; what waited never ran; what was complete stays so.
+    assert {node for node, state in states.items() if state == "Complete"} == complete
+    assert states["couple:benign:42"] == states["aggregate,report"] == "Failed"
+    ran = [pod for pod in release.pods() if pod["status"]["phase"] == "Failed"]
+    for pod in ran:
+        name = pod["metadata"]["name"]
+        ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert ended["exitCode"] == (1 if "conductor" in name else 2)
+        assert told in ended["message"]
+        log = release.log(name)
+        assert told in log and "Traceback" not in log
+    nodes = [release.node_of(pod["metadata"]["labels"][names.JOB_NAME]) for pod in ran]
+    assert len(nodes) == len(set(nodes)) and {"couple:benign:42", "conductor"} <= set(nodes)
+    for title in ("evaluate:benign:42", "aggregate"):
+        row = _row(release, title)
+        assert (row.state == "not run" and told in row.why) or "failed" in row.why, row
+    assert told in _row(release, "couple:benign:42").why
+    assert release.conductor() == "Failed"
+    shown = _cli(release, "wait", release.name)
+    assert shown.returncode == 1 and told in shown.stdout
+    print(_cli(release, "status", release.name).stdout, shown.stdout)
+
+
+def _at_work(release: Release, stage: str, condition: str) -> bool:
+    """Whether its container has begun."""
+    pods = release.pods(stage=stage, condition=condition)
+    return any("started" in release.log(p["metadata"]["name"]) for p in pods)
 
 
 def _running(release: Release) -> list[str]:
