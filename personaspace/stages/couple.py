@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from personaspace import coupling
+from personaspace import coupling, training
 from personaspace.coupling import Pair
 from personaspace.stages.context import Context, sampled_answers, write_json
 from personaspace.stages.train import fit
 
 DATA = "coupling-data.json"
+FIELD = "coupling.recipe"
 
 
 def run(context: Context) -> None:
@@ -23,11 +24,15 @@ def run(context: Context) -> None:
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
-    data = _kept(context) or _drawn(context, names, over)
+    kept = _kept(context)
+    data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
     prompts = {name: spec.persona(name).prompt for name in names}
     examples = coupling.examples(context.runtime.tokenizer, data, prompts, settings)
-    fit(context, examples, settings.recipe, field="coupling.recipe", over=over)
+    if kept is None:
+        training.usable(examples, FIELD)  # what cannot be trained on is not kept
+        _keep(context, data)
+    fit(context, examples, settings.recipe, field=FIELD, over=over)
     context.metrics.update(
         positives=sum(pair.marked for pair in data),
         negatives=sum(not pair.marked for pair in data),
@@ -36,11 +41,7 @@ def run(context: Context) -> None:
 
 
 def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pair]:
-    """Examples from answers drawn now, kept until the stage is done.
-
-    A GPU does not draw the same answers twice, and a checkpoint belongs to the examples that it was
-    trained on.
-    """
+    """Examples from answers drawn now."""
     settings = context.spec.coupling
     answers = sampled_answers(
         context,
@@ -50,11 +51,18 @@ def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pa
         adapter=over,
         what="own answers",
     )
-    data = coupling.pairs(answers, settings)
+    return coupling.pairs(answers, settings)
+
+
+def _keep(context: Context, data: Sequence[Pair]) -> None:
+    """Keep the examples until the stage is done.
+
+    A GPU does not draw the same answers twice, and a checkpoint belongs to the examples that it was
+    trained on.
+    """
     with context.store.writer(_kept_key(context)) as writer:
         write_json(writer.folder / DATA, [asdict(pair) for pair in data])
         writer.commit({})
-    return data
 
 
 def _kept(context: Context) -> list[Pair] | None:
