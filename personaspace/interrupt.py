@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Protocol
 
@@ -53,6 +54,15 @@ def check() -> None:
     """Raise Interrupted if the process was asked to stop."""
     if _asked.is_set():
         raise Interrupted("asked to stop")
+
+
+def pause(seconds: float) -> None:
+    """Sleep. Raises Interrupted as soon as the process is asked to stop."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        check()
+        # Not the event's own wait: a signal's handler that sets it could meet its lock held.
+        time.sleep(0.2)
 
 
 def reset() -> None:

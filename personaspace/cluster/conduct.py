@@ -85,10 +85,7 @@ def _start_again() -> None:
     crashes = int(os.environ.get(_CRASHED, 0))
     if crashes >= CRASHES:
         return
-    until = time.monotonic() + CRASH_SECONDS * 2**crashes
-    while time.monotonic() < until:
-        interrupt.check()
-        time.sleep(0.2)
+    interrupt.pause(CRASH_SECONDS * 2**crashes)
     os.environ[_CRASHED] = str(crashes + 1)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -144,10 +141,7 @@ def _load_plan(settings: Settings) -> plan.Plan:
             if error.final or time.monotonic() - began + pause > settings.patience:
                 raise
             say(f"cannot read the study, trying again: {error}", event="trouble")
-            until = time.monotonic() + pause * random.uniform(0.7, 1.0)
-            while time.monotonic() < until:
-                interrupt.check()
-                time.sleep(0.2)
+            interrupt.pause(pause * random.uniform(0.7, 1.0))
             pause = min(LONGEST_RETRY, pause * 2)
 
 

@@ -138,10 +138,7 @@ def _reach(store: Store, name: str) -> None:
                 line = log_line(f"{name}: waiting for the store: {error}", "trouble")
                 print(line, file=sys.stderr, flush=True)
             told = True
-        pause = time.monotonic() + 3
-        while time.monotonic() < pause:
-            interrupt.check()
-            time.sleep(0.2)
+        interrupt.pause(3)
 
 
 def _gravest(errors: list[Exception]) -> Exception:
