@@ -87,15 +87,21 @@ def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, A
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
     tokens = sum(entry.tokens for entry in trainer.log[-count:])
-    rate = tokens / seconds
+    row = rates(kind, base, tokens, seconds, count, first)
+    return {**row, "plan": str(getattr(trainer.engine, "plan", ""))}
+
+
+def rates(
+    what: str, base: common.Model, tokens: int, seconds: float, count: int, first: float
+) -> dict[str, Any]:
+    """The row of a way that took `seconds` for `count` steps of `tokens` tokens in all."""
     return {
-        "what": kind,
-        "tokens/s": rate,
-        "TFLOP/s": 4 * base.matmul_parameters * rate / 1e12,
+        "what": what,
+        "tokens/s": tokens / seconds,
+        "TFLOP/s": 4 * base.matmul_parameters * tokens / seconds / 1e12,
         "s/step": seconds / count,
         "first step, s": first,
         "peak GiB": common.peak_gib(),
-        "plan": str(getattr(trainer.engine, "plan", "")),
     }
 
 
