@@ -88,7 +88,9 @@ def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, A
             trainer.engine.close()
     tokens = sum(entry.tokens for entry in trainer.log[-count:])
     row = rates(kind, base, tokens, seconds, count, first)
-    return {**row, "plan": str(getattr(trainer.engine, "plan", ""))}
+    # As it was in the end; a step that graphs are recorded of holds the one with the plan.
+    step = getattr(trainer.engine, "step", trainer.engine)
+    return {**row, "plan": str(getattr(step, "plan", ""))}
 
 
 def rates(

@@ -18,11 +18,13 @@ from scipy import stats
 
 from personaspace import adapters, packing, training
 from personaspace.activations import Passage, hidden_states
+from personaspace.errors import UserError
 from personaspace.packed import (
     PackedDecoder,
     attention,
     extraction,
     functional,
+    memory,
     obstacle,
     reference,
     supports,
@@ -175,6 +177,57 @@ def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
     assert [e.gradient_norm for e in ours] == pytest.approx(norms, rel=1e-4)
     assert plain[-1].loss < plain[0].loss - 1
     assert all(torch.allclose(after[n], other[n], atol=2e-4) for n in after)
+
+
+class Narrow:
+    """Lends a decoder that is out of memory beyond so many tokens with so few layers recomputed."""
+
+    def __init__(self, step: PackedStep, tokens: int, recomputed: int) -> None:
+        self.rows: list[int] = []
+        inner = step.decoder.loss
+
+        def loss(layout: Any, *rest: Any) -> torch.Tensor:
+            self.rows.append(int(layout.ids_T.shape[0]))
+            value = inner(layout, *rest)
+            if len(layout.ids_T) > tokens or step.decoder.checkpointed < recomputed:
+                raise torch.OutOfMemoryError("no more")
+            return value
+
+        step.decoder.loss = loss  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("recomputed, least", [(0, 60), (3, 30)])
+def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch, recomputed: int, least: int
+) -> None:
+    monkeypatch.setattr(memory, "SHORTEST_ROW", 16)
+    examples = random_examples(8)
+    loss_tokens = sum(example.loss_tokens for example in examples)
+    with adapted(loaded.model, RECIPE) as model:
+        whole = PackedStep(model, Plan(400, 0)).backward(examples, loss_tokens, 5)
+        expected = gradients(model)
+        step = PackedStep(model, Plan(200, 0), longest=30)
+        # Layouts are padded to a multiple of FILL.
+        narrow = Narrow(step, FILL, recomputed)
+        loss = step.backward(examples, loss_tokens, 5)
+        assert float(loss) == pytest.approx(float(whole), rel=1e-5)
+        assert apart(gradients(model), expected) < 1e-4
+        assert least <= step.plan.row_tokens <= FILL
+        assert step.plan.checkpointed == step.decoder.checkpointed >= recomputed
+        # What was found out is not tried again.
+        tried = len(narrow.rows)
+        step.backward(examples, loss_tokens, 6)
+        assert len(narrow.rows) - tried == len(
+            packing.bins([len(e.ids) for e in examples], step.plan.row_tokens)
+        )
+
+
+def test_a_gpu_too_small_for_the_longest_example_says_so(loaded: Any) -> None:
+    with adapted(loaded.model, RECIPE) as model:
+        step = PackedStep(model, Plan(200, 0), longest=30)
+        Narrow(step, 0, 0)
+        with pytest.raises(UserError, match="rows of 200 tokens, with all 4 layers recomputed"):
+            step.backward(random_examples(8), 8, 5)
 
 
 def test_masks_keep_the_right_share_independently() -> None:

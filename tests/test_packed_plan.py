@@ -150,6 +150,18 @@ def test_plans_fit_and_waste_nothing(card: float, limit: int, longest: int, more
     assert larger.checkpointed <= plan.checkpointed
 
 
+def test_tighter_plans_come_to_an_end_and_each_takes_less() -> None:
+    need = memory.costs(QWEN, ADAPTER)  # type: ignore[arg-type]
+    plan: memory.Plan | None = planned(79)
+    sizes = []
+    while plan is not None:
+        sizes.append(need.step(plan.row_tokens, plan.checkpointed))
+        last, plan = plan, memory.tighter(plan, need.layers, longest=1500)
+    assert last == memory.Plan(1500, need.layers)
+    # The first layer that recomputes is whole again for a moment, so it alone spares nothing.
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) < 30
+
+
 def test_a_process_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.cuda
     monkeypatch.setattr(cuda, "mem_get_info", lambda _: (60 * GIB, 80 * GIB))

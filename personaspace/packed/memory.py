@@ -103,6 +103,21 @@ def plan(free: int, need: Costs, limit: int, longest: int) -> Plan:
     return Plan(longest, need.layers)
 
 
+def tighter(plan: Plan, layers: int, longest: int) -> Plan | None:
+    """The next plan for less memory: shorter rows, then more layers recomputed, else None.
+
+    Args:
+        layers: Decoder layers.
+        longest: Tokens of the longest example, which must fit.
+    """
+    shortest = max(longest, SHORTEST_ROW)
+    if plan.row_tokens > shortest:
+        return Plan(max(shortest, plan.row_tokens * 3 // 4), plan.checkpointed)
+    if plan.checkpointed < layers:
+        return Plan(plan.row_tokens, min(layers, plan.checkpointed + max(1, layers // 8)))
+    return None
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes this process may still take on the GPU, its limit counted in if it has one."""
     free, total = torch.cuda.mem_get_info(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Adapted modules of a layer, at most.
 MODULES = 7
+_LOG = logging.getLogger(__name__)
 
 
 def dropout_seeds(seed: int, rows: int, layers: int) -> torch.Tensor:
@@ -33,13 +36,16 @@ class PackedStep:
 
     Args:
         model: PEFT model whose base `supports` holds for.
-        plan: Length of rows, and layers that recompute.
+        plan: Length of rows, and layers that recompute, until memory turns out too small for it.
+        longest: Tokens of the longest example; None: rows stay as long as planned.
     """
 
-    def __init__(self, model: PeftModel, plan: memory.Plan) -> None:
+    def __init__(self, model: PeftModel, plan: memory.Plan, longest: int | None = None) -> None:
         base: Any = model.get_base_model()
         self.device: torch.device = base.device
         self.plan = plan
+        self.longest = plan.row_tokens if longest is None else longest
+        self._trained = [p for p in model.parameters() if p.requires_grad]
         self.decoder = PackedDecoder(base, plan.checkpointed)
         self.layers = len(self.decoder.layers)
 
@@ -55,17 +61,44 @@ class PackedStep:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         limit = min(row_tokens or memory.LONGEST_ROW, memory.LONGEST_ROW)
         free = memory.free_bytes(base.device)
-        return cls(model, memory.plan(free, memory.costs(base, trained), limit, longest))
+        return cls(model, memory.plan(free, memory.costs(base, trained), limit, longest), longest)
 
     def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
         """Gradients of the mean loss over `loss_tokens`; the mean itself, float64 on the device.
+
+        Where the GPU's memory does not suffice, this step and those after it take shorter rows, or
+        recompute more layers.
 
         Args:
             seed: Decides the step's dropout masks.
 
         Raises:
-            UserError: The GPU's memory is too small.
+            UserError: The GPU's memory is too small for the longest example.
         """
+        while (total := self._rows(batch, loss_tokens, seed)) is None:
+            # What the failed attempt held is free only here, where its frames are gone.
+            for parameter in self._trained:
+                parameter.grad = None
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            was, plan = self.plan, memory.tighter(self.plan, self.layers, self.longest)
+            if plan is None:
+                raise UserError(
+                    f"the GPU's memory is too small for rows of {was.row_tokens} tokens, with all "
+                    f"{self.layers} layers recomputed: lower max_tokens"
+                )
+            self.plan, self.decoder.checkpointed = plan, plan.checkpointed
+            _LOG.warning(
+                "the GPU's memory is too small for rows of %d tokens, with %d of %d layers "
+                "recomputed; from here on rows of %d, with %d",
+                *(was.row_tokens, was.checkpointed, self.layers),
+                *(plan.row_tokens, plan.checkpointed),
+            )
+        return total
+
+    def _rows(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor | None:
+        """One attempt; None if memory did not suffice."""
         rows = bins([len(example.ids) for example in batch], self.plan.row_tokens)
         seeds = self._to_device(dropout_seeds(seed, len(rows), self.layers))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -77,10 +110,7 @@ class PackedStep:
                 loss.backward()
                 total += loss.detach()
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"the GPU's memory is too small for rows of {self.plan.row_tokens} tokens, with "
-                f"{self.plan.checkpointed} of {self.layers} layers recomputed: lower max_tokens"
-            ) from None
+            return None
         return total
 
     def _row(self, examples: Sequence[Example]) -> tuple[Layout, torch.Tensor, torch.Tensor]:
