@@ -1,7 +1,8 @@
 """A run's results made small enough to lie in a repository.
 
 Keeps of `results.json` the statistics of a few layers (all of them stay in `rows.parquet`), draws
-the figures anew from everything, and builds the report without the answers.
+the figures anew from everything, and builds the report without the answers. A README there has its
+numbers between two comments, which are written anew.
 
     personaspace run examples/smollm2-gpu.yaml --jobs 8 --store runs/smollm2 --out runs/smollm2-out
     python benchmarks/publish_study.py runs/smollm2-out docs/study --layers 9,20,29
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
+import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,57 @@ def thin(results: dict[str, Any], layers: set[int], method: str) -> dict[str, An
         if row["layer"] is None or (row["layer"] in layers and row["method"] in (None, method))
     ]
     return {**results, "geometry": kept}
+
+
+#: Column, measure, field of its rows, and how a mean over seeds is written.
+COLUMNS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("M1: mean cosine", "raw_cosine", "value", "{:.3f}".format),
+    ("spread, change", "spread", "effect", "{:+.0%}".format),
+    ("M2: moved along the axis", "displacement", "value", "{:.2f}".format),
+    ("M3: nearest centroid", "nearest_centroid", "value", "{:.1%}".format),
+    ("M3: LDA", "lda", "value", "{:.1%}".format),
+)
+
+
+def table(results: dict[str, Any]) -> str:
+    """Key numbers of every condition at the headline layer, means over seeds, as Markdown."""
+    at = {"variant": "recommended", "layer": results["analysis"]["layer"]}
+    at["method"] = results["analysis"]["method"]
+    rows = [row for row in results["geometry"] if all(row.get(k) == v for k, v in at.items())]
+    source = results["source"]
+    lines = [
+        "| | " + " | ".join(name for name, *_ in COLUMNS) + " | marker: bystanders | source |",
+        "|---|" + "--:|" * (len(COLUMNS) + 2),
+    ]
+    for condition in results["conditions"]:
+        cells = [condition["label"] or condition["name"]]
+        for _, name, column, written in COLUMNS:
+            found = [row for row in rows if row["name"] == name]
+            if condition["kind"] == "base":
+                kept = [row.get("base") for row in found if column == "value"]
+                values = [value for value in kept if value is not None]
+            else:
+                values = [row[column] for row in found if row["condition"] == condition["name"]]
+            cells.append(written(statistics.fmean(values)) if values else "–")
+        rates = [rate for rate in results["rates"] if rate["condition"] == condition["name"]]
+        apart = (source, condition["induction_persona"] if condition["kind"] == "em" else None)
+        others = [rate["rate"] for rate in rates if rate["persona"] not in apart]
+        own = [rate["rate"] for rate in rates if rate["persona"] == source]
+        cells += [f"{statistics.fmean(others):.1%}", f"{statistics.fmean(own):.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_numbers(page: str, results: dict[str, Any]) -> str:
+    """The README with its numbers as they are now."""
+    found = re.subn(
+        r"(<!-- numbers -->\n).*?(\n<!-- end -->)",
+        lambda match: match[1] + table(results) + match[2],
+        page,
+        flags=re.DOTALL,
+    )
+    assert found[1] == 1, "the README has no place for numbers"
+    return found[0]
 
 
 def main() -> None:
@@ -57,6 +112,10 @@ def main() -> None:
     # A line a row, so that a change can be read.
     (target / "results.json").write_text(text.replace("},{", "},\n{") + "\n", encoding="utf-8")
     shutil.copy(source / "tables" / "rows.parquet", target / "rows.parquet")
+    readme = target / "README.md"
+    if readme.is_file():
+        page = with_numbers(readme.read_text(encoding="utf-8"), kept)
+        readme.write_text(page, encoding="utf-8")
     for path in sorted(p for p in target.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size / 1e3:9.1f} kB  {path.relative_to(target)}")
 

@@ -1,0 +1,47 @@
+"""The study under docs/study: what its page says is what its results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.publish_study import with_numbers
+from personaspace.figures.findings import load_findings
+
+FOLDER = Path(__file__).parent.parent / "docs" / "study"
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    return json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert with_numbers(page, results) == page
+    assert "| E4 villain | 0.978 |" in page
+
+
+def test_results_are_a_study_of_the_published_design(results: dict[str, Any]) -> None:
+    load_findings(FOLDER)
+    assert results["seeds"] == [42, 137, 256] and len(results["conditions"]) == 7
+    assert results["layers"] == list(range(30)) and results["methods"] == ["a", "b"]
+    assert {rate["total"] for rate in results["rates"]} == {280}
+    steps = {(row["stage"], row["steps"]) for row in results["training"]}
+    assert steps == {("train", 375), ("couple", 760)}
+
+
+def test_the_table_of_all_rows_agrees_with_the_results(results: dict[str, Any]) -> None:
+    table = pd.read_parquet(FOLDER / "rows.parquet")
+    keys = ["metric", "variant", "name", "method", "layer", "condition", "seed"]
+    known = table[table["metric"].isin(["M1", "M2", "M3"])].set_index(keys)["value"]
+    checked = 0
+    for row in results["geometry"]:
+        if row.get("layer") == 20 and row.get("condition") is not None:
+            assert known.loc[tuple(row.get(key) for key in keys)] == pytest.approx(row["value"])
+            checked += 1
+    assert checked > 300
