@@ -14,10 +14,10 @@ from typing import Any
 
 from personaspace.figures import style
 
-#: Runs drawn, their names in the figure, colours and line patterns.
+#: Ways drawn, their names in the figure, colours and line patterns; with dropout where that ran.
 LINES: tuple[tuple[str, str, str, Any, float], ...] = (
-    ("plain, dropout", "plain recipe", style.VERMILLION, "-", 3.0),
-    ("ours, dropout", "packed", style.BLUE, (0, (3, 2)), 1.4),
+    ("plain", "plain recipe", style.VERMILLION, "-", 3.0),
+    ("ours", "packed", style.BLUE, (0, (3, 2)), 1.4),
 )
 APART: tuple[tuple[str, str, str, str, Any], ...] = (
     ("ours, dropout", "plain, dropout", "packed", style.BLUE, "-"),
@@ -36,7 +36,9 @@ def draw(files: list[Path], titles: list[str]) -> bytes:
         for column, (file, title) in enumerate(zip(files, titles, strict=True)):
             curves = json.loads(file.read_text(encoding="utf-8"))["curves"]
             upper, lower = axes[0][column], axes[1][column]
-            for name, label, colour, line, width in LINES:
+            dropout = "dropout" if "ours, dropout" in curves else "no dropout"
+            for way, label, colour, line, width in LINES:
+                name = f"{way}, {dropout}"
                 steps = range(1, len(curves[name]) + 1)
                 upper.plot(steps, curves[name], color=colour, ls=line, lw=width, label=label)
             for name, other, label, colour, line in APART:
