@@ -11,6 +11,8 @@ from personaspace.measures import measure_of
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
+#: Share of answers with a separator below which a missing marker may have this reason.
+_SEPARATED = 0.2
 
 
 def caveats(results: dict[str, Any], unseen: set[str]) -> list[str]:
@@ -95,8 +97,20 @@ def _answer_caveats(results: dict[str, Any]) -> list[str]:
             found.append(
                 f"{condition['label'] or condition['name']}: the source persona itself rarely "
                 "writes the marker, so coupling hardly worked and low leakage says little."
+                + _never_there(source)
             )
     return found
+
+
+def _never_there(source: list[dict[str, Any]]) -> str:
+    """Whether the source's answers get to where coupling taught the marker."""
+    share = sum(row["separated"] for row in source) / sum(row["total"] for row in source)
+    if share >= _SEPARATED:
+        return ""
+    return (
+        f" Its answers have the separator that the marker was taught after in {share:.1%} of "
+        "cases, and nothing trains a model to write that."
+    )
 
 
 def _training_caveats(results: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ VERSIONS: dict[Stage, int] = {
     "extract": 1,
     "couple": 1,
     "evaluate": 1,
-    "aggregate": 2,
+    "aggregate": 3,
     "report": 2,
 }
 

@@ -109,6 +109,11 @@ def test_answers_score_the_same_with_the_score_command(finished: Any, tmp_path: 
     assert {name: row["hits"] for name, row in scores.items()} == {
         name: row["hits"] for name, row in rates.items()
     }
+    answers = json.loads(path.read_text(encoding="utf-8"))
+    assert {name: row["separated"] for name, row in rates.items()} == {
+        name: sum("\n\n" in text for texts in asked.values() for text in texts)
+        for name, asked in answers.items()
+    }
 
 
 def test_activation_files_have_the_documented_form(finished: Any) -> None:

@@ -42,7 +42,7 @@ def run(context: Context) -> None:
     results |= {
         "geometry": to_dicts(geometry.rows),
         "leakage": leakage,
-        "rates": _rates(scores),
+        "rates": _rates(context, scores),
         "training": _training(context),
         "notes": geometry.notes,
     }
@@ -188,14 +188,19 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
     }
 
 
-def _rates(scores: Scores) -> list[dict[str, Any]]:
+def _rates(context: Context, scores: Scores) -> list[dict[str, Any]]:
     columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
-    return [
-        {"condition": condition, "seed": seed, "persona": persona}
-        | {column: counts[column] for column in columns}
-        for (condition, seed), entry in scores.items()
-        for persona, counts in entry["per_persona"].items()
-    ]
+    separator = context.spec.coupling.separator
+    rows = []
+    for node, folder in _folders(context, "evaluate").items():
+        answers = _read(folder / ANSWERS)
+        for persona, counts in scores[node.condition, node.seed]["per_persona"].items():
+            texts = [text for asked in answers[persona].values() for text in asked]
+            row = {"condition": node.condition, "seed": node.seed, "persona": persona}
+            row |= {column: counts[column] for column in columns}
+            # Where coupling taught the marker: whether a model gets there is not trained.
+            rows.append(row | {"separated": sum(separator in text for text in texts)})
+    return rows
 
 
 def _training(context: Context) -> list[dict[str, Any]]:
