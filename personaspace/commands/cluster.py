@@ -84,6 +84,8 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
 
 def _table(release: str, found: list[Row]) -> Group:
     """Condition by stage, then why what is not done is not done."""
+    from personaspace.cluster.status import IDLE
+
     table = Table(title=release, title_justify="left")
     stages = list(dict.fromkeys(row.stage for row in found if row.condition))
     table.add_column("condition")
@@ -103,6 +105,7 @@ def _table(release: str, found: list[Row]) -> Group:
         if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
     ]
     # Without a conductor what waits would wait for ever.
+    told += [row for row in found if row.state == "waiting" and row.why.startswith(IDLE)]
     told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
     alike: dict[tuple[str, str], list[str]] = {}
     for row in told:
