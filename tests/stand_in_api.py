@@ -56,7 +56,9 @@ class Api(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, list[Object]] = {"jobs": [], "pods": [], "events": []}
+        self.objects: dict[str, list[Object]] = {
+            kind: [] for kind in ("jobs", "pods", "events", "secrets")
+        }
         self.logs: dict[str, str] = {}
         #: How the next answers with a log end: after so many lines, well or not.
         self.cuts: list[tuple[int, str]] = []
@@ -93,10 +95,10 @@ class Handler(BaseHTTPRequestHandler):
         elif parts[-1] == "log":
             self.server.asked.append(url.query)
             self.log(parts[-2], parse_qs(url.query))
-        elif parts[-2] == "pods":
-            pods = {item["metadata"]["name"]: item for item in self.server.objects["pods"]}
-            found = parts[-1] in pods
-            self.answer(json.dumps(pods[parts[-1]] if found else {}), 200 if found else 404)
+        elif parts[-2] in self.server.objects:
+            named = {item["metadata"]["name"]: item for item in self.server.objects[parts[-2]]}
+            found = parts[-1] in named
+            self.answer(json.dumps(named[parts[-1]] if found else {}), 200 if found else 404)
         else:
             self.list(parts[-1], parse_qs(url.query))
 

@@ -137,9 +137,12 @@ def store_url(cluster: Cluster, release: str) -> str:
     """
     job = jobs_of(cluster, release, stage="aggregate")[0]
     container = job["spec"]["template"]["spec"]["containers"][0]
-    url = next((e["value"] for e in container["env"] if e["name"] == "PERSONASPACE_STORE"), "")
+    plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    url = plain.get("PERSONASPACE_STORE", "")
     secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
     mine = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+    if not mine:  # the chart's own bucket has its keys here
+        os.environ |= {name: value for name, value in plain.items() if name.startswith("AWS_")}
     if secrets and not (url and mine):
         try:
             data = cluster.core.read_namespaced_secret(secrets[0], cluster.namespace).data or {}
@@ -149,7 +152,7 @@ def store_url(cluster: Cluster, release: str) -> str:
             text = base64.b64decode(value).decode()
             if name == "PERSONASPACE_STORE":
                 url = url or text
-            elif name.startswith("AWS_") and not mine:
+            elif name.startswith("AWS_") and not mine and name not in plain:
                 os.environ[name] = text
     if not url:
         raise UserError(f"{release}: its store is not known here; give --store")
