@@ -242,3 +242,27 @@ def test_wait_says_nothing_of_a_conductor_that_runs(
 def test_why_a_pod_does_not_start(waiting: Object, why: str) -> None:
     found = pod_state(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
     assert found[0] == "queued" and found[1].startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("train:x:42: failed – bucket doomed does not exist", "bucket doomed does not exist"),
+        ("train:x:42: spec: no", "spec: no"),
+        # One that runs several nodes says which.
+        ("couple:x:42: failed – no", "couple:x:42: failed – no"),
+    ],
+)
+def test_a_failure_does_not_name_its_job_twice(api: Api, said: str, why: str) -> None:
+    study(api)
+    ended = [{"state": {"terminated": {"exitCode": 2, "reason": "Error", "message": said}}}]
+    failed = pod("train", phase="Failed", containerStatuses=ended)
+    api.objects["jobs"][0] = job("train", state="Failed", reason="PodFailurePolicy", message="m")
+    api.objects["pods"].append(failed)
+    assert rows()["train:x:42"] == ("failed", f"{why} – exit code 2")
+    api.objects["jobs"][0] = job("train")
+    api.objects["jobs"][0]["status"]["failed"] = 1
+    assert rows()["train:x:42"] == (
+        "queued",
+        f"tries again soon, after attempt 1: {why} – exit code 2",
+    )

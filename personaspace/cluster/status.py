@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
 from personaspace.cluster.quota import explain, needed
-from personaspace.cluster.views import failure_of, job_view
+from personaspace.cluster.views import failure_of, job_view, without_title
 from personaspace.cluster.waiting import hindrances, pod_state, short
 from personaspace.errors import UserError
 from personaspace.graph import STAGES
@@ -209,6 +209,7 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         else:
             said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
             row.why = next((text for text in reversed(said) if text), view.why)
+            row.why = without_title(row.why, row.title)
     elif ending := _ending(raw):
         row.state, row.why = "not run", ending
     elif raw["spec"].get("suspend"):
@@ -248,7 +249,8 @@ def _no_pod(row: Row, pods: list[dict[str, Any]], refusals: dict[str, str]) -> s
     said = [failure_of(pod["status"]) for pod in pods]
     last = next((text for text in reversed(said) if text), "")
     if last:
-        return f"tries again soon, after attempt {row.attempts}: {last}"
+        told = without_title(last, row.title)
+        return f"tries again soon, after attempt {row.attempts}: {told}"
     return "its pod has not been made yet"
 
 
