@@ -308,7 +308,8 @@ def results(
     """Print a finished study's headline, or all its results as JSON (argument: see `status`)."""
     if not cluster.is_spec(target):
         with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
-            cluster.show_results(target, there, store, as_json)
+            where = cluster.flags_of(kubeconfig, context)
+            cluster.show_results(target, there, store, as_json, where)
         return
     from personaspace import study
     from personaspace.stages import prepare

@@ -14,7 +14,7 @@ import yaml
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-pytest_plugins = ["seaweed"]
+pytest_plugins = ["seaweed", "stand_in_api"]
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"

@@ -4,194 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import yaml
-from typer.testing import CliRunner
+from stand_in_api import Api, Object, job, pod, run, study
 
-from personaspace.cli import app
 from personaspace.cluster import names
 from personaspace.cluster.api import api_errors, connect
 from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
-from personaspace.cluster.status import pod_state, progress_in
+from personaspace.cluster.status import progress_in
 from personaspace.commands.cluster import is_spec
 from personaspace.store import open_store
-
-Object = dict[str, Any]
-
-
-def job(stage: str, condition: str = "x", needs: str = "", state: str = "", **more: Any) -> Object:
-    own = {names.CONDITION: condition, names.SEED: "42"} if condition else {}
-    nodes = f"{stage}:{condition}:42" if condition else stage.replace("conductor", "")
-    conditions = [{"type": state, "status": "True", **more}] if state else []
-    return {
-        "metadata": {
-            "name": f"em205-{stage}",
-            "uid": f"uid-{stage}",
-            "creationTimestamp": "2026-11-24T10:00:00Z",
-            "labels": {names.STAGE: stage, **own},
-            "annotations": {names.NODES: nodes, names.NEEDS: needs},
-        },
-        "spec": {"template": {"spec": {"containers": [{"env": []}]}}},
-        "status": {"conditions": conditions},
-    }
-
-
-def pod(stage: str, condition: str = "x", gated: bool = False, **status: Any) -> Object:
-    own = {names.CONDITION: condition, names.SEED: "42"} if condition else {}
-    return {
-        "metadata": {
-            "name": f"em205-{stage}-abcde",
-            "uid": f"pod-{stage}",
-            "creationTimestamp": "2026-11-24T10:00:01Z",
-            "labels": {names.STAGE: stage, "job-name": f"em205-{stage}", **own},
-        },
-        "spec": {"schedulingGates": [{"name": names.GATE}] if gated else []},
-        "status": {"phase": "Pending", **status},
-    }
-
-
-class Api(ThreadingHTTPServer):
-    """Answers lists, logs and deletions."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, list[Object]] = {"jobs": [], "pods": [], "events": []}
-        self.logs: dict[str, str] = {}
-        #: How the next answers with a log end: after so many lines, well or not.
-        self.cuts: list[tuple[int, str]] = []
-        self.asked: list[str] = []
-        self.deleted: list[str] = []
-        self.status = 200
-        self.closes = False
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Api
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        parts = url.path.split("/")
-        if self.server.closes:
-            self.close_connection = True  # no answer at all
-        elif self.server.status != 200:
-            body = {"message": 'jobs is forbidden: User "bob" cannot list', "code": 403}
-            self.answer(json.dumps(body), self.server.status)
-        elif parts[-1] == "log":
-            self.server.asked.append(url.query)
-            self.log(parts[-2], parse_qs(url.query))
-        elif parts[-2] == "pods":
-            pods = {item["metadata"]["name"]: item for item in self.server.objects["pods"]}
-            found = parts[-1] in pods
-            self.answer(json.dumps(pods[parts[-1]] if found else {}), 200 if found else 404)
-        else:
-            wanted = parse_qs(url.query).get("labelSelector", [""])[0]
-            pairs = [part.split("=") for part in wanted.split(",") if "=" in part]
-            pairs = [pair for pair in pairs if pair[0] not in (names.APP, names.INSTANCE)]
-            items = [
-                item
-                for item in self.server.objects[parts[-1]]
-                if all(item["metadata"].get("labels", {}).get(k) == v for k, v in pairs)
-            ]
-            self.answer(json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}))
-
-    def log(self, pod: str, query: dict[str, list[str]]) -> None:
-        lines = self.server.logs.get(pod, "").splitlines(keepends=True)
-        if query.get("timestamps") == ["True"]:
-            lines = [f"2026-11-24T10:00:00.{n // 2:09}Z {line}" for n, line in enumerate(lines)]
-        if "tailLines" in query:
-            lines = lines[len(lines) - int(query["tailLines"][0]) :]
-        count, how = self.server.cuts.pop(0) if self.server.cuts else (len(lines), "well")
-        text = "".join(lines[:count])
-        if how == "broken":  # less than was promised, and half a line
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(text) + 100))
-            self.end_headers()
-            self.wfile.write(text.encode() + b"2026-11-24T10:00:00.0")
-            self.close_connection = True
-            return
-        self.answer(text)
-
-    def do_DELETE(self) -> None:
-        self.server.deleted.append(self.path.split("/")[-1].partition("?")[0])
-        self.answer("{}")
-
-    def answer(self, text: str, status: int = 200) -> None:
-        raw = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """The server, and a kubeconfig that leads to it."""
-    server = Api()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "clusters": [
-            {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
-        ],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [
-            {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "lab"}}
-        ],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    monkeypatch.setenv("COLUMNS", "200")
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
-
-
-GPU = {
-    "type": "PodScheduled",
-    "status": "False",
-    "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: none.",
-}
-
-
-def study(api: Api) -> None:
-    """A study in the middle: every kind of state."""
-    api.objects["jobs"] = [
-        job("train", state="Complete"),
-        job("extract", needs="train:x:42"),
-        job("couple", needs="train:x:42"),
-        job("evaluate", needs="train:x:42,couple:x:42"),
-        job("aggregate", "", "*"),
-        job("conductor", ""),
-    ]
-    api.objects["pods"] = [
-        pod("extract", conditions=[GPU]),
-        pod("couple", phase="Running", containerStatuses=[{"state": {"running": {}}}]),
-        pod("evaluate", gated=True),
-        pod("aggregate", "", gated=True),
-        pod("conductor", "", phase="Running"),
-    ]
-    api.logs["em205-couple-abcde"] = (
-        "10:00:00 couple:x:42: started: fingerprint 0123\n"
-        "10:00:10 couple:x:42: steps 30/120, 3 min 2 s left, loss 1.2\n"
-        "something of a library\n"
-    )
 
 
 def test_status_says_what_runs_and_why_the_rest_waits(api: Api) -> None:
@@ -230,6 +54,7 @@ def test_status_of_failures(api: Api) -> None:
     api.objects["events"] = [
         {
             "metadata": {"name": "e"},
+            "reason": "FailedCreate",
             "involvedObject": {"kind": "Job", "name": "em205-couple"},
             "message": "exceeded quota: gpus",
         }
@@ -249,26 +74,6 @@ def test_status_of_failures(api: Api) -> None:
     api.objects["jobs"][1]["status"]["conditions"][0]["type"] = "FailureTarget"
     assert (rows()["extract:x:42"]["state"], rows()["extract:x:42"]["why"]) == ended
     assert found["couple:x:42"]["why"] == "its pod is refused: exceeded quota: gpus"
-
-
-@pytest.mark.parametrize(
-    ("waiting", "state", "why"),
-    [
-        (
-            {"reason": "ImagePullBackOff", "message": "Back-off"},
-            "queued",
-            "image: ImagePullBackOff",
-        ),
-        (
-            {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'},
-            "queued",
-            'container: CreateContainerConfigError: secret "s3" not found',
-        ),
-    ],
-)
-def test_why_a_pod_does_not_start(waiting: Object, state: str, why: str) -> None:
-    found = pod_state(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
-    assert found[0] == state and found[1].startswith(why)
 
 
 def test_a_gated_pod_without_conductor_says_so(api: Api) -> None:
@@ -408,6 +213,7 @@ def test_equal_reasons_are_one_line_and_a_quota_says_what_to_raise(api: Api) -> 
     api.objects["events"] = [
         {
             "metadata": {"name": name},
+            "reason": "FailedCreate",
             "involvedObject": {"kind": "Job", "name": f"em205-{name}"},
             "message": said,
         }

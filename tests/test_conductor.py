@@ -366,7 +366,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
     assert {n.removeprefix("job-") for n in found.done} == {"train", "extract"}
     fate = {n.removeprefix("job-"): stage.conductor.fate(n, w) for n, w in found.failed.items()}
     assert fate == {
-        "couple": "FAILED: couple: no luck",
+        "couple": "FAILED: no luck",
         "evaluate": "not run: couple failed",
         "aggregate": "not run: couple failed",
     }
@@ -494,7 +494,7 @@ def test_the_last_table_is_json_lines_where_the_log_is(
         conduct._verdict(stage.conductor, stage.run())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("node") for line in lines] == [None, "couple", "evaluate", "aggregate"]
-    assert lines[1]["message"] == "couple: FAILED: couple: no luck"
+    assert lines[1]["message"] == "couple: FAILED: no luck"
 
 
 def test_a_job_without_a_store_says_so_in_one_line(

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cluster_commands import Api, api, job, pod, study
+from stand_in_api import Api, job, pod, study
 
 from personaspace.store import open_store
 
-__all__ = ["api"]
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "requirements" / "cluster.txt"
 

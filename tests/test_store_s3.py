@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from relay import Relay, Request, faulty
 from store_places import KEY, complaint, objects, put_one, use
 
 from personaspace.store import StoreUnavailable, open_store
@@ -141,6 +142,45 @@ def test_a_bucket_that_is_not_there(server: SeaweedS3) -> None:
         expected = f"bucket nowhere does not exist at {server.endpoint}"
         for act in (store.check, lambda: store.find(KEY), lambda: put_one(store), store.list):
             assert complaint(act) == expected
+
+
+def test_a_bucket_deleted_in_the_middle_is_named_where_a_file_is_fetched(
+    server: SeaweedS3, prefix: str
+) -> None:
+    bucket = f"doomed-{uuid.uuid4().hex[:8]}"
+    server.client.create_bucket(Bucket=bucket)
+    url = server.url(prefix).replace(f"//{server.bucket}/", f"//{bucket}/")
+    with open_store(url) as store:
+        put_one(store)
+    with open_store(url) as store:
+        manifest = store.find(KEY)
+        assert manifest is not None
+        server.client.delete_bucket(Bucket=bucket)
+        expected = f"bucket {bucket} does not exist at {server.endpoint}"
+        # A file begins with HEAD, whose 404 does not say of what.
+        for act in (lambda: store.fetch(manifest), lambda: store.fetch(KEY)):
+            assert complaint(act) == expected
+
+
+def test_a_missing_file_is_not_taken_for_a_missing_bucket_where_one_may_not_list(
+    server: SeaweedS3, prefix: str
+) -> None:
+    with open_store(server.url(prefix)) as store:
+        manifest = put_one(store)
+    name = f"{prefix}/{KEY}/{manifest.data}/file.bin"
+    server.client.delete_object(Bucket=server.bucket, Key=name)
+
+    def fault(relay: Relay, request: Request) -> bool:
+        listing = request.method == "GET" and "list-type=2" in request.path
+        if listing:
+            relay.refuse(403, "AccessDenied")
+        return listing
+
+    with (
+        faulty(server, fault) as endpoint,
+        open_store(server.url(prefix, endpoint=endpoint)) as store,
+    ):
+        assert "file file.bin is missing" in complaint(lambda: store.fetch(manifest))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from personaspace.cluster.decide import Decision, decide
 from personaspace.cluster.feed import Feed
 from personaspace.cluster.manifests import Checker
 from personaspace.cluster.plan import Plan
-from personaspace.cluster.views import JobView, PodView, job_view, pod_view
+from personaspace.cluster.views import JobView, PodView, job_view, pod_view, without_title
 from personaspace.errors import UserError
 from personaspace.store import Store
 
@@ -250,7 +250,8 @@ class Conductor:
         """How a Job ended that did not end well, and why: if it can, in its last pod's words."""
         if why.startswith(f"{names.NOT_RUN}: "):
             return why.removeprefix(f"{names.NOT_RUN}: ")
-        return f"FAILED: {self.world.last_words.get(job) or why}"
+        said = self.world.last_words.get(job) or why
+        return f"FAILED: {without_title(said, self.plan.title(job))}"
 
     def _report(self, job: str, text: str) -> None:
         if self._reported.get(job) != text:

@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import AWAY, Cluster, Outage
-from personaspace.cluster.status import jobs_of
+from personaspace.cluster.status import jobs_of, rows
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
 
@@ -64,14 +64,14 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
                 return EXIT_OK if state == "succeeded" else EXIT_FAILURE
             if now - said >= SAY_SECONDS:
                 said = now
-                say(counts(cluster, release))
+                say(counts(cluster, release) + _held(cluster, release, job))
             outage.over()
         except AWAY as error:
             if not known:
                 raise
             pause = outage.pause(error)
         if seconds is not None and time.monotonic() - began >= seconds:
-            say(f"{release}: still running after {seconds:g} s; {_counts_if(cluster, release)}")
+            say(f"{release}: not ended after {seconds:g} s; {_counts_if(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
 
@@ -79,9 +79,20 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
 def _counts_if(cluster: Cluster, release: str) -> str:
     """Where the Jobs are, if the API says so now."""
     try:
-        return counts(cluster, release)
+        job = conductor_of(cluster, release)
+        return counts(cluster, release) + _held(cluster, release, job)
     except AWAY:
         return "the Kubernetes API does not answer"
+
+
+def _held(cluster: Cluster, release: str, conductor: dict[str, Any]) -> str:
+    """Why the conductor does not run, to be added to the counts; empty: it does."""
+    if conductor.get("status", {}).get("ready"):
+        return ""  # spares the look at every pod
+    for row in rows(cluster, release, progress=False):
+        if row.job == conductor["metadata"]["name"] and row.state == "queued":
+            return f"; conductor: queued, {row.why}"
+    return ""
 
 
 def counts(cluster: Cluster, release: str) -> str:
@@ -126,9 +137,12 @@ def store_url(cluster: Cluster, release: str) -> str:
     """
     job = jobs_of(cluster, release, stage="aggregate")[0]
     container = job["spec"]["template"]["spec"]["containers"][0]
-    url = next((e["value"] for e in container["env"] if e["name"] == "PERSONASPACE_STORE"), "")
+    plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    url = plain.get("PERSONASPACE_STORE", "")
     secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
     mine = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+    if not mine:  # the chart's own bucket has its keys here
+        os.environ |= {name: value for name, value in plain.items() if name.startswith("AWS_")}
     if secrets and not (url and mine):
         try:
             data = cluster.core.read_namespaced_secret(secrets[0], cluster.namespace).data or {}
@@ -138,7 +152,7 @@ def store_url(cluster: Cluster, release: str) -> str:
             text = base64.b64decode(value).decode()
             if name == "PERSONASPACE_STORE":
                 url = url or text
-            elif name.startswith("AWS_") and not mine:
+            elif name.startswith("AWS_") and not mine and name not in plain:
                 os.environ[name] = text
     if not url:
         raise UserError(f"{release}: its store is not known here; give --store")

@@ -13,7 +13,8 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
 from personaspace.cluster.quota import explain, needed
-from personaspace.cluster.views import failure_of, job_view
+from personaspace.cluster.views import failure_of, job_view, without_title
+from personaspace.cluster.waiting import hindrances, pod_state, short
 from personaspace.errors import UserError
 from personaspace.graph import STAGES
 
@@ -21,6 +22,8 @@ from personaspace.graph import STAGES
 ORDER = (*STAGES, "condition", "conductor")
 #: In either format of logs.
 _COMPLETE = re.compile(r"([a-z]+(?::[a-z0-9-]+:\d+)?): complete\b")
+#: What waits for a conductor that cannot start says so, and then why it cannot.
+IDLE = "for the conductor, which does not run yet"
 _TIME = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
@@ -86,58 +89,55 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
     pods: dict[str, list[dict[str, Any]]] = {}
     for raw in cluster.items("pods", label_selector=names.selector(release)):
         pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
-    states = _Inputs(cluster, raw_jobs, pods)
+    found: dict[str, Row] = {}
+    starting = []
     refusals: dict[str, str] | None = None
-    found, running = [], []
     for raw in raw_jobs:
         mine = sorted(
             pods.get(raw["metadata"]["name"], []),
             key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
         )
-        row = _row(raw, mine)
+        row = found[raw["metadata"]["name"]] = _row(raw, mine)
         if row.state == "no pod":
             if refusals is None:
                 refusals = _refusals(cluster, _need(raw_jobs))
             row.state, row.why = "queued", _no_pod(row, mine, refusals)
-        elif row.state == "waiting":
-            row.why = states.missing(raw)
-        elif row.state == "running":
-            running.append(row)
-        found.append(row)
+        elif row.state == "starting":
+            starting.append(mine[-1])
+    hindered = hindrances(cluster, starting)
+    for row in found.values():
+        if row.state == "starting" and row.pod in hindered:
+            row.state, row.why = "queued", hindered[row.pod]
+    inputs = _Inputs(cluster, raw_jobs, [r for r in found.values() if r.stage == "conductor"])
+    for raw in raw_jobs:
+        row = found[raw["metadata"]["name"]]
+        if row.state == "waiting":
+            row.why = inputs.missing(raw)
+    running = [row for row in found.values() if row.state == "running"]
     if progress and running:
         with ThreadPoolExecutor(8) as pool:
             for row, text in zip(
                 running, pool.map(lambda r: last_progress(cluster, r.pod), running), strict=True
             ):
                 row.why = text
-    return sorted(found, key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
+    return sorted(found.values(), key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
 
 
 class _Inputs:
     """What of a release is complete: by its Jobs, and by its conductor where these are gone."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        raw_jobs: list[dict[str, Any]],
-        pods: dict[str, list[dict[str, Any]]],
+        self, cluster: Cluster, raw_jobs: list[dict[str, Any]], conductors: list[Row]
     ) -> None:
         self.cluster = cluster
         self.states: dict[str, str] = {}
-        self.conductor, self.failed = "", False
         for raw in raw_jobs:
-            state = job_view(raw).state
             for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
-                self.states[node] = state
-            if raw["metadata"]["labels"][names.STAGE] != "conductor":
-                continue
-            self.failed = self.failed or state == "failed"
-            if state == "active":
-                mine = pods.get(raw["metadata"]["name"], [])
-                newest = max(
-                    mine, key=lambda p: str(p["metadata"]["creationTimestamp"]), default={}
-                )
-                self.conductor = newest.get("metadata", {}).get("name", "?")
+                self.states[node] = job_view(raw).state
+        self.failed = any(row.state == "failed" for row in conductors)
+        active = [row for row in conductors if row.state not in ("done", "failed", "not run")]
+        # Jobs are given newest first; of several conductors one that runs is enough.
+        self.conductor = min(active, key=lambda row: row.state != "running", default=None)
         self._told: set[str] | None = None
 
     def missing(self, raw: dict[str, Any]) -> str:
@@ -146,6 +146,9 @@ class _Inputs:
         if not self.conductor:
             how = "`personaspace rerun RELEASE --failed`" if self.failed else "`helm upgrade`"
             return f"no conductor runs: {how} starts one ({own})"
+        if self.conductor.state != "running":
+            how = "starting " if self.conductor.state == "starting" else ""
+            return f"{IDLE}: {how}{self.conductor.why}"
         needs, mine = annotations.get(names.NEEDS, ""), annotations.get(names.NODES, "").split(",")
         wanted = [n for n in (self.states if needs == "*" else needs.split(",")) if n]
         left = [n for n in wanted if n not in mine and not self._complete(n)]
@@ -163,7 +166,8 @@ class _Inputs:
         if node in self.states:
             return self.states[node] == "succeeded"
         if self._told is None:
-            self._told = _told_complete(self.cluster, self.conductor)
+            pod = self.conductor.pod if self.conductor else ""
+            self._told = _told_complete(self.cluster, pod) if pod else set()
         return node in self._told or f"condition:{node.partition(':')[2]}" in self._told
 
 
@@ -205,6 +209,7 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         else:
             said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
             row.why = next((text for text in reversed(said) if text), view.why)
+            row.why = without_title(row.why, row.title)
     elif ending := _ending(raw):
         row.state, row.why = "not run", ending
     elif raw["spec"].get("suspend"):
@@ -225,39 +230,6 @@ def _ending(raw: dict[str, Any]) -> str:
     return ""
 
 
-def pod_state(pod: dict[str, Any]) -> tuple[str, str]:
-    """State of a pod that has not ended, and why it is not further."""
-    spec, status = pod["spec"], pod["status"]
-    if any(gate["name"] == names.GATE for gate in spec.get("schedulingGates") or ()):
-        return "waiting", ""
-    for container in status.get("containerStatuses") or ():
-        waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
-            text = f"{waiting.get('reason', '')}: {waiting.get('message', '')}".strip(": ")
-            about = "image" if "Image" in text.partition(":")[0] else "container"
-            return "queued", f"{about}: {_short(text)}"
-    if status.get("phase") == "Running":
-        return "running", ""
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            return "queued", _unschedulable(condition.get("message", ""))
-    if not spec.get("nodeName"):
-        return "queued", "not scheduled yet"
-    return "starting", f"on node {spec['nodeName']}"
-
-
-def _unschedulable(message: str) -> str:
-    lack = re.findall(r"Insufficient ([\w./-]+)", message)
-    if lack:
-        what = ", ".join("GPUs" if "nvidia.com/" in name else name for name in dict.fromkeys(lack))
-        return f"no node has enough free {what}: {_short(message.partition('. ')[0])}"
-    return _short(message.partition(". ")[0]) or "not scheduled yet"
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:240]
-
-
 def _refusals(cluster: Cluster, need: dict[str, str]) -> dict[str, str]:
     """Why pods could not be made (quota, admission), by Job; empty where we may not look."""
     found: dict[str, str] = {}
@@ -265,7 +237,7 @@ def _refusals(cluster: Cluster, need: dict[str, str]) -> dict[str, str]:
         for raw in cluster.items("events", field_selector="reason=FailedCreate"):
             if raw["involvedObject"].get("kind") == "Job":
                 said = explain(raw.get("message", ""), need)
-                found[raw["involvedObject"]["name"]] = _short(said)
+                found[raw["involvedObject"]["name"]] = short(said)
     except ApiException:
         pass
     return found
@@ -277,7 +249,8 @@ def _no_pod(row: Row, pods: list[dict[str, Any]], refusals: dict[str, str]) -> s
     said = [failure_of(pod["status"]) for pod in pods]
     last = next((text for text in reversed(said) if text), "")
     if last:
-        return f"tries again soon, after attempt {row.attempts}: {last}"
+        told = without_title(last, row.title)
+        return f"tries again soon, after attempt {row.attempts}: {told}"
     return "its pod has not been made yet"
 
 

@@ -121,3 +121,8 @@ def failure_of(status: dict[str, Any]) -> str:
     if status.get("reason"):
         parts.insert(0, status["reason"])
     return " – ".join(parts) or status.get("message", "")
+
+
+def without_title(why: str, title: str) -> str:
+    """A failure as it is told beside the name of what failed, with which a container begins."""
+    return why.removeprefix(f"{title}: failed – ").removeprefix(f"{title}: ")

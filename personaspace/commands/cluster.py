@@ -45,6 +45,12 @@ def is_spec(target: str) -> bool:
     return looks or Path(target).is_file()
 
 
+def flags_of(kubeconfig: str, context: str) -> list[str]:
+    """What names a cluster besides the environment, as kubectl takes it too."""
+    pairs = (("--kubeconfig", kubeconfig), ("--context", context))
+    return [part for name, value in pairs if value for part in (name, value)]
+
+
 @contextmanager
 def reach(namespace: str, kubeconfig: str, context: str, doing: str) -> Iterator[Cluster]:
     """A cluster, with its errors in one line."""
@@ -84,6 +90,8 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
 
 def _table(release: str, found: list[Row]) -> Group:
     """Condition by stage, then why what is not done is not done."""
+    from personaspace.cluster.status import IDLE
+
     table = Table(title=release, title_justify="left")
     stages = list(dict.fromkeys(row.stage for row in found if row.condition))
     table.add_column("condition")
@@ -103,6 +111,7 @@ def _table(release: str, found: list[Row]) -> Group:
         if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
     ]
     # Without a conductor what waits would wait for ever.
+    told += [row for row in found if row.state == "waiting" and row.why.startswith(IDLE)]
     told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
     alike: dict[tuple[str, str], list[str]] = {}
     for row in told:
@@ -128,8 +137,11 @@ def _cell(row: Row) -> Text:
     return Text(text, style=_STYLES.get(row.state, ""))
 
 
-def show_results(release: str, cluster: Cluster, store: str | None, as_json: bool) -> None:
-    """Print a finished release's headline, or all its results."""
+def show_results(
+    release: str, cluster: Cluster, store: str | None, as_json: bool, where: list[str]
+) -> None:
+    """Print a finished release's headline, or all its results; `where` names the cluster."""
+    from personaspace.cluster.inside import check_reachable
     from personaspace.cluster.release import artifact_keys, store_url
     from personaspace.store import open_store
     from personaspace.summary import table
@@ -137,7 +149,11 @@ def show_results(release: str, cluster: Cluster, store: str | None, as_json: boo
     keys = artifact_keys(cluster, release)
     # Only --store is stronger than what the release says: a shell's PERSONASPACE_STORE may be of
     # another study.
-    with open_store(store or store_url(cluster, release)) as place:
+    url = store
+    if url is None:
+        url = store_url(cluster, release)
+        check_reachable(url, release, cluster.namespace, where, as_json)
+    with open_store(url) as place:
         path = place.fetch(keys["aggregate"], ["results.json"]) / "results.json"
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if as_json:

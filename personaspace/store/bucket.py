@@ -27,7 +27,6 @@ PART_BYTES = 8 * 1024 * 1024
 #: Of one request, by botocore, within a second or so; longer troubles are for `patience`.
 ATTEMPTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
-_MISSING = ("NoSuchKey", "404")
 #: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
 _REFUSED = (404, 409, 412)
 _STYLES = {None: "auto", True: "path", False: "virtual"}
@@ -93,7 +92,7 @@ class Bucket:
                 answer = self._client.get_object(**self._at(name))
                 return answer["Body"].read(), answer["ETag"]
             except ClientError as error:
-                if code_of(error) in _MISSING:
+                if self._is_missing(error):
                     return None
                 raise
 
@@ -144,7 +143,7 @@ class Bucket:
             try:
                 self._client.download_file(*where, str(path), Config=_TRANSFER)
             except ClientError as error:
-                if code_of(error) in _MISSING:
+                if self._is_missing(error):
                     return False
                 raise
             return True
@@ -176,6 +175,24 @@ class Bucket:
         """Close the connections."""
         if "_client" in self.__dict__:
             self._client.close()
+
+    def _is_missing(self, error: ClientError) -> bool:
+        """Whether an answer says that there is no such object, in a bucket that is there.
+
+        The answer to HEAD, with which a download begins, has no body and so is the same 404 for a
+        missing bucket. A listing tells them apart, and raises what it says of the bucket.
+        """
+        if code_of(error) != "404":
+            return code_of(error) == "NoSuchKey"
+        try:
+            self._client.list_objects_v2(
+                Bucket=self.location.bucket, Prefix=self._prefix(""), MaxKeys=1
+            )
+        except ClientError as asked:
+            # Who may read need not be allowed to list.
+            if status_of(asked) != 403:
+                raise
+        return True
 
     @functools.cached_property
     def _client(self) -> Any:

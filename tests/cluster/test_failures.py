@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,11 @@ from personaspace.cluster.status import Row, rows
 pytestmark = pytest.mark.timeout(1200)
 
 AWAY = "no S3 server answers"
+NO_SECRET = 'container: CreateContainerConfigError: secret "comes-later" not found'
+NO_VOLUME = (
+    'volume: FailedMount: MountVolume.SetUp failed for volume "late" : '
+    'configmap "comes-later" not found'
+)
 
 
 def _row(release: Release, title: str) -> Row:
@@ -49,8 +56,12 @@ def test_a_users_mistake_fails_at_once_and_stops_only_what_needs_it(
     release = place.release("mistake" + Path(program).name[-1])
     release.program = program
     installed(release)
-    # Only its training pods lack the model's folder.
-    _only(release, "train", "benign", extraVolumes=[], extraVolumeMounts=[])
+    # Only its training pods lack one of the model's files.
+    whole = place.mounts["volume"]
+    kept = [path.name for path in place.model.iterdir() if path.name != "config.json"]
+    items = [{"key": name, "path": name} for name in kept]
+    part = {**whole, "configMap": {**whole["configMap"], "items": items}}
+    _only(release, "train", "benign", extraVolumes=[part])
     done = release.install("--wait", "--wait-for-jobs", "--timeout", "10m")
     assert done.returncode != 0
     states = release.wait_ended()
@@ -63,16 +74,23 @@ def test_a_users_mistake_fails_at_once_and_stops_only_what_needs_it(
     (failed,) = [p for p in release.pods(stage="train") if p["status"]["phase"] == "Failed"]
     ended = failed["status"]["containerStatuses"][0]["state"]["terminated"]
     assert ended["exitCode"] == 2  # and no second pod, though backoffLimit allows one
-    assert "no config.json" in ended["message"] or "model" in ended["message"]
-    assert "Traceback" not in release.log(failed["metadata"]["name"])
-    assert "exit code 2" in _row(release, "train:benign:42").why
+    mistake = f"model.name: {place.model}: no config.json there"
+    log = release.log(failed["metadata"]["name"])
+    assert ended["message"] == f"train:benign:42: {mistake}"
+    assert log.splitlines()[-1].endswith(mistake) and "Traceback" not in log
+    assert _row(release, "train:benign:42").why == f"{mistake} – exit code 2"
     for title in ("extract:benign:42", "couple:benign:42", "evaluate:benign:42", "aggregate"):
         row = _row(release, title)
         assert row.state == "not run"
         assert "train:benign:42" in row.why
+    shown = _cli(release, "status", release.name)
+    assert shown.returncode == 0
+    assert f"train:benign:42: failed, {mistake} – exit code 2" in shown.stdout
     waited = _cli(release, "wait", release.name)
     assert waited.returncode == 1
-    assert "train:benign:42" in waited.stdout
+    assert waited.stdout.splitlines()[-1] == "5 of 8 Jobs failed or did not run"
+    assert f"FAILED: {mistake} – exit code 2" in waited.stdout
+    print(done.stderr, log, shown.stdout, waited.stdout)
     assert release.conductor() == "Failed"
     told = release.conductor_log()
     assert "train:benign:42" in told and "not run" in told
@@ -101,17 +119,18 @@ def test_an_image_that_is_not_there_is_named_and_mended_by_an_upgrade(
     release = installed(place.release("noimage"))
     _only(release, "extract", "benign", image={"tag": "none"})
     assert release.install().returncode == 0
+    # Not of a pod that was refused at first, whose name has an "image" in it too.
+    named = re.compile("image: (ErrImagePull|ImagePullBackOff): .*:none")
     release.wait(
-        lambda: (
-            _row(release, "extract:base:42").state == "queued"
-            and "image" in _row(release, "extract:base:42").why
-        ),
+        lambda: named.match(_row(release, "extract:base:42").why),
         120,
         "status that names the image",
     )
+    assert _row(release, "extract:base:42").state == "queued"
     shown = _cli(release, "status", release.name)
     assert shown.returncode == 0
-    assert ":none" in shown.stdout
+    assert re.search(f"extract:base:42: queued, {named.pattern}", shown.stdout), shown.stdout
+    print(shown.stdout)
     release.wait(
         lambda: release.states()["evaluate:benign:42"] == "Complete", 300, "what does not need it"
     )
@@ -121,6 +140,27 @@ def test_an_image_that_is_not_there_is_named_and_mended_by_an_upgrade(
     assert set(release.states().values()) == {"Complete"}
 
 
+def _waits_for_the_conductor(release: Release, why: str) -> None:
+    """All that waits says why the conductor does, and so does `wait` at its limit."""
+    release.wait(lambda: _row(release, "conductor").why == why, 120, f"status that says {why}")
+    told = f"for the conductor, which does not run yet: {why}"
+    for row in rows(release.cluster, release.name):
+        if row.stage != "conductor":
+            assert (row.state, row.why) == ("waiting", told), row
+    shown = _cli(release, "status", release.name)
+    assert shown.returncode == 0
+    assert f"conductor: queued, {why}" in shown.stdout.splitlines()
+    assert f" others: waiting, {told}" in shown.stdout
+    began = time.monotonic()
+    waited = _cli(release, "wait", release.name, "--timeout", "15")
+    assert waited.returncode == 1 and 15 <= time.monotonic() - began < 60
+    assert waited.stdout == (
+        f"{release.name}: not ended after 15 s; 0 of 8 Jobs done, 0 failed or not run; "
+        f"conductor: queued, {why}\n"
+    )
+    print(shown.stdout, waited.stdout)
+
+
 def test_a_secret_that_is_missing_is_named_and_the_study_goes_on_once_it_is_there(
     place: Place, installed: Callable[[Release], Release]
 ) -> None:
@@ -128,14 +168,28 @@ def test_a_secret_that_is_missing_is_named_and_the_study_goes_on_once_it_is_ther
     _only(release, "train", "benign")
     release.values["store"]["existingSecret"] = "comes-later"
     assert release.install().returncode == 0
-    row = release.wait(
-        lambda: (found := _row(release, "couple:base:42")).state == "queued" and found,
-        120,
-        "status that names the secret",
-    )
-    assert "comes-later" in row.why
+    _waits_for_the_conductor(release, NO_SECRET)
     body = {"metadata": {"name": "comes-later"}, "stringData": place.bucket.environment}
     place.cluster.core.create_namespaced_secret(place.cluster.namespace, body)
+    assert set(release.wait_ended().values()) == {"Complete"}
+
+
+def test_a_volume_that_is_missing_is_named_and_the_study_goes_on_once_it_is_there(
+    place: Place, installed: Callable[[Release], Release]
+) -> None:
+    release = installed(place.release("novolume"))
+    _only(release, "train", "benign")
+    pods = release.values["pods"]
+    late = {"name": "late", "configMap": {"name": "comes-later"}}
+    pods["extraVolumes"] = [*pods["extraVolumes"], late]
+    pods["extraVolumeMounts"] = [
+        *pods["extraVolumeMounts"],
+        {"name": "late", "mountPath": "/etc/late"},
+    ]
+    assert release.install().returncode == 0
+    _waits_for_the_conductor(release, NO_VOLUME)
+    body = {"metadata": {"name": "comes-later"}, "data": {"now": "it is there"}}
+    place.cluster.core.create_namespaced_config_map(place.cluster.namespace, body)
     assert set(release.wait_ended().values()) == {"Complete"}
 
 
@@ -192,10 +246,12 @@ def test_a_bucket_that_is_deleted_is_named_and_ends_the_study(
     for title in ("evaluate:benign:42", "aggregate"):
         row = _row(release, title)
         assert (row.state == "not run" and told in row.why) or "failed" in row.why, row
-    assert told in _row(release, "couple:benign:42").why
+    row = _row(release, "couple:benign:42")
+    assert (row.state, row.why) == ("failed", f"{told} – exit code 2")
     assert release.conductor() == "Failed"
     shown = _cli(release, "wait", release.name)
     assert shown.returncode == 1 and told in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"{8 - len(complete)} of 8 Jobs failed or did not run"
     print(_cli(release, "status", release.name).stdout, shown.stdout)
 
 
