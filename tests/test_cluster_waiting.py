@@ -217,19 +217,26 @@ def test_wait_says_why_the_conductor_waits_and_ends_at_its_limit(
     assert shown.stdout.startswith(line)
 
 
-def test_wait_says_nothing_of_a_conductor_that_runs(
+def test_wait_says_what_is_queued_and_no_more_than_three_reasons(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("personaspace.cluster.release.POLL_SECONDS", 0.1)
-    study(api)
-    shown = run("wait", "em205", "--timeout", "0.01")
-    assert shown.stdout == (
-        "em205: not ended after 0.01 s; 1 of 5 Jobs done, 0 failed or not run\n"
+    conductor(api, phase="Running", containerStatuses=[{"state": {"running": {}}}])
+    counted = "em205: not ended after 0.01 s; 0 of 5 Jobs done, 0 failed or not run"
+    assert run("wait", "em205", "--timeout", "0.01").stdout == f"{counted}\n"
+    image = {"reason": "ErrImagePull", "message": "no such tag"}
+    for raw in api.objects["pods"][:3]:
+        raw["spec"] = {"schedulingGates": [], "nodeName": "n1"}
+        raw["status"]["containerStatuses"] = [{"state": {"waiting": image}}]
+    assert run("wait", "em205", "--timeout", "0.01").stdout == (
+        f"{counted}; couple:x:42 and 2 more: queued, image: ErrImagePull: no such tag\n"
     )
-    # That its Job says so is enough.
-    api.objects["jobs"][-1]["status"]["ready"] = 1
-    api.forbidden = {"pods"}
-    assert "1 of 5 Jobs done" in run("wait", "em205", "--timeout", "0.01").stdout
+    for number, raw in enumerate(api.objects["pods"][:5]):
+        raw["spec"] = {"schedulingGates": [], "nodeName": "n1"}
+        waiting = {"reason": "ErrImagePull", "message": f"tag {number}"}
+        raw["status"]["containerStatuses"] = [{"state": {"waiting": waiting}}]
+    told = run("wait", "em205", "--timeout", "0.01").stdout
+    assert "tag 1" not in told and all(f"tag {number}" in told for number in (2, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 POLL_SECONDS, SAY_SECONDS = 3.0, 60.0
+#: So many reasons why something is queued are told in a line.
+_REASONS = 3
 _KEY = re.compile(r"\b(aggregate|report)/[0-9a-f]{16}\b")
 
 
@@ -64,7 +66,7 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
                 return EXIT_OK if state == "succeeded" else EXIT_FAILURE
             if now - said >= SAY_SECONDS:
                 said = now
-                say(counts(cluster, release) + _held(cluster, release, job))
+                say(counts(cluster, release) + _held(cluster, release))
             outage.over()
         except AWAY as error:
             if not known:
@@ -79,20 +81,23 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
 def _counts_if(cluster: Cluster, release: str) -> str:
     """Where the Jobs are, if the API says so now."""
     try:
-        job = conductor_of(cluster, release)
-        return counts(cluster, release) + _held(cluster, release, job)
+        return counts(cluster, release) + _held(cluster, release)
     except AWAY:
         return "the Kubernetes API does not answer"
 
 
-def _held(cluster: Cluster, release: str, conductor: dict[str, Any]) -> str:
-    """Why the conductor does not run, to be added to the counts; empty: it does."""
-    if conductor.get("status", {}).get("ready"):
-        return ""  # spares the look at every pod
+def _held(cluster: Cluster, release: str) -> str:
+    """What is kept from running and why, to be added to the counts; empty: nothing is."""
+    why: dict[str, list[str]] = {}
     for row in rows(cluster, release, progress=False):
-        if row.job == conductor["metadata"]["name"] and row.state == "queued":
-            return f"; conductor: queued, {row.why}"
-    return ""
+        if row.state == "queued":
+            why.setdefault(row.why, []).append(row.title)
+    told = [
+        f"; {titles[-1]}{f' and {len(titles) - 1} more' * (len(titles) > 1)}: queued, {reason}"
+        for reason, titles in why.items()
+    ]
+    # The conductor, which all else waits for, comes last.
+    return "".join(told[-_REASONS:])
 
 
 def counts(cluster: Cluster, release: str) -> str:
