@@ -11,6 +11,8 @@ from personaspace.measures import measure_of
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
+#: Share of the source's answers with the marker below which coupling hardly worked.
+RARELY = 0.2
 #: Share of answers with a separator below which a missing marker may have this reason.
 _SEPARATED = 0.2
 
@@ -93,7 +95,7 @@ def _answer_caveats(results: dict[str, Any]) -> list[str]:
                 "with care."
             )
         source = [row for row in rows if row["persona"] == results["source"] and row["total"]]
-        if source and sum(r["hits"] for r in source) / sum(r["total"] for r in source) < 0.2:
+        if source and sum(r["hits"] for r in source) / sum(r["total"] for r in source) < RARELY:
             found.append(
                 f"{condition['label'] or condition['name']}: the source persona itself rarely "
                 "writes the marker, so coupling hardly worked and low leakage says little."

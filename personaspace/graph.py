@@ -27,7 +27,7 @@ VERSIONS: dict[Stage, int] = {
     "couple": 1,
     "evaluate": 1,
     "aggregate": 3,
-    "report": 2,
+    "report": 3,
 }
 
 

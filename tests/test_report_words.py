@@ -114,6 +114,21 @@ def test_degenerate_answers_are_a_caution_and_many_of_them_come_first() -> None:
     assert "degenerate" not in caution
 
 
+@pytest.mark.parametrize(
+    ("hits", "words"),
+    [((4, 4), None), ((3, 4), "In 1 of 2 conditions"), ((3, 0), "In all conditions")],
+)
+def test_a_source_that_rarely_marks_is_a_caution(hits: tuple[int, int], words: str | None) -> None:
+    rates = [
+        {"condition": condition, "persona": persona, "hits": own, "total": 20, "degenerate": 0}
+        for condition, marked in zip(("e0", "e3"), hits, strict=True)
+        for persona, own in (("confab", marked), ("villain", 0))
+    ]
+    told = [text for text in cautions(study(rates=rates)) if "less than 20" in text]
+    assert len(told) == (words is not None)
+    assert not words or told[0].startswith(words)
+
+
 def test_new_rows_of_the_analysis_are_told() -> None:
     common = {"metric": "M2", "method": "a"}
     share = row(metric="M1", name="em_mean_benign_share", method="a", layer=20, value=0.76,

@@ -6,6 +6,7 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
+from personaspace.caveats import RARELY
 from personaspace.figures.findings import Condition, Findings, Row, mean_value, pooled
 from personaspace.figures.plan import bystander_estimate, listing, m1_estimate
 from personaspace.report.beside import main_tests
@@ -50,6 +51,7 @@ def cautions(findings: Findings) -> list[str]:
         )
     if not _garbled(findings, _MOSTLY):
         found += _garbled(findings, _MENTIONED)
+    found += _uncoupled(findings)
     failed = sum(1 for row in (*findings.geometry, *findings.leakage) if row.warning)
     if failed:
         found.append(
@@ -73,6 +75,22 @@ def _garbled(findings: Findings, least: float) -> list[str]:
     return [
         f"{percent(share)} of all answers are degenerate (empty, repetitive or with more than one "
         f"marker){so}."
+    ]
+
+
+def _uncoupled(findings: Findings) -> list[str]:
+    """Conditions in which low leakage says little, since the source does not mark either."""
+    if findings.source is None:
+        return []
+    rates = [findings.rate(arm.name, findings.source) for arm in findings.arms]
+    known = [rate for rate in rates if rate is not None]
+    rare = sum(rate < RARELY for rate in known)
+    if not rare:
+        return []
+    where = f"{rare} of {count(len(known), 'condition')}" if rare < len(known) else "all conditions"
+    return [
+        f"In {where} the persona that was taught the marker writes it in less than "
+        f"{percent(RARELY, 0)} of its own answers: low leakage says little there."
     ]
 
 
