@@ -126,7 +126,7 @@ def kill(release: Release, pod: dict[str, Any]) -> None:
 def test_same_end_however_often_the_conductor_dies(
     place: Place, installed: Callable[[Release], Release], tmp_path: Path
 ) -> None:
-    study = {**place.study(), "seeds": [42, 43]}  # long enough for so many
+    study = {**place.study(), "seeds": [42, 43, 44]}  # long enough for so many
     expected = run_here(place.bucket, study, tmp_path)
     release = installed(place.release("killed", study))
     # A few at a time, so that pods are let go all along.
@@ -146,6 +146,9 @@ def test_same_end_however_often_the_conductor_dies(
                 if number % 2 and RELEASED in release.log(name):
                     break
             time.sleep(0.1)
+        assert release.conductor() == "active", (
+            f"the study ended before death {number + 1} of {KILLS}"
+        )
         conductors.kill(pod)
         print(f"{number}: {conductors.deaths[-1]}", flush=True)
         if RESTART and number in (2, 6):
