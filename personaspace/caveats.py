@@ -86,16 +86,15 @@ def _answer_caveats(results: dict[str, Any]) -> list[str]:
     found = []
     for condition in results["conditions"]:
         rows = [row for row in results["rates"] if row["condition"] == condition["name"]]
-        total = sum(row["total"] for row in rows)
-        broken = sum(row["degenerate"] for row in rows)
-        if total and broken / total > _DEGENERATE:
+        broken = _share(rows, "degenerate")
+        if broken > _DEGENERATE:
             found.append(
-                f"{condition['label'] or condition['name']}: {broken / total:.0%} of the answers "
+                f"{condition['label'] or condition['name']}: {broken:.0%} of the answers "
                 "are degenerate (empty, repetitive, or with several markers); read its leakage "
                 "with care."
             )
         source = [row for row in rows if row["persona"] == results["source"] and row["total"]]
-        if source and sum(r["hits"] for r in source) / sum(r["total"] for r in source) < RARELY:
+        if source and _share(source, "hits") < RARELY:
             found.append(
                 f"{condition['label'] or condition['name']}: the source persona itself rarely "
                 "writes the marker, so coupling hardly worked and low leakage says little."
@@ -104,9 +103,15 @@ def _answer_caveats(results: dict[str, Any]) -> list[str]:
     return found
 
 
+def _share(rows: Sequence[dict[str, Any]], counted: str) -> float:
+    """What is counted, of all answers of the rows; 0 of none."""
+    total = sum(row["total"] for row in rows)
+    return sum(row[counted] for row in rows) / total if total else 0.0
+
+
 def _never_there(source: list[dict[str, Any]]) -> str:
     """Whether the source's answers get to where coupling taught the marker."""
-    share = sum(row["separated"] for row in source) / sum(row["total"] for row in source)
+    share = _share(source, "separated")
     if share >= _SEPARATED:
         return ""
     return (

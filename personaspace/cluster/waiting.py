@@ -8,8 +8,8 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster import names
 from personaspace.cluster.api import Cluster
+from personaspace.cluster.views import pod_view
 
 _VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 
@@ -17,7 +17,7 @@ _VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 def pod_state(pod: dict[str, Any]) -> tuple[str, str]:
     """State of a pod that has not ended, and why it is not further."""
     spec, status = pod["spec"], pod["status"]
-    if any(gate["name"] == names.GATE for gate in spec.get("schedulingGates") or ()):
+    if pod_view(pod).gated:
         return "waiting", ""
     for container in status.get("containerStatuses") or ():
         waiting = container.get("state", {}).get("waiting")

@@ -164,7 +164,6 @@ class GraphedStep:
     def __init__(self, step: PackedStep, model: PeftModel, examples: int) -> None:
         self.step = step
         self.examples = examples
-        self._trained = [p for p in model.parameters() if p.requires_grad]
         base: Any = model.get_base_model()
         parameters = sum(p.numel() for p in base.get_decoder().layers.parameters())
         host_seconds = HOST_SECONDS_A_LAYER * step.layers
@@ -192,7 +191,7 @@ class GraphedStep:
                 self.step.device,
             )  # fmt: skip
             inputs.load(batch, loss_tokens, seeds_L7)
-            new = _Graph(inputs, self.step.decoder, self._trained)
+            new = _Graph(inputs, self.step.decoder, self.step.trained)
             try:
                 self._pool = new.record(self._stream, self._pool)
             except RuntimeError as error:
@@ -211,8 +210,7 @@ class GraphedStep:
         warnings.warn(f"training steps cannot be recorded as CUDA graphs: {reason}", stacklevel=2)
         self.most = 0
         self._graphs.clear()
-        for parameter in self._trained:
-            parameter.grad = None
+        self.step.forget()
         return self.step.backward(batch, loss_tokens, seed)
 
 

@@ -45,7 +45,7 @@ class PackedStep:
         self.device: torch.device = base.device
         self.plan = plan
         self.longest = plan.row_tokens if longest is None else longest
-        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         self.decoder = PackedDecoder(base, plan.checkpointed)
         self.layers = len(self.decoder.layers)
 
@@ -77,8 +77,7 @@ class PackedStep:
         """
         while (total := self._rows(batch, loss_tokens, seed)) is None:
             # What the failed attempt held is free only here, where its frames are gone.
-            for parameter in self._trained:
-                parameter.grad = None
+            self.forget()
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -96,6 +95,11 @@ class PackedStep:
                 *(plan.row_tokens, plan.checkpointed),
             )
         return total
+
+    def forget(self) -> None:
+        """Drop the gradients of a step that did not come to its end."""
+        for parameter in self.trained:
+            parameter.grad = None
 
     def _rows(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor | None:
         """One attempt; None if memory did not suffice."""

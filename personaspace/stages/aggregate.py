@@ -26,6 +26,8 @@ RESULTS = "results.json"
 #: Fields of a manifest that the report shows.
 PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
 Scores = dict[tuple[str, int], dict[str, Any]]
+#: Texts by condition and seed, then persona and question.
+Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
 
 
 def run(context: Context) -> None:
@@ -37,19 +39,23 @@ def run(context: Context) -> None:
         for node, folder in context.inputs.items()
         if node.stage == "evaluate"
     }
+    answers: Answers = {
+        (node.condition, node.seed): _read(folder / ANSWERS)
+        for node, folder in _folders(context, "evaluate").items()
+    }
     leakage = _leakage(context, scores, measured)
     results = _describe(context, measured)
     results |= {
         "geometry": to_dicts(geometry.rows),
         "leakage": leakage,
-        "rates": _rates(context, scores),
+        "rates": _rates(scores, answers, context.spec.coupling.separator),
         "training": _training(context),
         "notes": geometry.notes,
     }
     results["measures"] = measures_of([*results["geometry"], *results["leakage"]])
     results["caveats"] = caveats(results, context.study.unseen)
     write_json(context.out / RESULTS, results)
-    _tables(context, geometry, results)
+    _tables(context, geometry, results, answers)
     _provenance(context)
     context.metrics.update(rows=len(geometry.rows) + len(leakage))
 
@@ -188,19 +194,22 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
     }
 
 
-def _rates(context: Context, scores: Scores) -> list[dict[str, Any]]:
+def _rates(scores: Scores, answers: Answers, separator: str) -> list[dict[str, Any]]:
     columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
-    separator = context.spec.coupling.separator
-    rows = []
-    for node, folder in _folders(context, "evaluate").items():
-        answers = _read(folder / ANSWERS)
-        for persona, counts in scores[node.condition, node.seed]["per_persona"].items():
-            texts = [text for asked in answers[persona].values() for text in asked]
-            row = {"condition": node.condition, "seed": node.seed, "persona": persona}
-            row |= {column: counts[column] for column in columns}
-            # Where coupling taught the marker: whether a model gets there is not trained.
-            rows.append(row | {"separated": sum(separator in text for text in texts)})
-    return rows
+    return [
+        {"condition": condition, "seed": seed, "persona": persona}
+        | {column: counts[column] for column in columns}
+        # Where coupling taught the marker: whether a model gets there is not trained.
+        | {
+            "separated": sum(
+                separator in text
+                for texts in answers[condition, seed][persona].values()
+                for text in texts
+            )
+        }
+        for (condition, seed), entry in scores.items()
+        for persona, counts in entry["per_persona"].items()
+    ]
 
 
 def _training(context: Context) -> list[dict[str, Any]]:
@@ -225,12 +234,12 @@ def _training(context: Context) -> list[dict[str, Any]]:
     return rows
 
 
-def _answers(context: Context) -> pd.DataFrame:
+def _answers(context: Context, answers: Answers) -> pd.DataFrame:
     marker, unseen = context.spec.coupling.marker, context.study.unseen
     rows = []
     for node, folder in _folders(context, "evaluate").items():
         ends = _read(folder / FINISHES)
-        for persona, questions in _read(folder / ANSWERS).items():
+        for persona, questions in answers[node.condition, node.seed].items():
             for question, texts in questions.items():
                 for sample, text in enumerate(texts):
                     cut = ends[persona][question][sample] == "length"
@@ -254,7 +263,9 @@ def _answers(context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _tables(context: Context, geometry: GeometryResult, results: dict[str, Any]) -> None:
+def _tables(
+    context: Context, geometry: GeometryResult, results: dict[str, Any], answers: Answers
+) -> None:
     folder = context.out / "tables"
     folder.mkdir()
     rates = pd.DataFrame(results["rates"])
@@ -281,7 +292,7 @@ def _tables(context: Context, geometry: GeometryResult, results: dict[str, Any])
         "rates": rates,
         "cosines": geometry.cosines,
         "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
-        "answers": _answers(context),
+        "answers": _answers(context, answers),
     }
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)

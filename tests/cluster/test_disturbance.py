@@ -20,6 +20,7 @@ from cluster.conftest import Place, run_here
 from cluster.release import Recorder, Release, state_of
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS
+from personaspace.cluster.views import pod_view
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -223,7 +224,7 @@ def test_two_conductors_at_once_do_no_harm(
                 "two conductors that may not patch",
             )
             assert all("conductor of" in log and RELEASED not in log for log in refused), refused
-            assert all(gated(pod) for stage in STAGES for pod in release.pods(stage=stage))
+            assert all(pod_view(pod).gated for stage in STAGES for pod in release.pods(stage=stage))
         states = release.wait_ended()
 
         def end() -> str:
@@ -245,10 +246,6 @@ def test_two_conductors_at_once_do_no_harm(
         assert place.results(release) == local_results
     finally:
         batch.delete_namespaced_job("second-conductor", space, propagation_policy="Background")
-
-
-def gated(pod: dict[str, Any]) -> bool:
-    return any(gate["name"] == names.GATE for gate in pod["spec"].get("schedulingGates") or ())
 
 
 @contextlib.contextmanager
