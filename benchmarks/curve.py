@@ -1,21 +1,27 @@
 """Loss curves of ours and of the plain recipe from the same start, and what the adapters became.
 
     python -m benchmarks.curve
+    python -m benchmarks.curve --whole --steps 375 --about 200 --keep FOLDER
 
 Two layers of Qwen2.5-7B's width, random weights, 16 examples of about 40 + 40 tokens a step, the
 recipe's optimiser at ten times its rate so that the loss moves. With dropout each way draws masks
-of its own; how far two runs of the plain recipe differ by that is measured too. `--whole` takes all
-28 layers, the whole vocabulary and the recipe's own rate.
+of its own; how far two runs of one way differ by that is measured too. `--whole` takes all 28
+layers, the whole vocabulary and the recipe's own rate. `--keep` is for runs that take long: what a
+run found stays in the folder, losses while it goes on, and a run that lies there is not repeated,
+so runs can be shared out (`--only`) and compared afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks import common, plain
 from benchmarks.training import trainer_of
@@ -27,9 +33,15 @@ Run = tuple[list[float], dict[str, torch.Tensor]]
 
 
 def run(
-    kind: str, base: common.Model, recipe: Recipe, examples: list[Example], steps: int, seed: int
+    kind: str,
+    base: common.Model,
+    recipe: Recipe,
+    examples: list[Example],
+    steps: int,
+    seed: int,
+    seen: Callable[[list[float]], None],
 ) -> Run:
-    """Losses, and the adapter afterwards."""
+    """Losses, which `seen` is given as they come, and the adapter afterwards."""
     with adapters.trainable(base.model, recipe, over=None, seed=3, field="training") as model:
         model.train()
         trainer = trainer_of(kind, model, recipe, examples)
@@ -39,6 +51,7 @@ def run(
             # The seed decides dropout alone: examples come in the same order.
             trainer.seed = order
             losses = plain.steps(cast(Any, _Reseeded(trainer, seed)), step, 1)
+            seen(losses)
         after = {n: p.detach().float().cpu().clone() for n, p in trainer.parameters.items()}
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
@@ -99,38 +112,95 @@ RUNS = (
     ("ours, no dropout", "ours", False, 0),
     ("plain, dropout", "plain recipe", True, 0),
     ("ours, dropout", "ours", True, 0),
+    ("ours, dropout, other masks", "ours", True, 1 << 20),
     ("plain, dropout, other masks", "plain recipe", True, 1 << 20),
 )
 PAIRS = (
     ("ours, no dropout", "plain, no dropout"),
     ("ours, dropout", "plain, dropout"),
+    ("ours, dropout, other masks", "ours, dropout"),
     ("plain, dropout, other masks", "plain, dropout"),
 )
+#: Steps between two lines about a run that takes long.
+EVERY = 25
 
 
-def measure(steps: int, whole: bool, only: list[str] | None, out: Path | None) -> None:
+class Kept:
+    """Runs in a folder: `NAME.json` with seconds and losses so far, `NAME.safetensors` at the end.
+
+    Args:
+        folder: None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def found(self, name: str) -> tuple[Run, float] | None:
+        """The run and its seconds, if it came to its end."""
+        if self.folder is None or not self._adapter(name).is_file():
+            return None
+        entry = json.loads(self._losses(name).read_text(encoding="utf-8"))
+        return (entry["losses"], load_file(self._adapter(name))), entry["seconds"]
+
+    def note(self, name: str, losses: list[float], seconds: float) -> None:
+        """Losses so far."""
+        if self.folder is not None:
+            text = json.dumps({"seconds": seconds, "losses": losses})
+            self._losses(name).write_text(text, encoding="utf-8")
+
+    def add(self, name: str, made: Run, seconds: float) -> None:
+        """A run at its end."""
+        self.note(name, made[0], seconds)
+        if self.folder is not None:
+            save_file(made[1], self._adapter(name))
+
+    def _losses(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / (name.replace(", ", "-").replace(" ", "-") + ".json")
+
+    def _adapter(self, name: str) -> Path:
+        return self._losses(name).with_suffix(".safetensors")
+
+
+def measure(
+    steps: int, whole: bool, about: int, only: list[str] | None, keep: Path | None, out: Path | None
+) -> None:
     """Run, compare, print.
 
     Args:
         whole: All layers, the whole vocabulary and the recipe's own learning rate.
+        about: Tokens of prompts and answers.
         only: Names of runs, if not all.
+        keep: Folder of runs.
     """
-    on_gpu = torch.cuda.is_available()
-    small = {"num_hidden_layers": 2, "vocab_size": 32768} if on_gpu and not whole else {}
-    base = common.random_model(**small)
-    examples = common.chats(16 * steps, base.model.config.vocab_size, about=40)
+    kept = Kept(keep)
     found: dict[str, Run] = {}
     seconds: dict[str, float] = {}
-    default = Recipe()
-    rate = default.learning_rate if whole else 1e-3
+    base: common.Model | None = None
     for name, kind, drops, seed in RUNS:
         if only and name not in only:
             continue
-        dropout = default.dropout if drops else 0.0
-        recipe = Recipe(dropout=dropout, learning_rate=rate)
+        if (there := kept.found(name)) is not None:
+            found[name], seconds[name] = there
+            continue
+        if base is None:
+            small = {"num_hidden_layers": 2, "vocab_size": 32768}
+            on_gpu = torch.cuda.is_available()
+            base = common.random_model(**(small if on_gpu and not whole else {}))
+            examples = common.chats(16 * steps, base.model.config.vocab_size, about=about)
         began = time.perf_counter()
-        found[name] = run(kind, base, recipe, examples, steps, seed)
+
+        def seen(losses: list[float], name: str = name, began: float = began) -> None:
+            if len(losses) % EVERY == 0:
+                taken = time.perf_counter() - began
+                print(f"{name}: {len(losses)} steps, {taken:.1f} s, {losses[-1]:.4f}", flush=True)
+                kept.note(name, losses, taken)
+
+        found[name] = run(kind, base, recipe_of(drops, whole), examples, steps, seed, seen)
         seconds[name] = time.perf_counter() - began
+        kept.add(name, found[name], seconds[name])
         print(f"{name}: {seconds[name]:.1f} s", flush=True)
     rows = [
         compare(f"{name} to {reference}", found[name], found[reference])
@@ -141,15 +211,24 @@ def measure(steps: int, whole: bool, only: list[str] | None, out: Path | None) -
     common.report(rows, {"curves": curves, "seconds": seconds}, out)
 
 
+def recipe_of(drops: bool, whole: bool) -> Recipe:
+    """The published one, or with what is told."""
+    default = Recipe()
+    rate = default.learning_rate if whole else 1e-3
+    return Recipe(dropout=default.dropout if drops else 0.0, learning_rate=rate)
+
+
 def main() -> None:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--whole", action="store_true", help="the whole shape, the recipe's rate")
+    parser.add_argument("--about", type=int, default=40, help="tokens of its prompts and answers")
+    parser.add_argument("--keep", type=Path, help="folder in which runs stay")
     parser.add_argument("--only", action="append", help="name of a run; repeatable")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    measure(options.steps, options.whole, options.only, options.out)
+    measure(options.steps, options.whole, options.about, options.only, options.keep, options.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ LINES: tuple[tuple[str, str, str, Any, float], ...] = (
 APART: tuple[tuple[str, str, str, str, Any], ...] = (
     ("ours, dropout", "plain, dropout", "packed", style.BLUE, "-"),
     ("plain, dropout, other masks", "plain, dropout", "other masks", style.MUTED, (0, (5, 2))),
+    ("ours, dropout, other masks", "ours, dropout", "other masks", style.MUTED, (0, (5, 2))),
     ("ours, no dropout", "plain, no dropout", "packed, no dropout", style.GREEN, (0, (1.2, 1.2))),
 )
 

@@ -5,11 +5,13 @@
     python -m benchmarks.training --only ours --memory 24 # as on a card of 24 GiB
     python -m benchmarks.training --only coupling --only recomputed
     python -m benchmarks.training --whole 375             # a whole run, from start to saved adapter
+    python -m benchmarks.training --whole 375 --profile   # and what the GPU did meanwhile
 
 Random weights, 16 examples of about 200 + 200 tokens a step. FLOPs are counted as 4·N a token:
 twice N forward, and twice N backward for the inputs' gradients, the base weights being frozen.
 `coupling` is the second adapter over a frozen first one, on answers of 64 and of 200 tokens whose
-last four carry loss; `recomputed` is ours with half of the layers computed again.
+last four carry loss; `recomputed` is ours with half of the layers computed again. `--whole` reads
+from the driver in which share of the time a kernel ran; `--profile` traces kernels in four windows.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import common, plain
+from benchmarks import busy, common, plain
 from personaspace import adapters, training
 from personaspace.packed.memory import LONGEST_ROW, Plan
 from personaspace.packed.training import PackedStep
@@ -108,16 +110,18 @@ def rates(
 
 
 def whole(
-    base: common.Model, steps: int, before: float, about: int = 200
-) -> tuple[dict[str, Any], list[float]]:
-    """A whole run with its schedule, checkpoints and saved adapter, and its losses.
+    base: common.Model, steps: int, before: float, about: int = 200, profiled: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A whole run with its schedule, checkpoints and saved adapter; its losses and windows.
 
     Args:
         before: Seconds from the process's start to the model.
+        profiled: Trace kernels in windows, which costs some time.
     """
     examples = common.chats(16 * steps, base.model.config.vocab_size, about)
     checkpoints: list[float] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    windows = busy.Windows(steps if profiled else 0)
+    with tempfile.TemporaryDirectory() as scratch, busy.Driver() as driver:
 
         def save(step: int, write: Callable[[Path], None]) -> None:
             folder = Path(scratch) / str(step)
@@ -128,14 +132,18 @@ def whole(
         with adapters.trainable(base.model, RECIPE, over=None, seed=3, field="training") as model:
             trainer = training.Trainer(model, examples, RECIPE, 7)
             ends: list[float] = []
-            log = trainer.run(
-                training.Checkpoints(load=lambda: None, save=save),
-                lambda _: ends.append(time.perf_counter() - started),
-            )
+
+            def advance(_: training.StepLog) -> None:
+                ends.append(time.perf_counter() - started)
+                windows.step()
+
+            with windows:
+                log = trainer.run(training.Checkpoints(load=lambda: None, save=save), advance)
             common.wait()
             trained = time.perf_counter()
             adapters.save(model, Path(scratch), "random")
         seconds = time.perf_counter() - started
+        running = driver.share(started, started + seconds)
     tokens = sum(entry.tokens for entry in log)
     row = {
         "steps": len(log),
@@ -149,11 +157,12 @@ def whole(
         "saving, s": seconds - (trained - started),
         "tokens/s": tokens / seconds,
         "share at 780 TFLOP/s": 4 * base.matmul_parameters * tokens / (780e12 * seconds),
+        "kernels running, by the driver": running,
         "first loss": log[0].loss,
         "last loss": log[-1].loss,
         "peak GiB": common.peak_gib(),
     }
-    return row, [entry.loss for entry in log]
+    return row, {"losses": [entry.loss for entry in log], "windows": windows.found}
 
 
 def main() -> None:
@@ -166,14 +175,15 @@ def main() -> None:
     parser.add_argument("--about", type=int, default=200, help="tokens of its prompts and answers")
     parser.add_argument("--memory", type=float, help="GiB of the card that may be used")
     parser.add_argument("--whole", type=int, help="steps of one whole run of ours, and no table")
+    parser.add_argument("--profile", action="store_true", help="trace kernels of a whole run")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     began = time.perf_counter()
     common.limit_memory(options.memory)
     base = common.random_model()
     if options.whole:
-        row, losses = whole(base, options.whole, common.since_start(), options.about)
-        common.report([row], {"ceiling_tflops": common.ceiling(), "losses": losses}, options.out)
+        row, seen = whole(base, options.whole, common.since_start(), options.about, options.profile)
+        common.report([row], {"ceiling_tflops": common.ceiling(), **seen}, options.out)
         return
     wanted = options.only or ["plain recipe", "ours"]
     if "coupling" in wanted:
