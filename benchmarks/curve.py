@@ -5,8 +5,9 @@
 
 Two layers of Qwen2.5-7B's width, random weights, 16 examples of about 40 + 40 tokens a step, the
 recipe's optimiser at ten times its rate so that the loss moves. With dropout each way draws masks
-of its own; how far two runs of one way differ by that is measured too. `--whole` takes all 28
-layers, the whole vocabulary and the recipe's own rate. `--keep` is for runs that take long: what a
+of its own; how far two runs of one way differ by that is measured too, and over the first 40 steps
+how far each is from the plain recipe in float32. `--whole` takes all 28 layers, the whole
+vocabulary and the recipe's own rate. `--keep` is for runs that take long: what a
 run found stays in the folder, losses while it goes on, and a run that lies there is not repeated,
 so runs can be shared out (`--only`) and compared afterwards.
 """
@@ -42,6 +43,10 @@ def run(
     seen: Callable[[list[float]], None],
 ) -> Run:
     """Losses, which `seen` is given as they come, and the adapter afterwards."""
+    former = base.model.dtype
+    if kind == "float32":
+        base.model.float()  # and back, which loses nothing
+        steps = min(steps, EXACT_STEPS)
     with adapters.trainable(base.model, recipe, over=None, seed=3, field="training") as model:
         model.train()
         trainer = trainer_of(kind, model, recipe, examples)
@@ -55,6 +60,7 @@ def run(
         after = {n: p.detach().float().cpu().clone() for n, p in trainer.parameters.items()}
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
+    base.model.to(former)
     return losses, after
 
 
@@ -83,8 +89,22 @@ class _Reseeded:
 
 
 def compare(name: str, one: Run, other: Run) -> dict[str, Any]:
-    """Largest relative differences of the curves and of each tensor's norm; of the updates."""
-    losses = [abs(a - b) / b for a, b in zip(one[0], other[0], strict=True)]
+    """Largest relative differences of the curves and of each tensor's norm; of the updates.
+
+    Of runs of different lengths, curves alone, over the steps that both have.
+    """
+    steps = min(len(one[0]), len(other[0]))
+    losses = [abs(a - b) / b for a, b in zip(one[0][:steps], other[0][:steps], strict=True)]
+    row = {
+        "what": name,
+        "steps": steps,
+        "largest difference of losses": max(losses),
+        "mean": sum(losses) / len(losses),
+        "first loss": other[0][0],
+        "last loss": other[0][steps - 1],
+    }
+    if len(one[0]) != len(other[0]):
+        return row
     norms = {"A": 0.0, "B": 0.0}
     apart = size = 0.0
     for key, theirs in other[1].items():
@@ -95,11 +115,7 @@ def compare(name: str, one: Run, other: Run) -> dict[str, Any]:
             apart += float((one[1][key] - theirs).square().sum())
             size += float(theirs.square().sum())
     return {
-        "what": name,
-        "largest difference of losses": max(losses),
-        "mean": sum(losses) / len(losses),
-        "first loss": other[0][0],
-        "last loss": other[0][-1],
+        **row,
         "of norms of A": norms["A"],
         "of norms of B": norms["B"],
         "of B itself": (apart / size) ** 0.5,
@@ -114,13 +130,18 @@ RUNS = (
     ("ours, dropout", "ours", True, 0),
     ("ours, dropout, other masks", "ours", True, 1 << 20),
     ("plain, dropout, other masks", "plain recipe", True, 1 << 20),
+    ("float32, no dropout", "float32", False, 0),
 )
 PAIRS = (
     ("ours, no dropout", "plain, no dropout"),
     ("ours, dropout", "plain, dropout"),
     ("ours, dropout, other masks", "ours, dropout"),
     ("plain, dropout, other masks", "plain, dropout"),
+    ("ours, no dropout", "float32, no dropout"),
+    ("plain, no dropout", "float32, no dropout"),
 )
+#: Steps of the float32 run, each of which takes a GPU ten times as long.
+EXACT_STEPS = 40
 #: Steps between two lines about a run that takes long.
 EVERY = 25
 

@@ -40,11 +40,15 @@ class PlainRecipe:
         model: PEFT model.
         recipe: For the batch size.
         micro: Examples of a forward pass.
+        exact: Nothing is cast or recomputed; the model should be in float32.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, micro: int = 4) -> None:
+    def __init__(self, model: Any, recipe: Recipe, micro: int = 4, exact: bool = False) -> None:
         self.model = model
         self.micro = micro
+        self.exact = exact
+        if exact:
+            return
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -55,7 +59,7 @@ class PlainRecipe:
         total = torch.zeros((), dtype=torch.float64, device=device)
         for start in range(0, len(batch), self.micro):
             inputs = padded(batch[start : start + self.micro], device)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not self.exact):
                 loss = self.model(**inputs, use_cache=False, num_items_in_batch=loss_tokens).loss
             loss.backward()
             total += loss.detach()
@@ -64,6 +68,8 @@ class PlainRecipe:
 
     def close(self) -> None:
         """The model as before."""
+        if self.exact:
+            return
         self.model.gradient_checkpointing_disable()
 
 

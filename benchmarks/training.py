@@ -40,6 +40,8 @@ def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> training
     """A trainer with the named engine."""
     if kind == "plain recipe":
         engine: Any = plain.PlainRecipe(model, recipe)
+    elif kind == "float32":
+        engine = plain.PlainRecipe(model, recipe, exact=True)
     elif kind == "model's own forward, packed":
         engine = training.PlainStep(model, recipe.row_tokens or training.PLAIN_ROW_TOKENS)
     elif kind == "recomputed":
