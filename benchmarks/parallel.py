@@ -21,7 +21,7 @@ import torch
 from benchmarks import common
 from personaspace import models, parallel
 from personaspace.spec import Model, Recipe
-from personaspace.training import Checkpoints, StepLog
+from personaspace.training import StepLog
 
 
 def measure(base: Any, folder: Path, devices: list[str], warm: int, steps: int) -> dict[str, Any]:
@@ -44,9 +44,7 @@ def measure(base: Any, folder: Path, devices: list[str], warm: int, steps: int) 
     common.peak_gib()
     started = time.perf_counter()
     with parallel.leading(job, devices) as team, parallel.adapter(job, base) as model:
-        log = parallel.trainer(job, model, team).run(
-            Checkpoints(load=lambda: None, save=lambda step, write: None), advance
-        )
+        log = parallel.trainer(job, model, team).run(advance=advance)
     seconds = ends[-1] - ends[warm - 1]
     return {
         "GPUs": len(devices),

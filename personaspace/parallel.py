@@ -27,10 +27,11 @@ import torch.distributed as dist
 
 from personaspace import adapters, interrupt, models
 from personaspace.chat import Example
+from personaspace.checkpoints import Checkpoints
 from personaspace.errors import Interrupted, UserError
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Model, Recipe
-from personaspace.training import Checkpoints, StepEngine, Trainer
+from personaspace.training import StepEngine, Trainer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -351,7 +352,8 @@ def _follow(pipe: Connection, job: Job, rank: int, processes: int, meeting: Path
     try:
         models.quiet_libraries()
         with adapter(job, models.load_model(job.model)) as model:
-            checkpoints = Checkpoints(load=lambda: job.checkpoint, save=_leave_to_the_leader)
+            # The leader alone writes checkpoints.
+            checkpoints = Checkpoints(load=lambda: job.checkpoint, save=None)
             trainer(job, model, Team(rank, processes, assemble)).run(checkpoints)
         dist.destroy_process_group()
         return
@@ -373,7 +375,3 @@ def _follow(pipe: Connection, job: Job, rank: int, processes: int, meeting: Path
 def _tell(pipe: Connection, kind: str, text: str) -> None:
     with suppress(OSError):
         pipe.send((kind, text))
-
-
-def _leave_to_the_leader(step: int, write: Callable[[Path], None]) -> None:
-    """A follower writes no checkpoints."""

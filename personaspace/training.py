@@ -10,7 +10,6 @@ elsewhere the model's own forward pass. Both see the same examples in the same o
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from personaspace import interrupt, packing
+from personaspace import checkpoints, interrupt, packing
 from personaspace.attention import steady_attention
 from personaspace.chat import Example
+from personaspace.checkpoints import Checkpoints, Snapshot
 from personaspace.errors import Interrupted, UserError
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Recipe
@@ -55,19 +54,6 @@ class StepLog:
     gradient_norm: float
     tokens: int
     loss_tokens: int
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where a run keeps its state between steps.
-
-    Attributes:
-        load: Folder of the latest checkpoint, or None.
-        save: Called with the step's number and a function that writes into a folder.
-    """
-
-    load: Callable[[], Path | None]
-    save: Callable[[int, Callable[[Path], None]], None]
 
 
 def usable(examples: Sequence[Example], what: str) -> tuple[list[Example], dict[str, int]]:
@@ -233,37 +219,50 @@ class Trainer:
 
     def run(
         self,
-        checkpoints: Checkpoints | None = None,
+        kept: Checkpoints | None = None,
         advance: Callable[[StepLog], None] | None = None,
     ) -> list[StepLog]:
         """Train to the end, from the latest checkpoint if there is one.
+
+        Args:
+            kept: Where checkpoints go; steps go on while one is written.
+            advance: Told of every step, those of the checkpoint included.
 
         Raises:
             Interrupted: Asked to stop; the state was saved first.
             UserError: The loss or its gradient became NaN or infinite.
         """
-        if checkpoints is not None and (folder := checkpoints.load()) is not None:
+        if kept is not None and (folder := kept.load()) is not None:
             self._restore(folder)
             for done in self.log:
                 if advance is not None:
                     advance(done)
         self.model.train()
-        done_steps = len(self.log)
-        while done_steps < self.steps:
-            if self.asked():
-                self._settle(0, advance)
-                if checkpoints is not None and self.log:
-                    checkpoints.save(len(self.log), self._write)
-                raise Interrupted("asked to stop")
-            self._launch(done_steps)
-            done_steps += 1
-            due = done_steps % self.recipe.checkpoint_every == 0 and done_steps < self.steps
-            self._settle(0 if due else self.behind, advance)
-            if checkpoints is not None and due:
-                checkpoints.save(len(self.log), self._write)
-        self._settle(0, advance)
+        with checkpoints.saving(kept, len(self.log)) as saver:
+            self._steps(saver, advance)
         self.model.eval()
         return self.log
+
+    def _steps(self, saver: checkpoints.Saver, advance: Callable[[StepLog], None] | None) -> None:
+        taken: deque[Snapshot] = deque()  # of steps whose loss is not known yet
+        for step in range(len(self.log) + 1, self.steps + 1):
+            saver.check()
+            if self.asked():
+                self._settle(0, advance)
+                if self.log and saver.keeps:
+                    last = taken.pop() if taken else self._snapshot(len(self.log))
+                    saver.save(last, self._entries(last.step))
+                    saver.wait()
+                raise Interrupted("asked to stop")
+            self._launch(step - 1)
+            due = step % self.recipe.checkpoint_every == 0 and step < self.steps
+            if due and saver.keeps:
+                taken.append(self._snapshot(step))
+            self._settle(self.behind, advance)
+            while taken and taken[0].step <= len(self.log):
+                saver.save(taken[0], self._entries(taken[0].step))
+                taken.popleft()
+        self._settle(0, advance)
 
     def _launch(self, step: int) -> None:
         recipe = self.recipe
@@ -304,18 +303,20 @@ class Trainer:
             if advance is not None:
                 advance(self.log[-1])
 
-    def _write(self, folder: Path) -> None:
+    def _snapshot(self, step: int) -> Snapshot:
+        """The state after the steps launched so far, of which `step` is the latest."""
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
-            tensors[f"parameter:{name}"] = parameter.detach().cpu().contiguous()
+            tensors[f"parameter:{name}"] = parameter
             for key, value in self.optimiser.state[parameter].items():
-                tensors[f"{key}:{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        save_file(tensors, folder / "state.safetensors")
-        log = [asdict(entry) for entry in self.log]
-        (folder / "log.json").write_text(json.dumps(log), encoding="utf-8")
+                tensors[f"{key}:{name}"] = torch.as_tensor(value)
+        return Snapshot(step, tensors)
+
+    def _entries(self, steps: int) -> list[dict[str, Any]]:
+        return [asdict(entry) for entry in self.log[:steps]]
 
     def _restore(self, folder: Path) -> None:
-        tensors = load_file(folder / "state.safetensors")
+        tensors, entries = checkpoints.read(folder)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter:{name}"])
@@ -325,7 +326,6 @@ class Trainer:
                     on_host = key == "step" and not self.on_gpu
                     state[key] = value if on_host else value.to(parameter.device)
                 self.optimiser.state[parameter] = state
-        entries = json.loads((folder / "log.json").read_text(encoding="utf-8"))
         self.log = [StepLog(**entry) for entry in entries]
 
 

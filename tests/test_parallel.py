@@ -16,9 +16,10 @@ from test_training import SMALL, same_update, trained
 
 from personaspace import interrupt, parallel
 from personaspace.chat import Example
+from personaspace.checkpoints import Checkpoints
 from personaspace.errors import Interrupted, UserError
 from personaspace.spec import Model
-from personaspace.training import Checkpoints, StepLog
+from personaspace.training import StepLog
 
 #: 9 examples in fours: the last step of an epoch has one, so that a process has none.
 EXAMPLES = random_examples(9)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import personaspace
 from personaspace import adapters, interrupt, models, training
 from personaspace.chat import Example
+from personaspace.checkpoints import Checkpoints
 from personaspace.errors import Interrupted, UserError
 from personaspace.spec import Experiment, Recipe
 
@@ -327,8 +328,8 @@ class Kept:
         assert {path.suffix for path in place.iterdir()} == {".json", ".safetensors"}
         self.saved.append(step)
 
-    def checkpoints(self) -> training.Checkpoints:
-        return training.Checkpoints(load=self.load, save=self.save)
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(load=self.load, save=self.save)
 
 
 @pytest.fixture(scope="module")

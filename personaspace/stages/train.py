@@ -9,6 +9,7 @@ from typing import Any
 
 from personaspace import adapters, chat, packed, parallel, training
 from personaspace.chat import Example
+from personaspace.checkpoints import Checkpoints
 from personaspace.generation.base import derive_seed
 from personaspace.spec import Recipe
 from personaspace.stages.context import ADAPTER, TRAINING_LOG, Context, write_json
@@ -50,7 +51,7 @@ def fit(
         )
     seed = context.node.seed
     scope = (seed, context.node.stage, context.node.condition)
-    kept = Checkpointing(context.store, context.key).checkpoints()
+    kept = Checkpointing(context.store, context.key)
     latest = kept.load()
     job = parallel.Job(
         model=context.spec.model,
@@ -78,7 +79,7 @@ def fit(
         def advance(entry: training.StepLog) -> None:
             context.progress.advance(1, f"loss {entry.loss:.3f}")
 
-        log = trainer.run(training.Checkpoints(load=lambda: latest, save=kept.save), advance)
+        log = trainer.run(Checkpoints(load=lambda: latest, save=kept.save), advance)
         adapters.save(model, context.out / ADAPTER, context.spec.model.name)
     write_json(
         context.out / TRAINING_LOG,
@@ -110,10 +111,6 @@ class Checkpointing:
     def __init__(self, store: Store, key: str) -> None:
         self.store = store
         self.prefix = f"{key}/checkpoints"
-
-    def checkpoints(self) -> training.Checkpoints:
-        """As the trainer wants it."""
-        return training.Checkpoints(load=self.load, save=self.save)
 
     def _steps(self) -> list[str]:
         """Keys of the checkpoints; what a stage keeps beside them (`couple`) is none."""
