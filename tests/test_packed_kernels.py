@@ -104,6 +104,16 @@ def test_cross_entropy(dtype: torch.dtype) -> None:
     assert not logits[4].any(), "no target, no gradient"
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one thread")
+def test_no_loss_is_read_late() -> None:
+    """A slope lies where its logit lay, and a quick warp writes it while a slow one still reads."""
+    logits = draw(20_000, 8192, dtype=torch.bfloat16)
+    # Of the columns that are written first, those of other warps than the one that reads.
+    targets = torch.randint(512, 4096, (20_000,), device=DEVICE)
+    losses = [kernels.cross_entropy(logits.clone(), targets) for _ in range(50)]
+    assert all(each.equal(losses[0]) for each in losses)
+
+
 @everywhere
 def test_means_over_ranges(dtype: torch.dtype) -> None:
     residual, delta = draw(40, 700, dtype=dtype), draw(40, 700, dtype=dtype)

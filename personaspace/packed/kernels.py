@@ -187,6 +187,11 @@ def _cross_entropy(logits, targets, losses, V, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * V
     places = tl.arange(0, BLOCK)
+    target = tl.load(targets + row)
+    real = target >= 0
+    # Read here, since the sums below make warps wait for each other: after them, a quick warp
+    # writes the slope over it before a slow one has read it.
+    wanted = tl.load(base + target, mask=real, other=0.0).to(tl.float32)
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
@@ -200,10 +205,7 @@ def _cross_entropy(logits, targets, losses, V, BLOCK: tl.constexpr):
     top = tl.max(highest)
     total = tl.sum(tl.where(highest == -float("inf"), 0.0, total * tl.exp(highest - top)))
     normaliser = top + tl.log(total)
-    target = tl.load(targets + row)
-    real = target >= 0
-    loss = normaliser - tl.load(base + target, mask=real, other=0.0).to(tl.float32)
-    tl.store(losses + row, tl.where(real, loss, 0.0))
+    tl.store(losses + row, tl.where(real, normaliser - wanted, 0.0))
     for start in range(0, V, BLOCK):
         inside = start + places < V
         x = tl.load(base + start + places, mask=inside, other=-float("inf")).to(tl.float32)
