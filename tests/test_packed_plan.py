@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -171,3 +174,32 @@ def test_a_process_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.free_bytes(torch.device("cuda")) == 62 * GIB
     monkeypatch.setattr(cuda, "get_per_process_memory_fraction", lambda _: 0.3, raising=False)
     assert memory.free_bytes(torch.device("cuda")) == 9 * GIB
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, ""),
+    ],
+)
+def test_segments_grow_unless_the_user_sets_the_allocator(given: dict[str, str], used: str) -> None:
+    kept = {n: v for n, v in os.environ.items() if not n.endswith("ALLOC_CONF")}
+    code = "import personaspace, os; print(os.environ.get('PYTORCH_ALLOC_CONF', ''))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == used
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_allocator_has_read_it() -> None:
+    code = (
+        "import personaspace, torch; kept = torch.zeros(1 << 20, device='cuda'); "
+        "print({segment['is_expandable'] for segment in torch.cuda.memory_snapshot()})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "{True}"
