@@ -45,20 +45,23 @@ def run(
     base: Any,
     save: Callable[[int, Callable[[Path], None]], None],
     advance: Callable[[training.StepLog], None] | None = None,
+    behind: int = 0,
 ) -> tuple[training.Trainer, Watched]:
-    """Six steps, with a checkpoint at the second and the fourth."""
+    """Six steps, checkpoints at the second and fourth; losses are read `behind` steps late."""
     with adapters.trainable(base, EVERY_SECOND, over=None, seed=3, field="training") as model:
         engine = Watched(model)
         trainer = training.Trainer(model, EXAMPLES, EVERY_SECOND, 7, engine=engine)
+        trainer.behind = behind
         trainer.run(Checkpoints(load=lambda: None, save=save), advance)
         return trainer, engine
 
 
+@pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("device", DEVICES)
 def test_steps_go_on_and_the_checkpoint_is_of_its_step(
-    loaded: Any, tmp_path: Path, device: str
+    loaded: Any, tmp_path: Path, device: str, behind: int
 ) -> None:
-    base = loaded.model if device == "cpu" else copy.deepcopy(loaded.model).to(device)
+    base = copy.deepcopy(loaded.model).to(device)
     told = {step: threading.Event() for step in range(1, 7)}
     in_time: list[bool] = []
 
@@ -68,7 +71,7 @@ def test_steps_go_on_and_the_checkpoint_is_of_its_step(
         folder.mkdir()
         write(folder)
 
-    trainer, engine = run(base, save, lambda entry: told[entry.step].set())
+    trainer, engine = run(base, save, lambda entry: told[entry.step].set(), behind)
     assert in_time == [True, True]
     for step in (2, 4):
         tensors, log = checkpoints.read(tmp_path / str(step))
