@@ -66,30 +66,33 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
                 return EXIT_OK if state == "succeeded" else EXIT_FAILURE
             if now - said >= SAY_SECONDS:
                 said = now
-                say(counts(cluster, release) + _held(cluster, release))
+                say(_standing(cluster, release))
             outage.over()
         except AWAY as error:
             if not known:
                 raise
             pause = outage.pause(error)
         if seconds is not None and time.monotonic() - began >= seconds:
-            say(f"{release}: not ended after {seconds:g} s; {_counts_if(cluster, release)}")
+            say(f"{release}: not ended after {seconds:g} s; {_standing_if(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
 
 
-def _counts_if(cluster: Cluster, release: str) -> str:
+def _standing_if(cluster: Cluster, release: str) -> str:
     """Where the Jobs are, if the API says so now."""
     try:
-        return counts(cluster, release) + _held(cluster, release)
+        return _standing(cluster, release)
     except AWAY:
         return "the Kubernetes API does not answer"
 
 
-def _held(cluster: Cluster, release: str) -> str:
-    """What is kept from running and why, to be added to the counts; empty: nothing is."""
+def _standing(cluster: Cluster, release: str) -> str:
+    """How many Jobs are where, and what is kept from running and why, in a line."""
+    found = rows(cluster, release, progress=False)
+    states = [row.state for row in found if row.stage != "conductor"]
+    missed = sum(state in ("failed", "not run") for state in states)
     why: dict[str, list[str]] = {}
-    for row in rows(cluster, release, progress=False):
+    for row in found:
         if row.state == "queued":
             why.setdefault(row.why, []).append(row.title)
     told = [
@@ -97,20 +100,9 @@ def _held(cluster: Cluster, release: str) -> str:
         for reason, titles in why.items()
     ]
     # The conductor, which all else waits for, comes last.
-    return "".join(told[-_REASONS:])
-
-
-def counts(cluster: Cluster, release: str) -> str:
-    """How many Jobs are where, in a line."""
-    found: dict[str, int] = {}
-    for raw in cluster.items("jobs", label_selector=names.selector(release)):
-        if raw["metadata"]["labels"][names.STAGE] != "conductor":
-            state = job_view(raw).state
-            found[state] = found.get(state, 0) + 1
-    total = sum(found.values())
     return (
-        f"{found.get('succeeded', 0)} of {total} Jobs done, "
-        f"{found.get('failed', 0)} failed or not run"
+        f"{states.count('done')} of {len(states)} Jobs done, {missed} failed or not run"
+        + "".join(told[-_REASONS:])
     )
 
 
