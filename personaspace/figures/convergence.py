@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from personaspace.figures import marks, style
-from personaspace.figures.findings import Findings, Row, pooled
+from personaspace.figures.findings import Findings, pooled
 from personaspace.figures.plan import Plan
+from personaspace.rows import Row
 
 #: The spread counts as gone below this share of the mean shift (the analysis's own criterion).
 TENTH = 0.1

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from personaspace.errors import UserError
+from personaspace.rows import Row
 
 #: What a figure draws of a metric: variant and name of the sub-measure, best first.
 #: A metric's other sub-measures (centred cosine, contrasts …) appear in the tables alone.
@@ -84,35 +86,14 @@ class Condition(_Part):
         return self.induction_persona or self.persona
 
 
-class Row(_Part):
-    """One number with its test. Absent fields are null."""
+def _whole_interval(value: Any) -> Any:
+    """A row as JSON has it; an interval of which an end is missing is none."""
+    if isinstance(value, dict) and None in (value.get("ci95") or ()):
+        return {**value, "ci95": None}
+    return value
 
-    metric: str
-    variant: str
-    method: str | None = None
-    layer: int | None = None
-    condition: str | None = None
-    seed: int | None = None
-    value: float | None = None
-    base: float | None = None
-    delta: float | None = None
-    p: float | None = None
-    ci95: tuple[float, float] | None = None
-    n: float | None = None
-    family: str | None = None
-    p_bh: float | None = None
-    p_holm: float | None = None
-    effect: float | None = None
-    name: str | None = None
-    note: str | None = None
-    effect_name: str | None = None
-    p_floor: float | None = None
-    warning: str | None = None
 
-    @field_validator("ci95", mode="before")
-    @classmethod
-    def _whole_interval(cls, value: Any) -> Any:
-        return None if value is not None and any(end is None for end in value) else value
+Rows = list[Annotated[Row, BeforeValidator(_whole_interval)]]
 
 
 class Measure(_Part):
@@ -172,8 +153,8 @@ class Findings(_Part):
     methods: list[str] = []
     analysis: AnalysisInfo = AnalysisInfo()
     conditions: list[Condition]
-    geometry: list[Row] = []
-    leakage: list[Row] = []
+    geometry: Rows = []
+    leakage: Rows = []
     rates: list[Rate] = []
     training: list[Training] = []
     notes: list[str] = []
@@ -257,7 +238,7 @@ def headline_rows(rows: Iterable[Row], metric: str) -> list[Row]:
     for variant, name in HEADLINES.get(metric, ()):
         found = [row for row in mine if row.variant == variant and row.name == name]
         if found and (metric, name) in _BY_CHANGE:
-            change = [row.model_copy(update={"value": row.delta, "ci95": None}) for row in found]
+            change = [replace(row, value=row.delta, ci95=None) for row in found]
             found = [row for row in change if row.value is not None]
         if found:
             return found

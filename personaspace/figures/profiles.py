@@ -10,8 +10,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from personaspace.figures import marks, style
-from personaspace.figures.findings import AGAINST_CHANCE, Condition, Findings, Row, headline_rows
+from personaspace.figures.findings import AGAINST_CHANCE, Condition, Findings, headline_rows
 from personaspace.figures.plan import Estimate, Plan, estimate, listing
+from personaspace.rows import Row
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from personaspace.figures.findings import Condition, Findings, Row
+from personaspace.figures.findings import Condition, Findings
 from personaspace.report.cells import BLANK, effect_cell, number_cell, p_cell, seed_cell, value_cell
 from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
+from personaspace.rows import Row
 
 TESTS = {
     "H1": "H1: the persona trained under leaks more than bystanders do",
@@ -96,7 +97,7 @@ _RECOMMENDED = [
 def _in_short(row: Row) -> Row:
     """The row with the first sentence of its note: what it shows, without its own figures."""
     note = row.note.split(". ")[0].rstrip(".") + "." if row.note else None
-    return row.model_copy(update={"note": note})
+    return replace(row, note=note)
 
 
 def tests_table(findings: Findings) -> Table | None:
@@ -200,7 +201,7 @@ def measure_table(findings: Findings, metric: str) -> Table | None:
     named = {row.effect_name for row in rows if (row.variant, row.name) == (_VARIANTS[1], names[1])}
     size = named.pop() if len(named) == 1 else None
     if size:
-        rows = [row.model_copy(update={"effect_name": None}) for row in rows]
+        rows = [replace(row, effect_name=None) for row in rows]
     lines = [
         line
         for arm in findings.arms
@@ -249,8 +250,7 @@ def _measure_line(
         bases = [_base(rows, variant, name) for variant, name in zip(_VARIANTS, names, strict=True)]
         return [head, bases[0], BLANK, BLANK, bases[1], *([BLANK] * 7)]
     against = of("recommended", "em_minus_benign") if arm.kind == "em" else []
-    change = {"name": f"{names[0]}_delta", "ci95": None}
-    deltas = [r.model_copy(update={**change, "value": r.delta}) for r in published]
+    deltas = [replace(r, name=f"{names[0]}_delta", value=r.delta, ci95=None) for r in published]
     return [
         head,
         value_cell(published),

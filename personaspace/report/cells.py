@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from personaspace.figures.findings import Row, pooled
+from personaspace.figures.findings import pooled
 from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import NONE, number, probability, row_interval, row_value
+from personaspace.rows import Row
 
 BLANK = Cell(NONE)
 
@@ -44,8 +46,8 @@ def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
 
 def _seeds_cell(known: Sequence[Row], notes: Footnotes | None) -> Cell:
     values = [row.value for row in known if row.value is not None]
-    mean = known[0].model_copy(update={"value": sum(values) / len(values)})
-    ends = [row_value(known[0].model_copy(update={"value": v})) for v in (min(values), max(values))]
+    mean = replace(known[0], value=sum(values) / len(values))
+    ends = [row_value(replace(known[0], value=v)) for v in (min(values), max(values))]
     shared = {row.note for row in known}
     note = shared.pop() if len(shared) == 1 else None
     warned = " ".join(dict.fromkeys(row.warning for row in known if row.warning))

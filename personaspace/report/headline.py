@@ -7,7 +7,7 @@ cause, no absence of an effect from a large p, no claim about other models or da
 from __future__ import annotations
 
 from personaspace.caveats import RARELY
-from personaspace.figures.findings import Condition, Findings, Row, mean_value, pooled
+from personaspace.figures.findings import Condition, Findings, mean_value, pooled
 from personaspace.figures.plan import bystander_estimate, listing, m1_estimate
 from personaspace.report.beside import main_tests
 from personaspace.report.key import em_increment
@@ -22,6 +22,7 @@ from personaspace.report.text import (
     row_value,
     span,
 )
+from personaspace.rows import Row
 
 #: Share of degenerate answers from which marker rates say little, and from which it is mentioned.
 _MOSTLY, _MENTIONED = 0.5, 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from personaspace.figures.findings import Findings, Row, mean_value, pooled
+from personaspace.figures.findings import Findings, mean_value, pooled
 from personaspace.figures.style import pretty
 from personaspace.report.cells import (
     count_cell,
@@ -16,6 +16,7 @@ from personaspace.report.cells import (
 )
 from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
 from personaspace.report.text import NONE, interval, number, percent, row_interval
+from personaspace.rows import Row
 
 #: Bystander leakage counted in other ways, and what each column is called.
 _WAYS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from personaspace.figures.findings import Row
+from personaspace.rows import Row
 
 MINUS = "\u2212"
 THIN = "\u202f"
