@@ -127,7 +127,7 @@ def kill(release: Release, pod: dict[str, Any]) -> None:
 def test_same_end_however_often_the_conductor_dies(
     place: Place, installed: Callable[[Release], Release], tmp_path: Path
 ) -> None:
-    study = {**place.study(), "seeds": [42, 43, 44]}  # long enough for so many
+    study = {**place.study(), "seeds": [42, 43, 44, 45]}  # long enough for so many
     expected = run_here(place.bucket, study, tmp_path)
     release = installed(place.release("killed", study))
     # A few at a time, so that pods are let go all along.
