@@ -260,8 +260,8 @@ class Trainer:
                 taken.append(self._snapshot(step))
             self._settle(self.behind, advance)
             while taken and taken[0].step <= len(self.log):
-                saver.save(taken[0], self._entries(taken[0].step))
-                taken.popleft()
+                known = taken.popleft()
+                saver.save(known, self._entries(known.step))
         self._settle(0, advance)
 
     def _launch(self, step: int) -> None:

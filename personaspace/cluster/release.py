@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import AWAY, Cluster, Outage
-from personaspace.cluster.status import jobs_of, rows
+from personaspace.cluster.status import alike, jobs_of, rows
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
 
@@ -91,13 +91,9 @@ def _standing(cluster: Cluster, release: str) -> str:
     found = rows(cluster, release, progress=False)
     states = [row.state for row in found if row.stage != "conductor"]
     missed = sum(state in ("failed", "not run") for state in states)
-    why: dict[str, list[str]] = {}
-    for row in found:
-        if row.state == "queued":
-            why.setdefault(row.why, []).append(row.title)
     told = [
         f"; {titles[-1]}{f' and {len(titles) - 1} more' * (len(titles) > 1)}: queued, {reason}"
-        for reason, titles in why.items()
+        for (_, reason), titles in alike(row for row in found if row.state == "queued").items()
     ]
     # The conductor, which all else waits for, comes last.
     return (

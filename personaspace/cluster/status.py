@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -121,6 +122,14 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
             ):
                 row.why = text
     return sorted(found.values(), key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
+
+
+def alike(told: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+    """Titles of rows by state and reason, which many Jobs may share."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in told:
+        found.setdefault((row.state, row.why), []).append(row.title)
+    return found
 
 
 class _Inputs:

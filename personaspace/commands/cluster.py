@@ -90,7 +90,7 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
 
 def _table(release: str, found: list[Row]) -> Group:
     """Condition by stage, then why what is not done is not done."""
-    from personaspace.cluster.status import IDLE
+    from personaspace.cluster.status import IDLE, alike
 
     table = Table(title=release, title_justify="left")
     stages = list(dict.fromkeys(row.stage for row in found if row.condition))
@@ -113,12 +113,9 @@ def _table(release: str, found: list[Row]) -> Group:
     # Without a conductor what waits would wait for ever.
     told += [row for row in found if row.state == "waiting" and row.why.startswith(IDLE)]
     told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
-    alike: dict[tuple[str, str], list[str]] = {}
-    for row in told:
-        alike.setdefault((row.state, row.why), []).append(row.title)
     lines = [
         Text(f"{_several(titles)}: {state}, {why}".rstrip(", "))
-        for (state, why), titles in alike.items()
+        for (state, why), titles in alike(told).items()
     ]
     return Group(table, *lines)
 

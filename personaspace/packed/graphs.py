@@ -111,17 +111,16 @@ class _Graph:
         gradients: Of the trained parameters, in their order; overwritten by every run.
     """
 
-    def __init__(self, inputs: StepInputs, decoder: PackedDecoder, trained: list[Any]) -> None:
+    def __init__(self, inputs: StepInputs, step: PackedStep) -> None:
         self.inputs = inputs
-        self._decoder = decoder
+        self._step = step
         self._graph = torch.cuda.CUDAGraph()
         self.loss: torch.Tensor | None = None
         self.gradients: list[torch.Tensor | None] = []
-        self._trained = trained
 
     def _compute(self) -> torch.Tensor:
-        self._decoder.refresh()
-        loss = self.inputs.loss(self._decoder)
+        self._step.decoder.refresh()
+        loss = self.inputs.loss(self._step.decoder)
         loss.backward()
         return loss.detach().double()
 
@@ -131,23 +130,19 @@ class _Graph:
         with torch.cuda.stream(stream):
             # Whatever happens at first use (compiling, workspaces) cannot be recorded.
             self._compute()
-            self._forget()
+            self._step.forget()
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self._graph, pool=pool, stream=stream):
             self.loss = self._compute()
-        self.gradients = [parameter.grad for parameter in self._trained]
-        self._forget()
+        self.gradients = [parameter.grad for parameter in self._step.trained]
+        self._step.forget()
         return self._graph.pool()
-
-    def _forget(self) -> None:
-        for parameter in self._trained:
-            parameter.grad = None
 
     def run(self) -> torch.Tensor:
         """Start the step; its mean loss."""
         assert self.loss is not None
         self._graph.replay()
-        for parameter, gradient in zip(self._trained, self.gradients, strict=True):
+        for parameter, gradient in zip(self._step.trained, self.gradients, strict=True):
             parameter.grad = gradient
         return self.loss
 
@@ -191,7 +186,7 @@ class GraphedStep:
                 self.step.device,
             )  # fmt: skip
             inputs.load(batch, loss_tokens, seeds_L7)
-            new = _Graph(inputs, self.step.decoder, self.step.trained)
+            new = _Graph(inputs, self.step)
             try:
                 self._pool = new.record(self._stream, self._pool)
             except RuntimeError as error:

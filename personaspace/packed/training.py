@@ -97,7 +97,7 @@ class PackedStep:
         return total
 
     def forget(self) -> None:
-        """Drop the gradients of a step that did not come to its end."""
+        """Drop the gradients."""
         for parameter in self.trained:
             parameter.grad = None
 
