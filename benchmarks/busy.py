@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -23,13 +22,13 @@ class Driver:
     """Reads, while it is open, how much of the time some kernel ran (NVML's `utilization.gpu`)."""
 
     def __init__(self) -> None:
-        self.read: list[tuple[float, int]] = []
+        self.read: list[int] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
     def _ask(self) -> None:
         while not self._ended.wait(ASK_EVERY):
-            self.read.append((time.perf_counter(), torch.cuda.utilization()))
+            self.read.append(torch.cuda.utilization())
 
     def __enter__(self) -> Self:
         if torch.cuda.is_available():
@@ -41,10 +40,9 @@ class Driver:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def share(self, start: float, end: float) -> float:
-        """Mean between two readings of `time.perf_counter`; NaN where nothing was read."""
-        within = [value for at, value in self.read if start <= at <= end]
-        return sum(within) / len(within) / 100 if within else float("nan")
+    def share(self) -> float:
+        """Mean so far; NaN where nothing was read."""
+        return sum(self.read) / len(self.read) / 100 if self.read else float("nan")
 
 
 class Windows:

@@ -7,9 +7,9 @@ Two layers of Qwen2.5-7B's width, random weights, 16 examples of about 40 + 40 t
 recipe's optimiser at ten times its rate so that the loss moves. With dropout each way draws masks
 of its own; how far two runs of one way differ by that is measured too, and over the first 40 steps
 how far each is from the plain recipe in float32. `--whole` takes all 28 layers, the whole
-vocabulary and the recipe's own rate. `--keep` is for runs that take long: what a
-run found stays in the folder, losses while it goes on, and a run that lies there is not repeated,
-so runs can be shared out (`--only`) and compared afterwards.
+vocabulary and the recipe's own rate. `--keep` is for runs that take long: what a run found stays in
+the folder, losses while it goes on, and a run that lies there is not repeated, so runs can be
+shared out (`--only`) and compared afterwards.
 """
 
 from __future__ import annotations

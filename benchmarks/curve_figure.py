@@ -32,6 +32,14 @@ class Panel:
     apart: list[Apart]
 
 
+def ways(dropout: str) -> list[Line]:
+    """The plain recipe and ours."""
+    return [
+        (f"plain, {dropout}", "plain recipe", style.VERMILLION, "-", 3.0),
+        (f"ours, {dropout}", "packed", style.BLUE, (0, (3, 2)), 1.4),
+    ]
+
+
 def panels(curves: dict[str, list[float]], title: str) -> list[Panel]:
     """Ours over the plain recipe's, with dropout where that ran; both beside float32, if it ran."""
     dropout = "dropout" if "ours, dropout" in curves else "no dropout"
@@ -39,10 +47,7 @@ def panels(curves: dict[str, list[float]], title: str) -> list[Panel]:
     shown = Panel(
         title,
         curves,
-        [
-            (f"plain, {dropout}", "plain recipe", style.VERMILLION, "-", 3.0),
-            (f"ours, {dropout}", "packed", style.BLUE, (0, (3, 2)), 1.4),
-        ],
+        ways(dropout),
         [
             ("ours, dropout", "plain, dropout", "packed", style.BLUE, "-"),
             ("plain, dropout, other masks", "plain, dropout", "other masks", style.MUTED, dashed),
@@ -53,16 +58,13 @@ def panels(curves: dict[str, list[float]], title: str) -> list[Panel]:
     exact = "float32, no dropout"
     if exact not in curves:
         return [shown]
-    ways = [
-        ("plain, no dropout", "plain recipe", style.VERMILLION, "-", 3.0),
-        ("ours, no dropout", "packed", style.BLUE, (0, (3, 2)), 1.4),
-    ]
+    theirs, ours = both = ways("no dropout")
     first = {name: losses[: len(curves[exact])] for name, losses in curves.items()}
     beside = Panel(
         f"its first {len(curves[exact])} steps, without dropout",
         first,
-        [ways[0], (exact, "plain recipe in float32", style.INK, "-", 1.2), ways[1]],
-        [(name, exact, f"{label} to float32", colour, "-") for name, label, colour, _, _ in ways],
+        [theirs, (exact, "plain recipe in float32", style.INK, "-", 1.2), ours],
+        [(name, exact, f"{label} to float32", colour, "-") for name, label, colour, _, _ in both],
     )
     return [shown, beside]
 

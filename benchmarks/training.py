@@ -148,7 +148,7 @@ def whole(
             trained = time.perf_counter()
             adapters.save(model, Path(scratch), "random")
         seconds = time.perf_counter() - started
-        running = driver.share(started, started + seconds)
+        running = driver.share()
     tokens = sum(entry.tokens for entry in log)
     row = {
         "steps": len(log),
@@ -177,7 +177,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--plain-steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2, help="of ours, for the spread")
-    parser.add_argument("--about", type=int, default=200, help="tokens of its prompts and answers")
+    parser.add_argument(
+        "--about", type=int, default=200, help="tokens of prompts and answers of --whole"
+    )
     parser.add_argument("--memory", type=float, help="GiB of the card that may be used")
     parser.add_argument("--whole", type=int, help="steps of one whole run of ours, and no table")
     parser.add_argument("--profile", action="store_true", help="trace kernels of a whole run")

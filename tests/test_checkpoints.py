@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import EXAMPLES, SMALL
+from test_training import EXAMPLES, SMALL, Kept
 
 from personaspace import adapters, checkpoints, interrupt, training
 from personaspace.chat import Example
@@ -64,12 +64,11 @@ def test_steps_go_on_and_the_checkpoint_is_of_its_step(
     base = copy.deepcopy(loaded.model).to(device)
     told = {step: threading.Event() for step in range(1, 7)}
     in_time: list[bool] = []
+    written = Kept(tmp_path)
 
     def save(step: int, write: Callable[[Path], None]) -> None:
         in_time.append(told[step + 2].wait(PATIENCE))
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        write(folder)
+        written.save(step, write)
 
     trainer, engine = run(base, save, lambda entry: told[entry.step].set(), behind)
     assert in_time == [True, True]
@@ -129,15 +128,12 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(loaded: Any, bad: int)
 
 def test_asked_to_stop_while_one_is_written(loaded: Any, tmp_path: Path) -> None:
     stopping = threading.Event()
-    ended: list[int] = []
+    written = Kept(tmp_path)
 
     def save(step: int, write: Callable[[Path], None]) -> None:
         if step == 2:
             assert stopping.wait(PATIENCE)
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        write(folder)
-        ended.append(step)
+        written.save(step, write)
 
     def advance(entry: training.StepLog) -> None:
         if entry.step == 3:
@@ -146,7 +142,7 @@ def test_asked_to_stop_while_one_is_written(loaded: Any, tmp_path: Path) -> None
 
     with pytest.raises(Interrupted):
         run(loaded.model, save, advance)
-    assert ended == [2, 3]
+    assert written.saved == [2, 3]
     assert len(checkpoints.read(tmp_path / "3")[1]) == 3
 
 
