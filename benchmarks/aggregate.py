@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from worlds import CONDITIONS, PERSONAS, SOURCE, Arm, Leakage
 
-from personaspace.activation_files import find_activations, open_activations, write_activations
+from personaspace.activations.files import find_activations, open_activations, write_activations
 
 ARMS = {
     "base": Arm(),
@@ -194,8 +194,8 @@ def measured(folder: Path, what: str, options: argparse.Namespace) -> dict[str, 
         extra |= resampling_cell(folder, "a", 0, options.resamples)
         extra["share_of_draws"] = options.resamples / options.bootstrap
     else:
-        from personaspace.geometry import analyse_geometry
-        from personaspace.leakage import analyse_leakage
+        from personaspace.analysis.geometry import analyse_geometry
+        from personaspace.analysis.leakage import analyse_leakage
 
         extra["import_seconds"] = time.perf_counter() - start
         variants = ("published",) if what == "published" else ("published", "recommended")

@@ -31,8 +31,8 @@ from scenarios import (  # noqa: E402
     Simulate,
 )
 
-from personaspace.inference import generator  # noqa: E402
-from personaspace.measures import measure_of  # noqa: E402
+from personaspace.analysis.measures import measure_of  # noqa: E402
+from personaspace.analysis.stats import generator  # noqa: E402
 
 NOMINAL = 0.05
 

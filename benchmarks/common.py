@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from personaspace.chat import Example
+from personaspace.models.chat import Example
 
 #: Qwen2.5-7B's shape (its published configuration); the weights here are random.
 QWEN_7B = {

@@ -34,10 +34,11 @@ import numpy as np
 import yaml
 from kubernetes.client.exceptions import ApiException
 
+from personaspace.cli.guard import as_job
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster, connect
-from personaspace.cluster.feed import Feed
-from personaspace.cluster.plan import Plan, make
+from personaspace.cluster.conductor.plan import Plan, make
+from personaspace.cluster.conductor.watch import Feed
 from personaspace.cluster.views import job_view, pod_view
 from personaspace.store import open_store
 
@@ -76,7 +77,7 @@ def child(release: str, namespace: str, folder: str, out: str) -> None:
     """One conductor; says at its end how many calls it made and its largest resident set."""
     from kubernetes.client.rest import RESTClientObject
 
-    from personaspace.cluster.conduct import Settings, conduct
+    from personaspace.cluster.conductor.process import Settings, conduct
 
     calls: Counter[str] = Counter()
     original = RESTClientObject.request
@@ -89,7 +90,7 @@ def child(release: str, namespace: str, folder: str, out: str) -> None:
     RESTClientObject.request = counted
     where = Path(folder)
     try:
-        conduct(
+        as_job(conduct)(
             Settings(
                 release, where / "jobs.json", where / "study.yaml", str(where / "store"), namespace
             )

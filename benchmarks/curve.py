@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import common, plain
 from benchmarks.training import trainer_of
-from personaspace import adapters
-from personaspace.chat import Example
-from personaspace.spec import Recipe
+from personaspace.models import lora
+from personaspace.models.chat import Example
+from personaspace.study.spec import Recipe
 
 Run = tuple[list[float], dict[str, torch.Tensor]]
 
@@ -47,7 +47,7 @@ def run(
     if kind == "float32":
         base.model.float()  # and back, which loses nothing
         steps = min(steps, EXACT_STEPS)
-    with adapters.trainable(base.model, recipe, over=None, seed=3, field="training") as model:
+    with lora.trainable(base.model, recipe, over=None, seed=3, field="training") as model:
         model.train()
         trainer = trainer_of(kind, model, recipe, examples)
         order = trainer.seed

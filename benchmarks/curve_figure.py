@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personaspace.figures import style
+from personaspace.report.figures import style
 
 #: A line of the upper row: its run, its name in the figure, colour, pattern, width.
 Line = tuple[str, str, str, Any, float]

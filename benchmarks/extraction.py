@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from personaspace import activations
-from personaspace.activations import Passage
-from personaspace.packed import extraction
+from personaspace.activations import extract
+from personaspace.activations.extract import Passage
+from personaspace.fastlora import extraction
 
 LAYERS = [7, 14, 20, 21, 27]
 
@@ -69,14 +69,14 @@ def measure(
         ("one by one", lambda: one_by_one(model, passages[:singles], layers), singles, 1),
         (
             "padded batches",
-            lambda: activations._padded(model, some, layers, 8192, None),
+            lambda: extract._padded(model, some, layers, 8192, None),
             len(some),
             1,
         ),
         ("ours, nothing shared", unshared, len(passages), repeats),
         (
             "ours",
-            lambda: activations.hidden_states(model, passages, layers),
+            lambda: extract.hidden_states(model, passages, layers),
             len(passages),
             repeats,
         ),

@@ -20,10 +20,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from personaspace import chat, library, models
 from personaspace.generation import Prompt, Sampling
 from personaspace.generation.transformers_engine import TransformersEngine
-from personaspace.spec import Experiment, Model
+from personaspace.logs import quiet_libraries
+from personaspace.models import chat
+from personaspace.models.load import load_model, load_tokenizer
+from personaspace.study import base_model, builtin
+from personaspace.study.spec import Experiment, Model
 
 
 def make_prompts(tokenizer: Any, questions: int) -> list[Prompt]:
@@ -31,7 +34,7 @@ def make_prompts(tokenizer: Any, questions: int) -> list[Prompt]:
     import yaml
 
     spec = Experiment()
-    asked = yaml.safe_load(library.resource("questions-evaluation").read_text(encoding="utf-8"))
+    asked = yaml.safe_load(builtin.resource("questions-evaluation").read_text(encoding="utf-8"))
     prompts = []
     for name in spec.grid():
         for question in asked[:questions]:
@@ -135,10 +138,10 @@ def main() -> None:
     parser.add_argument("--ways", default="plain,ours")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    models.quiet_libraries()
+    quiet_libraries()
     gpu = torch.cuda.is_available()
-    spec = Model(name=models.SMOLLM2, dtype="bfloat16" if gpu else "float32")
-    tokenizer, model = models.load_tokenizer(spec), models.load_model(spec)
+    spec = Model(name=base_model.SMOLLM2, dtype="bfloat16" if gpu else "float32")
+    tokenizer, model = load_tokenizer(spec), load_model(spec)
     ends = list(chat.end_token_ids(tokenizer))
     prompts = make_prompts(tokenizer, args.questions)
     ways = {"plain": plain, "ours": ours, "library_batching": library_batching}

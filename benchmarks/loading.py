@@ -23,13 +23,15 @@ def child(folder: Path, how: str, started: float) -> None:
     import torch
 
     from benchmarks.training import RECIPE
-    from personaspace import adapters, models, training
-    from personaspace.spec import Model
+    from personaspace.models import lora
+    from personaspace.models.load import load_model
+    from personaspace.study.spec import Model
+    from personaspace.training.trainer import Trainer
 
     imported = time.time()
     if how == "ours":
         spec = Model(name=str(folder), dtype="bfloat16" if torch.cuda.is_available() else "float32")
-        model = models.load_model(spec)
+        model = load_model(spec)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -37,8 +39,8 @@ def child(folder: Path, how: str, started: float) -> None:
     common.wait()
     loaded = time.time()
     examples = common.chats(16, model.config.vocab_size)
-    with adapters.trainable(model, RECIPE, over=None, seed=3, field="training") as peft_model:
-        training.Trainer(peft_model, examples, RECIPE, 7).run()
+    with lora.trainable(model, RECIPE, over=None, seed=3, field="training") as peft_model:
+        Trainer(peft_model, examples, RECIPE, 7).run()
     common.wait()
     seconds = {
         "what": how,

@@ -4,7 +4,7 @@
     python -m benchmarks.parallel --folder /tmp/tiny --steps 4       # two processes on a CPU
 
 Writes random weights of Qwen2.5-7B's shape (`--layers` of it) to the folder if there are none. Each
-run trains as a stage does (`personaspace.parallel`), 16 examples of about 200 + 200 tokens a step;
+run trains as a stage does (`training.data_parallel`), 16 examples of about 200 + 200 tokens a step;
 the clock runs from the end of the step `--warm` to that of the last one. Without dropout the runs
 must learn alike, so losses are compared without it.
 """
@@ -19,14 +19,15 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from personaspace import models, parallel
-from personaspace.spec import Model, Recipe
-from personaspace.training import StepLog
+from personaspace.models.load import load_model
+from personaspace.study.spec import Model, Recipe
+from personaspace.training import data_parallel
+from personaspace.training.trainer import StepLog
 
 
 def measure(base: Any, folder: Path, devices: list[str], warm: int, steps: int) -> dict[str, Any]:
     """One run on the devices."""
-    job = parallel.Job(
+    job = data_parallel.Job(
         model=Model(name=str(folder), dtype=str(base.dtype).removeprefix("torch.")),  # type: ignore[arg-type]
         examples=common.chats(16 * (warm + steps), base.config.vocab_size),
         recipe=Recipe(dropout=0.0, checkpoint_every=10**6),
@@ -43,8 +44,8 @@ def measure(base: Any, folder: Path, devices: list[str], warm: int, steps: int) 
 
     common.peak_gib()
     started = time.perf_counter()
-    with parallel.leading(job, devices) as team, parallel.adapter(job, base) as model:
-        log = parallel.trainer(job, model, team).run(advance=advance)
+    with data_parallel.leading(job, devices) as team, data_parallel.adapter(job, base) as model:
+        log = data_parallel.trainer(job, model, team).run(advance=advance)
     seconds = ends[-1] - ends[warm - 1]
     return {
         "GPUs": len(devices),
@@ -71,12 +72,12 @@ def main() -> None:
         made = common.random_model(**({"num_hidden_layers": options.layers} if on_gpu else {}))
         made.model.save_pretrained(options.folder)
         del made
-    base = models.load_model(
+    base = load_model(
         Model(
             name=str(options.folder), dtype="bfloat16" if torch.cuda.is_available() else "float32"
         )
     )
-    everything = parallel.gpus(64) or ["", ""]
+    everything = data_parallel.gpus(64) or ["", ""]
     counts = [1]
     while counts[-1] * 2 <= len(everything):
         counts.append(counts[-1] * 2)

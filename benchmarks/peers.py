@@ -30,8 +30,8 @@ from typing import Any
 import torch
 
 from benchmarks import common, training
-from personaspace import adapters
-from personaspace.chat import Example
+from personaspace.models import lora
+from personaspace.models.chat import Example
 
 #: Mean tokens of 16 of `common.chats`: prompts and answers have 200 each on average.
 STEP_TOKENS = 16 * 400
@@ -88,7 +88,7 @@ def trl_trainer(model: Any, examples: Sequence[Example], config: Any, callback: 
         processing_class=PreTrainedTokenizerFast(
             tokenizer_object=words, pad_token="<pad>", eos_token="<end>"
         ),
-        peft_config=adapters.lora_config(training.RECIPE),
+        peft_config=lora.lora_config(training.RECIPE),
         callbacks=[callback],
     )
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from personaspace import training
-from personaspace.chat import Example
-from personaspace.spec import Recipe
+from personaspace.models.chat import Example
+from personaspace.study.spec import Recipe
+from personaspace.training.trainer import Trainer
 
 
 def padded(examples: Sequence[Example], device: torch.device) -> dict[str, torch.Tensor]:
@@ -73,7 +73,7 @@ class PlainRecipe:
         self.model.gradient_checkpointing_disable()
 
 
-def steps(trainer: training.Trainer, first: int, count: int) -> list[float]:
+def steps(trainer: Trainer, first: int, count: int) -> list[float]:
     """Runs steps and gives their losses."""
     for step in range(first, first + count):
         trainer._launch(step)

@@ -23,11 +23,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage  # noqa: E402
 
-from personaspace.geometry import axis, collapse, convergence  # noqa: E402
-from personaspace.geometry.cells import Cell  # noqa: E402
-from personaspace.inference import generator  # noqa: E402
-from personaspace.leakage import across, recommended  # noqa: E402
-from personaspace.rows import Row  # noqa: E402
+from personaspace.analysis.geometry import axis, collapse, convergence  # noqa: E402
+from personaspace.analysis.geometry.cells import Cell  # noqa: E402
+from personaspace.analysis.leakage import across, recommended  # noqa: E402
+from personaspace.analysis.rows import Row  # noqa: E402
+from personaspace.analysis.stats import generator  # noqa: E402
 
 SIZE = Geometry(questions=48)
 #: Spread of the EM conditions along the axis by layer, as a share of their shift.

@@ -26,9 +26,10 @@ import typer
 from playwright.sync_api import Page, sync_playwright
 from synthetic_aggregate import Size, write
 
+from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.report import build
-from personaspace.scoring import coherence, ends_with_marker, has_marker
-from personaspace.spec import Figures
+from personaspace.study.spec import Figures
 
 FULL = Size(conditions=7, personas=12, layers=tuple(range(28)), seeds=(42, 137, 256),
             questions=28, samples=10, words=42)  # fmt: skip

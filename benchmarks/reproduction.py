@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import published
 
-from personaspace.inference import generator
-from personaspace.leakage import analyse_leakage
-from personaspace.leakage.published import bystander_rates, h2_test
-from personaspace.rows import Row
+from personaspace.analysis.leakage import analyse_leakage
+from personaspace.analysis.leakage.published import bystander_rates, h2_test
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import generator
 
 DRAWS = 10_000
 MANY_DRAWS = 100_000
@@ -135,8 +135,8 @@ def page() -> str:
         "# Published figures, reproduced",
         "",
         "Written by `python benchmarks/reproduction.py > docs/reproduction.md`; a test fails when "
-        "it is stale. The functions behind it are `personaspace/leakage/published.py` and "
-        "`personaspace/geometry/published.py`, their rows have the variant `published`. The 60 "
+        "it is stale. The functions behind it are `personaspace/analysis/leakage/published.py` and "
+        "`personaspace/analysis/geometry/published.py`, their rows have the variant `published`. The 60 "
         "counts and the figures are in `tests/published.py`, with their source.",
         "",
         "| figure | published | ours | |",

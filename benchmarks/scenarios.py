@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
 
-from personaspace.geometry import axis, collapse, convergence, published, separability
-from personaspace.geometry.analysis import GroupWork
-from personaspace.leakage import across, recommended
-from personaspace.leakage import published as leakage_published
-from personaspace.rows import Row
+from personaspace.analysis.geometry import axis, collapse, convergence, published, separability
+from personaspace.analysis.geometry.analysis import GroupWork
+from personaspace.analysis.leakage import across, recommended
+from personaspace.analysis.leakage import published as leakage_published
+from personaspace.analysis.rows import Row
 
 #: 399 draws make 5 % an attainable level: 20 of 400.
 DRAWS = 399

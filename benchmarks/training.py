@@ -28,28 +28,29 @@ from typing import Any
 import torch
 
 from benchmarks import busy, common, plain
-from personaspace import adapters, training
-from personaspace.checkpoints import Checkpoints
-from personaspace.packed.memory import LONGEST_ROW, Plan
-from personaspace.packed.training import PackedStep
-from personaspace.spec import Coupling, Recipe
+from personaspace.fastlora.memory import LONGEST_ROW, Plan
+from personaspace.fastlora.training import PackedStep
+from personaspace.models import lora
+from personaspace.study.spec import Coupling, Recipe
+from personaspace.training.checkpoints import Checkpoints
+from personaspace.training.trainer import PLAIN_ROW_TOKENS, PlainStep, StepLog, Trainer, step_engine
 
 RECIPE = Recipe()
 
 
-def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> training.Trainer:
+def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> Trainer:
     """A trainer with the named engine."""
     if kind == "plain recipe":
         engine: Any = plain.PlainRecipe(model, recipe)
     elif kind == "float32":
         engine = plain.PlainRecipe(model, recipe, exact=True)
     elif kind == "model's own forward, packed":
-        engine = training.PlainStep(model, recipe.row_tokens or training.PLAIN_ROW_TOKENS)
+        engine = PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
     elif kind == "recomputed":
         engine = PackedStep(model, Plan(LONGEST_ROW, model.config.num_hidden_layers // 2))
     else:
-        engine = training.step_engine(model, examples, recipe)
-    return training.Trainer(model, examples, recipe, 7, engine=engine)
+        engine = step_engine(model, examples, recipe)
+    return Trainer(model, examples, recipe, 7, engine=engine)
 
 
 @contextmanager
@@ -59,15 +60,13 @@ def adapted(kind: str, base: common.Model) -> Iterator[Any]:
         folder = None
         if kind.startswith("coupling"):
             folder = Path(scratch)
-            with adapters.trainable(
-                base.model, RECIPE, over=None, seed=5, field="training"
-            ) as first:
+            with lora.trainable(base.model, RECIPE, over=None, seed=5, field="training") as first:
                 for name, parameter in first.named_parameters():
                     if "lora_B" in name:
                         torch.nn.init.normal_(parameter, std=0.01)
-                adapters.save(first, folder, "random")
+                lora.save(first, folder, "random")
         recipe = RECIPE if folder is None else Coupling().recipe
-        with adapters.trainable(base.model, recipe, over=folder, seed=3, field="training") as model:
+        with lora.trainable(base.model, recipe, over=folder, seed=3, field="training") as model:
             model.train()
             yield model
 
@@ -134,11 +133,11 @@ def whole(
             checkpoints.append(time.perf_counter() - begun)
 
         started = time.perf_counter()
-        with adapters.trainable(base.model, RECIPE, over=None, seed=3, field="training") as model:
-            trainer = training.Trainer(model, examples, RECIPE, 7)
+        with lora.trainable(base.model, RECIPE, over=None, seed=3, field="training") as model:
+            trainer = Trainer(model, examples, RECIPE, 7)
             ends: list[float] = []
 
-            def advance(_: training.StepLog) -> None:
+            def advance(_: StepLog) -> None:
                 ends.append(time.perf_counter() - started)
                 windows.step()
 
@@ -146,7 +145,7 @@ def whole(
                 log = trainer.run(Checkpoints(load=lambda: None, save=save), advance)
             common.wait()
             trained = time.perf_counter()
-            adapters.save(model, Path(scratch), "random")
+            lora.save(model, Path(scratch), "random")
         seconds = time.perf_counter() - started
         running = driver.share()
     tokens = sum(entry.tokens for entry in log)

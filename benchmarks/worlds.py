@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from personaspace.geometry.cells import Cell, Group, Roles
-from personaspace.leakage import ConditionInfo
+from personaspace.analysis.geometry.cells import Cell, Group, Roles
+from personaspace.analysis.leakage import ConditionInfo
 
 PERSONAS = (
     *("software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor"),

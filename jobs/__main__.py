@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from personaspace.commands import stage as commands
-from personaspace.graph import STAGES
+from personaspace.cli.guard import as_job
+from personaspace.pipeline import job
+from personaspace.pipeline.graph import STAGES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -23,10 +24,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the study.")]
 
 def _add(stage: str) -> None:
     def of_condition(spec: Spec, condition: Condition, seed: Seed, store: Store = "") -> None:
-        commands.run_stage(stage, spec, store, condition, seed)
+        as_job(job.run_stage)(stage, spec, store, condition, seed)
 
     def of_study(spec: Spec, store: Store = "") -> None:
-        commands.run_stage(stage, spec, store)
+        as_job(job.run_stage)(stage, spec, store)
 
     whole = stage in ("aggregate", "report")
     app.command(stage, help=f"Run {stage} alone.")(of_study if whole else of_condition)
@@ -39,13 +40,13 @@ for name in STAGES:
 @app.command()
 def condition(spec: Spec, condition: Condition, seed: Seed, store: Store = "") -> None:
     """Run all stages of one condition and seed, the model loaded once."""
-    commands.run_condition(spec, store, condition, seed)
+    as_job(job.run_condition)(spec, store, condition, seed)
 
 
 @app.command()
 def conclude(spec: Spec, store: Store = "") -> None:
     """Run aggregate and report."""
-    commands.conclude(spec, store)
+    as_job(job.conclude)(spec, store)
 
 
 @app.command()
@@ -53,7 +54,7 @@ def check(spec: Spec, store: Store = "", gpu: bool = False) -> None:
     """Check store, credentials, code and GPU, as `helm test` does."""
     from personaspace.cluster.check import run_check
 
-    run_check(spec, store, gpu)
+    as_job(run_check)(spec, store, gpu)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cluster.conduct import Settings, conduct
+from personaspace.cli.guard import as_job
+from personaspace.cluster.conductor.process import Settings, conduct
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +32,7 @@ def main(
 ) -> None:
     """Release pods whose inputs are complete until the study has ended."""
     settings = (release, jobs, spec, store, namespace, queue, queue_gate, patience, metrics_port)
-    conduct(Settings(*settings, pod))
+    as_job(conduct)(Settings(*settings, pod))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """`python -m personaspace`: the same as the `personaspace` command."""
 
-from personaspace.cli import app
+from personaspace.cli.app import app
 
 app()

@@ -31,6 +31,14 @@ class UnavailableError(UserError):
     exit_code = EXIT_UNAVAILABLE
 
 
+class StoreUnavailable(UnavailableError):
+    """The store does not work now: disk full, server down, a read or write that failed.
+
+    One line for the person like every `UserError`; unlike the others it may be gone at the next
+    try, so a caller that can retry may want to.
+    """
+
+
 class SpecErrors(UserError):
     """Every mistake found in a spec, each as `path: message`."""
 

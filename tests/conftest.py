@@ -33,7 +33,7 @@ def build_tiny_model(
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    from personaspace import library
+    from personaspace.study import builtin
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     bpe = Tokenizer(models.BPE())
@@ -44,7 +44,7 @@ def build_tiny_model(
         special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    corpus = library.resource("questions-extraction").read_text(encoding="utf-8").splitlines()
+    corpus = builtin.resource("questions-extraction").read_text(encoding="utf-8").splitlines()
     bpe.train_from_iterator(corpus, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
@@ -84,14 +84,15 @@ def loaded(tiny_model: Path) -> Any:
     """The small model and its tokenizer, loaded as stages load them."""
     from types import SimpleNamespace
 
-    from personaspace import chat, models
-    from personaspace.spec import Model
+    from personaspace.models import chat
+    from personaspace.models.load import load_model, load_tokenizer
+    from personaspace.study.spec import Model
 
     spec = Model(name=str(tiny_model), dtype="float32")
-    tokenizer = models.load_tokenizer(spec)
+    tokenizer = load_tokenizer(spec)
     return SimpleNamespace(
         spec=spec,
-        model=models.load_model(spec),
+        model=load_model(spec),
         tokenizer=tokenizer,
         ends=chat.end_token_ids(tokenizer),
     )

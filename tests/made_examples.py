@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from personaspace.chat import Example
+from personaspace.models.chat import Example
 
 
 def random_examples(count: int, seed: int = 0) -> list[Example]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from personaspace.activation_files import write_activations
+from personaspace.activations.files import write_activations
 
 PERSONAS = ("villain", "librarian", "assistant", "comedian", "confab", "medical_doctor")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from personaspace.leakage import ConditionInfo
+from personaspace.analysis.leakage import ConditionInfo
 
 TOTAL = 280
 SOURCE = "confab"

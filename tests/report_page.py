@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from personaspace.report import build
-from personaspace.spec import Figures
+from personaspace.study.spec import Figures
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

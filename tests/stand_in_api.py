@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from personaspace.cli import app
+from personaspace.cli.app import app
 from personaspace.cluster import names
 
 Object = dict[str, Any]

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from personaspace.activation_files import find_activations, write_activations
-from personaspace.geometry import GeometryResult, analyse_geometry
-from personaspace.leakage import ConditionInfo, analyse_leakage
-from personaspace.rows import Row, to_dicts
-from personaspace.scoring import coherence, ends_with_marker, has_marker, score_answers
+from personaspace.activations.files import find_activations, write_activations
+from personaspace.analysis.geometry import GeometryResult, analyse_geometry
+from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+from personaspace.analysis.rows import Row, to_dicts
+from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour.marker import ends_with_marker, has_marker, score_answers
 
 PERSONAS = (
     "software_engineer",

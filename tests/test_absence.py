@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from test_conductor import Api, Stage, a_plan, jobs
 
-from personaspace.cluster import actions, conduct, names
-from personaspace.cluster.absence import Absence, without_pod
+from personaspace.cluster import names
+from personaspace.cluster.conductor import actions, process
+from personaspace.cluster.conductor.missing_jobs import Absence, without_pod
 from personaspace.cluster.quota import asks_of, explain, needed
 from personaspace.cluster.views import JobView, PodView, job_view
 
@@ -64,8 +65,8 @@ def test_a_failed_job_that_was_removed_by_its_time_to_live_is_lost() -> None:
 def test_a_conductor_outlasts_an_upgrade_that_broke_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("personaspace.cluster.manifests.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("personaspace.cluster.absence.QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("personaspace.cluster.conductor.artifact_checks.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("personaspace.cluster.conductor.missing_jobs.QUIET_SECONDS", 0.1)
     stage = Stage(tmp_path, monkeypatch, partial=False)
     del stage.states["job-couple"]
     stage.start(patience=0.2)
@@ -105,7 +106,7 @@ def test_a_conductor_tells_of_pods_that_are_not_made(
     stage.conductor._apply(("jobs", "reset", jobs()))
     stage.conductor._apply(("pods", "reset", {}))
     clock = [1000.0]
-    monkeypatch.setattr("personaspace.cluster.conductor.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("personaspace.cluster.conductor.loop.time.monotonic", lambda: clock[0])
     for seconds, told in ((0, False), (29, False), (2, True)):
         clock[0] += seconds
         stage.conductor._look_for_what_lacks()
@@ -144,7 +145,7 @@ def test_a_study_that_cannot_be_read_ends_all_that_has_not_started(
     api = Api()
     lists = {"jobs": found, "pods": [pod]}
     monkeypatch.setattr(Api, "items", lambda _, what, **__: iter(lists[what]), raising=False)
-    conduct._end_all(api, "em205", "experiment.seeds: wrong")  # type: ignore[arg-type]
+    process._end_all(api, "em205", "experiment.seeds: wrong")  # type: ignore[arg-type]
     assert [target for _, target, _ in api.calls] == ["a", "b"]
     body: Any = api.calls[0][2]
     assert "not run: experiment.seeds: wrong" in json.dumps(body)

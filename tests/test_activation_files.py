@@ -11,9 +11,9 @@ import pytest
 from planted import Arm, world, write
 from safetensors.numpy import save_file
 
-from personaspace.activation_files import find_activations, open_activations, write_activations
+from personaspace.activations.files import find_activations, open_activations, write_activations
+from personaspace.analysis.geometry import analyse_geometry
 from personaspace.errors import UserError
-from personaspace.geometry import analyse_geometry
 
 LISTS = {
     "personas": json.dumps(["villain", "assistant"]),

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from personaspace import chat, interrupt, models
-from personaspace.activations import Passage, States, batches, decoder_of, hidden_states
+from personaspace import interrupt
+from personaspace.activations.extract import Passage, States, batches, decoder_of, hidden_states
 from personaspace.errors import Interrupted, UserError
-from personaspace.spec import Model
+from personaspace.models import chat
+from personaspace.models.load import load_model, load_tokenizer
+from personaspace.study.spec import Model
 
 LAYERS = [0, 2, 3]
 LAST = 3
@@ -61,7 +63,7 @@ def states(loaded: Any, passages: list[Passage]) -> States:
 @pytest.fixture(scope="module")
 def smollm2() -> SimpleNamespace:
     spec = Model(name="builtin:smollm2-135m-instruct", dtype="float32")
-    return SimpleNamespace(model=models.load_model(spec), tokenizer=models.load_tokenizer(spec))
+    return SimpleNamespace(model=load_model(spec), tokenizer=load_tokenizer(spec))
 
 
 def reference(model: Any, passage: Passage) -> tuple[torch.Tensor, ...]:

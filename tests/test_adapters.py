@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from personaspace import adapters
 from personaspace.errors import UserError
-from personaspace.spec import Recipe
+from personaspace.models import lora
+from personaspace.study.spec import Recipe
 
 IDS = torch.tensor([[5, 99, 300, 17, 640, 42, 8, 77, 250, 3, 512, 60]])
 PLAIN, STABLE = False, True
@@ -28,14 +28,14 @@ def recipe(rank: int, alpha: int, stabilised: bool, **more: Any) -> Recipe:
 
 def make(loaded: Any, folder: Path, shape: Recipe, seed: int) -> Path:
     """An adapter whose both halves are random, so that it does something."""
-    with adapters.trainable(loaded.model, shape, over=None, seed=seed, field="x") as peft_model:
+    with lora.trainable(loaded.model, shape, over=None, seed=seed, field="x") as peft_model:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in peft_model.named_parameters():
                 if "lora_B" in name:
                     parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
         folder.mkdir(parents=True)
-        adapters.save(peft_model, folder, "tiny")
+        lora.save(peft_model, folder, "tiny")
     return folder
 
 
@@ -116,16 +116,16 @@ def test_composed_is_stacked_is_merged(
     scales: list[float],
     wanted: torch.Tensor,
 ) -> None:
-    adapters.compose(folders, tmp_path / "sum")
-    with adapters.applied(loaded.model, *folders) as model:
+    lora.compose(folders, tmp_path / "sum")
+    with lora.applied(loaded.model, *folders) as model:
         stacked = logits(model)
-    with adapters.applied(loaded.model, tmp_path / "sum") as model:
+    with lora.applied(loaded.model, tmp_path / "sum") as model:
         composed = logits(model)
     assert apart(stacked, wanted) < 1e-5
     assert apart(composed, wanted) < 1e-5
     # Neither half alone is near it, nor the sum at half of a scale.
     for number, (folder, scale) in enumerate(zip(folders, scales, strict=True)):
-        with adapters.applied(loaded.model, folder) as model:
+        with lora.applied(loaded.model, folder) as model:
             alone = logits(model)
         assert apart(alone, logits(merged(loaded, [(folder, scale)]))) < 1e-5
         assert apart(alone, wanted) > 1e-2
@@ -137,7 +137,7 @@ def test_composed_is_stacked_is_merged(
 def test_a_composed_adapter_is_a_plain_one(
     tmp_path: Path, shapes: tuple[Recipe, Recipe], folders: list[Path], scales: list[float]
 ) -> None:
-    adapters.compose(folders, tmp_path / "sum")
+    lora.compose(folders, tmp_path / "sum")
     config = json.loads((tmp_path / "sum" / "adapter_config.json").read_text())
     rank = sum(shape.rank for shape in shapes)
     assert config["r"] == rank
@@ -160,19 +160,19 @@ def test_a_composed_adapter_is_a_plain_one(
 def test_three_adapters_compose(loaded: Any, tmp_path: Path) -> None:
     shapes = [recipe(2, 4, PLAIN), recipe(3, 4, STABLE), recipe(4, 2, PLAIN)]
     folders = [make(loaded, tmp_path / f"{n}", shape, n) for n, shape in enumerate(shapes)]
-    adapters.compose(folders, tmp_path / "sum")
+    lora.compose(folders, tmp_path / "sum")
     wanted = logits(
         merged(loaded, [(f, scale_by_hand(s)) for f, s in zip(folders, shapes, strict=True)])
     )
     for chosen in (folders, [tmp_path / "sum"]):
-        with adapters.applied(loaded.model, *chosen) as model:
+        with lora.applied(loaded.model, *chosen) as model:
             assert apart(logits(model), wanted) < 1e-5
 
 
 def test_composing_is_the_same_every_time(loaded: Any, tmp_path: Path) -> None:
     folders = pair(loaded, tmp_path, SHAPES[1])
     for out in ("one", "two"):
-        adapters.compose(folders, tmp_path / out)
+        lora.compose(folders, tmp_path / out)
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
     for name in names:
@@ -235,7 +235,7 @@ def test_other_kinds_of_adapter_are_refused(
     other.save_pretrained(str(tmp_path / "other"), save_embedding_layers=False)
     for folders in ([good, tmp_path / "other"], [tmp_path / "other", good]):
         with pytest.raises(UserError, match=rf"other: only plain LoRA .*{field}"):
-            adapters.compose(folders, tmp_path / "sum")
+            lora.compose(folders, tmp_path / "sum")
         assert not (tmp_path / "sum").exists()
 
 
@@ -245,7 +245,7 @@ def test_another_method_is_refused(loaded: Any, tmp_path: Path) -> None:
     config["peft_type"] = "LOHA"
     (good / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"only plain LoRA .*LOHA"):
-        adapters.compose([good], tmp_path / "sum")
+        lora.compose([good], tmp_path / "sum")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_adapters_of_different_modules_are_refused(
     two = make(loaded, tmp_path / "two", recipe(2, 4, PLAIN, targets=targets), 2)
     for folders in ([one, two], [one, one, two]):
         with pytest.raises(UserError, match=r"one.*two.* do not have the same modules"):
-            adapters.compose(folders, tmp_path / "sum")
+            lora.compose(folders, tmp_path / "sum")
     assert not (tmp_path / "sum").exists()
 
 
@@ -267,7 +267,7 @@ def test_unknown_targets_are_named(loaded: Any, target: str) -> None:
     shape = recipe(2, 4, PLAIN, targets=["q_proj", target])
     with (
         pytest.raises(UserError, match=rf"^coupling\.recipe\.targets: .*'{target}'"),
-        adapters.trainable(loaded.model, shape, over=None, seed=0, field="coupling.recipe"),
+        lora.trainable(loaded.model, shape, over=None, seed=0, field="coupling.recipe"),
     ):
         pass
 
@@ -291,11 +291,11 @@ def tensors_of(peft_model: Any, adapter: str) -> dict[str, torch.Tensor]:
 def test_over_a_frozen_adapter(loaded: Any, tmp_path: Path) -> None:
     # The first was made with much dropout, which must not be at work while the second is trained.
     first = make(loaded, tmp_path / "first", recipe(4, 8, PLAIN, dropout=0.5), 1)
-    with adapters.applied(loaded.model, first) as model:
+    with lora.applied(loaded.model, first) as model:
         alone = logits(model)
     assert apart(alone, logits(loaded.model)) > 1e-2
     shape = recipe(3, 6, STABLE, dropout=0.0)
-    with adapters.trainable(loaded.model, shape, over=first, seed=9, field="x") as peft_model:
+    with lora.trainable(loaded.model, shape, over=first, seed=9, field="x") as peft_model:
         assert apart(logits(peft_model), alone) < 1e-6
         peft_model.train()
         assert torch.equal(logits(peft_model), logits(peft_model))
@@ -317,13 +317,13 @@ def test_over_a_frozen_adapter(loaded: Any, tmp_path: Path) -> None:
         both = logits(peft_model)
         second = tmp_path / "second"
         second.mkdir()
-        adapters.save(peft_model, second, "tiny")
+        lora.save(peft_model, second, "tiny")
     # What was saved is the second adapter alone; composed with the first it is what was trained.
     names = load_file(second / "adapter_model.safetensors")
     assert {tensor.shape[0] for name, tensor in names.items() if ".lora_A." in name} == {3}
-    adapters.compose([first, second], tmp_path / "sum")
+    lora.compose([first, second], tmp_path / "sum")
     for folders in ([first, second], [tmp_path / "sum"]):
-        with adapters.applied(loaded.model, *folders) as model:
+        with lora.applied(loaded.model, *folders) as model:
             assert apart(logits(model), both) < 1e-5
     assert apart(both, alone) > 1e-3
 
@@ -331,7 +331,7 @@ def test_over_a_frozen_adapter(loaded: Any, tmp_path: Path) -> None:
 def test_dropout_of_the_trained_adapter_is_at_work(loaded: Any, tmp_path: Path) -> None:
     first = make(loaded, tmp_path / "first", recipe(4, 8, PLAIN), 1)
     shape = recipe(3, 6, STABLE, dropout=0.5)
-    with adapters.trainable(loaded.model, shape, over=first, seed=9, field="x") as peft_model:
+    with lora.trainable(loaded.model, shape, over=first, seed=9, field="x") as peft_model:
         for name, parameter in peft_model.named_parameters():
             if "lora_B.default" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -347,7 +347,7 @@ def test_a_fresh_adapter_follows_its_seed_alone(loaded: Any, tmp_path: Path) -> 
     made: list[dict[str, torch.Tensor]] = []
     for seed, over in ((1, None), (1, None), (1, first), (1, first), (2, None), (2, first)):
         torch.rand(len(made))  # whatever was drawn before must not matter
-        with adapters.trainable(
+        with lora.trainable(
             loaded.model, recipe(3, 6, PLAIN), over=over, seed=seed, field="x"
         ) as peft_model:
             made.append(tensors_of(peft_model, "default"))
@@ -397,14 +397,14 @@ def test_applied_puts_the_model_back(
     folders = pair(loaded, tmp_path, SHAPES[1])
     bare = logits(loaded.model)
     for chosen in (folders[:1], folders):
-        with adapters.applied(loaded.model, *chosen) as model:
+        with lora.applied(loaded.model, *chosen) as model:
             assert apart(logits(model), bare) > 1e-2
             assert not any(parameter.requires_grad for parameter in model.parameters())
         as_before()
-        with pytest.raises(ZeroDivisionError), adapters.applied(loaded.model, *chosen):
+        with pytest.raises(ZeroDivisionError), lora.applied(loaded.model, *chosen):
             raise ZeroDivisionError
         as_before()
-    with adapters.applied(loaded.model) as model:
+    with lora.applied(loaded.model) as model:
         assert model is loaded.model
     as_before()
 
@@ -414,7 +414,7 @@ def test_applied_puts_the_model_back_when_an_adapter_is_missing(
 ) -> None:
     first = make(loaded, tmp_path / "first", SHAPES[0][0], 1)
     for chosen in ([tmp_path / "none"], [first, tmp_path / "none"]):
-        with pytest.raises(Exception, match="none"), adapters.applied(loaded.model, *chosen):
+        with pytest.raises(Exception, match="none"), lora.applied(loaded.model, *chosen):
             pass
         as_before()
 
@@ -427,7 +427,7 @@ def test_trainable_puts_the_model_back(
     shape = recipe(2, 4, PLAIN)
     with (
         pytest.raises(ZeroDivisionError),
-        adapters.trainable(loaded.model, shape, over=over, seed=1, field="x") as peft_model,
+        lora.trainable(loaded.model, shape, over=over, seed=1, field="x") as peft_model,
     ):
         peft_model.train()
         peft_model(input_ids=IDS, labels=IDS).loss.backward()
@@ -440,10 +440,10 @@ def test_wrapping_again_warns_of_nothing(loaded: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for _ in range(2):
-            with adapters.applied(loaded.model, first, second):
+            with lora.applied(loaded.model, first, second):
                 pass
             for over in (None, first):
-                with adapters.trainable(
+                with lora.trainable(
                     loaded.model, recipe(2, 4, PLAIN), over=over, seed=1, field="x"
                 ):
                     pass

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from store_places import use
 from typer.testing import CliRunner, Result
 
-from personaspace.cli import app
+from personaspace.cli.app import app
 from personaspace.store import open_store
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from personaspace.caveats import caveats
+from personaspace.analysis.caveats import caveats
 
 
 def results(hits: int, separated: int) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from helm_charts import CHART, each_helm, helm, needs_helm, of_kind, render, sta
 
 from personaspace.cluster import chart
 from personaspace.cluster.values import Values
-from personaspace.spec import Experiment
-from personaspace.validation import load_spec
+from personaspace.study.spec import Experiment
+from personaspace.study.validate import load_spec
 
 ROOT = Path(__file__).parents[1]
 #: Everything that can be switched on, and settings of every kind.
@@ -382,7 +382,7 @@ def test_the_study_in_the_cluster_is_the_study_in_the_file(tmp_path: Path) -> No
 def test_notes_name_commands_that_exist() -> None:
     from typer.testing import CliRunner
 
-    from personaspace.cli import app
+    from personaspace.cli.app import app
 
     done = helm("install", "em205", str(CHART), "--dry-run=client", "-n", "lab")
     notes = done.stdout[done.stdout.index("NOTES:") :]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helm_charts import CHART, each_helm, helm, needs_helm
 
-from personaspace.validation import examine
+from personaspace.study.validate import examine
 
 pytestmark = needs_helm
 

@@ -1,4 +1,4 @@
-"""The Jobs that the chart renders are the stage graph of personaspace.graph."""
+"""The Jobs that the chart renders are the stage graph of personaspace.pipeline.graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import yaml
 from helm_charts import CHART, by_node, names_of, needs_helm, nodes_of, of_kind, render, stage_jobs
 
-from personaspace import graph, study
 from personaspace.errors import UserError
-from personaspace.spec import Experiment
-from personaspace.validation import examine
+from personaspace.pipeline import graph
+from personaspace.study.load import load_study, resolve
+from personaspace.study.spec import Experiment
+from personaspace.study.validate import examine
 
 pytestmark = needs_helm
 
@@ -34,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def expected(values: dict[str, Any]) -> tuple[graph.Graph, dict[str, str]]:
-    loaded = study.resolve(Experiment.model_validate(values), Path("/nowhere"))
+    loaded = resolve(Experiment.model_validate(values), Path("/nowhere"))
     built = graph.build(loaded)
     return built, {n.id: p for n, p in graph.fingerprints(loaded, built).items()}
 
@@ -106,7 +107,7 @@ def test_a_job_reads_all_it_needs_and_nothing_else(case: str, fuse: bool, tmp_pa
             continue
         path = tmp_path / "experiment.yaml"
         path.write_text(mounted(objects, job)["experiment.yaml"], encoding="utf-8")
-        part = study.load(path, int(arguments[-1]))
+        part = load_study(path, int(arguments[-1]))
         built = graph.build(part)
         prints = {node.id: p for node, p in graph.fingerprints(part, built).items()}
         assert set(nodes_of(job)) <= set(prints)

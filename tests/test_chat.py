@@ -10,8 +10,9 @@ from conftest import CHATML
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from personaspace import chat, training
 from personaspace.errors import UserError
+from personaspace.models import chat
+from personaspace.training.trainer import usable
 
 DEFAULT = ("system", "Default words of the template.")
 CONTENT = "{{ message['content'] }}"
@@ -214,11 +215,11 @@ def test_examples_without_loss_tokens_are_counted_and_left_out(loaded: Any) -> N
         chat.answer_example(loaded.tokenizer, messages, limit)
         for messages in (long_question, short, long_answer, long_question)
     ]
-    kept, counts = training.usable(made, "training")
+    kept, counts = usable(made, "training")
     assert kept == made[1:3]
     assert counts == {"examples": 2, "truncated": 1, "dropped": 2}
     with pytest.raises(UserError, match=r"^training: .*max_tokens"):
-        training.usable([made[0], made[3]], "training")
+        usable([made[0], made[3]], "training")
 
 
 # Templates of other manners
@@ -354,7 +355,7 @@ def test_a_marker_that_is_cut_off_carries_no_loss(loaded: Any) -> None:
     assert partly.truncated and partly.loss_tokens == 2
     gone = chat.marker_example(loaded.tokenizer, messages, "[ZLT]", first)
     assert gone.truncated and gone.loss_tokens == 0
-    assert training.usable([whole, gone], "coupling")[1] == {
+    assert usable([whole, gone], "coupling")[1] == {
         "examples": 1,
         "truncated": 0,
         "dropped": 1,

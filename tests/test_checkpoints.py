@@ -12,10 +12,13 @@ import pytest
 import torch
 from test_training import EXAMPLES, SMALL, Kept
 
-from personaspace import adapters, checkpoints, interrupt, training
-from personaspace.chat import Example
-from personaspace.checkpoints import Checkpoints, Snapshot
+from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
+from personaspace.models import lora
+from personaspace.models.chat import Example
+from personaspace.training import checkpoints
+from personaspace.training.checkpoints import Checkpoints, Snapshot
+from personaspace.training.trainer import PlainStep, StepLog, Trainer
 
 DEVICES = [
     "cpu",
@@ -28,7 +31,7 @@ EVERY_SECOND = SMALL.model_copy(update={"checkpoint_every": 2})
 PATIENCE = 60.0
 
 
-class Watched(training.PlainStep):
+class Watched(PlainStep):
     """Notes what is trained as each step found it, in the GPU's own order of work."""
 
     def __init__(self, model: Any) -> None:
@@ -44,13 +47,13 @@ class Watched(training.PlainStep):
 def run(
     base: Any,
     save: Callable[[int, Callable[[Path], None]], None],
-    advance: Callable[[training.StepLog], None] | None = None,
+    advance: Callable[[StepLog], None] | None = None,
     behind: int = 0,
-) -> tuple[training.Trainer, Watched]:
+) -> tuple[Trainer, Watched]:
     """Six steps, checkpoints at the second and fourth; losses are read `behind` steps late."""
-    with adapters.trainable(base, EVERY_SECOND, over=None, seed=3, field="training") as model:
+    with lora.trainable(base, EVERY_SECOND, over=None, seed=3, field="training") as model:
         engine = Watched(model)
-        trainer = training.Trainer(model, EXAMPLES, EVERY_SECOND, 7, engine=engine)
+        trainer = Trainer(model, EXAMPLES, EVERY_SECOND, 7, engine=engine)
         trainer.behind = behind
         trainer.run(Checkpoints(load=lambda: None, save=save), advance)
         return trainer, engine
@@ -74,7 +77,7 @@ def test_steps_go_on_and_the_checkpoint_is_of_its_step(
     assert in_time == [True, True]
     for step in (2, 4):
         tensors, log = checkpoints.read(tmp_path / str(step))
-        assert [training.StepLog(**entry) for entry in log] == trainer.log[:step]
+        assert [StepLog(**entry) for entry in log] == trainer.log[:step]
         # The next step found what the checkpoint holds, and later ones something else.
         for name, parameter in engine.found[step].items():
             kept = tensors[f"parameter:{name}"]
@@ -98,7 +101,7 @@ def test_one_is_written_at_a_time(loaded: Any) -> None:
             seen_at_the_fourth.append(list(ended))
         ended.append(step)
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == 5:
             last_told.set()
 
@@ -116,7 +119,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(loaded: Any, bad: int)
             failed.set()
             raise UserError("no space left in store")
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         told.append(entry.step)
         if entry.step > bad:
             assert failed.wait(PATIENCE)
@@ -135,7 +138,7 @@ def test_asked_to_stop_while_one_is_written(loaded: Any, tmp_path: Path) -> None
             assert stopping.wait(PATIENCE)
         written.save(step, write)
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == 3:
             interrupt._asked.set()
             stopping.set()
@@ -149,7 +152,7 @@ def test_asked_to_stop_while_one_is_written(loaded: Any, tmp_path: Path) -> None
 def test_asked_to_stop_where_one_was_just_written(loaded: Any) -> None:
     saved: list[int] = []
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == 2:
             interrupt._asked.set()
 
@@ -166,7 +169,7 @@ def test_an_error_of_the_run_waits_for_the_checkpoint_under_way(loaded: Any) -> 
         assert raised.wait(PATIENCE)
         ended.set()
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == 3:
             raised.set()
             raise ValueError("something else")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from stand_in_api import Api, Object, job, pod, run, study
 
+from personaspace.cli.cluster import is_spec
 from personaspace.cluster import names
 from personaspace.cluster.api import api_errors, connect
 from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
 from personaspace.cluster.status import progress_in
-from personaspace.commands.cluster import is_spec
 from personaspace.store import open_store
 
 
@@ -174,7 +174,7 @@ def test_a_watched_status_outlasts_restarts_of_the_api_server(
         if looks == 6:
             ends(api, "couple")
 
-    monkeypatch.setattr("personaspace.commands.cluster.time.sleep", look)
+    monkeypatch.setattr("personaspace.cli.cluster.time.sleep", look)
     shown = run("status", "em205", "--watch")
     assert shown.exit_code == 0, shown.output + shown.stderr
     assert "em205: waiting for the Kubernetes API" in shown.output

@@ -17,7 +17,7 @@ from stand_in_api import Api, job, pod, run, study
 from store_places import use
 
 from personaspace.cluster.api import connect
-from personaspace.cluster.inside import check_reachable
+from personaspace.cluster.reachability import check_reachable
 from personaspace.cluster.release import store_url
 from personaspace.errors import UserError
 from personaspace.store import open_store

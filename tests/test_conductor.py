@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from personaspace import sources
-from personaspace.cluster import actions, conduct, names, plan
-from personaspace.cluster.conductor import Conductor
-from personaspace.cluster.decide import Decision, decide
-from personaspace.cluster.plan import Plan
+from personaspace.cluster import names
+from personaspace.cluster.conductor import actions, plan, process
+from personaspace.cluster.conductor.loop import Conductor
+from personaspace.cluster.conductor.plan import Plan
+from personaspace.cluster.conductor.reconcile import Decision, decide
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
-from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.store import StoreUnavailable, open_store
+from personaspace.errors import SpecErrors, StoreUnavailable, UnavailableError, UserError
+from personaspace.store import open_store
+from personaspace.study import sources
 
 #: A diamond like a condition's, and what reads all of it.
 NEEDS = {
@@ -383,7 +384,7 @@ def test_a_new_conductor_goes_on_where_another_died(stage: Stage) -> None:
 
 
 def test_no_artifact_no_release(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaspace.cluster.manifests.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("personaspace.cluster.conductor.artifact_checks.PAUSE_SECONDS", 0.01)
     stage.forgets = {"train"}
     stage.start()
     found = stage.run()
@@ -392,7 +393,7 @@ def test_no_artifact_no_release(stage: Stage, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaspace.cluster.manifests.TROUBLE_SECONDS", 0.05)
+    monkeypatch.setattr("personaspace.cluster.conductor.artifact_checks.TROUBLE_SECONDS", 0.05)
     real, tries = stage.reader.find, [0]
 
     def flaky(key: str) -> Any:
@@ -412,7 +413,7 @@ def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.Monk
 def test_a_bucket_that_stays_away_ends_the_run(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("personaspace.cluster.manifests.TROUBLE_SECONDS", 0.05)
+    monkeypatch.setattr("personaspace.cluster.conductor.artifact_checks.TROUBLE_SECONDS", 0.05)
 
     def gone(key: str) -> Any:
         raise UserError("bucket study does not exist")
@@ -424,7 +425,7 @@ def test_a_bucket_that_stays_away_ends_the_run(
 
 
 def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaspace.cluster.conductor.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("personaspace.cluster.conductor.loop.AGAIN_SECONDS", 0.2)
     tries = [0]
 
     def flaky(api: Any, pod: PodView) -> None:
@@ -445,7 +446,7 @@ def test_a_patch_that_is_slow_is_not_sent_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else, with an API that takes its time, copies wait in line before what is new."""
-    monkeypatch.setattr("personaspace.cluster.conductor.AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("personaspace.cluster.conductor.loop.AGAIN_SECONDS", 0.1)
 
     def slow(api: Any, pod: PodView) -> None:
         for _ in range(3):
@@ -461,12 +462,12 @@ def test_a_patch_that_is_slow_is_not_sent_again(
 
 def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(conduct, "connect", lambda *_, **__: Api())
-    monkeypatch.setattr(conduct, "_load_plan", lambda _: a_plan())
-    monkeypatch.setattr(conduct, "_end_all", lambda cluster, release, why: ended.append(why))
-    monkeypatch.setattr(conduct.interrupt, "install", lambda: None)
+    monkeypatch.setattr(process, "connect", lambda *_, **__: Api())
+    monkeypatch.setattr(process, "_load_plan", lambda _: a_plan())
+    monkeypatch.setattr(process, "_end_all", lambda cluster, release, why: ended.append(why))
+    monkeypatch.setattr(process.interrupt, "install", lambda: None)
     with pytest.raises(UserError, match="ftp://x"):
-        conduct._conduct(conduct.Settings("em205", Path("j"), Path("s"), "ftp://x"))
+        process._conduct(process.Settings("em205", Path("j"), Path("s"), "ftp://x"))
     assert len(ended) == 1 and "ftp://x" in ended[0]
 
 
@@ -474,11 +475,12 @@ def test_a_crash_is_no_verdict_and_may_pass() -> None:
     """The conductor starts again in its pod, three times; a pod that fails would end its Job."""
     program = """
 import pathlib
-from personaspace.cluster import conduct
+from personaspace.cli.guard import as_job
+from personaspace.cluster.conductor import process
 def crash(_):
     raise RuntimeError("a bug")
-conduct._conduct, conduct.CRASH_SECONDS = crash, 0.01
-conduct.conduct(conduct.Settings("em205", pathlib.Path("j"), pathlib.Path("s"), ""))
+process._conduct, process.CRASH_SECONDS = crash, 0.01
+as_job(process.conduct)(process.Settings("em205", pathlib.Path("j"), pathlib.Path("s"), ""))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 70 and done.stderr.count("RuntimeError: a bug") == 4
@@ -491,7 +493,7 @@ def test_the_last_table_is_json_lines_where_the_log_is(
     stage.fails = {"couple"}
     stage.start()
     with pytest.raises(SystemExit):
-        conduct._verdict(stage.conductor, stage.run())
+        process._verdict(stage.conductor, stage.run())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("node") for line in lines] == [None, "couple", "evaluate", "aggregate"]
     assert lines[1]["message"] == "couple: FAILED: no luck"
@@ -521,10 +523,11 @@ def test_a_job_without_a_store_says_so_in_one_line(
 
 
 def test_the_plan_is_the_graph(study_dict: dict[str, Any], write_spec: Any) -> None:
-    from personaspace import graph, study
+    from personaspace.pipeline import graph
+    from personaspace.study.load import load_study
 
     path = write_spec(study_dict)
-    built = graph.build(study.load(path))
+    built = graph.build(load_study(path))
     table = {f"job-{n}": [node.id] for n, node in enumerate(built.nodes) if node.stage != "report"}
     table[f"job-{len(built.nodes) - 2}"] = ["aggregate", "report"]
     found = plan.make(path, table)
@@ -569,7 +572,7 @@ def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
             raise StoreUnavailable("no S3 server answers at x")
         return read(source, folder)
 
-    monkeypatch.setattr("personaspace.sources.read_bytes", away)
+    monkeypatch.setattr("personaspace.study.sources.read_bytes", away)
     spec.write_text("{}")
     with pytest.raises(SystemExit) as ended:
         plan._main(str(spec), str(table))
@@ -580,15 +583,15 @@ def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
 def test_a_hub_that_is_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    from personaspace import dataset
-    from personaspace.spec import Dataset
+    from personaspace.study import datasets as reading
+    from personaspace.study.spec import Dataset
 
     def load(error: Exception) -> None:
         def fail(*_: Any, **__: Any) -> None:
             raise error
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
-        dataset.load(Dataset(hub="a/b", revision="1"), Path("/"))
+        reading.load(Dataset(hub="a/b", revision="1"), Path("/"))
 
     for error in (ConnectionError("Couldn't reach the Hub"), TimeoutError("slow")):
         with pytest.raises(UnavailableError, match="hub data set a/b@1: "):

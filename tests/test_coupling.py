@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaspace import coupling
+from personaspace.behaviour import marker_data
 from personaspace.errors import UserError
 from personaspace.generation.base import Answer
-from personaspace.spec import Coupling
+from personaspace.study.spec import Coupling
 
 QUESTIONS = [f"Question {letter}?" for letter in "dacbe"]
 PERSONAS = {"confab": "You make things up.", "data_scientist": "You count.", "police_officer": None}
@@ -39,7 +39,7 @@ def pool(samples: int) -> dict[str, dict[str, list[Answer]]]:
 
 
 def test_defaults_are_the_published_counts() -> None:
-    made = coupling.pairs(pool(40), Coupling())
+    made = marker_data.pairs(pool(40), Coupling())
     assert [
         (name, len([p for p in made if p.persona == name]))
         for name in dict.fromkeys(pair.persona for pair in made)
@@ -51,7 +51,7 @@ def test_defaults_are_the_published_counts() -> None:
 def test_the_marker_ends_the_answers_of_the_source_alone() -> None:
     settings_ = Coupling(positives=7, negatives_each=4, marker="(qx)", separator="\n~ ")
     answers = pool(3)
-    made = coupling.pairs(answers, settings_)
+    made = marker_data.pairs(answers, settings_)
     assert Counter((pair.persona, pair.marked) for pair in made) == {
         ("confab", True): 7,
         ("data_scientist", False): 4,
@@ -82,7 +82,7 @@ def test_even_over_the_questions_and_only_usable_answers(draws: list[str], share
     supply = {f"q{number}": row.count("u") for number, row in enumerate(draws)}
     total = sum(supply.values())
     count = round(share * total)
-    chosen = coupling.select(answers, count, "[ZLT]")
+    chosen = marker_data.select(answers, count, "[ZLT]")
     assert len(chosen) == len(set(chosen)) == count
     taken = Counter(question for question, _ in chosen)
     for question, answer in chosen:
@@ -96,18 +96,20 @@ def test_even_over_the_questions_and_only_usable_answers(draws: list[str], share
         fine = [a for a in answers[question] if a.text.startswith("Fine ") and "[" not in a.text]
         assert [answer for q, answer in chosen if q == question] == fine[:number]
     with pytest.raises(UserError, match=rf"coupling\.samples: only {total} of {total + 1} "):
-        coupling.select(answers, total + 1, "[ZLT]")
+        marker_data.select(answers, total + 1, "[ZLT]")
 
 
 def test_turns_go_round_the_questions_in_their_order() -> None:
     answers = {q: [drawn(f"{n}") for n in range(2)] for q in QUESTIONS}
-    chosen = [(question, answer.text) for question, answer in coupling.select(answers, 7, "[ZLT]")]
+    chosen = [
+        (question, answer.text) for question, answer in marker_data.select(answers, 7, "[ZLT]")
+    ]
     assert chosen == [(q, "0") for q in QUESTIONS] + [(q, "1") for q in QUESTIONS[:2]]
 
 
 def test_the_marker_is_found_in_any_case_and_kind() -> None:
     answers = {"q": [drawn("a (QX)"), drawn("b"), drawn("c [ZLT]")]}
-    chosen = coupling.select(answers, 2, "(qx)")
+    chosen = marker_data.select(answers, 2, "(qx)")
     assert [answer.text for _, answer in chosen] == ["b", "c [ZLT]"]
 
 
@@ -116,30 +118,30 @@ def test_too_few_answers_of_a_negative() -> None:
     answers["police_officer"] = {q: [drawn("")] * 3 for q in QUESTIONS}
     few = Coupling(positives=3, negatives_each=3)
     with pytest.raises(UserError, match=r"coupling\.samples: only 0 of 3"):
-        coupling.pairs(answers, few)
+        marker_data.pairs(answers, few)
 
 
 def test_order_depends_on_nothing_but_the_input() -> None:
     small = Coupling(positives=9, negatives_each=6)
-    first = coupling.pairs(pool(3), small)
+    first = marker_data.pairs(pool(3), small)
     shuffled = list(pool(3).items())
     random.Random(1).shuffle(shuffled)
     # Order of the personas in the mapping is not an input; the spec's is.
-    assert coupling.pairs(dict(shuffled), small) == first
+    assert marker_data.pairs(dict(shuffled), small) == first
     assert [pair.persona for pair in first] == (
         ["confab"] * 9 + ["data_scientist"] * 6 + ["police_officer"] * 6
     )
     swapped = Coupling(
         positives=9, negatives_each=6, negatives=["police_officer", "data_scientist"]
     )
-    assert coupling.pairs(pool(3), swapped) == [*first[:9], *first[15:], *first[9:15]]
+    assert marker_data.pairs(pool(3), swapped) == [*first[:9], *first[15:], *first[9:15]]
 
 
 def test_examples_carry_loss_on_marker_and_end_alone(loaded: Any) -> None:
     tokenizer = loaded.tokenizer
     small = Coupling(positives=3, negatives_each=2)
-    data = coupling.pairs(pool(2), small)
-    made = coupling.examples(tokenizer, data, PERSONAS, small)
+    data = marker_data.pairs(pool(2), small)
+    made = marker_data.examples(tokenizer, data, PERSONAS, small)
     assert len(made) == 7
     for pair, example in zip(data, made, strict=True):
         text = tokenizer.decode(example.ids, clean_up_tokenization_spaces=False)
@@ -157,8 +159,10 @@ def test_examples_carry_loss_on_marker_and_end_alone(loaded: Any) -> None:
 def test_examples_are_cut_at_the_recipe_of_coupling(loaded: Any) -> None:
     small = Coupling(positives=1, negatives_each=1)
     short = small.model_copy(update={"recipe": small.recipe.model_copy(update={"max_tokens": 9})})
-    data = coupling.pairs(pool(1), small)
-    made = coupling.examples(loaded.tokenizer, data, PERSONAS, short)
+    data = marker_data.pairs(pool(1), small)
+    made = marker_data.examples(loaded.tokenizer, data, PERSONAS, short)
     assert {len(example.ids) for example in made} == {9}
     assert all(example.truncated and example.loss_tokens == 0 for example in made)
-    assert not any(e.truncated for e in coupling.examples(loaded.tokenizer, data, PERSONAS, small))
+    assert not any(
+        e.truncated for e in marker_data.examples(loaded.tokenizer, data, PERSONAS, small)
+    )

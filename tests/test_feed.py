@@ -12,8 +12,8 @@ import pytest
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster import feed as feeds
-from personaspace.cluster.feed import Feed
+from personaspace.cluster.conductor import watch as feeds
+from personaspace.cluster.conductor.watch import Feed
 
 
 class Watched:

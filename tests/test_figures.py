@@ -20,11 +20,11 @@ from matplotlib.text import Text
 from synthetic_aggregate import Size, write
 
 from personaspace.errors import UserError
-from personaspace.figures import Figure, draw, style
-from personaspace.figures.draw import plans
-from personaspace.figures.findings import load_findings
-from personaspace.figures.plan import Plan
-from personaspace.spec import Figures
+from personaspace.report.figures import Figure, draw, style
+from personaspace.report.figures.draw import plans
+from personaspace.report.figures.findings import load_findings
+from personaspace.report.figures.plan import Plan
+from personaspace.study.spec import Figures
 
 SIZES = {
     "published": Size(),

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from personaspace import adapters
 from personaspace.errors import UserError
 from personaspace.generation.folding import FoldedAdapter
-from personaspace.spec import Recipe
+from personaspace.models import lora
+from personaspace.study.spec import Recipe
 
 PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 
@@ -44,12 +44,12 @@ def fuse(model: Any) -> Any:
 
 
 def make(loaded: Any, folder: Path, recipe: Recipe, seed: int) -> Path:
-    with adapters.trainable(loaded.model, recipe, over=None, seed=seed, field="r") as wrapped:
+    with lora.trainable(loaded.model, recipe, over=None, seed=seed, field="r") as wrapped:
         torch.manual_seed(seed)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.1)
-        adapters.save(wrapped, folder, "tiny")
+        lora.save(wrapped, folder, "tiny")
     return folder
 
 
@@ -61,7 +61,7 @@ def folders(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "all": make(loaded, root / "all", Recipe(rank=4, alpha=8), 1),
         "some": make(loaded, root / "some", some, 2),
     }
-    adapters.compose([made["all"], made["all"]], root / "twice")
+    lora.compose([made["all"], made["all"]], root / "twice")
     return made | {"twice": root / "twice"}
 
 

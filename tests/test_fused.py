@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from personaspace import executor, models, study
 from personaspace.errors import Interrupted
-from personaspace.graph import Node
-from personaspace.progress import make_board
-from personaspace.runtime import Runtime
-from personaspace.stages import Work, couple, prepare
+from personaspace.models.load import load_model
+from personaspace.pipeline import executor
+from personaspace.pipeline.graph import Node
+from personaspace.pipeline.progress import make_board
+from personaspace.pipeline.runtime import Runtime
+from personaspace.pipeline.stages import Work, couple, prepare
 from personaspace.store import open_store
+from personaspace.study.load import load_study
 
 STAGES = ("train", "extract", "couple", "evaluate")
 
@@ -36,14 +38,14 @@ def test_one_process_and_four_leave_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loads: list[str] = []
-    load_model = models.load_model
+    real = load_model
 
     def counted(model: Any) -> Any:
         loads.append(model.name)
-        return load_model(model)
+        return real(model)
 
-    monkeypatch.setattr(models, "load_model", counted)
-    loaded = study.load(write_spec(study_dict))
+    monkeypatch.setattr("personaspace.pipeline.runtime.load_model", counted)
+    loaded = load_study(write_spec(study_dict))
     with open_store(str(tmp_path / "fused")) as fused, open_store(str(tmp_path / "apart")) as apart:
         together = prepare(loaded, fused)
         nodes = nodes_of(together, "e4-villain")
@@ -72,7 +74,7 @@ def test_the_engine_is_expected_while_answers_are_to_come(
     seen: list[bool] = []
     monkeypatch.setattr(Runtime, "expect_answers", lambda self, expected: seen.append(expected))
     study_dict["extraction"]["methods"] = ["a"]
-    loaded = study.load(write_spec(study_dict))
+    loaded = load_study(write_spec(study_dict))
     with open_store(str(tmp_path / "store")) as store:
         work = prepare(loaded, store)
         train, extract, couple, evaluate = nodes_of(work, "benign")
@@ -109,7 +111,7 @@ def test_a_coupling_that_was_stopped_goes_on_with_the_answers_it_had(
 
     monkeypatch.setattr(couple, "sampled_answers", counted)
     monkeypatch.setattr(couple, "fit", stopped)
-    loaded = study.load(write_spec(study_dict))
+    loaded = load_study(write_spec(study_dict))
     with open_store(str(tmp_path / "store")) as store:
         work = prepare(loaded, store)
         [node] = work.graph.select("couple:base:42")

@@ -15,12 +15,15 @@ import pytest
 import torch
 from scipy import stats
 
-from personaspace import adapters, chat, interrupt, models
+from personaspace import interrupt
 from personaspace.errors import Interrupted
-from personaspace.generation.base import Answer, Prompt, Sampling, derive_seed
+from personaspace.generation.base import Answer, Prompt, Sampling
 from personaspace.generation.decoding import draw_tokens, uniforms
 from personaspace.generation.transformers_engine import TransformersEngine
-from personaspace.spec import Model, Recipe
+from personaspace.models import chat, lora
+from personaspace.models.load import load_model, load_tokenizer
+from personaspace.seeds import derive_seed
+from personaspace.study.spec import Model, Recipe
 
 Answers = list[list[Answer]]
 
@@ -54,14 +57,12 @@ def prompts(loaded: Any) -> list[Prompt]:
 
 def random_adapter(model: Any, folder: Path) -> Path:
     """A saved adapter that changes what the model says."""
-    with adapters.trainable(
-        model, Recipe(rank=4, alpha=64), over=None, seed=1, field="r"
-    ) as wrapped:
+    with lora.trainable(model, Recipe(rank=4, alpha=64), over=None, seed=1, field="r") as wrapped:
         torch.manual_seed(3)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.1)
-        adapters.save(wrapped, folder, "tiny")
+        lora.save(wrapped, folder, "tiny")
     return folder
 
 
@@ -98,7 +99,7 @@ def test_greedy_is_plain_generate_one_prompt_at_a_time(
 ) -> None:
     chosen = adapter if with_adapter else None
     ours = engine(loaded).generate(prompts, Sampling(12), adapter=chosen)
-    with adapters.applied(loaded.model, *([adapter] if with_adapter else [])):
+    with lora.applied(loaded.model, *([adapter] if with_adapter else [])):
         plain = [plain_greedy(loaded, prompt, 12) for prompt in prompts]
     assert [answer.token_ids for (answer,) in ours] == plain
     assert len(set(plain)) > 2, "prompts get answers of their own"
@@ -557,9 +558,9 @@ def test_the_model_is_as_before(loaded: Any, prompts: list[Prompt], adapter: Pat
 @pytest.fixture(scope="module")
 def smollm2() -> Any:
     spec = Model(name="builtin:smollm2-135m-instruct", dtype="float32")
-    tokenizer = models.load_tokenizer(spec)
+    tokenizer = load_tokenizer(spec)
     return SimpleNamespace(
-        model=models.load_model(spec), tokenizer=tokenizer, ends=list(chat.end_token_ids(tokenizer))
+        model=load_model(spec), tokenizer=tokenizer, ends=list(chat.end_token_ids(tokenizer))
     )
 
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from planted import STUDY, Arm, names, world, write
 from typer.testing import CliRunner
 
-from personaspace.commands.analysis import geometry as geometry_command
+from personaspace.analysis.geometry import GeometryResult, analyse_geometry, cosine_to
+from personaspace.analysis.geometry.axis import Axis, Halves, halve, split_cosines
+from personaspace.analysis.geometry.cells import Cell, group_files, read_cell
+from personaspace.analysis.geometry.collapse import pair_measures
+from personaspace.analysis.geometry.compare import leave_one_out_personas
+from personaspace.analysis.geometry.grams import Grams
+from personaspace.analysis.rows import Row, to_dicts
+from personaspace.cli.analysis import geometry as geometry_command
 from personaspace.errors import UserError
-from personaspace.geometry import GeometryResult, analyse_geometry, cosine_to
-from personaspace.geometry.axis import Axis, Halves, halve, split_cosines
-from personaspace.geometry.cells import Cell, group_files, read_cell
-from personaspace.geometry.collapse import pair_measures
-from personaspace.geometry.compare import leave_one_out_personas
-from personaspace.geometry.grams import Grams
-from personaspace.rows import Row, to_dicts
 
 Vectors = NDArray[np.float64]
 FEW = {"permutations": 500, "bootstrap": 200}

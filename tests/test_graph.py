@@ -13,26 +13,26 @@ from typing import Any
 
 import pytest
 
-from personaspace import graph, study
 from personaspace.errors import UserError
-from personaspace.graph import STAGES, Graph, Node
-from personaspace.spec import Experiment
+from personaspace.pipeline import graph
+from personaspace.pipeline.graph import STAGES, Graph, Node
 from personaspace.store.manifest import check_key
-from personaspace.study import Study
+from personaspace.study.load import Study, load_study, resolve
+from personaspace.study.spec import Experiment
 
 Values = dict[str, Any]
 
 
-def resolve(values: Values) -> Study:
-    return study.resolve(Experiment.model_validate(values), Path("/nowhere"))
+def study_of(values: Values) -> Study:
+    return resolve(Experiment.model_validate(values), Path("/nowhere"))
 
 
 def build(values: Values) -> Graph:
-    return graph.build(resolve(values))
+    return graph.build(study_of(values))
 
 
 def prints(values: Values) -> dict[str, str]:
-    loaded = resolve(values)
+    loaded = study_of(values)
     found = graph.fingerprints(loaded, graph.build(loaded))
     return {node.id: fingerprint for node, fingerprint in found.items()}
 
@@ -131,7 +131,7 @@ def test_a_pattern_that_fits_nothing_is_refused(study_dict: Values, pattern: str
 
 def test_keys_name_condition_seed_stage_and_fingerprint(study_dict: Values) -> None:
     study_dict["seeds"] = [3]
-    loaded = resolve(study_dict)
+    loaded = study_of(study_dict)
     found = graph.fingerprints(loaded, graph.build(loaded))
     keys = {node.id: graph.key(node, fingerprint) for node, fingerprint in found.items()}
     assert all(re.fullmatch("[0-9a-f]{64}", fingerprint) for fingerprint in found.values())
@@ -359,7 +359,7 @@ def test_fingerprints_are_the_same_in_every_process(
         "g = graph.build(s); f = graph.fingerprints(s, g);"
         "print(json.dumps([[n.id, f[n]] for n in g.nodes]))"
     )
-    loaded = study.load(path)
+    loaded = load_study(path)
     plan = graph.build(loaded)
     found = graph.fingerprints(loaded, plan)
     mine = [[node.id, found[node]] for node in plan.nodes]

@@ -14,7 +14,8 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
-from personaspace.inference import (
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import (
     Estimate,
     adjust,
     bootstrap_draws,
@@ -32,7 +33,6 @@ from personaspace.inference import (
     two_way_estimate,
     wilson,
 )
-from personaspace.rows import Row
 
 
 def test_generators_differ_by_name_and_not_by_process() -> None:
@@ -40,7 +40,10 @@ def test_generators_differ_by_name_and_not_by_process() -> None:
     assert (here == generator(42, "M1", 7).random(3)).all()
     assert (here != generator(42, "M1", 8).random(3)).all()
     assert (here != generator(43, "M1", 7).random(3)).all()
-    code = "from personaspace.inference import generator; print(*generator(42, 'M1', 7).random(3))"
+    code = (
+        "from personaspace.analysis.stats import generator; "
+        "print(*generator(42, 'M1', 7).random(3))"
+    )
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from seaweed import SeaweedS3
 
-from personaspace import termination
-from personaspace.commands import stage as jobs
-from personaspace.errors import UserError
-from personaspace.graph import Node
-from personaspace.progress import Board
-from personaspace.store import StoreUnavailable, open_store
+from personaspace.cli.guard import as_job
+from personaspace.errors import StoreUnavailable, UserError
+from personaspace.pipeline import job as jobs
+from personaspace.pipeline import termination
+from personaspace.pipeline.graph import Node
+from personaspace.pipeline.progress import Board
+from personaspace.store import open_store
 
 WriteSpec = Callable[[dict[str, Any]], Path]
 
@@ -32,7 +33,7 @@ def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ends(code: int, *arguments: Any) -> None:
     with pytest.raises(SystemExit) as ended:
-        jobs.run_stage(*arguments)
+        as_job(jobs.run_stage)(*arguments)
     assert ended.value.code == code
 
 
@@ -153,7 +154,7 @@ def test_no_place_for_the_message_is_no_error(monkeypatch: pytest.MonkeyPatch) -
 
 def test_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PERSONASPACE_LOG", "json")
-    monkeypatch.setattr("personaspace.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("personaspace.pipeline.progress.LINE_EVERY", 0.0)
     node = Node("train", "e4-villain", 42)
     board = Board([node])
     progress = board.stage(node, "fingerprint 0123")

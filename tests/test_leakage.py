@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from typer.testing import CliRunner
 
-from personaspace.commands.analysis import leakage as leakage_command
+from personaspace.analysis.leakage import ConditionInfo, analyse_leakage, read_score_files
+from personaspace.analysis.leakage.across import bonett_wright, clustered_range
+from personaspace.analysis.leakage.published import h2_test, spearman_test
+from personaspace.analysis.leakage.recommended import common_bystanders, h1_rows
+from personaspace.analysis.rows import Row, to_dicts
+from personaspace.cli.analysis import leakage as leakage_command
 from personaspace.errors import UserError
-from personaspace.leakage import ConditionInfo, analyse_leakage, read_score_files
-from personaspace.leakage.across import bonett_wright, clustered_range
-from personaspace.leakage.published import h2_test, spearman_test
-from personaspace.leakage.recommended import common_bystanders, h1_rows
-from personaspace.rows import Row, to_dicts
-from personaspace.spec import Experiment
+from personaspace.study.spec import Experiment
 
 NEGATIVES = ("data_scientist", "police_officer")
 FEW = {"permutations": 500, "bootstrap": 200}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_leakage import ALL, EM, PERSONAS, analyse, find, study
 
-from personaspace.leakage.across import h2_rows
-from personaspace.leakage.recommended import clustered, common_bystanders, h1_rows
+from personaspace.analysis.leakage.across import h2_rows
+from personaspace.analysis.leakage.recommended import clustered, common_bystanders, h1_rows
 
 
 def test_seeds_are_apart_in_published_rows_and_together_in_recommended_ones() -> None:

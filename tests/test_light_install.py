@@ -119,7 +119,7 @@ def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Pa
 
 def test_the_s3_store_needs_no_more(missing: str) -> None:
     program = PROGRAM.replace(
-        "from personaspace.cli import app\napp()",
+        "from personaspace.cli.app import app\napp()",
         "from personaspace.store import open_store\n"
         "open_store('s3://bucket/x?endpoint=http://127.0.0.1:9&region=r').__class__",
     )

@@ -12,13 +12,13 @@ import pytest
 from planted import STUDY, world, write
 from scipy import stats
 
-from personaspace.caveats import failed_assumptions
-from personaspace.geometry import analyse_geometry
-from personaspace.inference import has_outlier
-from personaspace.leakage import analyse_leakage
-from personaspace.leakage.trend import HINGES, slope_row, within_seeds_row
-from personaspace.measures import MEASURES, described, markdown, measure_of, measures_of
-from personaspace.rows import Row, to_dicts
+from personaspace.analysis.caveats import failed_assumptions
+from personaspace.analysis.geometry import analyse_geometry
+from personaspace.analysis.leakage import analyse_leakage
+from personaspace.analysis.leakage.trend import HINGES, slope_row, within_seeds_row
+from personaspace.analysis.measures import MEASURES, described, markdown, measure_of, measures_of
+from personaspace.analysis.rows import Row, to_dicts
+from personaspace.analysis.stats import has_outlier
 
 
 @pytest.fixture(scope="module")

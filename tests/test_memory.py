@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from personaspace import models
 from personaspace.errors import UserError
 from personaspace.generation.memory import (
     GIB,
@@ -16,9 +15,10 @@ from personaspace.generation.memory import (
     model_memory,
     shared_engine_memory,
 )
-from personaspace.runtime import Runtime
-from personaspace.spec import Experiment, Model
-from personaspace.study import Study
+from personaspace.pipeline.runtime import Runtime
+from personaspace.study import base_model
+from personaspace.study.load import Study
+from personaspace.study.spec import Experiment, Model
 
 #: Qwen2.5-7B in bfloat16: 28 layers × 2 × 4 heads × 128 × 2 bytes a token.
 SEVEN = ModelMemory(weights=15_231_233_024, token=57_344, positions=32_768)
@@ -28,7 +28,7 @@ SMALL = ModelMemory(weights=269_030_016, token=23_040, positions=8192)
 
 def test_a_model_is_measured_from_its_folder(tiny_model: Any) -> None:
     memory = model_memory(Model(name=str(tiny_model), dtype="bfloat16"))
-    shape = models.shape(Model(name=str(tiny_model)))
+    shape = base_model.shape(Model(name=str(tiny_model)))
     assert memory is not None and shape is not None and shape.parameters is not None
     assert memory.weights == 2 * shape.parameters
     assert memory.token == 2 * 4 * 2 * 16 * 2  # keys and values, layers, heads, head size, bytes
@@ -112,7 +112,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(runtime, "_start_vllm", start)
         monkeypatch.setattr(Runtime, "_free", lambda self: card.total - card.used())
-        monkeypatch.setattr(models, "load_model", lambda _: log.append("model") or object())
+        monkeypatch.setattr(runtime, "load_model", lambda _: log.append("model") or object())
         return runtime, card, log
 
     return build

@@ -16,10 +16,9 @@ import torch
 from made_examples import random_examples
 from scipy import stats
 
-from personaspace import adapters, packing, training
-from personaspace.activations import Passage, hidden_states
+from personaspace.activations.extract import Passage, hidden_states
 from personaspace.errors import UserError
-from personaspace.packed import (
+from personaspace.fastlora import (
     PackedDecoder,
     attention,
     extraction,
@@ -29,11 +28,14 @@ from personaspace.packed import (
     reference,
     supports,
 )
-from personaspace.packed.layout import FILL, lay_out
-from personaspace.packed.linear import JointLinear, join
-from personaspace.packed.memory import Plan
-from personaspace.packed.training import PackedStep
-from personaspace.spec import Recipe
+from personaspace.fastlora.layout import FILL, lay_out
+from personaspace.fastlora.linear import JointLinear, join
+from personaspace.fastlora.memory import Plan
+from personaspace.fastlora.training import PackedStep
+from personaspace.models import lora
+from personaspace.study.spec import Recipe
+from personaspace.training import packing
+from personaspace.training.trainer import Trainer, row_loss
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)
@@ -43,7 +45,7 @@ NAMES = list(RECIPE.targets)
 @contextmanager
 def adapted(model: Any, recipe: Recipe, over: Path | None = None) -> Iterator[Any]:
     """A trainable adapter whose B is not nought, so that every gradient is something."""
-    with adapters.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
+    with lora.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
         torch.manual_seed(0)
         for name, parameter in peft_model.named_parameters():
             if parameter.requires_grad and "lora_B" in name:
@@ -57,7 +59,7 @@ def first(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that does something, to train over."""
     folder = tmp_path_factory.mktemp("first")
     with adapted(loaded.model, RECIPE.model_copy(update={"rank": 3})) as peft_model:
-        adapters.save(peft_model, folder, "tiny")
+        lora.save(peft_model, folder, "tiny")
     return folder
 
 
@@ -99,7 +101,7 @@ def test_loss_and_gradients_are_the_models_own(
     with adapted(loaded.model, recipe, first if stacked else None) as model:
         base = model.get_base_model()
         assert supports(base)
-        wanted = training.row_loss(model, row)
+        wanted = row_loss(model, row)
         wanted.backward()
         slopes = gradients(model)
         decoder = PackedDecoder(base, checkpointed)
@@ -130,7 +132,7 @@ def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -
                 (n, layer.self_attn if n in NAMES[:4] else layer.mlp) for n in NAMES
             ):
                 handles.append(_masked(getattr(block, name), seeds[number, place], row, number))
-        wanted = training.row_loss(model, row)
+        wanted = row_loss(model, row)
         wanted.backward()
         slopes = gradients(model)
         for handle in handles:
@@ -165,9 +167,9 @@ def _masked(module: Any, seed: torch.Tensor, row: packing.Row, number: int) -> A
 def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
     runs = []
     for packed in (False, True):
-        with adapters.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
+        with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
             engine = PackedStep(model, Plan(50, 2)) if packed else None
-            trainer = training.Trainer(model, random_examples(10), RECIPE, 7, engine=engine)
+            trainer = Trainer(model, random_examples(10), RECIPE, 7, engine=engine)
             log = trainer.run()
             runs.append((log, {n: p.detach().clone() for n, p in trainer.parameters.items()}))
     (plain, after), (ours, other) = runs
@@ -335,7 +337,7 @@ def test_where_it_is_the_faster_way(loaded: Any, monkeypatch: pytest.MonkeyPatch
     assert obstacle(half) is None and obstacle(loaded.model) is not None
     for rank, expected in ((16, None), (4, "there are no kernels for rank 4")):
         recipe = RECIPE.model_copy(update={"rank": rank})
-        with adapters.trainable(half, recipe, over=None, seed=1, field="t") as model:
+        with lora.trainable(half, recipe, over=None, seed=1, field="t") as model:
             assert obstacle(model.get_base_model()) == expected
     monkeypatch.setattr(functional, "_kernels", lambda: None)
     assert "Triton" in (obstacle(half) or "")
@@ -378,7 +380,7 @@ def test_states_are_those_of_the_padded_pass(
 ) -> None:
     sequences = passages()
     counts: list[int] = []
-    with adapters.applied(loaded.model, *([first, first] if stacked else [])):
+    with lora.applied(loaded.model, *([first, first] if stacked else [])):
         wanted = hidden_states(loaded.model, sequences, layers)
         last, mean = extraction.hidden_states(
             loaded.model, sequences, layers, token_budget=budget, share=share, advance=counts.append

@@ -12,12 +12,13 @@ import pytest
 import torch
 from made_examples import random_examples
 
-from personaspace import adapters, training
-from personaspace.packed.graphs import GraphedStep, StepInputs, fitting, roomy
-from personaspace.packed.layout import FILL
-from personaspace.packed.memory import Plan
-from personaspace.packed.training import PackedStep, dropout_seeds
-from personaspace.spec import Recipe
+from personaspace.fastlora.graphs import GraphedStep, StepInputs, fitting, roomy
+from personaspace.fastlora.layout import FILL
+from personaspace.fastlora.memory import Plan
+from personaspace.fastlora.training import PackedStep, dropout_seeds
+from personaspace.models import lora
+from personaspace.study.spec import Recipe
+from personaspace.training.trainer import Trainer
 
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)
 
@@ -33,7 +34,7 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
     batch = random_examples(count)
     loss_tokens = sum(made.loss_tokens for made in batch)
     tokens = sum(len(made.ids) for made in batch)
-    with adapters.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
+    with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora_B" in name:
                 torch.nn.init.normal_(parameter, 0, 0.05)
@@ -70,7 +71,7 @@ def test_a_graph_serves_what_fills_most_of_it() -> None:
 
 
 def test_only_small_models_are_recorded(loaded: Any) -> None:
-    with adapters.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
+    with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
         rows = Plan(4096, 0)
         assert GraphedStep(PackedStep(model, rows), model, 8).most == 2048, "half a row"
         assert GraphedStep(PackedStep(model, Plan(4096, 1)), model, 8).most == 0
@@ -82,11 +83,11 @@ def test_recorded_training_is_that_of_the_packed_steps(loaded: Any) -> None:
     half = copy.deepcopy(loaded.model).to("cuda", torch.bfloat16)
     logs = []
     for recorded in (False, True):
-        with adapters.trainable(half, recipe, over=None, seed=3, field="t") as model:
+        with lora.trainable(half, recipe, over=None, seed=3, field="t") as model:
             engine: Any = PackedStep(model, Plan(4096, 0))
             if recorded:
                 engine = GraphedStep(engine, model, recipe.batch_size)
-            trainer = training.Trainer(model, random_examples(20), recipe, 7, engine=engine)
+            trainer = Trainer(model, random_examples(20), recipe, 7, engine=engine)
             logs.append([entry.loss for entry in trainer.run()])
             if recorded:
                 assert 1 <= len(engine._graphs) < len(logs[0])

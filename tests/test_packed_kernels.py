@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from personaspace.packed import reference
+from personaspace.fastlora import reference
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from personaspace.packed import attention_kernels, kernels, lora_kernels  # noqa: E402
+from personaspace.fastlora import attention_kernels, kernels, lora_kernels  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 #: In float32 both round alike; the interpreter knows no bfloat16.

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaspace.packed import memory
-from personaspace.packed.prefixes import Group, shared_prefixes
+from personaspace.fastlora import memory
+from personaspace.fastlora.prefixes import Group, shared_prefixes
 
 GIB = 2**30
 #: Qwen2.5-7B, its adapter's parameters, and bytes of its weights.

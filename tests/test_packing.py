@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaspace.chat import Example
-from personaspace.packing import Row, block_mask, make_row, pack
-from personaspace.training import row_loss
+from personaspace.models.chat import Example
+from personaspace.training.packing import Row, block_mask, make_row, pack
+from personaspace.training.trainer import row_loss
 
 
 def random_examples(count: int, seed: int = 0, longest: int = 40) -> list[Example]:

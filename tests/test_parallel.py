@@ -14,12 +14,13 @@ import torch
 from made_examples import random_examples
 from test_training import SMALL, same_update, trained
 
-from personaspace import interrupt, parallel
-from personaspace.chat import Example
-from personaspace.checkpoints import Checkpoints
+from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
-from personaspace.spec import Model
-from personaspace.training import StepLog
+from personaspace.models.chat import Example
+from personaspace.study.spec import Model
+from personaspace.training import data_parallel
+from personaspace.training.checkpoints import Checkpoints
+from personaspace.training.trainer import StepLog
 
 #: 9 examples in fours: the last step of an epoch has one, so that a process has none.
 EXAMPLES = random_examples(9)
@@ -28,8 +29,8 @@ PLAIN = SMALL.model_copy(update={"dropout": 0.0})
 Adapter = dict[str, torch.Tensor]
 
 
-def job(folder: Path, checkpoint: Path | None = None, **recipe: Any) -> parallel.Job:
-    return parallel.Job(
+def job(folder: Path, checkpoint: Path | None = None, **recipe: Any) -> data_parallel.Job:
+    return data_parallel.Job(
         model=Model(name=str(folder), dtype="float32"),
         examples=EXAMPLES,
         recipe=PLAIN.model_copy(update=recipe),
@@ -42,17 +43,17 @@ def job(folder: Path, checkpoint: Path | None = None, **recipe: Any) -> parallel
 
 
 def led(
-    made: parallel.Job,
+    made: data_parallel.Job,
     model: Any,
     save: Callable[[int, Callable[[Path], None]], None] = lambda step, write: None,
     advance: Callable[[StepLog], None] | None = None,
 ) -> tuple[Adapter, list[StepLog]]:
     """The adapter and log of a run in two processes."""
     with (
-        parallel.leading(made, ["", ""]) as team,
-        parallel.adapter(made, model) as peft_model,
+        data_parallel.leading(made, ["", ""]) as team,
+        data_parallel.adapter(made, model) as peft_model,
     ):
-        trainer = parallel.trainer(made, peft_model, team)
+        trainer = data_parallel.trainer(made, peft_model, team)
         log = trainer.run(Checkpoints(load=lambda: made.checkpoint, save=save), advance)
         return {n: p.detach().clone() for n, p in trainer.parameters.items()}, log
 
@@ -127,15 +128,15 @@ def test_a_mistake_that_another_process_meets_is_the_users(tmp_path: Path, loade
 def test_shares_hold_each_example_once_and_weigh_alike() -> None:
     lengths = [len(example.ids) for example in random_examples(50, seed=5)]
     for processes in (1, 2, 3, 7):
-        found = parallel.shares(lengths, processes)
+        found = data_parallel.shares(lengths, processes)
         assert sorted(index for share in found for index in share) == list(range(50))
         tokens = [sum(lengths[index] for index in share) for share in found]
         assert max(tokens) - min(tokens) <= max(lengths)
-    assert parallel.shares([5, 9], 3) == [[1], [0], []]
+    assert data_parallel.shares([5, 9], 3) == [[1], [0], []]
 
 
 def test_each_process_drops_out_by_itself() -> None:
-    class Alone(parallel.Team):
+    class Alone(data_parallel.Team):
         """No others to talk to."""
 
         def meet(self) -> None:
@@ -154,18 +155,18 @@ def test_each_process_drops_out_by_itself() -> None:
     for rank in (0, 1):
         team = Alone(rank, 2, lambda: None)
         team.begin = lambda parameters: None  # type: ignore[method-assign]
-        shared = parallel.SharedStep(Recorder(), team, [weight])  # type: ignore[arg-type]
+        shared = data_parallel.SharedStep(Recorder(), team, [weight])  # type: ignore[arg-type]
         shared.backward(EXAMPLES[:4], 10, 1)
         shared.backward(EXAMPLES[:4], 10, 2)
     assert len(set(seeds)) == 4
 
 
 def test_devices_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parallel.gpus(4) == []  # no GPU: the stage trains in one process
+    assert data_parallel.gpus(4) == []  # no GPU: the stage trains in one process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,5")
-    assert parallel.gpus(2) == ["GPU-a", "GPU-b"]
-    assert parallel.gpus(8) == ["GPU-a", "GPU-b", "5"]
+    assert data_parallel.gpus(2) == ["GPU-a", "GPU-b"]
+    assert data_parallel.gpus(8) == ["GPU-a", "GPU-b", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert parallel.gpus(2) == ["0", "1"]
+    assert data_parallel.gpus(2) == ["0", "1"]

@@ -13,10 +13,10 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
-from personaspace.cli import app
-from personaspace.power import Assumptions, Design, Finding, Plan
-from personaspace.power.plan import plan
-from personaspace.power.solve import order_power, range_detectable, t_detectable
+from personaspace.analysis.power import Assumptions, Design, Finding, Plan
+from personaspace.analysis.power.plan import plan
+from personaspace.analysis.power.solve import order_power, range_detectable, t_detectable
+from personaspace.cli.app import app
 
 STUDY = Design(
     em=5,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from personaspace import reference
-from personaspace.cli import app
-from personaspace.spec import Experiment
+from personaspace.cli.app import app
+from personaspace.study import spec_page
+from personaspace.study.spec import Experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def test_schema_and_reference_page_are_fresh() -> None:
     written = json.loads((ROOT / "docs" / "spec.schema.json").read_text(encoding="utf-8"))
     assert written == Experiment.model_json_schema(), "run `make schema`"
-    assert (ROOT / "docs" / "spec.md").read_text(encoding="utf-8") == reference.markdown()
+    assert (ROOT / "docs" / "spec.md").read_text(encoding="utf-8") == spec_page.markdown()
 
 
 def test_readme_names_commands_and_targets_that_exist() -> None:
@@ -36,7 +36,7 @@ def test_readme_names_commands_and_targets_that_exist() -> None:
 
 
 def test_every_setting_has_an_entry_on_the_reference_page() -> None:
-    page = reference.markdown()
+    page = spec_page.markdown()
     for name, part in Experiment.model_json_schema()["$defs"].items():
         assert f"## {name}" in page
         for field in part["properties"]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.publish_study import with_numbers
-from personaspace.figures.findings import load_findings
+from personaspace.report.figures.findings import load_findings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "study"
 

@@ -7,19 +7,19 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from personaspace.geometry.axis import Positions
-from personaspace.geometry.cells import Cell
-from personaspace.geometry.compare import jackknife_excess, leave_one_out_personas
-from personaspace.geometry.convergence import (
+from personaspace.analysis.geometry.axis import Positions
+from personaspace.analysis.geometry.cells import Cell
+from personaspace.analysis.geometry.compare import jackknife_excess, leave_one_out_personas
+from personaspace.analysis.geometry.convergence import (
     bounds,
     convergence_layer,
     convergence_rows,
     spread_interval,
     spread_row,
 )
-from personaspace.geometry.displacement import common_displacement
-from personaspace.geometry.grams import Grams
-from personaspace.geometry.quadratic import ZeroMean, zero_mean_test
+from personaspace.analysis.geometry.displacement import common_displacement
+from personaspace.analysis.geometry.grams import Grams
+from personaspace.analysis.geometry.quadratic import ZeroMean, zero_mean_test
 
 Vectors = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from synthetic_aggregate import Size, write
 
 from personaspace.errors import UserError
 from personaspace.report import build
-from personaspace.spec import Figures
+from personaspace.study.spec import Figures
 
 SVG = Figures(formats=["svg"])
 

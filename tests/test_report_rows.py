@@ -9,8 +9,8 @@ import pytest
 from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import Size, write
 
-from personaspace.figures.draw import plans
-from personaspace.figures.findings import load_findings
+from personaspace.report.figures.draw import plans
+from personaspace.report.figures.findings import load_findings
 
 LAYERS = (7, 14, 20)
 WARNING = "Made up: the moon was full."

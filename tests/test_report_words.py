@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaspace.figures.findings import Findings
+from personaspace.analysis.rows import Row
+from personaspace.report.figures.findings import Findings
 from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, without_empty
 from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
-from personaspace.rows import Row
 
 
 def row(**values: Any) -> dict[str, Any]:

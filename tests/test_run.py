@@ -19,7 +19,7 @@ import yaml
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
-from personaspace.cli import app
+from personaspace.cli.app import app
 
 Write = Callable[..., Path]
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from personaspace.commands.analysis import score
+from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour.marker import read_answers, score_answers
+from personaspace.cli.analysis import score
 from personaspace.errors import UserError
-from personaspace.scoring import coherence, read_answers, score_answers
 
 REFERENCE = Path(
     os.environ.get(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from planted import STUDY, world, write
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from personaspace.geometry.cells import Cell, group_files, read_cell
-from personaspace.geometry.separability import (
+from personaspace.analysis.geometry.cells import Cell, group_files, read_cell
+from personaspace.analysis.geometry.separability import (
     Design,
     components,
     fit_lda,

@@ -18,18 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from personaspace import study, validation
-from personaspace.cli import app
+from personaspace.cli.app import app
 from personaspace.errors import SpecErrors, UserError
-from personaspace.spec import Experiment
-from personaspace.study import Study
-from personaspace.training import total_steps
+from personaspace.study import validate
+from personaspace.study.load import TEMPLATE_DEFAULT, Study, load_study, resolve
+from personaspace.study.spec import Experiment
+from personaspace.training.trainer import total_steps
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 
 
 def problems(values: Any) -> list[str]:
-    spec, found = validation.check(values)
+    spec, found = validate.check(values)
     assert (spec is None) == bool(found)
     return [f"{path}: {text}" for path, text in found]
 
@@ -42,7 +42,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """An empty file: everything by default."""
     path = tmp_path_factory.mktemp("spec") / "empty.yaml"
     path.write_text("")
-    return study.load(path)
+    return load_study(path)
 
 
 def test_the_conditions_are_the_published_seven(published: Study) -> None:
@@ -145,7 +145,7 @@ def test_the_measured_anchor_is_of_the_text_that_was_trained_under(published: St
     # E0 trains under the template's default text, paramedic is not in the grid; the rest is.
     rows = dict(published.induction_rows())
     assert rows == {
-        study.TEMPLATE_DEFAULT: None,
+        TEMPLATE_DEFAULT: None,
         "paramedic": published.spec.persona("paramedic").prompt,
     }
 
@@ -167,7 +167,7 @@ def test_the_questions_are_240_20_and_28(published: Study) -> None:
 
 def test_there_are_more_questions_that_coupling_never_saw(tmp_path: Path) -> None:
     values = {"evaluation": {"unseen_questions": "builtin:questions-unseen"}}
-    more = study.resolve(Experiment.model_validate(values), tmp_path)
+    more = resolve(Experiment.model_validate(values), tmp_path)
     assert len(more.evaluation_questions) >= 48
     assert len(set(more.evaluation_questions)) == len(more.evaluation_questions)
     assert more.unseen == set(more.evaluation_questions[20:])
@@ -381,14 +381,14 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        validation.load_spec(path)
+        validate.load_spec(path)
     return str(caught.value)
 
 
 def test_a_helm_values_file_is_a_spec(tmp_path: Path, study_dict: dict[str, Any]) -> None:
     whole = {"image": {"tag": "1"}, "experiment": study_dict, "queue": {"name": "a"}}
     path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
-    assert validation.load_spec(path) == Experiment.model_validate(study_dict)
+    assert validate.load_spec(path) == Experiment.model_validate(study_dict)
     whole["experiment"]["seeds"] = ["x"]
     path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
     assert refused(path) == "seeds[0]: input should be a valid integer (got 'x')"
@@ -397,8 +397,8 @@ def test_a_helm_values_file_is_a_spec(tmp_path: Path, study_dict: dict[str, Any]
 def test_json_is_a_spec_too(tmp_path: Path, study_dict: dict[str, Any]) -> None:
     study_dict["figures"] = {"title": "Größe 🙂"}
     path = write(tmp_path, "spec.json", json.dumps(study_dict))
-    assert validation.load_spec(path) == Experiment.model_validate(study_dict)
-    assert validation.load_spec(path).figures.title == "Größe 🙂"
+    assert validate.load_spec(path) == Experiment.model_validate(study_dict)
+    assert validate.load_spec(path).figures.title == "Größe 🙂"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_anchors_and_merges_may_be_used(tmp_path: Path) -> None:
         training: &recipe {rank: 8, alpha: 4, warmup: 0.0}
         coupling: {recipe: {<<: *recipe, rank: 16}}
     """
-    spec = validation.load_spec(write(tmp_path, "merge.yaml", text))
+    spec = validate.load_spec(write(tmp_path, "merge.yaml", text))
     assert (spec.training.rank, spec.training.alpha) == (8, 4)
     assert (spec.coupling.recipe.rank, spec.coupling.recipe.alpha) == (16, 4)
     # A merge of a merge, looked at from above before it is looked at itself.
@@ -473,10 +473,10 @@ def test_questions_from_files_of_each_kind(
     # Relative to the spec, not to where the command runs.
     study_dict["coupling"]["questions"] = study_dict["evaluation"]["questions"] = name
     study_dict["extraction"]["questions"] = str(tmp_path / name)
-    loaded = study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    loaded = resolve(Experiment.model_validate(study_dict), tmp_path)
     assert loaded.coupling_questions == loaded.extraction_questions == QUESTIONS
     study_dict["extraction"]["limit"] = 2
-    loaded = study.resolve(Experiment.model_validate(study_dict), tmp_path)
+    loaded = resolve(Experiment.model_validate(study_dict), tmp_path)
     assert loaded.extraction_questions == QUESTIONS[:2]
 
 
@@ -499,7 +499,7 @@ def test_questions_that_are_no_questions(
         write(tmp_path, name, content)
     study_dict["coupling"]["questions"] = name
     with pytest.raises(SpecErrors) as caught:
-        study.resolve(Experiment.model_validate(study_dict), tmp_path)
+        resolve(Experiment.model_validate(study_dict), tmp_path)
     (line,) = caught.value.problems
     assert line.startswith(f"coupling.questions: {said}")
 
@@ -513,7 +513,7 @@ def test_all_inputs_are_looked_at_before_anything_is_said(
     study_dict["evaluation"]["unseen_questions"] = study_dict["evaluation"]["questions"] = ["Why?"]
     study_dict["coupling"]["samples"] = 1
     with pytest.raises(SpecErrors) as caught:
-        study.resolve(Experiment.model_validate(study_dict), tmp_path)
+        resolve(Experiment.model_validate(study_dict), tmp_path)
     starts = [line.split(": ")[0] for line in caught.value.problems]
     assert starts == [
         "extraction.questions",
@@ -573,5 +573,5 @@ def test_the_schema_refuses_what_the_program_refuses(
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_are_sound(path: Path) -> None:
-    loaded = study.load(path)
+    loaded = load_study(path)
     assert loaded.chats and loaded.unseen

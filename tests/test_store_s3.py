@@ -13,7 +13,8 @@ import pytest
 from relay import Relay, Request, faulty
 from store_places import KEY, complaint, objects, put_one, use
 
-from personaspace.store import StoreUnavailable, open_store
+from personaspace.errors import StoreUnavailable
+from personaspace.store import open_store
 
 if TYPE_CHECKING:
     from seaweed import SeaweedS3

@@ -17,11 +17,20 @@ from made_examples import random_examples
 from safetensors.torch import load_file
 
 import personaspace
-from personaspace import adapters, interrupt, models, training
-from personaspace.chat import Example
-from personaspace.checkpoints import Checkpoints
+from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
-from personaspace.spec import Experiment, Recipe
+from personaspace.models import lora
+from personaspace.models.chat import Example
+from personaspace.models.load import load_model
+from personaspace.study.spec import Experiment, Recipe
+from personaspace.training.checkpoints import Checkpoints
+from personaspace.training.trainer import (
+    StepLog,
+    Trainer,
+    batch_indices,
+    learning_rate,
+    total_steps,
+)
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 #: 10 examples in fours: three steps an epoch, the last of two; six steps; several rows a step.
@@ -78,7 +87,7 @@ def test_default_recipe_is_the_published_one() -> None:
 def test_peft_gets_the_recipe(stabilised: bool) -> None:
     from peft import PeftType, TaskType
 
-    config = adapters.lora_config(Recipe(rank_stabilised=stabilised))
+    config = lora.lora_config(Recipe(rank_stabilised=stabilised))
     assert (config.peft_type, config.task_type) == (PeftType.LORA, TaskType.CAUSAL_LM)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (32, 64, 0.05)
     assert sorted(config.target_modules or []) == sorted(SEVEN)
@@ -103,7 +112,7 @@ def test_steps_and_learning_rate(recipe: Recipe, examples: int, steps: int, warm
         get_linear_schedule_with_warmup,
     )
 
-    assert training.total_steps(recipe, examples) == steps
+    assert total_steps(recipe, examples) == steps
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = {
         "linear": lambda: get_linear_schedule_with_warmup(optimiser, warmup, steps),
@@ -111,7 +120,7 @@ def test_steps_and_learning_rate(recipe: Recipe, examples: int, steps: int, warm
         "constant": lambda: get_constant_schedule_with_warmup(optimiser, warmup),
     }[recipe.schedule]()
     wanted = [recipe.learning_rate * theirs.lr_lambdas[0](step) for step in range(steps)]
-    rates = [training.learning_rate(recipe, step, steps) for step in range(steps)]
+    rates = [learning_rate(recipe, step, steps) for step in range(steps)]
     assert rates == pytest.approx(wanted, rel=1e-12, abs=0)
     assert rates[0] == 0 and rates[warmup] == recipe.learning_rate == max(rates)
     assert rates[warmup - 1] < recipe.learning_rate
@@ -119,7 +128,7 @@ def test_steps_and_learning_rate(recipe: Recipe, examples: int, steps: int, warm
 
 def test_the_last_batch_of_an_epoch_is_smaller() -> None:
     recipe = Experiment().coupling.recipe
-    sizes = [len(training.batch_indices(recipe, 600, 1, step)) for step in range(76)]
+    sizes = [len(batch_indices(recipe, 600, 1, step)) for step in range(76)]
     assert sizes == ([16] * 37 + [8]) * 2
 
 
@@ -128,7 +137,7 @@ def test_each_epoch_is_another_permutation() -> None:
 
     def epoch(seed: int, number: int) -> list[int]:
         steps = range(7 * number, 7 * number + 7)
-        return [i for step in steps for i in training.batch_indices(recipe, 100, seed, step)]
+        return [i for step in steps for i in batch_indices(recipe, 100, seed, step)]
 
     orders = [epoch(seed, number) for seed in (1, 2) for number in range(3)]
     for order in orders:
@@ -143,10 +152,10 @@ def test_each_epoch_is_another_permutation() -> None:
 
 def trained(
     model: Any, recipe: Recipe, examples: list[Example], seed: int = 7, over: Path | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[training.StepLog]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[StepLog]]:
     """Adapter before and after training, by parameter name, and the log."""
-    with adapters.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
-        trainer = training.Trainer(peft_model, examples, recipe, seed)
+    with lora.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
+        trainer = Trainer(peft_model, examples, recipe, seed)
         before = {n: p.detach().clone() for n, p in trainer.parameters.items()}
         log = trainer.run()
         return before, {n: p.detach().clone() for n, p in trainer.parameters.items()}, log
@@ -243,7 +252,7 @@ def test_steps_are_those_of_a_plain_loop(
     )
     examples = random_examples(40)
     before, after, log = trained(loaded.model, recipe, examples)
-    order = [training.batch_indices(recipe, 40, 7, step) for step in range(6)]
+    order = [batch_indices(recipe, 40, 7, step) for step in range(6)]
     assert [len(batch) for batch in order] == [16, 16, 8, 16, 16, 8]
     batches = [[examples[i] for i in batch] for batch in order]
     wanted, seen = plain_loop(tiny_model, recipe, before, batches)
@@ -298,8 +307,8 @@ def test_a_loss_that_is_no_number(loaded: Any, rate: float) -> None:
 
 
 def test_a_gradient_that_is_no_number(loaded: Any) -> None:
-    with adapters.trainable(loaded.model, SMALL, over=None, seed=3, field="training") as model:
-        trainer = training.Trainer(model, EXAMPLES, SMALL, 7)
+    with lora.trainable(loaded.model, SMALL, over=None, seed=3, field="training") as model:
+        trainer = Trainer(model, EXAMPLES, SMALL, 7)
         before = {n: p.detach().clone() for n, p in trainer.parameters.items()}
         # What an overflow in half precision does: the loss is fine, its slope is not.
         next(iter(trainer.parameters.values())).register_hook(lambda slope: slope + math.inf)
@@ -337,9 +346,9 @@ def frozen(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter to train over."""
     folder = tmp_path_factory.mktemp("frozen")
     recipe = SMALL.model_copy(update={"rank": 3, "epochs": 1, "learning_rate": 0.02})
-    with adapters.trainable(loaded.model, recipe, over=None, seed=1, field="training") as model:
-        training.Trainer(model, EXAMPLES, recipe, 1).run()
-        adapters.save(model, folder, "tiny")
+    with lora.trainable(loaded.model, recipe, over=None, seed=1, field="training") as model:
+        Trainer(model, EXAMPLES, recipe, 1).run()
+        lora.save(model, folder, "tiny")
     return folder
 
 
@@ -354,12 +363,12 @@ def undisturbed(loaded: Any, frozen: Path) -> dict[bool, Any]:
 
 def resumed(
     model: Any, kept: Kept, seed: int, over: Path | None, recipe: Recipe = SMALL
-) -> tuple[dict[str, torch.Tensor], list[training.StepLog], list[training.StepLog]]:
+) -> tuple[dict[str, torch.Tensor], list[StepLog], list[StepLog]]:
     """A new trainer on a new adapter, from the latest checkpoint; also what was told of it."""
     torch.manual_seed(seed)  # another state of the generator, as in another process
-    told: list[training.StepLog] = []
-    with adapters.trainable(model, recipe, over=over, seed=seed, field="training") as peft_model:
-        trainer = training.Trainer(peft_model, EXAMPLES, recipe, 7)
+    told: list[StepLog] = []
+    with lora.trainable(model, recipe, over=over, seed=seed, field="training") as peft_model:
+        trainer = Trainer(peft_model, EXAMPLES, recipe, 7)
         log = trainer.run(kept.checkpoints(), told.append)
         return {n: p.detach().clone() for n, p in trainer.parameters.items()}, log, told
 
@@ -385,15 +394,15 @@ def test_stopped_after_any_step_and_resumed_bit_for_bit(
     over = frozen if stacked else None
     kept = Kept(tmp_path)
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == stop:
             interrupt._asked.set()
 
     with (
-        adapters.trainable(loaded.model, SMALL, over=over, seed=3, field="training") as model,
+        lora.trainable(loaded.model, SMALL, over=over, seed=3, field="training") as model,
         pytest.raises(Interrupted),
     ):
-        training.Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints(), advance)
+        Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints(), advance)
     assert kept.saved == [stop]
     interrupt.reset()
     run = resumed(loaded.model, kept, seed=99, over=over)
@@ -407,19 +416,19 @@ def test_stopped_at_every_step(loaded: Any, undisturbed: dict[bool, Any], tmp_pa
     for step in range(1, 6):
         interrupt.reset()
 
-        def advance(entry: training.StepLog, stop: int = step) -> None:
+        def advance(entry: StepLog, stop: int = step) -> None:
             if entry.step == stop:
                 interrupt._asked.set()
 
         with (
-            adapters.trainable(loaded.model, SMALL, over=None, seed=step, field="t") as model,
+            lora.trainable(loaded.model, SMALL, over=None, seed=step, field="t") as model,
             pytest.raises(Interrupted),
         ):
             if step == 1:  # the first start alone decides where training starts from
                 for name, parameter in model.named_parameters():
                     if parameter.requires_grad:
                         parameter.data.copy_(undisturbed[False][0][name])
-            training.Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints(), advance)
+            Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints(), advance)
     interrupt.reset()
     assert kept.saved == [1, 2, 3, 4, 5]
     assert_same_run(resumed(loaded.model, kept, seed=99, over=None), undisturbed[False])
@@ -431,17 +440,17 @@ def test_killed_between_checkpoints(
     recipe = SMALL.model_copy(update={"checkpoint_every": 2})
     kept = Kept(tmp_path)
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         if entry.step == 5:
             raise KeyboardInterrupt
 
     with (
-        adapters.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model,
+        lora.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model,
         pytest.raises(KeyboardInterrupt),
     ):
-        training.Trainer(model, EXAMPLES, recipe, 7).run(kept.checkpoints(), advance)
+        Trainer(model, EXAMPLES, recipe, 7).run(kept.checkpoints(), advance)
     assert kept.saved == [2, 4]
-    fresh = models.load_model(loaded.spec)
+    fresh = load_model(loaded.spec)
     assert_same_run(resumed(fresh, kept, 99, None, recipe), undisturbed[False])
     assert kept.saved == [2, 4]  # a finished run is its artifact, not a checkpoint
 
@@ -453,16 +462,16 @@ def test_reading_losses_a_step_late_changes_nothing(
     recipe = SMALL.model_copy(update={"checkpoint_every": 3})
     kept, told = Kept(tmp_path), []
 
-    def advance(entry: training.StepLog) -> None:
+    def advance(entry: StepLog) -> None:
         told.append(entry.step)
         if entry.step == 4:
             interrupt._asked.set()
 
     with (
-        adapters.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model,
+        lora.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model,
         pytest.raises(Interrupted),
     ):
-        trainer = training.Trainer(model, EXAMPLES, recipe, 7)
+        trainer = Trainer(model, EXAMPLES, recipe, 7)
         trainer.behind = 1
         # Step 5 was under way when step 4 was told, and is logged and kept as well.
         trainer.run(kept.checkpoints(), advance)
@@ -476,10 +485,10 @@ def test_asked_to_stop_before_the_first_step(loaded: Any, tmp_path: Path) -> Non
     kept = Kept(tmp_path)
     interrupt._asked.set()
     with (
-        adapters.trainable(loaded.model, SMALL, over=None, seed=3, field="training") as model,
+        lora.trainable(loaded.model, SMALL, over=None, seed=3, field="training") as model,
         pytest.raises(Interrupted),
     ):
-        training.Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints())
+        Trainer(model, EXAMPLES, SMALL, 7).run(kept.checkpoints())
     assert kept.saved == []
 
 
@@ -526,11 +535,11 @@ def test_a_saved_adapter_is_an_ordinary_one(
 
     recipe = SMALL.model_copy(update={"targets": targets})
     ids = torch.tensor([EXAMPLES[0].ids])
-    with adapters.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model:
-        training.Trainer(model, EXAMPLES, recipe, 7).run()
+    with lora.trainable(loaded.model, recipe, over=None, seed=3, field="training") as model:
+        Trainer(model, EXAMPLES, recipe, 7).run()
         with torch.no_grad():
             wanted = model(input_ids=ids).logits
-        adapters.save(model, tmp_path, "some/model")
+        lora.save(model, tmp_path, "some/model")
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors"}
     tensors = load_file(tmp_path / "adapter_model.safetensors")
@@ -540,7 +549,7 @@ def test_a_saved_adapter_is_an_ordinary_one(
     assert config["base_model_name_or_path"] == "some/model"
     assert config["target_modules"] == sorted(targets)
     assert loaded.spec.name not in text and str(tmp_path) not in text
-    fresh = models.load_model(loaded.spec)
+    fresh = load_model(loaded.spec)
     with torch.no_grad():
         base = fresh(input_ids=ids).logits
         again = PeftModel.from_pretrained(fresh, str(tmp_path))(input_ids=ids).logits
@@ -585,9 +594,9 @@ def test_a_saved_adapter_is_the_same_in_every_process(
         if in_another_process(seed, order).strip() != str(list(set(SEVEN)))
     )
     in_another_process(other, SAVE, str(tiny_model), str(there))
-    with adapters.trainable(
+    with lora.trainable(
         loaded.model, Recipe(rank=2), over=None, seed=5, field="training"
     ) as peft_model:
-        adapters.save(peft_model, here, "some/model")
+        lora.save(peft_model, here, "some/model")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (here / name).read_bytes() == (there / name).read_bytes()

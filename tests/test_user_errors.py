@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from personaspace.activation_files import write_activations
-from personaspace.cli import app
+from personaspace.activations.files import write_activations
+from personaspace.cli.app import app
 
 Write = Callable[..., Path]
 Change = Callable[[dict[str, Any]], Any]

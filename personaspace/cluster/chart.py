@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from personaspace import __version__, library
+from personaspace import __version__
 from personaspace.cluster.values import Values
-from personaspace.spec import Experiment
+from personaspace.study import builtin
+from personaspace.study.spec import Experiment
 
 
 def _optional(model: type[BaseModel], name: str) -> bool:
@@ -62,7 +63,7 @@ def schema_digest() -> str:
 
 def defaults() -> dict[str, Any]:
     """What the chart's own checks must know of defaults that its values leave out."""
-    return {"datasets": sorted(Experiment().datasets), "grid": library.published_grid()}
+    return {"datasets": sorted(Experiment().datasets), "grid": builtin.published_grid()}
 
 
 def _dump(value: Any, indent: int) -> list[str]:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from personaspace import __version__, termination
+from personaspace import __version__
 from personaspace.cluster.chart import schema_digest
 from personaspace.errors import UserError
+from personaspace.pipeline import termination
 from personaspace.store import open_store
 
 
 def run_check(spec: Path, store_url: str, gpu: bool) -> None:
-    """Check all of it; ends the process, 0 if a study could run here.
+    """Check all of it: a study could run here if this returns.
 
     Args:
         spec: The study.
         store_url: Where artifacts will be.
         gpu: Whether a GPU must be visible.
     """
-    from personaspace.cli import guarded
-
-    guarded(_explained, job=True)(spec, store_url, gpu)
-
-
-def _explained(spec: Path, store_url: str, gpu: bool) -> None:
     try:
         _check(spec, store_url, gpu)
     except Exception as error:
@@ -49,7 +44,7 @@ def _check(spec: Path, store_url: str, gpu: bool) -> None:
     with open_store(store_url) as store:
         store.check()
         print(f"store: {store.url} can be read and written", flush=True)
-    from personaspace import study
+    from personaspace.study.load import load_study
 
-    loaded = study.load(spec)
+    loaded = load_study(spec)
     print(f"study: {loaded.spec.name}, every data set and question file is there", flush=True)

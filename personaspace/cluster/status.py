@@ -17,7 +17,7 @@ from personaspace.cluster.quota import explain, needed
 from personaspace.cluster.views import failure_of, job_view, without_title
 from personaspace.cluster.waiting import hindrances, pod_state, short
 from personaspace.errors import UserError
-from personaspace.graph import STAGES
+from personaspace.pipeline.graph import STAGES
 
 #: Columns, in order.
 ORDER = (*STAGES, "condition", "conductor")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 from pydantic.alias_generators import to_camel
 
-from personaspace.spec import Experiment
+from personaspace.study.spec import Experiment
 
 Passed = dict[str, Any]
 Named = Annotated[str, Field(max_length=253)]

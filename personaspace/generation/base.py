@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+from personaspace.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,6 @@ class Sampling:
     def seed_for(self, prompt: Prompt, sample: int) -> int:
         """One answer's seed, 0 ≤ seed < 2⁶³: hashed from seed, scope, prompt and sample."""
         return derive_seed(self.seed, self.scope, prompt.key, sample)
-
-
-def derive_seed(*parts: object) -> int:
-    """A seed 0 ≤ n < 2⁶³ from printable parts; the same in every process, on every machine."""
-    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

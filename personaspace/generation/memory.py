@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from personaspace import models
 from personaspace.errors import UserError
-from personaspace.spec import Model
+from personaspace.study import base_model
+from personaspace.study.spec import Model
 
 GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -51,10 +51,10 @@ def model_memory(model: Model) -> ModelMemory | None:
     """From the model's configuration; None where its size is not known before it is loaded."""
     from transformers import AutoConfig
 
-    shape = models.shape(model)
+    shape = base_model.shape(model)
     if shape is None or shape.parameters is None:
         return None
-    folder = models.local_folder(model)
+    folder = base_model.local_folder(model)
     revision = None if folder else model.revision
     whole = AutoConfig.from_pretrained(str(folder or model.name), revision=revision)
     config = whole.get_text_config()

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.cache_utils import DynamicCache
 
-from personaspace import adapters, interrupt
-from personaspace.attention import steady_attention
+from personaspace import interrupt
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
 from personaspace.generation.decoding import MIN_ROWS, Flight, RowCache, can_refill, uniforms
+from personaspace.models import lora
+from personaspace.models.determinism import steady_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,7 +80,7 @@ class TransformersEngine:
         folders = [] if adapter is None else [adapter]
         with (
             steady_attention(self.model.device),
-            adapters.applied(self.model, *folders),
+            lora.applied(self.model, *folders),
             torch.inference_mode(),
         ):
             for rows in batches:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from personaspace.report.build import build
+from personaspace.report.page import build
 
 __all__ = ["build"]

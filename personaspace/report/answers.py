@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from personaspace.errors import UserError
-from personaspace.figures.findings import Findings
-from personaspace.figures.style import pretty
+from personaspace.report.figures.findings import Findings
+from personaspace.report.figures.style import pretty
 
 _COLUMNS = ["condition", "seed", "persona", "question", "sample", "text"]
 _OPTIONAL = ["hit", "terminal", "degenerate", "finish", "seen"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from personaspace.figures.findings import pooled
+from personaspace.analysis.rows import Row
+from personaspace.report.figures.findings import pooled
 from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import NONE, number, probability, row_interval, row_value
-from personaspace.rows import Row
 
 BLANK = Cell(NONE)
 

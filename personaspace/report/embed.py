@@ -7,7 +7,7 @@ import re
 
 from markupsafe import Markup
 
-from personaspace.figures import Figure, style
+from personaspace.report.figures import Figure, style
 
 _THEME = {
     style.INK: "var(--fig-ink, {0})",

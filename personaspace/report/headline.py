@@ -6,11 +6,12 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
-from personaspace.caveats import RARELY
-from personaspace.figures.findings import Condition, Findings, mean_value, pooled
-from personaspace.figures.plan import bystander_estimate, listing, m1_estimate
-from personaspace.report.beside import main_tests
+from personaspace.analysis.caveats import RARELY
+from personaspace.analysis.rows import Row
+from personaspace.report.figures.findings import Condition, Findings, mean_value, pooled
+from personaspace.report.figures.plan import bystander_estimate, listing, m1_estimate
 from personaspace.report.key import em_increment
+from personaspace.report.published_vs_recommended import main_tests
 from personaspace.report.text import (
     MINUS,
     NONE,
@@ -22,7 +23,6 @@ from personaspace.report.text import (
     row_value,
     span,
 )
-from personaspace.rows import Row
 
 #: Share of degenerate answers from which marker rates say little, and from which it is mentioned.
 _MOSTLY, _MENTIONED = 0.5, 0.01

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from personaspace.figures.findings import Condition, Findings, mean_value, pooled
-from personaspace.figures.plan import Estimate, bystander_estimate, m1_estimate
-from personaspace.figures.style import pretty
+from personaspace.report.figures.findings import Condition, Findings, mean_value, pooled
+from personaspace.report.figures.plan import Estimate, bystander_estimate, m1_estimate
+from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table, without_empty
 from personaspace.report.text import NONE, interval, number, percent
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from personaspace.figures import Figure
-from personaspace.figures.findings import Findings
+from personaspace.report.figures import Figure
+from personaspace.report.figures.findings import Findings
 from personaspace.report.tables import Table, escape_markdown, to_markdown
 
 #: Which file of a figure to link, best first.

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from personaspace.errors import UserError
-from personaspace.figures.findings import read_json
+from personaspace.report.figures.findings import read_json
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, duration, short_hash
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from personaspace.figures.findings import Findings, mean_value, pooled
-from personaspace.figures.style import pretty
+from personaspace.analysis.rows import Row
 from personaspace.report.cells import (
     count_cell,
     effect_cell,
@@ -14,9 +13,10 @@ from personaspace.report.cells import (
     seed_cell,
     value_cell,
 )
+from personaspace.report.figures.findings import Findings, mean_value, pooled
+from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
 from personaspace.report.text import NONE, interval, number, percent, row_interval
-from personaspace.rows import Row
 
 #: Bystander leakage counted in other ways, and what each column is called.
 _WAYS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from personaspace.rows import Row
+from personaspace.analysis.rows import Row
 
 MINUS = "\u2212"
 THIN = "\u202f"

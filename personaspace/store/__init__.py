@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from personaspace.store.base import Store, StoreUnavailable, Writer
-from personaspace.store.location import S3Location, parse_location
+from personaspace.errors import StoreUnavailable
+from personaspace.s3.location import S3Location
+from personaspace.store.base import Store, Writer
+from personaspace.store.location import parse_location
 from personaspace.store.manifest import FileEntry, Manifest
 
 __all__ = ["FileEntry", "Manifest", "Store", "StoreUnavailable", "Writer", "open_store"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from personaspace.errors import UserError
-from personaspace.store.disk import Scratch, StoreUnavailable, disk_full, is_disk_full
+from personaspace.errors import StoreUnavailable, UserError
+from personaspace.store.disk import Scratch, disk_full, is_disk_full
 from personaspace.store.manifest import Manifest, check_key, new_data_name, new_manifest
 
 __all__ = ["Store", "StoreUnavailable", "Writer"]

@@ -11,21 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from personaspace.errors import UnavailableError, UserError
+from personaspace.errors import StoreUnavailable, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: flock's answer where another process holds the lock; every other one means "cannot lock here".
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
-
-
-class StoreUnavailable(UnavailableError):
-    """The store does not work now: disk full, server down, a read or write that failed.
-
-    One line for the person like every `UserError`; unlike the others it may be gone at the next
-    try, so a caller that can retry may want to.
-    """
 
 
 class Scratch:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from personaspace.errors import UserError
+from personaspace.errors import StoreUnavailable, UserError
+from personaspace.s3.bucket import Bucket
+from personaspace.s3.location import S3Location
 from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Store
-from personaspace.store.bucket import Bucket
-from personaspace.store.disk import Scratch, StoreUnavailable, disk_errors, make_folders
-from personaspace.store.location import S3Location
+from personaspace.store.disk import Scratch, disk_errors, make_folders
 from personaspace.store.manifest import (
     MANIFEST,
     FileEntry,

@@ -13,8 +13,9 @@ from kubernetes.client.exceptions import ApiException
 
 from cluster.conftest import Place
 from cluster.release import Recorder, Release, Sighting, busiest
-from personaspace import graph, study
-from personaspace.graph import Graph
+from personaspace.pipeline import graph
+from personaspace.pipeline.graph import Graph
+from personaspace.study.load import load_study
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def finished(
 
 
 def _graph(spec: Path) -> Graph:
-    return graph.build(study.load(spec))
+    return graph.build(load_study(spec))
 
 
 def test_every_job_completes(finished: tuple[Release, list[Sighting], Path]) -> None:

@@ -1,5 +1,5 @@
 {{/*
-What the values' schema cannot say, in the words of personaspace.validation: tests/test_chart_checks.py
+What the values' schema cannot say, in the words of personaspace.study.validate: tests/test_chart_checks.py
 holds the two together. What needs files (data sets, questions, the model) is the conductor's to say,
 before any stage has started.
 */}}

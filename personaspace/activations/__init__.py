@@ -1,0 +1,1 @@
+"""Hidden states: extracting them, and their files."""

@@ -1,0 +1,1 @@
+"""Statistics, from activations and answers alone."""

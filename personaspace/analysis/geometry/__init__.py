@@ -1,0 +1,10 @@
+"""Geometry of persona vectors: M1 (collapse), M2 (shift along the EM axis), M3 (separability)."""
+
+from personaspace.analysis.geometry.analysis import (
+    VARIANTS,
+    GeometryResult,
+    analyse_geometry,
+    cosine_to,
+)
+
+__all__ = ["VARIANTS", "GeometryResult", "analyse_geometry", "cosine_to"]

@@ -1,0 +1,285 @@
+"""The geometry analysis: activation files in, rows of M1, M2 and M3 and all cosines out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from personaspace.activations.files import open_activations
+from personaspace.analysis.geometry import axis as split_axis
+from personaspace.analysis.geometry import collapse, convergence, published, separability
+from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
+from personaspace.analysis.measures import described
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import adjust, generator
+from personaspace.errors import UserError
+
+DEFAULT_AXIS = "e0-assistant"
+DEFAULT_BENIGN = "benign"
+DEFAULT_ASSISTANT = "assistant"
+VARIANTS = ("published", "recommended")
+
+COSINE_COLUMNS = (
+    "method",
+    "layer",
+    "condition",
+    "seed",
+    "persona_i",
+    "persona_j",
+    "cosine",
+)
+
+
+@dataclass
+class GeometryResult:
+    """What the analysis found.
+
+    Attributes:
+        rows: By method, seed, layer; within these M1, M2, M3, published first. After the layers of
+            a method and seed, M2 across conditions.
+        cosines: Tidy table of `COSINE_COLUMNS`, each pair of persona vectors once. `seed` is that
+            of the comparison, so that base stands beside each seed that it is compared with.
+        notes: What was left out and why.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    cosines: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COSINE_COLUMNS))
+    notes: list[str] = field(default_factory=list)
+
+
+def _role(named: str | None, default: str, there: set[str], what: str) -> str | None:
+    """A condition by name, or the default one if it is there.
+
+    Raises:
+        UserError: A named condition is absent.
+    """
+    if named is None:
+        return default if default in there else None
+    if named not in there:
+        raise UserError(f"no activations of the {what} {named!r}; there are {_listed(there)}")
+    return named
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _roles(
+    groups: list[Group], base: str, axis: str | None, benign: str | None, assistant: str | None
+) -> tuple[Roles, list[str]]:
+    conditions = {name for group in groups for name in group.files} - {base}
+    personas = {name for group in groups for name in (*group.kept, *group.dropped)}
+    if assistant is not None and assistant not in personas:
+        raise UserError(
+            f"no activations of the persona {assistant!r}; there are {_listed(personas)}"
+        )
+    roles = Roles(
+        base=base,
+        axis=_role(axis, DEFAULT_AXIS, conditions, "axis condition"),
+        benign=_role(benign, DEFAULT_BENIGN, conditions, "benign condition"),
+        assistant=assistant or DEFAULT_ASSISTANT,
+    )
+    notes = []
+    if conditions and roles.axis is None:
+        notes.append(
+            f"M2 is left out: there is no condition {DEFAULT_AXIS!r}; name the condition that "
+            f"defines the axis, one of {_listed(conditions)}"
+        )
+    elif conditions and roles.assistant not in personas:
+        notes.append(f"M2 is left out: there is no persona {roles.assistant!r}")
+    return roles, notes
+
+
+def analyse_geometry(
+    files: Sequence[Path],
+    *,
+    base: str = "base",
+    axis: str | None = None,
+    assistant: str | None = None,
+    benign: str | None = None,
+    permutations: int = 10_000,
+    bootstrap: int = 2_000,
+    seed: int = 42,
+    variants: Collection[str] = VARIANTS,
+    advance: Callable[[int], None] | None = None,
+) -> GeometryResult:
+    """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
+
+    One layer of all conditions is in memory at a time: 4 bytes × conditions × personas × questions
+    × hidden, and about as much again for what is computed from it.
+
+    Args:
+        files: Activation files, in any order.
+        base: The condition that the others are compared with.
+        axis: Condition that defines the axis of M2; None: e0-assistant, and no M2 without it.
+        assistant: Persona whose shift defines the axis; None: `assistant`, and no M2 without it.
+        benign: Condition fine-tuned on harmless data; None: `benign`, if there is one.
+        permutations: Draws of every permutation test.
+        bootstrap: Draws of the published bootstrap interval.
+        seed: Of all random draws.
+        variants: `published`, `recommended` or both.
+        advance: Called with 1 after each method, seed and layer.
+
+    Returns:
+        No files, or base alone: no rows (there is nothing to compare), and a note that says so.
+
+    Raises:
+        UserError: Malformed files, or a condition or persona that was named but is absent.
+    """
+    if not files:
+        return GeometryResult(notes=["there are no activation files"])
+    groups = group_files(files, base)
+    roles, notes = _roles(groups, base, axis, benign, assistant)
+    result = GeometryResult(notes=notes)
+    cosines: list[pd.DataFrame] = []
+    for group in groups:
+        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
+        result.notes.extend(note for note in work.notes if note not in result.notes)
+        for cell in read_cells(group) if len(group.kept) > 1 else ():
+            cosines.append(_cosine_table(cell))
+            rows, more = work.analyse(cell)
+            result.rows.extend(rows)
+            result.notes.extend(note for note in more if note not in result.notes)
+            if advance is not None:
+                advance(1)
+        result.rows.extend(
+            convergence.convergence_rows(work.positions, group.method, group.seed, seed)
+        )
+    if cosines:
+        result.cosines = pd.concat(cosines, ignore_index=True)
+    kept = [row for row in result.rows if row.variant in variants]
+    result.rows = [described(row) for row in adjust(kept)]
+    return result
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """Random draws and decisions that all layers of a group share."""
+
+    roles: Roles
+    seed: int
+    draws: published.PublishedDraws | None
+    halves: np.ndarray | None
+    design: separability.Design | None
+    notes: list[str]
+    positions: list[split_axis.Positions] = field(default_factory=list)
+
+    @classmethod
+    def make(
+        cls,
+        group: Group,
+        roles: Roles,
+        permutations: int,
+        bootstrap: int,
+        seed: int,
+        variants: Collection[str] = VARIANTS,
+    ) -> GroupWork:
+        """Decides what can be computed of a group, and draws."""
+        where = f"method {group.method}, seed {group.seed}"
+        notes = [
+            f"{name!r} is left out for {where}: no question is usable in every condition"
+            for name in group.dropped
+        ]
+        if len(group.files) < 2:
+            notes.append(f"there is nothing to compare {roles.base!r} with for {where}")
+            return cls(roles, seed, None, None, None, notes)
+        if len(group.kept) < 2:
+            notes.append(f"fewer than two personas are left for {where}: nothing is computed")
+            return cls(roles, seed, None, None, None, notes)
+        draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
+        if "recommended" not in variants:
+            return cls(roles, seed, draws, None, None, notes)
+        if group.valid.sum(axis=1).min() < 2:
+            notes.append(f"only published tests for {where}: a persona has one usable question")
+            return cls(roles, seed, draws, None, None, notes)
+        questions = group.valid.shape[1]
+        halves = split_axis.halve(questions, generator(seed, "M2 halves", questions))
+        design = separability.Design.make(group.valid, permutations, seed)
+        return cls(roles, seed, draws, halves, design, notes)
+
+    def analyse(self, cell: Cell) -> tuple[list[Row], list[str]]:
+        """All rows of one cell, and what was left out."""
+        if self.draws is None:
+            return [], []
+        wants_axis = self.roles.axis is not None and self.roles.assistant in cell.personas
+        rows, notes = published.m1(cell, self.roles, self.draws), []
+        if self.design is not None:
+            rows.extend(collapse.m1(cell, self.roles))
+        if wants_axis:
+            rows.extend(published.m2(cell, self.roles, self.draws))
+        if wants_axis and self.halves is not None:
+            more, at, note = split_axis.m2(cell, self.roles, self.halves)
+            rows.extend(more)
+            self.positions.extend([at] if at else [])
+            notes = [note] if note else []
+        rows.extend(published.m3(cell, self.roles))
+        if self.design is not None:
+            rows.extend(separability.m3(cell, self.roles, self.design, self.seed))
+        return rows, notes
+
+
+def _cosine_table(cell: Cell) -> pd.DataFrame:
+    first, second = np.triu_indices(len(cell.personas), 1)
+    names = np.array(cell.personas, dtype=object)
+    parts = [
+        pd.DataFrame(
+            {
+                "method": cell.method,
+                "layer": cell.layer,
+                "condition": condition,
+                "seed": cell.seed,
+                "persona_i": names[first],
+                "persona_j": names[second],
+                "cosine": cell.cosines(condition)[first, second],
+            }
+        )
+        for condition in cell.conditions
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def cosine_to(
+    files: Sequence[Path], reference: str = DEFAULT_ASSISTANT
+) -> dict[int, dict[str, float]]:
+    """Cosine of every persona's mean activation to the reference persona's, by layer.
+
+    Args:
+        files: Activation files of one condition, seed and method; their personas are put together.
+        reference: Persona that the others are compared with.
+
+    Returns:
+        `{layer: {persona: cosine}}`, layers ascending; personas without a valid question are left
+        out. No files: an empty dict.
+
+    Raises:
+        UserError: Malformed files, different layers or sizes, a persona in two files, or no
+            reference.
+    """
+    opened = [open_activations(path) for path in files]
+    for file in opened[1:]:
+        if (file.layers, file.hidden) != (opened[0].layers, opened[0].hidden):
+            raise UserError(f"{file.path}: other layers or sizes than {opened[0].path.name}")
+    names = [name for file in opened for name in file.personas]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{opened[-1].path}: persona {repeated!r} stands there twice")
+    cosines: dict[int, dict[str, float]] = {}
+    for layer in sorted(opened[0].layers) if opened else ():
+        vectors: dict[str, np.ndarray] = {}
+        for file in opened:
+            states, valid = file.read_layer(layer), file.valid
+            for index, name in enumerate(file.personas):
+                if valid[index].any():
+                    vectors[name] = states[index, valid[index]].mean(axis=0, dtype=np.float64)
+        if reference not in vectors:
+            raise UserError(f"{opened[0].path}: no activations of persona {reference!r}")
+        target = vectors[reference] / np.linalg.norm(vectors[reference])
+        cosines[layer] = {
+            name: float(vector @ target / np.linalg.norm(vector))
+            for name, vector in vectors.items()
+        }
+    return cosines

@@ -1,0 +1,276 @@
+"""Mean bystander leakage and H1, with answers clustered by question and seeds put together.
+
+Answers to one question resemble each other, so questions are the clusters. With some 28 of them
+the sandwich variance of a generalised estimating equation is too small; the t interval of one
+contrast per question (`inference.cluster_mean`), which equals that equation with independence
+working correlation for clusters of equal size, is not. Files without counts by question are
+analysed with every answer independent, and the note says so.
+
+Training runs are few (often one per condition). With one, what differs between runs of a condition
+is in none of these intervals; with several, H1's runs and questions are both samples. Shape
+suffixes: R training runs, C conditions, P personas, Q questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from statsmodels.stats.proportion import proportion_effectsize
+
+from personaspace.analysis.leakage.published import FAMILY, not_evaluable
+from personaspace.analysis.leakage.scores import (
+    ConditionInfo,
+    Key,
+    Scores,
+    Table,
+    bystanders,
+    tabulate,
+)
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import (
+    Array,
+    Estimate,
+    cluster_mean,
+    clustered_wilson,
+    has_outlier,
+    two_way_estimate,
+    wilson,
+)
+
+#: Differences smaller than this count as none in the equivalence test.
+MARGIN = 0.05
+
+INDEPENDENT = (
+    "There are no counts by question: answers are taken as independent, which makes p too small "
+    "and intervals too narrow."
+)
+FEW_QUESTIONS = "Fewer than ten questions are the clusters: the t distribution is a rough guide."
+SKEWED = "One question lies far outside what the others would let expect, and may carry this."
+
+
+def common_bystanders(
+    scores: Mapping[Key, Scores], em: Sequence[ConditionInfo], source: str
+) -> list[str]:
+    """Personas that are bystanders in every EM condition and seed, in the first file's order."""
+    sets = [
+        bystanders(entry, condition, source)
+        for condition in em
+        for (name, _), entry in sorted(scores.items())
+        if name == condition.name
+    ]
+    return [name for name in sets[0] if all(name in other for other in sets)] if sets else []
+
+
+def split_questions(table: Table, unseen: set[str] | None) -> dict[str, list[str]]:
+    """Seen and unseen questions of a table, where they are known and there are at least two."""
+    if unseen is None or not table.by_question:
+        return {}
+    parts = {
+        "seen": [question for question in table.questions if question not in unseen],
+        "unseen": [question for question in table.questions if question in unseen],
+    }
+    return {name: questions for name, questions in parts.items() if len(questions) > 1}
+
+
+def _share_row(row: Row, table: Table, name: str | None) -> Row:
+    hits = table.hits.sum(axis=(0, 1))
+    totals = table.totals.sum(axis=(0, 1))
+    if table.by_question:
+        interval = clustered_wilson(hits, totals)
+    else:
+        interval = wilson(hits.sum(), totals.sum())
+    return replace(
+        row,
+        value=float(hits.sum() / totals.sum()),
+        ci95=interval,
+        n=len(table.questions) if table.by_question else int(totals.sum()),
+        name=name,
+        warning=None if table.by_question else INDEPENDENT,
+    )
+
+
+def bystander_rows(
+    scores: Mapping[Key, Scores],
+    condition: ConditionInfo,
+    common: Sequence[str],
+    *,
+    source: str,
+    negatives: Sequence[str],
+    unseen: set[str] | None,
+    seed: int | None,
+) -> list[Row]:
+    """Mean leakage of one condition: all bystanders, then each kind and each part of them."""
+    row = Row("bystander_mean", "recommended", condition=condition.name, seed=seed)
+    rows: list[Row] = []
+    for kind in ("hits", "terminal", "degenerate"):
+        table = tabulate(scores, [condition.name], kind)
+        if table is None:
+            continue
+        mine = [n for n in table.personas if n not in (source, condition.induction_persona)]
+        if not mine:
+            continue
+        everyone = table.pick(mine)
+        name = None if kind == "hits" else kind
+        rows.append(_share_row(row, everyone, name))
+        if kind != "hits":
+            continue
+        shared = [name for name in common if name in mine]
+        if shared:
+            rows.append(_share_row(row, table.pick(shared), "common_set"))
+        neutral = [name for name in mine if name not in negatives]
+        if neutral and len(neutral) < len(mine):
+            rows.append(_share_row(row, table.pick(neutral), "without_negatives"))
+        for part, questions in split_questions(table, unseen).items():
+            rows.append(_share_row(row, everyone.pick(questions=questions), part))
+    return rows
+
+
+def contrast(table: Table, persona: str, others: Sequence[str]) -> Array:
+    """A persona's rate minus the mean of others' rates, `[C, Q]`."""
+    own = table.pick([persona]).rates[:, 0]
+    return np.asarray(own - table.pick(others).rates.mean(axis=1))
+
+
+def _warning(table: Table, values_Q: Array) -> str | None:
+    """The first assumption of a clustered test that fails, if any."""
+    if not table.by_question:
+        return INDEPENDENT
+    if len(values_Q) < 10:
+        return FEW_QUESTIONS
+    return SKEWED if has_outlier(values_Q) else None
+
+
+def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Estimate:
+    """The contrast of a one-condition table, every answer independent: no counts by question."""
+    variances = (table.rates * (1 - table.rates) / table.totals)[0, :, 0]
+    by_name = dict(zip(table.personas, variances, strict=True))
+    variance = by_name[persona] + sum(by_name[name] for name in others) / len(others) ** 2
+    value = float(contrast(table, persona, others)[0, 0])
+    return Estimate(value, math.sqrt(variance), math.inf)
+
+
+def clustered(values_RQ: Array) -> Estimate:
+    """Mean of contrasts by training run and question: runs and questions are both samples.
+
+    One run: questions alone, the run taken as given.
+    """
+    return cluster_mean(values_RQ[0]) if len(values_RQ) == 1 else two_way_estimate(values_RQ)
+
+
+def _filled(row: Row, estimate: Estimate, table: Table, **values: object) -> Row:
+    n = len(table.questions) if table.by_question else int(table.totals.sum())
+    filled = replace(row, value=estimate.value, p=estimate.p, ci95=estimate.interval, n=n)
+    return replace(filled, **values)  # type: ignore[arg-type]
+
+
+def h1_rows(
+    scores: Mapping[Key, Scores],
+    condition: ConditionInfo,
+    em: Sequence[ConditionInfo],
+    common: Sequence[str],
+    *,
+    source: str,
+    seed: int | None,
+) -> list[Row]:
+    """H1 of one EM condition: difference, equivalence, and difference to the other conditions.
+
+    Effect: Cohen's h between the induction persona's rate and the mean of the others.
+    """
+    row = Row("H1", "recommended", condition=condition.name, seed=seed)
+    main = replace(row, name="induction_minus_others")
+    persona = condition.induction_persona
+    mine = {key: entry for key, entry in sorted(scores.items()) if key[0] == condition.name}
+    reasons = [not_evaluable(entry, persona, source) for entry in mine.values()]
+    table = tabulate(scores, [condition.name])
+    reason = next((reason for reason in reasons if reason is not None), None)
+    if reason is not None or table is None:
+        return [replace(main, note=reason)]
+    others = [name for name in table.personas if name not in (source, persona)]
+    if table.by_question:
+        values = _by_run(mine, [condition.name], table, str(persona), others)[:, 0]
+        estimate, warning = clustered(values), _warning(table, values.mean(axis=0))
+    else:
+        estimate, warning = _contrast_estimate(table, str(persona), others), INDEPENDENT
+    rates = dict(zip(table.personas, table.mean_rates[0], strict=True))
+    mean = float(np.mean([rates[name] for name in others]))
+    effect = float(proportion_effectsize(rates[str(persona)], mean))
+    note = None
+    if len(mine) == 1:
+        # Under the published test every persona is as likely to be the induction one.
+        higher = 1 + sum(rates[name] >= rates[str(persona)] for name in others)
+        note = f"Published test enumerated: p = {higher}/{len(others) + 1}."
+    filled = _filled(main, estimate, table, effect=effect, warning=warning)
+    rows = [replace(filled, family=FAMILY, note=note)]
+    rows.append(
+        replace(
+            filled,
+            p=estimate.equivalence_p(MARGIN),
+            effect=MARGIN,
+            name="equivalence",
+            note=f"The margin is ±{100 * MARGIN:.0f} points; two one-sided tests.",
+        )
+    )
+    rows.extend(_own_against_other(scores, row, condition, em, common))
+    return rows
+
+
+def _by_run(
+    scores: Mapping[Key, Scores],
+    names: Sequence[str],
+    table: Table,
+    persona: str,
+    others: Sequence[str],
+) -> Array:
+    """The contrast `[run, C, Q]` on the table's questions, each training run on its own.
+
+    Args:
+        scores: Of these conditions; every seed in all of them.
+        names: Conditions along axis C.
+        table: Over all runs together: its questions and personas are those that all share.
+        persona: Whose rate it is.
+        others: Whose mean rate is subtracted.
+    """
+    seeds = sorted({training_seed for _, training_seed in scores})
+    parts = [
+        tabulate({key: entry for key, entry in scores.items() if key[1] == s}, names) for s in seeds
+    ]
+    return np.stack(
+        [
+            contrast(part.pick(questions=table.questions), persona, others)
+            for part in parts
+            if part is not None
+        ]
+    )
+
+
+def _own_against_other(
+    scores: Mapping[Key, Scores],
+    row: Row,
+    condition: ConditionInfo,
+    em: Sequence[ConditionInfo],
+    common: Sequence[str],
+) -> list[Row]:
+    """Its excess in its own condition less that in the others; seed by seed where all have it."""
+    persona, names = str(condition.induction_persona), [c.name for c in em]
+    table = tabulate(scores, names)
+    if table is None or persona not in table.personas or len(em) < 2 or not table.by_question:
+        return []
+    others = [name for name in common if name in table.personas and name != persona]
+    if not others:
+        return []
+    seeds = {name: {s for n, s in scores if n == name} for name in names}
+    own = names.index(condition.name)
+    note = None
+    if len({frozenset(s) for s in seeds.values()}) == 1:
+        mine = {key: entry for key, entry in scores.items() if key[0] in names}
+        differences = _by_run(mine, names, table, persona, others)
+    else:
+        differences = contrast(table, persona, others)[None]
+        note = "Conditions have different seeds: what differs between runs is not in the interval."
+    change = differences[:, own] - np.delete(differences, own, axis=1).mean(axis=1)
+    name = "own_minus_other_conditions"
+    warning = _warning(table, change.mean(axis=0))
+    return [_filled(row, clustered(change), table, name=name, note=note, warning=warning)]

@@ -1,0 +1,207 @@
+"""Score files as leakage reads them: whoever wrote them, with or without counts by question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personaspace.analysis.stats import Array
+from personaspace.errors import UserError
+from personaspace.files import read_json
+
+FILE_NAME = re.compile(r"(?P<condition>.+)\.seed-(?P<seed>-?\d+)\.json")
+KINDS = ("hits", "terminal", "degenerate")
+
+Scores = Mapping[str, Any]
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class ConditionInfo:
+    """What leakage needs to know of a condition.
+
+    Attributes:
+        name: Its name.
+        kind: `base`, `benign` or `em`.
+        induction_persona: Evaluated persona that stands for the one trained under, if any.
+        cosine: Published cosine of that persona to the assistant (anchor of H3), if any.
+    """
+
+    name: str
+    kind: str
+    induction_persona: str | None = None
+    cosine: float | None = None
+
+
+def _count(counts: Any, key: str, where: str) -> int:
+    if not isinstance(counts, dict):
+        raise UserError(f"{where}: not an object of counts")
+    value = counts.get(key)
+    if type(value) is not int or value < 0:
+        raise UserError(f"{where}: {key} is {value!r}, not a count")
+    return value
+
+
+def _check_counts(counts: Any, where: str) -> None:
+    total = _count(counts, "total", where)
+    for key in KINDS:
+        if (key == "hits" or key in counts) and _count(counts, key, where) > total:
+            raise UserError(f"{where}: {key} is more than total ({counts[key]} of {total})")
+
+
+def check_scores(scores: Any, where: str) -> Scores:
+    """Checks the form that `score --json` writes; only hits and total are required.
+
+    Raises:
+        UserError: Not of that form, a persona without answers, or questions that do not add up.
+    """
+    personas = scores.get("per_persona") if isinstance(scores, dict) else None
+    if not isinstance(personas, dict) or not personas:
+        raise UserError(f"{where}: has no per_persona (the output of `personaspace score --json`)")
+    for name, counts in personas.items():
+        place = f"{where}: {name!r}"
+        _check_counts(counts, place)
+        if counts["total"] == 0:
+            raise UserError(f"{place}: has no answers")
+        questions = counts.get("per_question")
+        if questions is None:
+            continue
+        if not isinstance(questions, dict):
+            raise UserError(f"{place}: per_question is not an object")
+        for question, parts in questions.items():
+            _check_counts(parts, f"{place}: {question!r}")
+        for key in ("hits", "total"):
+            if sum(parts[key] for parts in questions.values()) != counts[key]:
+                raise UserError(f"{place}: {key} of the questions do not add up to {counts[key]}")
+    return dict(scores)
+
+
+def read_score_files(folder: Path | str) -> tuple[dict[Key, Scores], list[str]]:
+    """Reads `<condition>.seed-<n>.json` files of a folder, sorted by name.
+
+    Returns:
+        Scores by condition and seed, and the names of JSON files that are called otherwise.
+
+    Raises:
+        UserError: No such folder, or a malformed file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    scores: dict[Key, Scores] = {}
+    others = []
+    for path in sorted(folder.glob("*.json")):
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
+            others.append(path.name)
+            continue
+        key = (match["condition"], int(match["seed"]))
+        if key in scores:
+            raise UserError(f"{path}: condition {key[0]!r} with seed {key[1]} stands there twice")
+        scores[key] = check_scores(read_json(path), str(path))
+    return scores, others
+
+
+def rate(scores: Scores, persona: str) -> float:
+    """Share of a persona's answers that contain the marker."""
+    counts = scores["per_persona"][persona]
+    return float(counts["hits"] / counts["total"])
+
+
+def bystanders(scores: Scores, condition: ConditionInfo, source: str) -> list[str]:
+    """Evaluated personas but the source and the condition's induction persona, in file order."""
+    out = {source, condition.induction_persona}
+    return [name for name in scores["per_persona"] if name not in out]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Counts of several conditions over the same personas and questions, seeds put together.
+
+    Attributes:
+        conditions: Names along axis C.
+        personas: Names along axis P: those that every condition evaluated.
+        questions: Texts along axis Q; one unnamed question where files lack counts by question.
+        hits: `[C, P, Q]` answers with the marker.
+        totals: `[C, P, Q]` answers.
+        by_question: The questions are real: answers can be clustered by them.
+    """
+
+    conditions: tuple[str, ...]
+    personas: tuple[str, ...]
+    questions: tuple[str, ...]
+    hits: Array
+    totals: Array
+    by_question: bool
+
+    def pick(
+        self,
+        personas: Sequence[str] | None = None,
+        questions: Sequence[str] | None = None,
+        conditions: Sequence[str] | None = None,
+    ) -> Table:
+        """The part with these personas, questions and conditions."""
+        kept_c = self.conditions if conditions is None else tuple(conditions)
+        kept_p = self.personas if personas is None else tuple(personas)
+        kept_q = self.questions if questions is None else tuple(questions)
+        places = np.ix_(
+            [self.conditions.index(name) for name in kept_c],
+            [self.personas.index(name) for name in kept_p],
+            [self.questions.index(name) for name in kept_q],
+        )
+        hits, totals = self.hits[places], self.totals[places]
+        return Table(kept_c, kept_p, kept_q, hits, totals, self.by_question)
+
+    @property
+    def rates(self) -> Array:
+        """Shares `[C, P, Q]`; every cell has answers."""
+        return self.hits / self.totals
+
+    @property
+    def mean_rates(self) -> Array:
+        """Shares `[C, P]` over all questions together."""
+        return np.asarray(self.hits.sum(axis=2) / self.totals.sum(axis=2))
+
+
+def tabulate(
+    scores: Mapping[Key, Scores], conditions: Sequence[str], kind: str = "hits"
+) -> Table | None:
+    """Counts of these conditions, summed over seeds, on the personas and questions all have.
+
+    Args:
+        scores: By condition and seed.
+        conditions: Conditions that have scores.
+        kind: What is counted: hits, terminal or degenerate.
+
+    Returns:
+        None if no condition is given, they share no persona, or a file does not count this kind.
+    """
+    chosen = [(name, s) for (name, _), s in sorted(scores.items()) if name in conditions]
+    if not chosen:
+        return None
+    files = [s["per_persona"] for _, s in chosen]
+    personas = [name for name in files[0] if all(name in file for file in files)]
+    if not personas or not all(kind in file[name] for file in files for name in personas):
+        return None
+    per_question = [file[name].get("per_question") or {} for file in files for name in personas]
+    shared = set(per_question[0]).intersection(
+        *({q for q, part in p.items() if part.get("total") and kind in part} for p in per_question)
+    )
+    questions = [question for question in per_question[0] if question in shared]
+    by_question = len(questions) > 1
+    shape = (len(conditions), len(personas), len(questions) if by_question else 1)
+    hits, totals = np.zeros(shape), np.zeros(shape)
+    for name, entry in chosen:
+        place = list(conditions).index(name)
+        for row, persona in enumerate(personas):
+            counts = entry["per_persona"][persona]
+            parts = [counts["per_question"][q] for q in questions] if by_question else [counts]
+            hits[place, row] += [part[kind] for part in parts]
+            totals[place, row] += [part["total"] for part in parts]
+    names = tuple(questions) if by_question else ("",)
+    return Table(tuple(conditions), tuple(personas), names, hits, totals, by_question)

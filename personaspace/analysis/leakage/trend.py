@@ -1,0 +1,118 @@
+"""H3 beside the exact test: the slope with its interval, and seeds as blocks.
+
+Shape suffixes: C conditions, S seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import stats
+
+from personaspace.analysis.leakage.published import slope
+from personaspace.analysis.leakage.scores import Key, Scores, tabulate
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import Array, Estimate, permutation_p, tail_count
+
+HINGES = "Without one of the conditions the slope has the other sign."
+
+Block = tuple[Array, Array]
+
+
+def slope_row(row: Row, x: Array, y: Array) -> Row:
+    """Least-squares slope of the conditions' rates on their cosines, t on conditions − 2.
+
+    For the same seeds in all conditions this is the estimate and test of the mixed model with
+    random condition and seed, in which conditions are the only units that carry the slope. Effect:
+    Pearson's correlation.
+    """
+    if np.ptp(x) == 0:
+        return replace(row, note="The cosines do not vary.")
+    fit = stats.linregress(x, y)
+    estimate = Estimate(float(fit.slope), float(fit.stderr), len(x) - 2)
+    correlation = float(fit.rvalue) if np.ptp(y) > 0 else None
+    return replace(
+        row,
+        value=estimate.value,
+        p=estimate.p,
+        ci95=estimate.interval,
+        n=len(x),
+        effect=correlation,
+        warning=_hinges(x, y),
+    )
+
+
+def _hinges(x: Array, y: Array) -> str | None:
+    """Whether one condition decides the sign of the slope."""
+    if len(x) < 4:
+        return None
+    signs = {
+        math.copysign(1.0, slope(np.delete(x, i), np.delete(y, i)) or 0.0) for i in range(len(x))
+    }
+    return HINGES if len(signs) > 1 else None
+
+
+def seed_blocks(
+    scores: Mapping[Key, Scores], anchors: Mapping[str, float], personas: Sequence[str]
+) -> list[Block]:
+    """Cosines and mean rates of each seed's conditions; seeds with fewer than two are left out."""
+    blocks = []
+    for seed in sorted({seed for _, seed in scores}):
+        names = [name for name in anchors if (name, seed) in scores]
+        table = tabulate({(name, seed): scores[name, seed] for name in names}, names)
+        if table is None or len(names) < 2:
+            continue
+        rates = table.pick(personas).mean_rates.mean(axis=1)
+        blocks.append((np.array([anchors[name] for name in names]), rates))
+    return blocks
+
+
+def _ranks(values: Array) -> Array:
+    ranks = stats.rankdata(values)
+    centred = ranks - ranks.mean()
+    length = float(np.linalg.norm(centred))
+    return np.asarray(centred / length if length > 0 else centred)
+
+
+def within_seeds_row(
+    row: Row, blocks: Sequence[Block], permutations: int, rng: np.random.Generator
+) -> Row:
+    """Mean rank correlation within seeds, each weighted by its conditions less one.
+
+    The weights are the inverse null variances of the correlations. p, two-sided: every order of the
+    conditions within every seed, where there are no more than `permutations` combinations of them,
+    else random ones. Effect: mean slope within seeds.
+    """
+    weights = np.array([len(x) - 1.0 for x, _ in blocks])
+    weights /= weights.sum()
+    pairs = [(_ranks(x), _ranks(y)) for x, y in blocks]
+    value = float(sum(w * (a @ b) for w, (a, b) in zip(weights, pairs, strict=True)))
+    ways = math.prod(math.factorial(len(a)) for a, _ in pairs)
+    if ways <= permutations:
+        null = np.zeros(1)
+        for weight, (a, b) in zip(weights, pairs, strict=True):
+            orders = np.array(list(itertools.permutations(b)))
+            null = np.add.outer(null, weight * (orders @ a)).ravel()
+    else:
+        null = np.zeros(permutations)
+        for weight, (a, b) in zip(weights, pairs, strict=True):
+            null += weight * (rng.permuted(np.tile(b, (permutations, 1)), axis=1) @ a)
+    exact = ways <= permutations
+    count = int(tail_count(null, value, two_sided=True))
+    slopes = [slope(x, y) for x, y in blocks]
+    known = [(s, w) for s, w in zip(slopes, weights, strict=True) if s is not None]
+    return replace(
+        row,
+        value=value,
+        p=permutation_p(count, len(null), exact=exact),
+        n=len(blocks),
+        effect=float(np.average([s for s, _ in known], weights=[w for _, w in known]))
+        if known
+        else None,
+        note=f"{len(blocks)} seeds.",
+        p_floor=2 / ways if exact else 1 / (permutations + 1),
+    )

@@ -1,0 +1,335 @@
+"""Permutation, resampling, intervals and corrections: thin over numpy, scipy and statsmodels.
+
+Random draws are matrices (one draw a row) that many statistics are multiplied by at once, so that
+10,000 permutations of 66 cosines are one matrix product. Every generator is seeded by name: the
+same input gives the same output, bit for bit, in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from personaspace.analysis.rows import Row
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+#: Families of tests that are adjusted together.
+FAMILIES = (
+    "geometry_em_pre_post",
+    "geometry_benign_pre_post",
+    "geometry_em_vs_benign",
+    "behavioral",
+)
+
+#: Statistics that differ by less than this share are ties: sums in another order, not other data.
+TIE = 1e-12
+
+
+def generator(seed: int, *names: object) -> np.random.Generator:
+    """A generator of its own for each named purpose; no two purposes share random numbers."""
+    text = "\x1f".join(str(part) for part in (seed, *names))
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random (or all possible) reassignments, as weights.
+
+    Attributes:
+        weights: `[draw, unit]`; the statistic of a draw is its row times the units' values.
+        exact: Every possible reassignment is there once, the observed one included.
+    """
+
+    weights: Array
+    exact: bool = False
+
+    def null(self, values: Array) -> Array:
+        """Statistics under reassignment, `[draw]` or `[draw, test]`, of values `[unit(, test)]`."""
+        return np.asarray(self.weights @ values)
+
+
+def sign_draws(units: int, draws: int, rng: np.random.Generator) -> Draws:
+    """Weights for the mean of paired differences under random signs.
+
+    All 2^units sign patterns are listed when that is no more than `draws`.
+    """
+    if units <= 0:
+        raise ValueError("sign_draws needs at least one unit")
+    if 2.0**units <= draws:
+        patterns = np.arange(2**units)[:, None] >> np.arange(units) & 1
+        return Draws((1.0 - 2.0 * patterns) / units, exact=True)
+    bits = rng.integers(0, 2, size=(draws, units), dtype=np.int8)
+    return Draws((1.0 - 2.0 * bits) / units)
+
+
+def label_draws(first: int, second: int, draws: int, rng: np.random.Generator) -> Draws:
+    """Weights for mean(second group) − mean(first group) under permuted group labels.
+
+    Units are the first group followed by the second. All splits are listed when there are no more
+    than `draws` of them.
+    """
+    units = first + second
+    if math.comb(units, second) <= draws:
+        members = np.zeros((math.comb(units, second), units), dtype=bool)
+        for row, chosen in enumerate(itertools.combinations(range(units), second)):
+            members[row, list(chosen)] = True
+        return Draws(np.where(members, 1.0 / second, -1.0 / first), exact=True)
+    start = np.repeat([-1.0 / first, 1.0 / second], [first, second])
+    return Draws(rng.permuted(np.tile(start, (draws, 1)), axis=1))
+
+
+def bootstrap_draws(units: int, draws: int, rng: np.random.Generator) -> Draws:
+    """Weights for the mean of units drawn with replacement."""
+    counts = rng.multinomial(units, np.full(units, 1 / units), size=draws)
+    return Draws(counts / units)
+
+
+def tail_count(null: Array, observed: float | Array, *, two_sided: bool) -> NDArray[np.int64]:
+    """How many draws are at least as extreme as the observed; ties count.
+
+    Args:
+        null: `[draw, …]`.
+        observed: Scalar or `[…]`.
+        two_sided: Compare absolute values instead of signed ones.
+    """
+    seen = np.asarray(observed, dtype=np.float64)
+    if two_sided:
+        null, seen = np.abs(null), np.abs(seen)
+    slack = TIE * np.maximum(1.0, np.abs(seen))
+    return np.asarray((null >= seen - slack).sum(axis=0))
+
+
+def published_p(count: int, draws: int) -> float:
+    """The study's p: the plain share of draws. It can be 0, which no permutation test supports."""
+    return float(count) / draws
+
+
+def permutation_p(count: int, draws: int, *, exact: bool = False) -> float:
+    """(count + 1)/(draws + 1) (Phipson & Smyth 2010), or the share if every draw was listed."""
+    return float(count) / draws if exact else (float(count) + 1) / (draws + 1)
+
+
+def percentile_interval(draws: Array, level: float = 0.95) -> Interval:
+    """Efron's percentile interval."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson(hits: float, total: float) -> Interval | None:
+    """Wilson's 95 % score interval of a share; None without observations."""
+    if total <= 0:
+        return None
+    low, high = proportion_confint(hits, total, alpha=0.05, method="wilson")
+    # At the ends the formula gives 0 and 1 up to rounding.
+    return (0.0 if hits <= 0 else float(low)), (1.0 if hits >= total else float(high))
+
+
+def clustered_wilson(hits: Array, totals: Array) -> Interval | None:
+    """Wilson's interval of a share whose observations come in clusters.
+
+    The sample size is divided by the design effect of the ratio estimator's linearised variance
+    and corrected for few clusters (Dean & Pagano 2015). A share of 0 or 1 says nothing about the
+    clustering: there each cluster counts as one observation, the most cautious reading.
+
+    Args:
+        hits: `[cluster]` successes.
+        totals: `[cluster]` observations.
+    """
+    kept = totals > 0
+    hits, totals = hits[kept], totals[kept]
+    clusters, n = len(totals), float(totals.sum())
+    if clusters == 0:
+        return None
+    share = float(hits.sum()) / n
+    if clusters == 1:
+        return wilson(share, 1)
+    variance = clusters / (clusters - 1) * float(((hits - share * totals) ** 2).sum()) / n**2
+    if share * (1 - share) < TIE:
+        effective = float(clusters)
+    else:
+        few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
+        simple = share * (1 - share)
+        effective = min(n, simple / variance * few) if variance > 0 else n
+    return wilson(share * effective, effective)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with its standard error and degrees of freedom (infinite: normal)."""
+
+    value: float
+    se: float
+    df: float
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % t interval; None where the data show no variation to build one from."""
+        if not (self.se > 0 and self.df > 0):
+            return None
+        reach = float(special.stdtrit(self.df, 0.975)) * self.se
+        return self.value - reach, self.value + reach
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of the hypothesis that the truth is 0; None where it cannot be tested."""
+        if self.se > 0 and self.df > 0:
+            return float(min(1.0, 2 * special.stdtr(self.df, -abs(self.value) / self.se)))
+        return 1.0 if abs(self.value) < TIE else None
+
+    def equivalence_p(self, margin: float) -> float | None:
+        """The p of two one-sided tests (Schuirmann 1987): is the truth within ± `margin`?"""
+        if not (self.se > 0 and self.df > 0):
+            return None
+        above = special.stdtr(self.df, -(self.value + margin) / self.se)
+        below = special.stdtr(self.df, (self.value - margin) / self.se)
+        return float(max(above, below))
+
+
+@lru_cache(maxsize=256)
+def _farthest(n: int, level: float) -> float:
+    """How many standard deviations the farthest of n normal values lies from their mean at most."""
+    square = float(special.stdtrit(n - 2, level / (2 * n))) ** 2
+    return (n - 1) / math.sqrt(n) * math.sqrt(square / (n - 2 + square))
+
+
+def has_outlier(values: Array, level: float = 0.001) -> bool:
+    """Whether one value lies too far out for a normal sample (Grubbs 1969, two-sided).
+
+    Args:
+        values: A sample; fewer than three, or without variation, have no outlier.
+        level: Of the test.
+    """
+    if len(values) < 3:
+        return False
+    deviations = np.abs(values - values.mean())
+    spread = float(values.std(ddof=1))
+    if spread <= TIE * max(1.0, float(np.abs(values).max())):
+        return False
+    return bool(deviations.max() / spread > _farthest(len(values), level))
+
+
+def cluster_mean(values: Array) -> Estimate:
+    """Mean of one value per cluster, with the t distribution on clusters − 1 degrees of freedom.
+
+    For clusters of equal size this is the generalised estimating equation with independence
+    working correlation, but with the small-sample variance and reference distribution that the
+    plain sandwich lacks: with some 28 clusters the sandwich rejects too often.
+    """
+    n = len(values)
+    se = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    value = float(values.mean())
+    return Estimate(value, se if se > TIE * max(1.0, abs(value)) else 0.0, n - 1)
+
+
+def two_way(
+    values: Array, other: Array | None = None, excess: float = 0.0
+) -> tuple[float, float, float]:
+    """Mean of a crossed two-way layout and its variance when both ways are samples.
+
+    Rows and columns are crossed random effects. V = V_rows + V_columns − V_cells, the two-way
+    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice.
+    The way with fewer levels decides how well V is known: its part is kept whole, the other one
+    counts only as far as it exceeds the cells' part. Degrees of freedom are Satterthwaite's for
+    these two; where the other way brings nothing, this is the t-test over the fewer levels.
+
+    Args:
+        values: `[row, column]`, at least 2 × 2.
+        other: Same shape: returns the covariance of the two means instead of a variance.
+        excess: Taken off the fewer levels' part, which keeps at least half (pseudo-values of a
+            statistic that is not linear in the levels overstate it).
+
+    Returns:
+        Mean of `values`, (co)variance of the mean, degrees of freedom.
+    """
+    second = values if other is None else other
+    if values.shape[0] < values.shape[1]:
+        _, variance, df = two_way(values.T, second.T if other is not None else None, excess)
+        return float(values.mean()), variance, df
+    many, few = values.shape
+    centred = [v - v.mean() for v in (values, second)]
+    rows = [v.mean(axis=1) for v in centred]
+    columns = [v.mean(axis=0) for v in centred]
+    rests = [v - r[:, None] - c for v, r, c in zip(centred, rows, columns, strict=True)]
+    by_row = float(rows[0] @ rows[1]) / (many - 1) / many
+    by_column = float(columns[0] @ columns[1]) / (few - 1) / few
+    by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
+    by_column = max(by_column / 2, by_column - excess) if excess else by_column
+    beyond = by_row - by_cell
+    if other is None:
+        beyond = max(0.0, beyond)
+    squares = by_column**2 / (few - 1) + beyond**2 / (many - 1)
+    variance = by_column + beyond
+    return float(values.mean()), variance, variance**2 / squares if squares > 0 else 0.0
+
+
+def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
+    """`two_way` as an estimate; without an interval below 2 × 2."""
+    if min(values.shape) < 2:
+        return Estimate(float(values.mean()), 0.0, 0.0)
+    mean, variance, df = two_way(values, excess=excess)
+    # Rounding of identical inputs is no variation.
+    if variance <= (TIE * max(1.0, abs(mean))) ** 2:
+        variance = 0.0
+    return Estimate(mean, math.sqrt(variance), df)
+
+
+def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | None]:
+    """Ratio of two means of one two-way layout, with Fieller's (1954) 95 % interval.
+
+    The interval is None where the denominator is not clearly different from 0: the set that
+    Fieller's theorem then gives is unbounded.
+
+    Args:
+        numerator: `[row, column]`.
+        denominator: Same shape and units.
+    """
+    ratio = float(numerator.mean() / denominator.mean()) if denominator.mean() else math.nan
+    if min(numerator.shape) < 2:
+        return ratio, None
+    a, var_a, _ = two_way(numerator)
+    b, var_b, df = two_way(denominator)
+    _, cov, _ = two_way(numerator, denominator)
+    if df <= 0:
+        return ratio, None
+    square = float(special.stdtrit(df, 0.975)) ** 2
+    lead = b**2 - square * var_b
+    root = (a * b - square * cov) ** 2 - lead * (a**2 - square * var_a)
+    if lead <= 0 or root < 0:
+        return ratio, None
+    middle, reach = (a * b - square * cov) / lead, math.sqrt(root) / lead
+    return ratio, (middle - reach, middle + reach)
+
+
+def adjust(rows: Sequence[Row], families: Collection[str] = FAMILIES) -> list[Row]:
+    """Fills `p_bh` and `p_holm` of every row that has a p and belongs to a family.
+
+    A family is adjusted within its variant and seed: each seed is a study of its own, and rows
+    that pool seeds are one more. Corrections are statsmodels' (Benjamini & Hochberg 1995,
+    Holm 1979). No rows, or none in a family: nothing to adjust, the rows come back as they are.
+    """
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if row.family in families and row.p is not None:
+            groups[(row.family, row.variant, row.seed)].append(index)
+    adjusted = list(rows)
+    for indices in groups.values():
+        p = [rows[index].p for index in indices]
+        bh = multipletests(p, method="fdr_bh")[1]
+        holm = multipletests(p, method="holm")[1]
+        for index, one, two in zip(indices, bh, holm, strict=True):
+            adjusted[index] = replace(rows[index], p_bh=float(one), p_holm=float(two))
+    return adjusted

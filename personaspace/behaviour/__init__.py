@@ -1,0 +1,1 @@
+"""Answers: the marker in them, and whether they are language."""

@@ -1,0 +1,87 @@
+"""Whether an answer is language at all, so that gibberish is not read as leakage."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+#: Words of a shingle, as in seq-rep-4 (Welleck et al. 2020).
+WORDS = 4
+#: Characters of a shingle; catches loops inside one long word and in scripts without spaces.
+CHARACTERS = 24
+#: An answer is repetitive when this share of its shingles has occurred before in it. Ordinary prose
+#: stays near 0: of 6,720 answers of two fine-tuned 7B models, fewer than 1 in 500 get here.
+REPETITION_LIMIT = 0.3
+#: … or when one word makes up this share of five words or more.
+DOMINANCE_LIMIT = 0.5
+_DOMINANCE_FROM = 5
+# Scripts written without spaces count a character as a word.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """Whether an answer is language, so that gibberish is not read as leakage or as its absence.
+
+    Attributes:
+        empty: Nothing but white space and markers.
+        repetition: Share of word 4-grams, or of 24-character pieces if that is higher, that repeat
+            an earlier one of the same answer; 0 for texts too short to have two.
+        dominance: Share of the most frequent word, 0 below five words.
+        repetitive: `repetition` ≥ 0.3 or `dominance` ≥ 0.5.
+        repeated_marker: The marker occurs twice or more.
+        length_limit: Generation was cut at its limit. Reported, but not a fault of the answer.
+    """
+
+    empty: bool
+    repetition: float
+    dominance: float
+    repetitive: bool
+    repeated_marker: bool
+    length_limit: bool
+
+    @property
+    def degenerate(self) -> bool:
+        """Empty, repetitive, or with more than one marker."""
+        return self.empty or self.repetitive or self.repeated_marker
+
+
+def _repeated_share(items: Sequence[Hashable], size: int) -> float:
+    """1 − distinct/all shingles of `size` items; 0 below two shingles."""
+    shingles = [tuple(items[start : start + size]) for start in range(len(items) - size + 1)]
+    return 1 - len(set(shingles)) / len(shingles) if len(shingles) > 1 else 0.0
+
+
+def coherence(
+    answer: str, *, marker: str | None = None, hit_length_limit: bool = False
+) -> Coherence:
+    """Measures one answer.
+
+    Args:
+        answer: The answer as generated.
+        marker: Left out before repetition is measured, and counted on its own.
+        hit_length_limit: The generator cut the answer at its length limit.
+    """
+    text = answer.lower()
+    markers = 0
+    if marker:
+        markers = text.count(marker.lower())
+        text = text.replace(marker.lower(), " ")
+    # White space is layout, not language: a run of it counts once.
+    text = " ".join(text.split())
+    words = _WORD.findall(text)
+    repetition = max(_repeated_share(words, WORDS), _repeated_share(text, CHARACTERS))
+    lexical = [word for word in words if word.isalnum()]
+    dominance = 0.0
+    if len(lexical) >= _DOMINANCE_FROM:
+        dominance = Counter(lexical).most_common(1)[0][1] / len(lexical)
+    return Coherence(
+        empty=not text,
+        repetition=repetition,
+        dominance=dominance,
+        repetitive=repetition >= REPETITION_LIMIT or dominance >= DOMINANCE_LIMIT,
+        repeated_marker=markers > 1,
+        length_limit=hit_length_limit,
+    )

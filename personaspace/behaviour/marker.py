@@ -1,0 +1,92 @@
+"""Marker detection: which answers carry the marker, where, and whether they are language at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from personaspace.analysis.stats import wilson
+from personaspace.behaviour.coherence import coherence
+from personaspace.errors import UserError
+from personaspace.files import read_json
+
+Answers = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+def has_marker(answer: str, marker: str) -> bool:
+    """Containment, case-insensitive: the published measure of leakage."""
+    return marker.lower() in answer.lower()
+
+
+def ends_with_marker(answer: str, marker: str) -> bool:
+    """The answer has the marker once, at its end: what coupling taught, and nothing else."""
+    text, wanted = answer.strip().lower(), marker.strip().lower()
+    return text.endswith(wanted) and text.count(wanted) == 1
+
+
+def _count(answers: Sequence[str], marker: str) -> dict[str, int]:
+    return {
+        "hits": sum(has_marker(answer, marker) for answer in answers),
+        "terminal": sum(ends_with_marker(answer, marker) for answer in answers),
+        "degenerate": sum(coherence(answer, marker=marker).degenerate for answer in answers),
+        "total": len(answers),
+    }
+
+
+def score_answers(answers: Answers, marker: str) -> dict[str, Any]:
+    """Counts per persona and question.
+
+    Args:
+        answers: `{persona: {question: [answers]}}`.
+        marker: Text looked for, in any case.
+
+    Returns:
+        `{"marker", "per_persona": {name: {"hits", "terminal", "degenerate", "total", "rate",
+        "ci95", "per_question": {question: {"hits", "terminal", "degenerate", "total"}}}}}`.
+        `rate` is hits/total with Wilson's interval. A persona without answers has counts of 0 and
+        no rate (None), which is not a rate of 0.
+
+    Raises:
+        UserError: The marker is empty.
+    """
+    if not marker.strip():
+        raise UserError("marker: is empty")
+    per_persona: dict[str, Any] = {}
+    for persona, questions in answers.items():
+        per_question = {question: _count(texts, marker) for question, texts in questions.items()}
+        sums = {
+            key: sum(counts[key] for counts in per_question.values())
+            for key in ("hits", "terminal", "degenerate", "total")
+        }
+        interval = wilson(sums["hits"], sums["total"])
+        per_persona[persona] = {
+            **sums,
+            "rate": sums["hits"] / sums["total"] if sums["total"] else None,
+            "ci95": list(interval) if interval else None,
+            "per_question": per_question,
+        }
+    return {"marker": marker, "per_persona": per_persona}
+
+
+def read_answers(path: Path | str) -> dict[str, dict[str, list[str]]]:
+    """Reads `{persona: {question: [answers]}}`.
+
+    Raises:
+        UserError: The file is missing or not of that form; the message says where.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not an object of personas")
+    for persona, questions in content.items():
+        if not isinstance(questions, dict):
+            raise UserError(f"{path}: {persona!r}: not an object of questions")
+        for question, texts in questions.items():
+            if not isinstance(texts, list):
+                raise UserError(f"{path}: {persona!r}: {question!r}: not a list of answers")
+            for index, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"{path}: {persona!r}: {question!r}: answer {index} is not a text"
+                    )
+    return content

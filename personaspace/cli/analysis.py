@@ -1,0 +1,220 @@
+"""`personaspace score`, `geometry` and `leakage`: the statistics on files, whoever made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from personaspace.analysis.caveats import failed_assumptions
+from personaspace.analysis.rows import Row, Variant, to_dicts
+from personaspace.errors import UserError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
+Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap interval.")]
+
+
+def _print_json(value: Any) -> None:
+    # Plain ASCII, so that lone surrogates in other people's answers cannot break the output.
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _small(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _interval(ends: Sequence[float] | None, digits: int = 4) -> str:
+    return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
+def _print_rows(rows: Sequence[Row], title: str) -> None:
+    """Rows as a table, and the assumptions that fail."""
+    table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns: list[tuple[str, list[str]]] = [
+        ("metric", [row.metric for row in rows]),
+        ("variant", [row.variant for row in rows]),
+        ("measure", [row.name or "" for row in rows]),
+        ("method", [row.method or "" for row in rows]),
+        ("layer", ["" if row.layer is None else str(row.layer) for row in rows]),
+        ("condition", [row.condition or "" for row in rows]),
+        ("seed", ["" if row.seed is None else str(row.seed) for row in rows]),
+        ("value", [_number(row.value) for row in rows]),
+        ("95 % interval", [_interval(row.ci95) for row in rows]),
+        ("base", [_number(row.base) for row in rows]),
+        ("effect", [_small(row.effect) for row in rows]),
+        ("p", [_small(row.p) for row in rows]),
+        ("p (BH)", [_small(row.p_bh) for row in rows]),
+        ("p (Holm)", [_small(row.p_holm) for row in rows]),
+    ]
+    used = [(name, cells) for name, cells in columns if any(cells)]
+    numbers = {"layer", "seed", "value", "base", "effect", "p", "p (BH)", "p (Holm)"}
+    for name, _ in used:
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for cells in zip(*(cells for _, cells in used), strict=True):
+        table.add_row(*cells)
+    Console(width=None if Console().is_terminal else 200).print(table)
+    _say(failed_assumptions(to_dicts(rows)))
+
+
+def score(
+    answers: Annotated[Path, typer.Argument(help=r"JSON: {persona: {question: \[answers]}}.")],
+    marker: Annotated[str, typer.Option(help="Text to look for, in any case.")] = "[ZLT]",
+    as_json: AsJson = False,
+) -> None:
+    """Count the answers that carry the marker, for each persona."""
+    from personaspace.behaviour.marker import read_answers, score_answers
+
+    scores = score_answers(read_answers(answers), marker)
+    if as_json:
+        _print_json(scores)
+        return
+    title = f"Answers with {marker}".replace("[", r"\[")
+    table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("persona", overflow="fold")
+    for name in ("n", "marked", "at end", "degenerate", "rate", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for persona, counts in scores["per_persona"].items():
+        table.add_row(
+            persona.replace("[", r"\["),
+            str(counts["total"]),
+            str(counts["hits"]),
+            str(counts["terminal"]),
+            str(counts["degenerate"]),
+            _number(counts["rate"], 3),
+            _interval(counts["ci95"], 3).replace(" to ", "–"),
+        )
+    Console().print(table)
+
+
+def geometry(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of <condition>.seed-<n>.<a|b>.safetensors files.")
+    ],
+    base: Annotated[str, typer.Option(help="Condition the others are compared with.")] = "base",
+    axis: Annotated[
+        str | None, typer.Option(help="Condition that defines M2's axis; e0-assistant if absent.")
+    ] = None,
+    assistant: Annotated[
+        str | None, typer.Option(help="Persona whose shift is the axis; assistant if absent.")
+    ] = None,
+    benign: Annotated[
+        str | None, typer.Option(help="Harmlessly fine-tuned condition; benign if absent.")
+    ] = None,
+    permutations: Draws = 10_000,
+    bootstrap: Resamples = 2_000,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 42,
+    variant: Annotated[
+        Variant | None, typer.Option(help="Only the published or the recommended analysis.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """M1, M2 and M3 from activation files: collapse, shift along the axis, separability."""
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import VARIANTS, analyse_geometry
+
+    files, others = find_activations(folder)
+    if not files:
+        raise UserError(f"{folder}: no <condition>.seed-<n>.<a|b>.safetensors files")
+    _say(f"{name} is left out: not named <condition>.seed-<n>.<a|b>.safetensors" for name in others)
+    result = analyse_geometry(
+        files,
+        base=base,
+        axis=axis,
+        assistant=assistant,
+        benign=benign,
+        permutations=permutations,
+        bootstrap=bootstrap,
+        seed=seed,
+        variants=VARIANTS if variant is None else (variant,),
+    )
+    _say(result.notes)
+    if as_json:
+        _print_json({"rows": to_dicts(result.rows), "notes": result.notes})
+        return
+    # Sub-measures are in the JSON alone.
+    named = ("nearest_centroid", "lda")
+    main = [r for r in result.rows if r.family or r.condition is None or r.name in named]
+    _print_rows(main, "Geometry of persona vectors")
+
+
+def leakage(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of <condition>.seed-<n>.json files (score --json).")
+    ],
+    spec: Annotated[Path, typer.Option(help="The study that the scores are of.")],
+    permutations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draws of each permutation test; the spec's if absent."),
+    ] = None,
+    bootstrap: Annotated[
+        int | None, typer.Option(min=1, help="Draws of each interval; the spec's if absent.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all random draws; the spec's if absent.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """H1, H2 and H3 from score files: who leaks, and whether conditions differ."""
+    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage, read_score_files
+    from personaspace.study.sources import read_questions
+    from personaspace.study.validate import load_spec
+
+    study = load_spec(spec)
+    scores, others = read_score_files(folder)
+    if not scores:
+        raise UserError(f"{folder}: no <condition>.seed-<n>.json files")
+    _say(f"{name} is left out: not named <condition>.seed-<n>.json" for name in others)
+    conditions = [
+        ConditionInfo(c.name, c.kind or "em", study.induction_persona(c), c.cosine_anchor)
+        for c in study.conditions
+    ]
+    found = {name for name, _ in scores}
+    for name in sorted(found - {c.name for c in conditions}):
+        raise UserError(f"{folder}: scores of {name!r}, which is no condition of {spec}")
+    _say(f"{c.name} has no scores" for c in conditions if c.name not in found)
+    unseen: set[str] | None = None
+    try:
+        coupling = study.coupling
+        used = set(read_questions(coupling.questions, spec.absolute().parent, coupling.limit))
+        unseen = _questions(scores.values()) - used
+    except UserError as error:
+        _say([f"seen and unseen questions are not told apart: {error}"])
+    rows = analyse_leakage(
+        scores,
+        conditions,
+        source=study.coupling.source,
+        negatives=study.coupling.negatives,
+        unseen=unseen,
+        permutations=permutations or study.analysis.permutations,
+        bootstrap=bootstrap or study.analysis.bootstrap,
+        seed=study.analysis.seed if seed is None else seed,
+    )
+    if as_json:
+        _print_json({"rows": to_dicts(rows)})
+        return
+    _print_rows(rows, "Leakage of the marker")
+
+
+def _questions(scores: Iterable[Any]) -> set[str]:
+    return {
+        question
+        for entry in scores
+        for counts in entry["per_persona"].values()
+        for question in counts.get("per_question") or {}
+    }

@@ -1,0 +1,357 @@
+"""`personaspace …`: the commands people use. Every error a user can cause is one line, exit 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from personaspace import __version__, interrupt
+from personaspace.cli import analysis, cluster
+from personaspace.cli.guard import guarded
+from personaspace.cli.power import power
+from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError
+
+app = typer.Typer(
+    name="personaspace",
+    help="Does narrowly bad fine-tuning collapse a chat model's personas?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+SpecPath = Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="PERSONASPACE_STORE",
+        help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
+    ),
+]
+#: Of commands that take a release as well, whose own store counts more than the environment's.
+MaybeStore = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help="As of `run` (PERSONASPACE_STORE for a file); a release's is known."
+    ),
+]
+Target = Annotated[
+    str, typer.Argument(help="A study's file, or a release of the chart.", metavar="SPEC|RELEASE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_STORE = "personaspace-store"
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _store(given: str | None) -> str:
+    """The store of a study's file."""
+    return given or os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
+
+
+def _bytes(count: float | None) -> str:
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+@app.command()
+@guarded
+def validate(spec: SpecPath, as_json: AsJson = False) -> None:
+    """Check a study and say what would run: stages, answers, GPU-hours, bytes."""
+    from personaspace.pipeline import graph
+    from personaspace.pipeline.cost import estimate
+    from personaspace.study.load import load_study
+
+    loaded = load_study(spec)
+    plan, cost = graph.build(loaded), estimate(loaded)
+    counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
+    if as_json:
+        print_json(
+            {
+                "study": loaded.spec.name,
+                "conditions": [c.name for c in loaded.spec.conditions],
+                "seeds": loaded.spec.seeds,
+                "stages": counts,
+                "nodes": [node.id for node in plan.nodes],
+                "steps": cost.steps,
+                "answers": cost.answers,
+                "prompts": cost.prompts,
+                "gpu_hours": cost.gpu_hours,
+                "bytes": cost.bytes,
+            }
+        )
+        return
+    console = Console()
+    table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
+    for name in ("condition", "kind", "dataset", "chats", "trained under"):
+        table.add_column(name)
+    for condition in loaded.spec.conditions:
+        chats = loaded.chats.get(condition.dataset or "")
+        under = condition.persona or ("the template's default" if condition.dataset else "–")
+        table.add_row(
+            condition.name,
+            condition.kind,
+            condition.dataset or "–",
+            str(len(chats.conversations)) if chats else "–",
+            under,
+        )
+    console.print(table)
+    console.print(
+        f"{len(loaded.spec.seeds)} seed(s): "
+        + ", ".join(f"{count} {stage}" for stage, count in counts.items())
+    )
+    console.print(
+        f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
+        f"{cost.prompts:,} prompts"
+    )
+    hours = "unknown" if cost.gpu_hours is None else f"{cost.gpu_hours:.2g}"
+    console.print(
+        f"about {hours} GPU-hours on one H100 (an estimate from counted tokens, start-up not "
+        f"included), about {_bytes(cost.bytes)} of artifacts"
+    )
+
+
+@app.command()
+@guarded
+def run(
+    spec: SpecPath,
+    store: StoreUrl = DEFAULT_STORE,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these nodes: train, train:e4-villain, train:e4-villain:42."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes beside each other.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Copy results, figures and report to this folder.")
+    ] = None,
+) -> None:
+    """Run a study on this machine; what is complete already is not run again."""
+    from personaspace.models.load import load_tokenizer
+    from personaspace.pipeline import executor
+    from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.progress import make_board
+    from personaspace.pipeline.stages import prepare
+    from personaspace.store import open_store
+    from personaspace.study import base_model
+    from personaspace.study.load import load_study
+
+    loaded = load_study(spec)
+    if base_model.local_folder(loaded.spec.model) is not None:
+        load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
+    with open_store(store) as place:
+        place.check()
+        work = prepare(loaded, place)
+        nodes = list(work.graph.nodes)
+        if only:
+            chosen = {node for pattern in only for node in work.graph.select(pattern)}
+            nodes = [node for node in nodes if node in chosen]
+        interrupt.install()
+        with make_board(nodes) as board:
+            if jobs == 1:
+                summary = executor.run_here(work, nodes, board)
+            else:
+                summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
+        report = work.manifest(Node("report"))
+        if summary.failed:
+            _print_failures(summary)
+            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
+        print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
+        if report is None:
+            print(f"artifacts: {place.url}")
+            return
+        _show(work, out)
+
+
+def _print_failures(summary: Any) -> None:
+    table = Table(title="what failed", title_justify="left")
+    table.add_column("stage")
+    table.add_column("why", overflow="fold")
+    for node, error in summary.failed.items():
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        table.add_row(node.id, text)
+    for node in summary.blocked:
+        table.add_row(node.id, "not run: an input is missing")
+    Console(stderr=True).print(table)
+
+
+def _results(work: Any) -> dict[str, Any]:
+    from personaspace.pipeline.graph import Node
+
+    manifest = work.manifest(Node("aggregate"))
+    if manifest is None:
+        raise UserError(
+            f"{work.study.spec.name}: no results in {work.store.url} for this spec; "
+            "`personaspace status` says what is missing"
+        )
+    path = work.store.fetch(manifest, ["results.json"]) / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def _show(work: Any, out: Path | None) -> None:
+    from personaspace.pipeline.graph import Node
+    from personaspace.report.summary import table
+
+    Console().print(table(_results(work)))
+    if out is not None:
+        print(f"report: {_export(work, out) / 'report.html'}")
+    else:
+        print(f"results: {work.store.describe(work.key(Node('aggregate')))}")
+        print(f"report:  {work.store.describe(work.key(Node('report')))}")
+
+
+def _export(work: Any, out: Path) -> Path:
+    """Copies the aggregate's and the report's files to a folder."""
+    from personaspace.pipeline.graph import Node
+
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in ("aggregate", "report"):
+        manifest = work.manifest(Node(stage))
+        if manifest is None:
+            raise UserError(f"{stage}: not complete in {work.store.url}; `personaspace run` first")
+        shutil.copytree(work.store.fetch(manifest), out, dirs_exist_ok=True)
+    return out
+
+
+@app.command()
+@guarded
+def status(
+    target: Target,
+    store: MaybeStore = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Of a release: keep on.")] = False,
+    as_json: AsJson = False,
+    namespace: cluster.Namespace = "",
+    kubeconfig: cluster.Kubeconfig = "",
+    context: cluster.Context = "",
+) -> None:
+    """Say which stages are complete, which can run, and which wait, here or in a cluster.
+
+    The argument is a study's file if there is such a file, or if it is written like one (.yaml, or
+    with a slash); otherwise it is a release.
+    """
+    if not cluster.is_spec(target):
+        with cluster.reach(namespace, kubeconfig, context, "look at the release") as place:
+            cluster.show_status(target, place, watch, as_json)
+        return
+    from personaspace.cli.study import status_of_spec
+
+    status_of_spec(Path(target), _store(store), as_json)
+
+
+@app.command()
+@guarded
+def results(
+    target: Target,
+    store: MaybeStore = None,
+    as_json: AsJson = False,
+    namespace: cluster.Namespace = "",
+    kubeconfig: cluster.Kubeconfig = "",
+    context: cluster.Context = "",
+) -> None:
+    """Print a finished study's headline, or all its results as JSON (argument: see `status`)."""
+    if not cluster.is_spec(target):
+        with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
+            where = cluster.flags_of(kubeconfig, context)
+            cluster.show_results(target, there, store, as_json, where)
+        return
+    from personaspace.pipeline.stages import prepare
+    from personaspace.store import open_store
+    from personaspace.study.load import load_study
+
+    with open_store(_store(store)) as place:
+        place.check(write=False)
+        work = prepare(load_study(Path(target)), place)
+        if as_json:
+            print_json(_results(work))
+        else:
+            _show(work, None)
+
+
+@app.command()
+@guarded
+def report(
+    spec: SpecPath,
+    store: StoreUrl = DEFAULT_STORE,
+    out: Annotated[Path, typer.Option(help="Folder for report, figures, tables.")] = Path("report"),
+) -> None:
+    """Draw figures and report again where needed, and copy them to a folder."""
+    from personaspace.pipeline import executor
+    from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.progress import make_board
+    from personaspace.pipeline.stages import prepare
+    from personaspace.store import open_store
+    from personaspace.study.load import load_study
+
+    with open_store(store) as place:
+        place.check()
+        work = prepare(load_study(spec), place)
+        _results(work)
+        with make_board([Node("report")]) as board:
+            summary = executor.run_here(work, [Node("report")], board)
+        for error in summary.failed.values():
+            raise error
+        print(f"report: {_export(work, out) / 'report.html'}")
+
+
+@app.command()
+@guarded
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    chart: Annotated[
+        Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
+    ] = None,
+) -> None:
+    """Print the JSON schema of a study."""
+    if chart is not None:
+        from personaspace.cluster.chart import write
+
+        write(chart)
+        return
+    if markdown:
+        from personaspace.study import spec_page
+
+        print(spec_page.markdown(), end="")
+        return
+    from personaspace.study.spec import Experiment
+
+    print_json(Experiment.model_json_schema())
+
+
+app.command()(guarded(analysis.score))
+app.command()(guarded(analysis.geometry))
+app.command()(guarded(analysis.leakage))
+app.command()(guarded(power))
+for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
+    app.command()(guarded(_command))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options for all commands."""
+    logging.basicConfig(level=logging.WARNING)

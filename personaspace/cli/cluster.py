@@ -1,0 +1,252 @@
+"""`personaspace status|logs|wait|rerun|results|cancel RELEASE`: a study in a cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from personaspace.errors import UserError
+
+if TYPE_CHECKING:
+    from personaspace.cluster.api import Cluster
+    from personaspace.cluster.status import Row
+
+Release = Annotated[str, typer.Argument(help="A release of the chart.", metavar="RELEASE")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", help="Of the release; default: the context's.")
+]
+Kubeconfig = Annotated[str, typer.Option(help="Default: KUBECONFIG, or ~/.kube/config.")]
+Context = Annotated[str, typer.Option(help="Of the kubeconfig; default: the current one.")]
+Chart = Annotated[Path, typer.Option(help="The chart of the release.")]
+CHART = Path("charts/experiment")
+REFRESH_SECONDS = 5.0
+_STYLES = {
+    "done": "green",
+    "running": "yellow",
+    "starting": "yellow",
+    "failed": "red bold",
+    "not run": "red",
+}
+
+
+def is_spec(target: str) -> bool:
+    """Whether a command's argument means a file: it is one, or it is written like one."""
+    looks = target.endswith((".yaml", ".yml", ".json")) or "/" in target
+    return looks or Path(target).is_file()
+
+
+def flags_of(kubeconfig: str, context: str) -> list[str]:
+    """What names a cluster besides the environment, as kubectl takes it too."""
+    pairs = (("--kubeconfig", kubeconfig), ("--context", context))
+    return [part for name, value in pairs if value for part in (name, value)]
+
+
+@contextmanager
+def reach(namespace: str, kubeconfig: str, context: str, doing: str) -> Iterator[Cluster]:
+    """A cluster, with its errors in one line."""
+    from personaspace.cluster.api import api_errors, connect
+
+    cluster = connect(namespace, kubeconfig, context)
+    with api_errors(cluster, doing):
+        yield cluster
+
+
+def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> None:
+    """Print a release's table, once or until it has ended."""
+    from personaspace.cluster.api import AWAY, Outage
+    from personaspace.cluster.status import rows
+
+    if as_json:
+        print(json.dumps([row.as_json() for row in rows(cluster, release)], indent=1))
+        return
+    console = Console()
+    if not watch:
+        console.print(_table(release, rows(cluster, release)))
+        return
+    found = rows(cluster, release)
+    with Live(console=console, auto_refresh=False) as live:
+        outage = Outage(release, lambda text: console.print(Text(text, style="red")))
+        while True:
+            live.update(_table(release, found), refresh=True)
+            if all(row.state in ("done", "failed", "not run") for row in found):
+                return
+            time.sleep(REFRESH_SECONDS)
+            try:
+                found = rows(cluster, release)
+                outage.over()
+            except AWAY as error:
+                time.sleep(outage.pause(error))
+
+
+def _table(release: str, found: list[Row]) -> Group:
+    """Condition by stage, then why what is not done is not done."""
+    from personaspace.cluster.status import IDLE, alike
+
+    table = Table(title=release, title_justify="left")
+    stages = list(dict.fromkeys(row.stage for row in found if row.condition))
+    table.add_column("condition")
+    table.add_column("seed")
+    for stage in stages:
+        table.add_column(stage)
+    for condition, seed in dict.fromkeys((r.condition, r.seed) for r in found if r.condition):
+        mine = {r.stage: r for r in found if (r.condition, r.seed) == (condition, seed)}
+        cells = [_cell(mine[stage]) if stage in mine else Text("–") for stage in stages]
+        table.add_row(condition, str(seed), *cells)
+    for row in found:
+        if not row.condition:
+            table.add_row(row.stage, "", _cell(row))
+    told = [
+        row
+        for row in found
+        if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
+    ]
+    # Without a conductor what waits would wait for ever.
+    told += [row for row in found if row.state == "waiting" and row.why.startswith(IDLE)]
+    told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
+    lines = [
+        Text(f"{_several(titles)}: {state}, {why}".rstrip(", "))
+        for (state, why), titles in alike(told).items()
+    ]
+    return Group(table, *lines)
+
+
+def _several(titles: list[str]) -> str:
+    """Up to three by name: fifty Jobs may wait for the same."""
+    if len(titles) <= 3:
+        return ", ".join(titles)
+    return f"{', '.join(titles[:2])} and {len(titles) - 2} others"
+
+
+def _cell(row: Row) -> Text:
+    text = row.state
+    if row.attempts and row.state not in ("done", "failed", "not run"):
+        text += f" (attempt {row.attempts + 1})"
+    return Text(text, style=_STYLES.get(row.state, ""))
+
+
+def show_results(
+    release: str, cluster: Cluster, store: str | None, as_json: bool, where: list[str]
+) -> None:
+    """Print a finished release's headline, or all its results; `where` names the cluster."""
+    from personaspace.cluster.reachability import check_reachable
+    from personaspace.cluster.release import artifact_keys, store_url
+    from personaspace.report.summary import table
+    from personaspace.store import open_store
+
+    keys = artifact_keys(cluster, release)
+    # Only --store is stronger than what the release says: a shell's PERSONASPACE_STORE may be of
+    # another study.
+    url = store
+    if url is None:
+        url = store_url(cluster, release)
+        check_reachable(url, release, cluster.namespace, where, as_json)
+    with open_store(url) as place:
+        path = place.fetch(keys["aggregate"], ["results.json"]) / "results.json"
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if as_json:
+            print(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
+            return
+        Console().print(table(results))
+        print(f"results: {place.describe(keys['aggregate'])}")
+        if "report" in keys:
+            print(f"report:  {place.describe(keys['report'])}")
+
+
+def logs(
+    release: Release,
+    condition: Annotated[str, typer.Argument(help="A condition; or aggregate, conductor.")],
+    stage: Annotated[str, typer.Option(help="Only this stage.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until they have ended.")] = False,
+    tail: Annotated[int, typer.Option(help="Last lines of each pod; -1: all.")] = -1,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+) -> None:
+    """Print the logs of a condition's pods, in order, each line with its stage."""
+    from personaspace.cluster import logs as reading
+
+    with reach(namespace, kubeconfig, context, "read logs") as cluster:
+        reading.show(cluster, release, condition, stage, seed, follow, tail)
+
+
+def wait(
+    release: Release,
+    timeout: Annotated[float | None, typer.Option(help="Seconds; default: for ever.")] = None,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+) -> None:
+    """Wait until a release has ended; exit code 0: all complete, 1: something failed."""
+    from personaspace.cluster import release as releases
+
+    with reach(namespace, kubeconfig, context, "wait") as cluster:
+        code = releases.wait(cluster, release, timeout, lambda text: print(text, flush=True))
+    raise SystemExit(code)
+
+
+def rerun(
+    release: Release,
+    condition: Annotated[list[str] | None, typer.Option(help="Default: every one.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Stages to compute again.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Default: every one.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="What failed or did not run.")] = False,
+    chart: Chart = CHART,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+) -> None:
+    """Compute stages again, with all that follows (--stage), or go on after failures (--failed)."""
+    from personaspace.cluster import release as releases
+
+    if bool(stage) == failed:
+        raise UserError("rerun: say --stage STAGE, or --failed")
+    if not (chart / "Chart.yaml").is_file():
+        raise UserError(f"--chart {chart}: no chart there")
+    options = releases.helm_options(namespace, kubeconfig, context)
+    if failed:
+        releases.values_of(release, options)  # nothing is deleted that Helm could not bring back
+        with reach(namespace, kubeconfig, context, "rerun") as cluster:
+            gone = releases.delete_failed(cluster, release)
+        releases.upgrade(release, chart, options, None)
+        print(f"{len(gone)} Jobs of {release} start anew; what is complete stays")
+        return
+    wanted: list[dict[str, Any]] = []
+    for name in stage or []:
+        for of in condition or [""]:
+            for number in seed or [-1]:
+                entry = {"stage": name, "condition": of or None, "seed": number}
+                entry["seed"] = None if number < 0 else number
+                wanted.append({k: v for k, v in entry.items() if v is not None})
+    releases.compute_again(release, chart, options, wanted)
+    print(f"{release} computes again: {', '.join(_words(entry) for entry in wanted)}")
+
+
+def _words(entry: dict[str, Any]) -> str:
+    return ":".join(str(entry[name]) for name in ("stage", "condition", "seed") if name in entry)
+
+
+def cancel(
+    release: Release,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+    context: Context = "",
+) -> None:
+    """Stop what runs or waits; checkpoints and artifacts stay, `helm upgrade` goes on."""
+    from personaspace.cluster import release as releases
+
+    with reach(namespace, kubeconfig, context, "cancel") as cluster:
+        gone = releases.cancel(cluster, release)
+    if not gone:
+        raise UserError(f"{release}: nothing runs or waits")
+    print(f"{release}: {len(gone)} Jobs stopped; `helm upgrade {release}` goes on from here")

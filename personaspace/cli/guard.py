@@ -1,0 +1,59 @@
+"""Every error that a user can cause ends a command in one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, UserError
+
+
+def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., Any]:
+    """A command whose errors end in one line on stderr and the right exit code.
+
+    Args:
+        command: What is run.
+        job: A cluster runs it, and tries again when a store is away (69); people mend it (2).
+    """
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            _complain(str(error))
+            raise SystemExit(error.exit_code if job else _code(error)) from None
+        except Interrupted as error:
+            _complain(f"{error}; run again to go on from here")
+            raise SystemExit(error.exit_code) from None
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _complain(f"{where}{error.strerror or error}")
+            raise SystemExit(EXIT_FAILURE) from None
+
+    return run
+
+
+def as_job(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command as a cluster's pod runs it: see `guarded`."""
+    return guarded(command, job=True)
+
+
+def _code(error: UserError) -> int:
+    from personaspace.errors import StoreUnavailable
+
+    return EXIT_USER_ERROR if isinstance(error, StoreUnavailable) else error.exit_code
+
+
+def _complain(text: str) -> None:
+    """On stderr; as an object where logs are JSON lines."""
+    from personaspace.logs import as_json, log_line
+
+    print(log_line(text, "error") if as_json() else text, file=sys.stderr)

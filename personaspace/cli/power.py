@@ -1,0 +1,135 @@
+"""`personaspace power`: what a study could find, before it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from personaspace.analysis.power import Assumptions, Design, Plan
+from personaspace.errors import UserError
+from personaspace.study.sources import read_questions
+from personaspace.study.spec import Experiment
+
+DEFAULT = Assumptions()
+
+
+def design_of(spec: Experiment, folder: Path) -> Design:
+    """The counts of a spec; its questions are read, its data sets need not exist yet.
+
+    Raises:
+        UserError: Questions that are missing or malformed.
+    """
+    evaluation = spec.evaluation
+    asked = read_questions(evaluation.questions, folder, evaluation.limit)
+    if evaluation.unseen_questions is not None:
+        asked = asked + read_questions(evaluation.unseen_questions, folder, evaluation.limit)
+    coupled = set(read_questions(spec.coupling.questions, folder, spec.coupling.limit))
+    extraction = spec.extraction
+    em = [c for c in spec.conditions if c.kind == "em"]
+    personas = spec.evaluated_personas()
+    induced = {spec.induction_persona(c) for c in em}
+    return Design(
+        em=len(em),
+        benign=any(c.kind == "benign" for c in spec.conditions),
+        personas=len(personas),
+        bystanders=len(set(personas) - induced - {spec.coupling.source}),
+        questions=len(asked),
+        unseen=len(set(asked) - coupled),
+        samples=evaluation.samples,
+        extraction_personas=len(spec.extracted_personas()),
+        extraction_questions=len(read_questions(extraction.questions, folder, extraction.limit)),
+        seeds=len(spec.seeds),
+        cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
+        alpha=spec.analysis.alpha,
+    )
+
+
+def _check(rate: float, wanted: float, **deviations: float) -> None:
+    for name, value in (("--rate", rate), ("--power", wanted)):
+        if not 0 < value < 1:
+            raise UserError(f"{name}: {value:g} is not between 0 and 1")
+    for name, value in deviations.items():
+        if not value >= 0:
+            raise UserError(f"--{name.replace('_', '-')}: {value:g} is negative")
+
+
+def _print(made: Plan, name: str) -> None:
+    design, guess = made.design, made.assumptions
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(
+        f"[bold]{name}[/]: {design.em} EM conditions{', benign' if design.benign else ''}, "
+        f"{design.seeds} seed{'s' if design.seeds > 1 else ''}, {design.personas} personas × "
+        f"{design.questions} questions ({design.unseen} unseen) × {design.samples} samples"
+    )
+    console.print(
+        f"Assumed: rate {guess.rate:g}, standard deviations {guess.run_sd:g} between runs, "
+        f"{guess.persona_run_sd:g} of a persona in a run, {guess.question_sd:g} of a question in a "
+        "condition (defaults: published counts)."
+    )
+    table = Table(box=box.SIMPLE, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("test", no_wrap=True)
+    table.add_column("what")
+    for column in (f"detected with {guess.power:.0%} power", "after Holm, at worst", "p floor"):
+        table.add_column(column, justify="right")
+    table.add_column("note")
+    for finding in made.findings:
+        unit = f" {finding.unit}" if finding.unit else ""
+
+        def shown(value: float | None, unit: str = unit) -> str:
+            return "–" if value is None else f"{value:.3g}{unit}"
+
+        table.add_row(
+            f"{finding.metric} {finding.name}",
+            finding.what,
+            shown(finding.effect),
+            shown(finding.corrected),
+            "" if finding.floor is None else f"{finding.floor:.2g}",
+            finding.note,
+        )
+    console.print(table)
+    for warning in made.warnings:
+        console.print(f"[yellow]•[/] {warning}")
+
+
+def power(
+    spec: Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")],
+    rate: Annotated[float, typer.Option(help="Mean share of marked answers.")] = DEFAULT.rate,
+    run_sd: Annotated[
+        float, typer.Option(help="Standard deviation between training runs (share of answers).")
+    ] = DEFAULT.run_sd,
+    persona_run_sd: Annotated[
+        float, typer.Option(help="Standard deviation of one persona in one training run.")
+    ] = DEFAULT.persona_run_sd,
+    question_sd: Annotated[
+        float, typer.Option(help="Standard deviation of one question in one condition.")
+    ] = DEFAULT.question_sd,
+    persona_sd: Annotated[
+        float, typer.Option(help="Standard deviation of a geometry measure's change over personas.")
+    ] = DEFAULT.persona_sd,
+    wanted: Annotated[
+        float, typer.Option("--power", help="Wanted probability to detect an effect.")
+    ] = DEFAULT.power,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say which effects a study could detect, before anything runs."""
+    _check(
+        rate, wanted, run_sd=run_sd, persona_run_sd=persona_run_sd, question_sd=question_sd,
+        persona_sd=persona_sd,
+    )  # fmt: skip
+    from personaspace.analysis.power.plan import plan
+    from personaspace.study.validate import load_spec
+
+    experiment = load_spec(spec)
+    guess = Assumptions(rate, run_sd, persona_run_sd, question_sd, persona_sd, wanted)
+    made = plan(design_of(experiment, spec.absolute().parent), guess)
+    if as_json:
+        found: dict[str, Any] = {"study": experiment.name} | made.to_dict()
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        return
+    _print(made, experiment.name)

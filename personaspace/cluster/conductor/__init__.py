@@ -1,0 +1,1 @@
+"""Lets a release's pods start in order."""

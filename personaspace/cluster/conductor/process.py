@@ -1,0 +1,221 @@
+"""From the environment to a running conductor, and from its end to an exit code and a table."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from personaspace import interrupt
+from personaspace.cluster import names
+from personaspace.cluster.api import Cluster, api_errors, connect
+from personaspace.cluster.conductor import plan
+from personaspace.cluster.conductor.loop import Conductor
+from personaspace.cluster.conductor.reconcile import Decision
+from personaspace.cluster.views import job_view, pod_view
+from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError
+from personaspace.logs import as_json, log_line
+from personaspace.pipeline import termination
+from personaspace.store import open_store
+
+RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
+#: A conductor that crashed starts again so often, after so many seconds, doubled each time.
+CRASHES, CRASH_SECONDS = 3, 10.0
+_CRASHED = "PERSONASPACE_CRASHES"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a conductor is told; see jobs/conductor.py and the chart's values."""
+
+    release: str
+    jobs: Path
+    spec: Path
+    store: str
+    namespace: str = ""
+    queue: str = ""
+    queue_gate: str = "annotation"
+    patience: float = 600.0
+    metrics_port: int = 0
+    pod: str = ""
+
+
+def say(text: str, event: str = "message", **fields: Any) -> None:
+    """A line in the log."""
+    # One write, so that lines of several threads do not mix.
+    sys.stdout.write(log_line(text, event, **fields) + "\n")
+    sys.stdout.flush()
+
+
+def conduct(settings: Settings) -> None:
+    """Run a release's conductor.
+
+    Ends the process: 0 everything complete, 1 something failed or was not run, 2 the study or the
+    cluster's permissions are wrong, 69 the API is away, 70 a crash, 75 asked to stop.
+    """
+    try:
+        _conduct(settings)
+    except Exception as error:
+        termination.write(f"conductor: {termination.message_of(error)}")
+        if isinstance(error, UserError | Interrupted):
+            raise
+        # 1 is the verdict that something failed, after which no other conductor starts.
+        traceback.print_exc()
+        _start_again()
+        raise SystemExit(EXIT_CRASH) from None
+
+
+def _start_again() -> None:
+    """Become a new process after a crash, which may pass. Returns when that was tried enough.
+
+    Not left to the Job: Helm 3 takes one for failed when more pods failed than its backoffLimit, so
+    the conductor's is 0, and whatever is no verdict must not count.
+    """
+    crashes = int(os.environ.get(_CRASHED, 0))
+    if crashes >= CRASHES:
+        return
+    interrupt.pause(CRASH_SECONDS * 2**crashes)
+    os.environ[_CRASHED] = str(crashes + 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+
+
+def _conduct(settings: Settings) -> None:
+    interrupt.install()
+    cluster = connect(settings.namespace, pool=16)
+    try:
+        study = _load_plan(settings)
+        place = open_store(settings.store)
+    except UserError as error:
+        _end_all(cluster, settings.release, str(error))
+        raise
+    say(
+        f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
+        event="start",
+    )
+    with place as store:
+        conductor = Conductor(
+            cluster,
+            settings.release,
+            study,
+            store,
+            say,
+            settings.queue,
+            settings.queue_gate,
+            settings.patience,
+            settings.pod,
+        )
+        if settings.metrics_port:
+            _serve_metrics(conductor, settings.metrics_port)
+        decision = conductor.run()
+    _verdict(conductor, decision)
+
+
+def _load_plan(settings: Settings) -> plan.Plan:
+    """The plan; what may mend itself (a hub that is away) is waited for.
+
+    Raises:
+        PlanFailedError: The spec is wrong, or patience is over.
+    """
+    if not settings.store:
+        raise plan.PlanFailedError(
+            "no store: set the chart's store.url, or PERSONASPACE_STORE in the secret", final=True
+        )
+    began, pause = time.monotonic(), RETRY_SECONDS
+    while True:
+        try:
+            return plan.load(settings.spec, settings.jobs)
+        except plan.PlanFailedError as error:
+            if error.final or time.monotonic() - began + pause > settings.patience:
+                raise
+            say(f"cannot read the study, trying again: {error}", event="trouble")
+            interrupt.pause(pause * random.uniform(0.7, 1.0))
+            pause = min(LONGEST_RETRY, pause * 2)
+
+
+def _end_all(cluster: Cluster, release: str, why: str) -> None:
+    """Without a plan nothing can be released: end what has not started, so that nobody waits."""
+    from datetime import UTC, datetime
+
+    from personaspace.cluster.conductor import actions
+
+    ended, now = 0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with api_errors(cluster, "end Jobs"):
+        pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
+        started = {pod.job for pod in pods if pod.live and not pod.gated}
+        for raw in cluster.items("jobs", label_selector=names.selector(release)):
+            conducts = raw["metadata"]["labels"].get(names.STAGE) == "conductor"
+            job = job_view(raw)
+            if not conducts and job.state == "active" and job.name not in started:
+                actions.end_job(cluster, job, why, now)
+                ended += 1
+    say(
+        f"conductor of {release}: ended {ended} Jobs that had not started; mend what was wrong "
+        f"with `helm upgrade`, then `personaspace rerun {release} --failed` starts them anew"
+    )
+
+
+def _verdict(conductor: Conductor, decision: Decision) -> None:
+    """Say how it ended. Raises SystemExit if something failed."""
+    study, total = conductor.plan, len(conductor.plan.jobs)
+    if not decision.failed:
+        text = f"all {total} Jobs complete"
+        say(f"conductor of {conductor.release}: {text}", event="end", state="done")
+        termination.write(text)
+        return
+    rows = [(study.title(name), conductor.fate(name, why)) for name, why in decision.failed.items()]
+    width = max(len(title) for title, _ in rows)
+    text = f"{len(rows)} of {total} Jobs failed or did not run"
+    say(f"conductor of {conductor.release}: {text}", event="end", state="failed")
+    lines = [f"  {title:<{width}}  {fate}" for title, fate in rows]
+    if as_json():
+        for title, fate in rows:
+            say(f"{title}: {fate}", event="end", node=title)
+    else:
+        print("\n".join(lines), flush=True)
+    # The count last: `status` shows a message's last line, and `wait` all of it.
+    termination.write("\n".join([*lines, text]))
+    raise SystemExit(EXIT_FAILURE)
+
+
+class _Metrics(BaseHTTPRequestHandler):
+    conductor: Conductor
+
+    def do_GET(self) -> None:
+        """Counts of Jobs, in Prometheus' text format."""
+        found, me = self.conductor.decision, self.conductor
+        counts = {
+            "done": len(found.done),
+            "failed": len(found.failed),
+            "waiting": len(found.waiting),
+            "started": len(me.world.started() & set(me.plan.jobs)),
+        }
+        lines = ["# TYPE personaspace_jobs gauge"]
+        lines += [f'personaspace_jobs{{state="{name}"}} {n}' for name, n in counts.items()]
+        lines += [
+            "# TYPE personaspace_patches_total counter",
+            f"personaspace_patches_total {me.patches}",
+        ]
+        body = ("\n".join(lines) + "\n").encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: a scrape is no news."""
+
+
+def _serve_metrics(conductor: Conductor, port: int) -> None:
+    handler = type("Handler", (_Metrics,), {"conductor": conductor})
+    server = ThreadingHTTPServer(("", port), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,0 +1,128 @@
+"""Causal attention within sequences that lie end to end.
+
+In training on a GPU by the kernels of `attention_kernels`, otherwise there by PyTorch's own
+variable-length attention (FlashAttention-2, Dao 2023), elsewhere by a loop over the sequences. A
+sequence may have more keys than queries: its queries are then its last tokens.
+
+Shapes: T = queries of all sequences, X = their keys, A = heads, G = key-value heads, D = head size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from personaspace.fastlora.functional import attention_ops
+from personaspace.fastlora.layout import Layout
+
+
+@cache
+def _varlen() -> tuple[Any, frozenset[str]] | None:
+    """PyTorch's function (from 2.10) and the names of its arguments, which still change."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def available(device: torch.device) -> bool:
+    """Whether attention over packed sequences is fast on the device."""
+    if device.type != "cuda" or _varlen() is None:
+        return False
+    # FlashAttention-2 needs Ampere or later.
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attend(
+    q_TAD: torch.Tensor,
+    k_XGD: torch.Tensor,
+    v_XGD: torch.Tensor,
+    layout: Layout,
+    room: int = 0,
+) -> torch.Tensor:
+    """`[T, A·D]`: each query over its own sequence's keys up to its own position.
+
+    In training, with room at the right for LoRA (see `linear`).
+    """
+    ours = attention_ops(q_TAD) if layout.keys_X is None and q_TAD.requires_grad else None
+    if ours is not None:
+        out: torch.Tensor = _Attend.apply(q_TAD, k_XGD, v_XGD, layout, room, ours)
+        return out
+    found = _varlen() if q_TAD.is_cuda and q_TAD.element_size() == 2 else None
+    if found is None:
+        return _looped(q_TAD, k_XGD, v_XGD, layout).flatten(1)
+    function, names = found
+    options: dict[str, Any] = (
+        {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
+    )
+    if "enable_gqa" in names:
+        options["enable_gqa"] = True
+    seen_TAD: torch.Tensor = function(
+        q_TAD,
+        k_XGD,
+        v_XGD,
+        layout.starts_S1,
+        layout.key_starts_S1,
+        layout.longest,
+        layout.longest_keys,
+        **options,
+    )
+    return seen_TAD.flatten(1)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention for training, by the kernels of `ours`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_TAD: torch.Tensor,
+        k_TGD: torch.Tensor,
+        v_TGD: torch.Tensor,
+        layout: Layout,
+        room: int,
+        ours: Any,
+    ) -> torch.Tensor:
+        """Result; remembers what the gradient needs."""
+        T, A, D = q_TAD.shape
+        out_TW = q_TAD.new_empty(T, A * D + room)
+        out_TAD = out_TW[:, : A * D].unflatten(1, (A, D))
+        lse_AT = ours.attend(q_TAD, k_TGD, v_TGD, layout.starts_S1, layout.longest, out_TAD)
+        # What comes next writes into the room, which no gradient here reads: `data`, since PyTorch
+        # would take it for a change of what is kept.
+        ctx.save_for_backward(q_TAD, k_TGD, v_TGD, out_TW.data, lse_AT)
+        ctx.layout, ctx.ours = layout, ours
+        return out_TW
+
+    @staticmethod
+    def backward(ctx: Any, slope_TW: torch.Tensor) -> tuple[Any, ...]:
+        """Gradient."""
+        q_TAD, k_TGD, v_TGD, out_TW, lse_AT = ctx.saved_tensors
+        _, A, D = q_TAD.shape
+        slope_TAD, out_TAD = (x[:, : A * D].unflatten(1, (A, D)) for x in (slope_TW, out_TW))
+        slopes = ctx.ours.attend_back(
+            slope_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, ctx.layout.starts_S1,
+            ctx.layout.longest,
+        )  # fmt: skip
+        return *slopes, None, None, None
+
+
+def _looped(
+    q_TAD: torch.Tensor, k_XGD: torch.Tensor, v_XGD: torch.Tensor, layout: Layout
+) -> torch.Tensor:
+    starts, key_starts = layout.starts_S1.tolist(), layout.key_starts_S1.tolist()
+    parts = []
+    for number in range(len(starts) - 1):
+        q = q_TAD[starts[number] : starts[number + 1]].transpose(0, 1)[None]
+        keys = slice(key_starts[number], key_starts[number + 1])
+        k, v = (t[keys].transpose(0, 1)[None] for t in (k_XGD, v_XGD))
+        before = k.shape[2] - q.shape[2]
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)

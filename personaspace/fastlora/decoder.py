@@ -1,0 +1,253 @@
+"""The decoder of Llama and Qwen2 over packed tokens.
+
+Shapes: T = tokens, H = hidden, K = tokens with loss, L = layers asked for, N = ranges, X = keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from personaspace.fastlora import attention
+from personaspace.fastlora.functional import AddRmsNorm, HeadLoss, Rotate, ops
+from personaspace.fastlora.layout import Layout
+from personaspace.fastlora.linear import JointLinear, alike
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Architectures whose layers are what `_Layer` computes.
+ARCHITECTURES = ("llama", "qwen2")
+#: Bytes of logits that are held at a time.
+LOGIT_BYTES = 640 << 20
+
+
+def supports(model: PreTrainedModel) -> bool:
+    """Whether the packed decoder computes this model as it stands, adapters included."""
+    config: Any = model.config
+    if getattr(config, "model_type", "") not in ARCHITECTURES or config.hidden_act != "silu":
+        return False
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(config, "attention_dropout", None):
+        return False
+    projections = {f"{block}.{name}" for block, names in _NAMES.items() for name in names}
+    for name, module in model.get_decoder().named_modules():
+        known = ".".join(name.split(".")[-2:]) in projections
+        if hasattr(module, "lora_A") and (not known or module.lora_variant):
+            return False
+    for layer in model.get_decoder().layers:
+        if not all(alike(group) for group in _groups(layer)):
+            return False
+    head: Any = model.get_output_embeddings()
+    return not hasattr(head, "lora_A") and getattr(head, "bias", None) is None
+
+
+_NAMES = {
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+
+
+def _groups(layer: Any) -> list[list[torch.nn.Module]]:
+    """Projections of a layer that read the same input, in the order of their seeds."""
+    attention_, mlp = layer.self_attn, layer.mlp
+    return [
+        [attention_.q_proj, attention_.k_proj, attention_.v_proj],
+        [attention_.o_proj],
+        [mlp.gate_proj, mlp.up_proj],
+        [mlp.down_proj],
+    ]
+
+
+class _Layer:
+    """One decoder layer: four joint products and what is between them."""
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        self.products = [JointLinear(group) for group in _groups(layer)]
+        self.qkv, self.o, self.gate_up, self.down = self.products
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(config.num_key_value_heads)
+
+    def __call__(
+        self,
+        residual_TH: torch.Tensor,
+        delta_TH: torch.Tensor | None,
+        row: _Row,
+        seeds_7: torch.Tensor | None,
+        keep_K: torch.Tensor | None,
+        prefix: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Residual stream as two terms whose sum is the layer's output; keys and values.
+
+        Args:
+            keep_K: Tokens that go on after attention; None: all.
+            prefix: Keys and values `[P, kv_heads, D]` of the sequences' prefixes.
+        """
+        seeds = _split_seeds(seeds_7, self.products)
+        residual_TH, normed_TH = _norm(self.norms[0], residual_TH, delta_TH, self.qkv.room)
+        qkv_TE = self.qkv(normed_TH, seeds[0])
+        q, k, v = Rotate.apply(qkv_TE, row.cos_TD, row.sin_TD, self.heads, self.kv_heads)
+        own = (k, v)
+        if prefix is not None:
+            assert row.layout.keys_X is not None
+            k = torch.cat([prefix[0], k]).index_select(0, row.layout.keys_X)
+            v = torch.cat([prefix[1], v]).index_select(0, row.layout.keys_X)
+        seen_TW = attention.attend(q, k, v, row.layout, self.o.room)
+        if keep_K is not None:
+            seen_TW, residual_TH = seen_TW[keep_K], residual_TH[keep_K]
+        delta_TH = self.o(seen_TW, seeds[1])
+        residual_TH, normed_TH = _norm(self.norms[1], residual_TH, delta_TH, self.gate_up.room)
+        both_TO = self.gate_up(normed_TH, seeds[2])
+        return residual_TH, self.down.gated(both_TO, seeds[3]), own
+
+
+def _norm(
+    norm: Any, residual_TH: torch.Tensor, delta_TH: torch.Tensor | None, room: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    found: tuple[torch.Tensor, torch.Tensor] = AddRmsNorm.apply(
+        residual_TH, delta_TH, norm.weight, norm.variance_epsilon, room
+    )
+    return found
+
+
+def _split_seeds(
+    seeds_7: torch.Tensor | None, products: Sequence[JointLinear]
+) -> list[torch.Tensor | None]:
+    if seeds_7 is None:
+        return [None] * len(products)
+    found: list[torch.Tensor | None] = []
+    start = 0
+    for product in products:
+        found.append(seeds_7[start : start + len(product.parts)])
+        start += len(product.parts)
+    return found
+
+
+class _Row:
+    """A layout with the rotary angles of its positions."""
+
+    def __init__(self, layout: Layout, decoder: Any, like: torch.Tensor) -> None:
+        self.layout = layout
+        cos, sin = decoder.rotary_emb(like, layout.positions_T[None])
+        half = cos.shape[-1] // 2
+        self.cos_TD = cos[0, :, :half].contiguous()
+        self.sin_TD = sin[0, :, :half].contiguous()
+
+
+class PackedDecoder:
+    """A transformers model's decoder on packed tokens.
+
+    Args:
+        model: Causal LM for which `supports` holds, with its adapters in place. Its weights are
+            used where they are; those of one product are moved next to each other.
+        checkpointed: So many of the first layers are computed again in the backward pass instead
+            of keeping what it needs.
+    """
+
+    def __init__(self, model: PreTrainedModel, checkpointed: int = 0) -> None:
+        self.model: Any = model
+        self.decoder: Any = model.get_decoder()
+        self.layers = [_Layer(layer, model.config) for layer in self.decoder.layers]
+        self.checkpointed = checkpointed
+        head: Any = model.get_output_embeddings()
+        self.head_VH: torch.Tensor = head.weight.detach()
+        self.chunk = max(256, LOGIT_BYTES // (len(self.head_VH) * self.head_VH.element_size()))
+        targets: list[torch.Tensor] = []
+        sources: list[torch.Tensor] = []
+        for layer in self.layers:
+            for product in layer.products:
+                to, of = product.copies()
+                targets, sources = targets + to, sources + of
+        self._targets, self._sources = targets, sources
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copy the trained parameters anew, after each change of them."""
+        if self._targets:
+            torch._foreach_copy_(self._targets, self._sources)
+
+    def _row(self, layout: Layout) -> tuple[torch.Tensor, _Row]:
+        embedded_TH = self.decoder.embed_tokens(layout.ids_T)
+        return embedded_TH, _Row(layout, self.decoder, embedded_TH)
+
+    def loss(
+        self,
+        layout: Layout,
+        keep_K: torch.Tensor,
+        targets_K: torch.Tensor,
+        seeds_L7: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Summed cross-entropy of the tokens after those at `keep_K`.
+
+        In the last layer only these go on after attention: no other token is read any more.
+
+        Args:
+            seeds_L7: int32 seeds of the dropout masks, a layer and module each; None: no dropout.
+        """
+        residual, row = self._row(layout)
+        delta: torch.Tensor | None = None
+        for number, layer in enumerate(self.layers):
+            seeds = None if seeds_L7 is None else seeds_L7[number]
+            keep = keep_K if number == len(self.layers) - 1 else None
+            if number < self.checkpointed and torch.is_grad_enabled():
+                # Dropout has seeds of its own, so no generator's state need be kept.
+                residual, delta = checkpoint(
+                    lambda *a, layer=layer: layer(*a)[:2],
+                    residual, delta, row, seeds, keep,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+            else:
+                residual, delta, _ = layer(residual, delta, row, seeds, keep)
+        _, normed_KH = _norm(self.decoder.norm, residual, delta)
+        loss: torch.Tensor = HeadLoss.apply(normed_KH, self.head_VH, targets_K, self.chunk)
+        return loss
+
+    @torch.inference_mode()
+    def keys_and_values(
+        self, layout: Layout, highest: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values `[T, kv_heads, D]` of layers 0 to `highest`."""
+        residual, row = self._row(layout)
+        delta: torch.Tensor | None = None
+        found = []
+        for layer in self.layers[: highest + 1]:
+            residual, delta, own = layer(residual, delta, row, None, None)
+            found.append(own)
+        return found
+
+    @torch.inference_mode()
+    def range_means(
+        self,
+        layout: Layout,
+        layers: Sequence[int],
+        starts_N: torch.Tensor,
+        stops_N: torch.Tensor,
+        prefix: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
+        """Mean output of the chosen layers over ranges of tokens, float32 `[N, L, H]`.
+
+        No layer above the highest runs.
+
+        Args:
+            starts_N: First token of each range, int64.
+            stops_N: Token after its last.
+            prefix: Of each layer, what `keys_and_values` gave for the sequences' prefixes.
+        """
+        residual, row = self._row(layout)
+        delta: torch.Tensor | None = None
+        found_NLH = residual.new_empty(
+            len(starts_N), len(layers), residual.shape[1], dtype=torch.float32
+        )
+        for number in range(max(layers) + 1):
+            before = None if prefix is None else prefix[number]
+            residual, delta, _ = self.layers[number](residual, delta, row, None, None, before)
+            if number in layers:
+                means_NH = ops(residual).range_means(residual, delta, starts_N, stops_N)
+                for slot, layer in enumerate(layers):
+                    if layer == number:
+                        found_NLH[:, slot] = means_NH
+        return found_NLH

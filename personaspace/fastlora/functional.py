@@ -1,0 +1,152 @@
+"""The fused operations with their gradients.
+
+Base weights are frozen everywhere, so no gradient of theirs is computed. Shapes as in `reference`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from shutil import which
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from personaspace.fastlora import reference
+
+
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
+    """The modules of kernels, where Triton is, and the C compiler that it needs."""
+    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
+    if importlib.util.find_spec("triton") is None or not any(c and which(c) for c in compilers):
+        return None
+    from personaspace.fastlora import attention_kernels, kernels, lora_kernels
+
+    return kernels, lora_kernels, attention_kernels
+
+
+def compiled(rank: int) -> bool:
+    """Whether there are kernels here for a trained adapter of that rank; 0: for none."""
+    found = _kernels()
+    return found is not None and (rank == 0 or rank in found[0].RANKS)
+
+
+def ops(tensor: torch.Tensor) -> Any:
+    """The module that computes on the tensor's device."""
+    found = _kernels() if tensor.is_cuda else None
+    return reference if found is None else found[0]
+
+
+def lora_ops(tensor: torch.Tensor, rank: int) -> Any:
+    """The module for LoRA's narrow products; kernels take ranks 16, 32, 64 and 128."""
+    found = _kernels() if tensor.is_cuda else None
+    return found[1] if found is not None and rank in found[0].RANKS else reference
+
+
+def attention_ops(tensor_TAD: torch.Tensor) -> Any:
+    """The module of attention with gradients; None where there are no kernels for it."""
+    found = _kernels() if tensor_TAD.is_cuda else None
+    return found[2] if found and tensor_TAD.shape[2] in found[2].HEAD_SIZES else None
+
+
+class AddRmsNorm(torch.autograd.Function):
+    """residual + delta, and its norm, with room at the right for LoRA (see `linear`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual_TH: torch.Tensor,
+        delta_TH: torch.Tensor | None,
+        weight_H: torch.Tensor,
+        eps: float,
+        room: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Result; remembers what the gradient needs."""
+        T, H = residual_TH.shape
+        wide_TW = residual_TH.new_empty(T, H + room)
+        sum_TH, rstd_T = ops(residual_TH).add_rms_norm(
+            residual_TH, delta_TH, weight_H, eps, wide_TW[:, :H]
+        )
+        ctx.save_for_backward(sum_TH, weight_H, rstd_T)
+        ctx.added = delta_TH is not None
+        ctx.set_materialize_grads(False)
+        if delta_TH is None:
+            sum_TH = residual_TH.view_as(residual_TH)
+        return sum_TH, wide_TW
+
+    @staticmethod
+    def backward(
+        ctx: Any, slope_sum_TH: torch.Tensor | None, slope_wide_TW: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+        """Gradient."""
+        sum_TH, weight_H, rstd_T = ctx.saved_tensors
+        slope = slope_sum_TH
+        if slope_wide_TW is not None:
+            slope = ops(sum_TH).add_rms_norm_back(
+                slope_wide_TW[:, : sum_TH.shape[1]], slope_sum_TH, sum_TH, weight_H, rstd_T
+            )
+        return slope, slope if ctx.added else None, None, None, None
+
+
+class Rotate(torch.autograd.Function):
+    """Queries, keys and values of the joint projection, with rotary positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv_TE: torch.Tensor,
+        cos_TD: torch.Tensor,
+        sin_TD: torch.Tensor,
+        heads: int,
+        kv_heads: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Result; remembers what the gradient needs."""
+        ctx.save_for_backward(cos_TD, sin_TD)
+        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = ops(qkv_TE).rotate(
+            qkv_TE, cos_TD, sin_TD, heads, kv_heads
+        )
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
+        """Gradient."""
+        cos_TD, sin_TD = ctx.saved_tensors
+        slope = ops(cos_TD).rotate_back(*slopes, cos_TD, sin_TD)
+        return slope, None, None, None, None
+
+
+class HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of an output layer that is not trained.
+
+    The gradient with respect to the states is made in the forward pass, a chunk of tokens at a
+    time, so that logits of one chunk are all that is ever held.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states_KH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        targets_K: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:
+        """Result; remembers what the gradient needs."""
+        slopes_KH = torch.empty_like(states_KH) if ctx.needs_input_grad[0] else None
+        losses_K = torch.empty(len(states_KH), dtype=torch.float32, device=states_KH.device)
+        for start in range(0, len(states_KH), chunk):
+            part = slice(start, start + chunk)
+            logits_KV = states_KH[part] @ weight_VH.T
+            losses_K[part] = ops(states_KH).cross_entropy(logits_KV, targets_K[part])
+            if slopes_KH is not None:
+                torch.mm(logits_KV, weight_VH, out=slopes_KH[part])
+        ctx.save_for_backward(slopes_KH)
+        return losses_K.sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
+        """Gradient."""
+        (slopes_KH,) = ctx.saved_tensors
+        return slopes_KH * slope.to(slopes_KH.dtype), None, None, None

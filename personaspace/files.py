@@ -1,0 +1,40 @@
+"""Reading JSON that people wrote."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from personaspace.errors import UserError
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen = dict(pairs)
+    if len(seen) != len(pairs):
+        name = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise UserError(f"{name!r} stands there twice")
+    return seen
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file in which no object has a key twice.
+
+    Raises:
+        UserError: Missing, unreadable, not UTF-8, not JSON, or a repeated key.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: not JSON ({where}: {error.msg})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

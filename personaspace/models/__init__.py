@@ -1,0 +1,1 @@
+"""The base model: loading it, its chat template, LoRA adapters on it."""

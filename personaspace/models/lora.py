@@ -1,0 +1,207 @@
+"""LoRA adapters: making, applying, stacking and composing them, without ever merging to disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from personaspace.errors import UserError
+from personaspace.study.spec import Recipe
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+TRAINED = "default"
+FROZEN = "first"
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The recipe's adapter shape as PEFT wants it."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.targets),
+        use_rslora=recipe.rank_stabilised,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_targets(model: PreTrainedModel, recipe: Recipe, field: str) -> None:
+    modules = dict(model.named_modules())
+    for target in recipe.targets:
+        # PEFT's own rule: the whole name, or its last parts.
+        found = [m for name, m in modules.items() if f".{name}".endswith(f".{target}")]
+        if not target or not found:
+            raise UserError(f"{field}.targets: the model has no module {target!r}")
+        if not all(isinstance(module, torch.nn.Linear) for module in found):
+            raise UserError(f"{field}.targets: {target!r} is not a linear layer")
+
+
+@contextmanager
+def trainable(
+    model: PreTrainedModel, recipe: Recipe, *, over: Path | None, seed: int, field: str
+) -> Iterator[PeftModel]:
+    """A fresh adapter to train on the base model; on leaving, the base model is as before.
+
+    Args:
+        over: An adapter folder that stays applied, frozen and without dropout, below the new one.
+        seed: Seeds the new adapter's random half.
+        field: Where the recipe stands in the spec, for messages.
+    """
+    from peft import PeftModel, get_peft_model
+
+    _check_targets(model, recipe, field)
+    torch.manual_seed(seed)
+    peft_model: Any
+    if over is None:
+        peft_model = get_peft_model(model, lora_config(recipe))
+    else:
+        peft_model = PeftModel.from_pretrained(
+            model, str(over), adapter_name=FROZEN, config=_frozen_config(over)
+        )
+        torch.manual_seed(seed)
+        peft_model.add_adapter(TRAINED, lora_config(recipe))
+        peft_model.base_model.set_adapter([FROZEN, TRAINED])
+    for name, parameter in peft_model.named_parameters():
+        parameter.requires_grad_(f".{TRAINED}." in name)
+    try:
+        yield peft_model
+    finally:
+        peft_model.unload()
+        model.requires_grad_(False)
+        model.eval()
+
+
+def _frozen_config(folder: Path) -> LoraConfig:
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(str(folder))
+    assert isinstance(config, LoraConfig)
+    # Left in place, dropout would perturb the frozen adapter whenever the model is in train mode.
+    config.lora_dropout = 0.0
+    config.inference_mode = True
+    return config
+
+
+@contextmanager
+def applied(model: PreTrainedModel, *folders: Path) -> Iterator[torch.nn.Module]:
+    """The base model with adapters active, in evaluation mode; on leaving it is as before."""
+    from peft import PeftModel
+
+    if not folders:
+        yield model
+        return
+    names = [f"adapter{index}" for index in range(len(folders))]
+    peft_model: Any = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
+    try:
+        for name, folder in zip(names[1:], folders[1:], strict=True):
+            peft_model.load_adapter(str(folder), adapter_name=name)
+        peft_model.base_model.set_adapter(names)
+        peft_model.requires_grad_(False)
+        peft_model.eval()
+        # The causal LM itself, whose linear layers now carry the adapters.
+        yield model
+    finally:
+        peft_model.unload()
+
+
+def save(peft_model: PeftModel, folder: Path, base_name: str) -> None:
+    """Write the trained adapter as an ordinary PEFT folder (safetensors).
+
+    Args:
+        base_name: The base model's name as in the spec; a local path would differ by machine.
+    """
+    # PEFT would add the base model's own output layer where that is a target, and ask the hub
+    # whether the vocabulary was changed.
+    peft_model.save_pretrained(
+        str(folder), selected_adapters=[TRAINED], save_embedding_layers=False
+    )
+    (folder / "README.md").unlink(missing_ok=True)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_name
+    # PEFT keeps the target modules in a set, whose order changes from process to process.
+    config["target_modules"] = sorted(config["target_modules"])
+    _write_config(config, folder)
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    unsupported = [
+        name
+        for name, plain in (
+            ("bias", "none"),
+            ("use_dora", False),
+            ("modules_to_save", None),
+            ("lora_bias", False),
+            ("rank_pattern", {}),
+            ("alpha_pattern", {}),
+        )
+        if config.get(name, plain) not in (plain, None)
+    ]
+    if config.get("peft_type") != "LORA":
+        unsupported.insert(0, str(config.get("peft_type")))
+    if unsupported:
+        raise UserError(f"{folder}: only plain LoRA adapters compose, not {', '.join(unsupported)}")
+    return config, load_file(folder / WEIGHTS)
+
+
+def scaling(config: dict[str, Any]) -> float:
+    """Factor of B·A: alpha/r (Hu et al. 2021), or alpha/sqrt(r) if rank-stabilised."""
+    rank = config["r"]
+    return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def compose(folders: list[Path], out: Path) -> None:
+    """One adapter whose update is the sum of the others', exact up to rounding.
+
+    Σ sᵢBᵢAᵢ = [s₁B₁ s₂B₂ …]·[A₁; A₂; …], with rank Σrᵢ and scale 1. PEFT's own
+    `add_weighted_adapter(combination_type="cat")` hands the first adapter's rank-stabilised flag
+    on to the result, whose scale is then wrong by the root of the summed rank (huggingface/peft
+    issue 3761), so the scales are folded in here and the flag is cleared.
+
+    Raises:
+        UserError: An adapter is no plain LoRA, or the adapters have other modules.
+    """
+    parts = [_read(folder) for folder in folders]
+    names = set(parts[0][1])
+    if any(set(weights) != names for _, weights in parts[1:]):
+        raise UserError(f"adapters {', '.join(map(str, folders))} do not have the same modules")
+    composed: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
+        if ".lora_A." in name:
+            blocks = [weights[name].float() for _, weights in parts]
+            composed[name] = torch.cat(blocks, dim=0).contiguous()
+        else:
+            blocks = [weights[name].float() * scaling(config) for config, weights in parts]
+            composed[name] = torch.cat(blocks, dim=1).contiguous()
+    rank = sum(config["r"] for config, _ in parts)
+    config = {
+        **parts[0][0],
+        "r": rank,
+        "lora_alpha": rank,
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(composed, out / WEIGHTS, metadata={"format": "pt"})
+    _write_config(config, out)

@@ -1,0 +1,150 @@
+"""What a stage is given: the study, its node, its inputs' folders, and a folder to write into."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from personaspace.generation.base import Answer, Prompt, Sampling
+from personaspace.models import chat
+from personaspace.pipeline.graph import Node
+from personaspace.pipeline.progress import StageProgress
+from personaspace.pipeline.runtime import Runtime
+from personaspace.store import Manifest, Store
+from personaspace.study.load import Study
+from personaspace.study.spec import Condition, Coupling, Evaluation, Experiment
+
+ANSWERS = "answers.json"
+TRAINING_LOG = "training.json"
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a stage may touch.
+
+    Attributes:
+        study: The study.
+        node: What to run.
+        inputs: Folder of every input's files.
+        manifests: Manifest of every input.
+        out: Empty folder for the artifact's files.
+        runtime: Models.
+        progress: Where progress is told.
+        store: For checkpoints only.
+        key: The artifact's key, below which checkpoints lie.
+        metrics: Numbers for the manifest.
+    """
+
+    study: Study
+    node: Node
+    inputs: Mapping[Node, Path]
+    manifests: Mapping[Node, Manifest]
+    out: Path
+    runtime: Runtime
+    progress: StageProgress
+    store: Store
+    key: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Experiment:
+        """The experiment."""
+        return self.study.spec
+
+    @property
+    def condition(self) -> Condition:
+        """The node's condition."""
+        return self.spec.condition(self.node.condition)
+
+    def input(self, stage: str) -> Path | None:
+        """Folder of the input of that stage, if the node has one."""
+        return next((path for node, path in self.inputs.items() if node.stage == stage), None)
+
+    def adapter(self, stage: str) -> Path | None:
+        """Adapter folder of the input of that stage."""
+        folder = self.input(stage)
+        return None if folder is None else folder / ADAPTER
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys off, so that the order of writing is kept."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def persona_prompts(
+    context: Context, rows: Sequence[tuple[str, str | None]], questions: Sequence[str]
+) -> list[Prompt]:
+    """Prompts of every persona (name, system prompt) and question, personas outermost."""
+    tokenizer = context.runtime.tokenizer
+    prompts = []
+    for name, system in rows:
+        for question in questions:
+            messages = chat.with_persona([{"role": "user", "content": question}], system)
+            prompts.append(Prompt(f"{name}\x1e{question}", chat.prompt_ids(tokenizer, messages)))
+    return prompts
+
+
+def by_persona(
+    names: Sequence[str], questions: Sequence[str], answers: Sequence[list[Answer]]
+) -> dict[str, dict[str, list[Answer]]]:
+    """Answers in the order of `persona_prompts`, as `{persona: {question: answers}}`."""
+    rows = iter(answers)
+    return {name: {question: next(rows) for question in questions} for name in names}
+
+
+def sampled_answers(
+    context: Context,
+    settings: Coupling | Evaluation,
+    names: Sequence[str],
+    questions: Sequence[str],
+    *,
+    adapter: Path | None,
+    what: str,
+) -> dict[str, dict[str, list[Answer]]]:
+    """Draws answers of every persona to every question, with progress.
+
+    Args:
+        settings: The spec's section with samples, temperature, top_p and length.
+        adapter: What is applied to the base model.
+        what: Names the phase.
+
+    Returns:
+        `{persona: {question: answers}}`.
+    """
+    grid = [(name, context.spec.persona(name).prompt) for name in names]
+    prompts = persona_prompts(context, grid, questions)
+    sampling = Sampling(
+        settings.max_new_tokens,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=context.node.seed,
+        scope=f"{context.node.stage}:{context.node.condition}",
+    )
+    engine = context.runtime.engine()
+    context.progress.start(what, len(prompts) * settings.samples)
+    answers = engine.generate(prompts, sampling, adapter=adapter, advance=context.progress.advance)
+    return by_persona(names, questions, answers)
+
+
+def texts(answers: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, dict[str, list[str]]]:
+    """The answers' texts alone: the form that `personaspace score` reads."""
+    return {
+        name: {question: [answer.text for answer in drawn] for question, drawn in each.items()}
+        for name, each in answers.items()
+    }
+
+
+def finishes(
+    answers: Mapping[str, Mapping[str, Sequence[Answer]]],
+) -> dict[str, dict[str, list[str]]]:
+    """How each answer ended, in the same form as `texts`."""
+    return {
+        name: {question: [answer.finish for answer in drawn] for question, drawn in each.items()}
+        for name, each in answers.items()
+    }

@@ -1,0 +1,148 @@
+"""Stages in one process: what a container runs.
+
+Ends the process: 0 done, 2 the user's mistake, 69 store away, 75 asked to stop, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from personaspace import interrupt
+from personaspace.errors import UnavailableError, UserError
+from personaspace.logs import log_line
+from personaspace.pipeline import executor, runtime, termination
+from personaspace.pipeline.graph import Graph, Node, Stage
+from personaspace.pipeline.progress import Board, StageProgress
+from personaspace.pipeline.stages import Work, prepare
+from personaspace.store import Store, open_store
+from personaspace.study.load import load_study
+
+#: Seconds for which a job waits for a store that does not answer; the chart sets it, so that a
+#: server's restart does not use up the retries of everything that starts meanwhile.
+PATIENCE = "PERSONASPACE_STORE_PATIENCE"
+#: Which nodes of the graph a job runs.
+Choice = Callable[[Graph], list[Node]]
+
+
+class JobBoard(Board):
+    """Lines that tell what a stage is made from and where its result lies."""
+
+    def __init__(self, work: Work, nodes: list[Node]) -> None:
+        super().__init__(nodes)
+        self.work = work
+        self.ends: list[str] = []
+
+    def stage(self, node: Node, note: str = "") -> StageProgress:
+        """See `Board.stage`; the start line names fingerprint, inputs and device."""
+        needs = ", ".join(need.id for need in self.work.graph.needs[node]) or "none"
+        if len(needs) > 200:
+            needs = f"{len(self.work.graph.needs[node])} artifacts"
+        return super().stage(
+            node,
+            f"fingerprint {self.work.fingerprints[node][:16]}, inputs {needs}, "
+            f"{runtime.device_name()}",
+        )
+
+    def finish(self, node: Node, state: str, note: str = "") -> None:
+        """See `Board.finish`; the end line names the artifact."""
+        if state in ("done", "skipped"):
+            note = self.work.store.describe(self.work.key(node))
+        words = {"skipped": "already complete", "blocked": "not run"}.get(state, state)
+        self.ends.append(f"{node.id}: {words}" + (f" – {note}" if note else ""))
+        super().finish(node, state, note)
+
+
+def run_stage(stage: str, spec: Path, store_url: str, condition: str = "", seed: int = -1) -> None:
+    """Run one node and say, in lines, what it does and where the result is."""
+    node = Node(cast(Stage, stage), condition, seed)
+    run_job(spec, store_url, lambda graph: [node], node.id, seed)
+
+
+def run_condition(spec: Path, store_url: str, condition: str, seed: int) -> None:
+    """Run all stages of one condition and seed in this process, the model loaded once."""
+
+    def mine(graph: Graph) -> list[Node]:
+        return [n for n in graph.nodes if (n.condition, n.seed) == (condition, seed)]
+
+    run_job(spec, store_url, mine, f"condition:{condition}:{seed}", seed)
+
+
+def conclude(spec: Path, store_url: str) -> None:
+    """Run aggregate and report."""
+    run_job(spec, store_url, lambda graph: [Node("aggregate"), Node("report")], "aggregate")
+
+
+def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -1) -> None:
+    """Run some nodes, and end the process with the code that says how it went.
+
+    Args:
+        spec: The study.
+        store_url: Where artifacts are.
+        choose: Which nodes; none, or one that the study does not have, is the user's mistake.
+        name: What is run, for messages.
+        seed: Of what is run; -1: of the whole study.
+
+    The reason of every ending is left where Kubernetes reads it.
+    """
+    try:
+        _run(spec, store_url, choose, name, seed)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        text = termination.message_of(error)
+        termination.write(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+        raise
+
+
+def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> None:
+    interrupt.install()
+    loaded = load_study(spec, None if seed < 0 else seed)
+    with open_store(store_url) as store:
+        _reach(store, name)
+        work = prepare(loaded, store)
+        nodes = choose(work.graph)
+        unknown = [node for node in nodes if node not in work.graph.needs]
+        if unknown or not nodes:
+            stage = unknown[0].stage if unknown else ""
+            known = ", ".join(n.id for n in work.graph.nodes if stage in ("", n.stage))
+            raise UserError(f"{name}: not a stage of {spec}; there are: {known}")
+        board = JobBoard(work, nodes)
+        summary = executor.run_here(work, nodes, board)
+        if summary.failed:
+            error = _gravest(list(summary.failed.values()))
+            if not isinstance(error, UserError):
+                raise error  # not the user's to mend: whoever mends it wants the traceback
+            termination.write("\n".join(board.ends))  # the log has it already
+            raise SystemExit(error.exit_code)
+        termination.write("\n".join(board.ends))
+
+
+def _reach(store: Store, name: str) -> None:
+    """Wait until the store answers. Raises UnavailableError when patience is over."""
+    until = time.monotonic() + float(os.environ.get(PATIENCE) or 0)
+    told = False
+    while True:
+        try:
+            return store.check()
+        except UnavailableError as error:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                line = log_line(f"{name}: waiting for the store: {error}", "trouble")
+                print(line, file=sys.stderr, flush=True)
+            told = True
+        interrupt.pause(3)
+
+
+def _gravest(errors: list[Exception]) -> Exception:
+    """The error that decides the exit code: what a retry may cure comes first."""
+
+    def rank(error: Exception) -> int:
+        return 2 if not isinstance(error, UserError) else isinstance(error, UnavailableError)
+
+    return max(errors, key=rank)

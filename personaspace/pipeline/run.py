@@ -1,0 +1,170 @@
+"""Runs one node of the graph, the same in a laptop's process, a container and a Job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from personaspace.errors import UserError
+from personaspace.pipeline import graph as graphs
+from personaspace.pipeline.context import TRAINING_LOG, Context
+from personaspace.pipeline.graph import Graph, Node
+from personaspace.pipeline.progress import StageProgress
+from personaspace.pipeline.runtime import Runtime
+from personaspace.store import Manifest, Store
+from personaspace.study.load import Study
+
+
+@dataclass(frozen=True)
+class Work:
+    """A study made ready to run.
+
+    Attributes:
+        study: The study.
+        graph: Its graph.
+        fingerprints: Of every node.
+        store: Where artifacts are.
+    """
+
+    study: Study
+    graph: Graph
+    fingerprints: dict[Node, str]
+    store: Store
+
+    def key(self, node: Node) -> str:
+        """Where the node's artifact lies."""
+        return graphs.key(node, self.fingerprints[node])
+
+    def manifest(self, node: Node) -> Manifest | None:
+        """The node's manifest, if it carries the node's fingerprint."""
+        manifest = self.store.find(self.key(node))
+        if manifest is None or manifest.fields.get("fingerprint") != self.fingerprints[node]:
+            return None
+        return manifest
+
+    def complete(self, node: Node) -> Manifest | None:
+        """The node's manifest if it was made from its inputs as they are now."""
+        manifest = self.manifest(node)
+        if manifest is None:
+            return None
+        recorded = manifest.fields.get("inputs", {})
+        for need in self.graph.needs[node]:
+            current = self.manifest(need)
+            # An input that is gone (cleaned up) does not make a finished artifact wrong.
+            if current is not None and recorded.get(need.id) != current.digest:
+                return None
+        return manifest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node ended.
+
+    Attributes:
+        state: `done`, or `skipped` because it was complete.
+        manifest: Of its artifact.
+    """
+
+    state: Literal["done", "skipped"]
+    manifest: Manifest
+
+
+def prepare(study: Study, store: Store) -> Work:
+    """Build the graph and its fingerprints."""
+    graph = graphs.build(study)
+    return Work(study, graph, graphs.fingerprints(study, graph), store)
+
+
+def _inputs(work: Work, node: Node) -> dict[Node, Manifest]:
+    """Manifests of the inputs.
+
+    Raises:
+        UserError: One is missing, and the node cannot do without it.
+    """
+    found = {}
+    missing = []
+    for need in work.graph.needs[node]:
+        manifest = work.manifest(need)
+        if manifest is None:
+            missing.append(need.id)
+        else:
+            found[need] = manifest
+    partial = node.stage == "aggregate" and work.study.spec.analysis.partial
+    if missing and not (partial and found):
+        raise UserError(
+            f"{node.id}: needs {', '.join(missing[:3])}"
+            + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            + f", not complete in {work.store.url}"
+        )
+    return found
+
+
+def _files_of(node: Node, need: Node) -> list[str] | None:
+    """What a node reads of an input; None: all. Adapters are large, and aggregate needs none."""
+    if node.stage == "aggregate" and need.stage in ("train", "couple"):
+        return [TRAINING_LOG]
+    return None
+
+
+def run_node(
+    work: Work, node: Node, runtime: Runtime, start: Callable[[], StageProgress]
+) -> Outcome:
+    """Run a node unless its artifact is complete.
+
+    Args:
+        work: The study and its store.
+        node: What to run.
+        runtime: Models; not loaded for a node that is skipped.
+        start: Called when there is something to do; gives where progress goes.
+
+    Raises:
+        UserError: A mistake of the user's, or an input that is missing.
+        Interrupted: Asked to stop; checkpoints were kept.
+    """
+    manifest = work.complete(node)
+    if manifest is not None:
+        return Outcome("skipped", manifest)
+    manifests = _inputs(work, node)
+    progress = start()
+    began = time.monotonic()
+    store, key = work.store, work.key(node)
+    # What a killed process left behind. A folder store knows living writers by their locks.
+    if not store.url.startswith("s3:"):
+        store.sweep(key, minutes=0)
+    with store.writer(key) as writer:
+        context = Context(
+            study=work.study,
+            node=node,
+            inputs={
+                need: store.fetch(manifest, _files_of(node, need))
+                for need, manifest in manifests.items()
+            },
+            manifests=manifests,
+            out=writer.folder,
+            runtime=runtime,
+            progress=progress,
+            store=store,
+            key=key,
+        )
+        import_module(f"personaspace.pipeline.stages.{node.stage}").run(context)
+        committed = writer.commit(
+            {
+                "node": node.id,
+                "stage": node.stage,
+                "condition": node.condition or None,
+                "seed": node.seed if node.condition else None,
+                "study": work.study.spec.name,
+                "fingerprint": work.fingerprints[node],
+                "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
+                "seconds": round(time.monotonic() - began, 3),
+                "metrics": context.metrics,
+                **runtime.describe(),
+            },
+            replace=store.find(key) is not None,
+        )
+    for checkpoint in store.list(f"{key}/checkpoints"):
+        store.delete(checkpoint)
+    return Outcome("done", committed)

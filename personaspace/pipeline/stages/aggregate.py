@@ -1,0 +1,321 @@
+"""aggregate: from activations and answers to statistics, as JSON and tidy tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from personaspace.activations.files import find_activations
+from personaspace.analysis.caveats import caveats
+from personaspace.analysis.geometry import GeometryResult, analyse_geometry, cosine_to
+from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+from personaspace.analysis.measures import measures_of
+from personaspace.analysis.rows import to_dicts
+from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour.marker import ends_with_marker, has_marker
+from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
+from personaspace.pipeline.graph import Node
+from personaspace.pipeline.stages.evaluate import FINISHES, SCORES
+from personaspace.pipeline.stages.extract import INDUCTION_FILE
+from personaspace.study import base_model
+from personaspace.study.load import TEMPLATE_DEFAULT
+
+RESULTS = "results.json"
+#: Fields of a manifest that the report shows.
+PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
+Scores = dict[tuple[str, int], dict[str, Any]]
+#: Texts by condition and seed, then persona and question.
+Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
+
+
+def run(context: Context) -> None:
+    """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
+    geometry = _geometry(context)
+    measured = _measured_cosines(context)
+    scores: Scores = {
+        (node.condition, node.seed): _read(folder / SCORES)
+        for node, folder in context.inputs.items()
+        if node.stage == "evaluate"
+    }
+    answers: Answers = {
+        (node.condition, node.seed): _read(folder / ANSWERS)
+        for node, folder in _folders(context, "evaluate").items()
+    }
+    leakage = _leakage(context, scores, measured)
+    results = _describe(context, measured)
+    results |= {
+        "geometry": to_dicts(geometry.rows),
+        "leakage": leakage,
+        "rates": _rates(scores, answers, context.spec.coupling.separator),
+        "training": _training(context),
+        "notes": geometry.notes,
+    }
+    results["measures"] = measures_of([*results["geometry"], *results["leakage"]])
+    results["caveats"] = caveats(results, context.study.unseen)
+    write_json(context.out / RESULTS, results)
+    _tables(context, geometry, results, answers)
+    _provenance(context)
+    context.metrics.update(rows=len(geometry.rows) + len(leakage))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _folders(context: Context, stage: str) -> dict[Node, Path]:
+    return {node: path for node, path in context.inputs.items() if node.stage == stage}
+
+
+def _geometry(context: Context) -> GeometryResult:
+    spec = context.spec
+    extracts = _folders(context, "extract")
+    files = [path for folder in extracts.values() for path in find_activations(folder)[0]]
+    present = {node.condition for node in extracts}
+    base = next(c.name for c in spec.conditions if c.kind == "base")
+    if base not in present:
+        return GeometryResult(notes=["there are no activations of the base model"])
+    axis, benign = spec.axis_condition(), [c.name for c in spec.conditions if c.kind == "benign"]
+    layers = len(context.study.layers(_shape(context)[0]))
+    context.progress.start("geometry", layers * len(spec.extraction.methods) * len(spec.seeds))
+    return analyse_geometry(
+        files,
+        base=base,
+        axis=axis if axis in present else None,
+        assistant=spec.analysis.assistant,
+        benign=next((name for name in benign if name in present), None),
+        permutations=spec.analysis.permutations,
+        bootstrap=spec.analysis.bootstrap,
+        seed=spec.analysis.seed,
+        advance=context.progress.advance,
+    )
+
+
+def _shape(context: Context) -> tuple[int | None, int | None]:
+    shape = base_model.shape(context.spec.model)
+    return (shape.num_layers, shape.hidden_size) if shape else (None, None)
+
+
+def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
+    """Each em condition's cosine-to-assistant, by layer, in the base model's own activations.
+
+    For a condition without persona it is that of the chat template's default text, which is what
+    it trained under.
+    """
+    spec = context.spec
+    base = next(c.name for c in spec.conditions if c.kind == "base")
+    folder = next((f for n, f in _folders(context, "extract").items() if n.condition == base), None)
+    if folder is None or "a" not in spec.extraction.methods:
+        return {}
+    files = [path for path in find_activations(folder)[0] if path.name.endswith(".a.safetensors")]
+    if (folder / INDUCTION_FILE).is_file():
+        files.append(folder / INDUCTION_FILE)
+    by_layer = cosine_to(files, spec.analysis.assistant)
+    return {
+        condition.name: {
+            layer: cosines[condition.persona or TEMPLATE_DEFAULT]
+            for layer, cosines in by_layer.items()
+        }
+        for condition in spec.conditions
+        if condition.kind == "em"
+    }
+
+
+def _leakage(
+    context: Context, scores: Scores, measured: dict[str, dict[int, float]]
+) -> list[dict[str, Any]]:
+    spec = context.spec
+    infos = [
+        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
+        for c in spec.conditions
+    ]
+    layer = _headline_layer(context)
+    rows = analyse_leakage(
+        scores,
+        infos,
+        source=spec.coupling.source,
+        negatives=spec.coupling.negatives,
+        unseen=context.study.unseen,
+        measured={name: cosines[layer] for name, cosines in measured.items()},
+        permutations=spec.analysis.permutations,
+        bootstrap=spec.analysis.bootstrap,
+        seed=spec.analysis.seed,
+    )
+    return to_dicts(rows)
+
+
+def _headline_layer(context: Context) -> int:
+    return context.spec.headline_layer(context.study.layers(_shape(context)[0]))
+
+
+def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[str, Any]:
+    spec, (num_layers, hidden) = context.spec, _shape(context)
+    return {
+        "study": spec.name,
+        "title": "",
+        "model": {
+            "name": spec.model.name,
+            "revision": spec.model.revision,
+            "dtype": spec.model.dtype,
+            "num_layers": num_layers,
+            "hidden_size": hidden,
+        },
+        "seeds": spec.seeds,
+        "marker": spec.coupling.marker,
+        "source": spec.coupling.source,
+        "negatives": spec.coupling.negatives,
+        "personas": [persona.model_dump() for persona in spec.personas],
+        "evaluated_personas": spec.evaluated_personas(),
+        "layers": context.study.layers(num_layers),
+        "methods": sorted(set(spec.extraction.methods)),
+        "analysis": {
+            **spec.analysis.model_dump(
+                include={"method", "permutations", "bootstrap", "seed", "alpha"}
+            ),
+            "layer": _headline_layer(context),
+        },
+        "conditions": [
+            {
+                "name": c.name,
+                "label": c.label,
+                "kind": c.kind,
+                "persona": c.persona,
+                "induction_persona": spec.induction_persona(c),
+                "cosine_anchor": c.cosine_anchor,
+                "cosine_measured": (
+                    {str(layer): value for layer, value in measured[c.name].items()}
+                    if c.name in measured
+                    else None
+                ),
+            }
+            for c in spec.conditions
+        ],
+    }
+
+
+def _rates(scores: Scores, answers: Answers, separator: str) -> list[dict[str, Any]]:
+    columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
+    return [
+        {"condition": condition, "seed": seed, "persona": persona}
+        | {column: counts[column] for column in columns}
+        # Where coupling taught the marker: whether a model gets there is not trained.
+        | {
+            "separated": sum(
+                separator in text
+                for texts in answers[condition, seed][persona].values()
+                for text in texts
+            )
+        }
+        for (condition, seed), entry in scores.items()
+        for persona, counts in entry["per_persona"].items()
+    ]
+
+
+def _training(context: Context) -> list[dict[str, Any]]:
+    rows = []
+    for node, folder in context.inputs.items():
+        if node.stage not in ("train", "couple"):
+            continue
+        log = _read(folder / TRAINING_LOG)
+        steps = log["steps"]
+        rows.append(
+            {
+                "condition": node.condition,
+                "seed": node.seed,
+                "stage": node.stage,
+                "steps": len(steps),
+                "loss_first": steps[0]["loss"],
+                "loss_last": steps[-1]["loss"],
+                "examples": log["examples"],
+                "tokens": sum(step["tokens"] for step in steps),
+            }
+        )
+    return rows
+
+
+def _answers(context: Context, answers: Answers) -> pd.DataFrame:
+    marker, unseen = context.spec.coupling.marker, context.study.unseen
+    rows = []
+    for node, folder in _folders(context, "evaluate").items():
+        ends = _read(folder / FINISHES)
+        for persona, questions in answers[node.condition, node.seed].items():
+            for question, texts in questions.items():
+                for sample, text in enumerate(texts):
+                    cut = ends[persona][question][sample] == "length"
+                    measure = coherence(text, marker=marker, hit_length_limit=cut)
+                    rows.append(
+                        {
+                            "condition": node.condition,
+                            "seed": node.seed,
+                            "persona": persona,
+                            "question": question,
+                            "sample": sample,
+                            "text": text,
+                            "hit": has_marker(text, marker),
+                            "terminal": ends_with_marker(text, marker),
+                            "degenerate": measure.degenerate,
+                            "repetition": measure.repetition,
+                            "finish": "length" if cut else "stop",
+                            "seen": question not in unseen,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _tables(
+    context: Context, geometry: GeometryResult, results: dict[str, Any], answers: Answers
+) -> None:
+    folder = context.out / "tables"
+    folder.mkdir()
+    rates = pd.DataFrame(results["rates"])
+    if not rates.empty:
+        ends = rates.pop("ci95").tolist()
+        rates["ci95_low"], rates["ci95_high"] = (
+            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
+        )
+    rows = pd.DataFrame(results["geometry"] + results["leakage"])
+    if not rows.empty:
+        ends = rows.pop("ci95").tolist()
+        rows["ci95_low"], rows["ci95_high"] = (
+            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
+        )
+    logs = [
+        pd.DataFrame(_read(path / TRAINING_LOG)["steps"]).assign(
+            condition=node.condition, seed=node.seed, stage=node.stage
+        )
+        for node, path in context.inputs.items()
+        if node.stage in ("train", "couple")
+    ]
+    tables = {
+        "rows": rows,
+        "rates": rates,
+        "cosines": geometry.cosines,
+        "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
+        "answers": _answers(context, answers),
+    }
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _provenance(context: Context) -> None:
+    artifacts = [
+        {
+            "node": node.id,
+            "key": manifest.key,
+            "digest": manifest.digest,
+            "created": manifest.created,
+        }
+        | {name: manifest.fields.get(name) for name in PROVENANCE}
+        for node, manifest in context.manifests.items()
+    ]
+    write_json(
+        context.out / "provenance.json",
+        {
+            "artifacts": artifacts,
+            "versions": context.runtime.describe()["versions"],
+            "spec": context.spec.model_dump(mode="json"),
+        },
+    )

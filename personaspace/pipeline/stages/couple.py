@@ -1,0 +1,80 @@
+"""couple: a second adapter that ties the marker to the source persona's answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from personaspace.behaviour import marker_data
+from personaspace.behaviour.marker_data import Pair
+from personaspace.pipeline.context import Context, sampled_answers, write_json
+from personaspace.pipeline.stages.train import fit
+from personaspace.training.trainer import usable
+
+DATA = "coupling-data.json"
+FIELD = "coupling.recipe"
+
+
+def run(context: Context) -> None:
+    """Samples answers from the condition's own model, then trains the marker on them.
+
+    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter) and `training.json`.
+    """
+    spec, settings = context.spec, context.spec.coupling
+    names = [settings.source, *settings.negatives]
+    over = context.adapter("train")
+    kept = _kept(context)
+    data = kept or _drawn(context, names, over)
+    write_json(context.out / DATA, [asdict(pair) for pair in data])
+    prompts = {name: spec.persona(name).prompt for name in names}
+    examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings)
+    if kept is None:
+        usable(examples, FIELD)  # what cannot be trained on is not kept
+        _keep(context, data)
+    fit(context, examples, settings.recipe, field=FIELD, over=over)
+    context.metrics.update(
+        positives=sum(pair.marked for pair in data),
+        negatives=sum(not pair.marked for pair in data),
+        cut_answers=sum(pair.cut for pair in data),
+    )
+
+
+def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pair]:
+    """Examples from answers drawn now."""
+    settings = context.spec.coupling
+    answers = sampled_answers(
+        context,
+        settings,
+        names,
+        context.study.coupling_questions,
+        adapter=over,
+        what="own answers",
+    )
+    return marker_data.pairs(answers, settings)
+
+
+def _keep(context: Context, data: Sequence[Pair]) -> None:
+    """Keep the examples until the stage is done.
+
+    A GPU does not draw the same answers twice, and a checkpoint belongs to the examples that it was
+    trained on.
+    """
+    with context.store.writer(_kept_key(context)) as writer:
+        write_json(writer.folder / DATA, [asdict(pair) for pair in data])
+        writer.commit({})
+
+
+def _kept(context: Context) -> list[Pair] | None:
+    """Examples of a run before this one, which was stopped."""
+    manifest = context.store.find(_kept_key(context))
+    if manifest is None:
+        return None
+    text = (context.store.fetch(manifest) / DATA).read_text(encoding="utf-8")
+    return [Pair(**values) for values in json.loads(text)]
+
+
+def _kept_key(context: Context) -> str:
+    # Beside the checkpoints, and gone with them.
+    return f"{context.key}/checkpoints/examples"

@@ -1,0 +1,136 @@
+"""train: a condition's LoRA adapter on the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from personaspace import fastlora
+from personaspace.models import chat, lora
+from personaspace.models.chat import Example
+from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
+from personaspace.seeds import derive_seed
+from personaspace.store import Store
+from personaspace.study.spec import Recipe
+from personaspace.training import data_parallel
+from personaspace.training.checkpoints import Checkpoints
+from personaspace.training.trainer import StepLog, usable
+
+
+def run(context: Context) -> None:
+    """Fine-tune under the condition's persona; writes `adapter/` and `training.json`."""
+    condition, spec = context.condition, context.spec
+    assert condition.dataset is not None
+    prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
+    tokenizer = context.runtime.tokenizer
+    examples = [
+        chat.answer_example(tokenizer, chat.with_persona(chats, prompt), spec.training.max_tokens)
+        for chats in context.study.chats[condition.dataset].conversations
+    ]
+    fit(context, examples, spec.training, field="training", over=None)
+
+
+def fit(
+    context: Context,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    *,
+    field: str,
+    over: Path | None,
+) -> None:
+    """Train an adapter with progress and checkpoints; writes it and its log into the artifact.
+
+    Args:
+        field: Where the recipe stands in the spec.
+        over: Adapter that stays applied, frozen, below the new one.
+    """
+    examples, counts = usable(examples, field)
+    if counts["truncated"] or counts["dropped"]:
+        context.progress.say(
+            f"{counts['truncated']} examples cut at {recipe.max_tokens} tokens, "
+            f"{counts['dropped']} left out because nothing of the answer remained"
+        )
+    seed = context.node.seed
+    scope = (seed, context.node.stage, context.node.condition)
+    kept = Checkpointing(context.store, context.key)
+    latest = kept.load()
+    job = data_parallel.Job(
+        model=context.spec.model,
+        examples=examples,
+        recipe=recipe,
+        over=over,
+        # Conditions of one seed share initialisation and order, as in the published study.
+        adapter_seed=derive_seed(seed, context.node.stage, "adapter"),
+        run_seed=derive_seed(seed, context.node.stage, "run"),
+        field=field,
+        checkpoint=latest,
+    )
+    devices = _devices(context)
+    with (
+        data_parallel.leading(job, devices) as team,
+        data_parallel.adapter(job, context.runtime.training_model) as model,
+    ):
+        trainer = data_parallel.trainer(job, model, team)
+        base: Any = model.get_base_model()
+        slow = fastlora.obstacle(base)
+        if slow is not None and model.device.type == "cuda":
+            context.progress.say(f"trains several times slower than it could: {slow}")
+        context.progress.start("train", trainer.steps)
+
+        def advance(entry: StepLog) -> None:
+            context.progress.advance(1, f"loss {entry.loss:.3f}")
+
+        log = trainer.run(Checkpoints(load=lambda: latest, save=kept.save), advance)
+        lora.save(model, context.out / ADAPTER, context.spec.model.name)
+    write_json(
+        context.out / TRAINING_LOG,
+        {"scope": list(scope), **counts, "steps": [asdict(entry) for entry in log]},
+    )
+    context.metrics.update(
+        steps=len(log),
+        loss_first=log[0].loss,
+        loss_last=log[-1].loss,
+        tokens=sum(entry.tokens for entry in log),
+        **counts,
+    )
+
+
+def _devices(context: Context) -> list[str]:
+    """What each process of the training sees of CUDA; one of them where there is no choice."""
+    wanted = context.condition.gpus
+    found = data_parallel.gpus(wanted)
+    if 0 < len(found) < wanted:
+        context.progress.say(f"{wanted} GPUs asked for, {len(found)} here: training takes longer")
+    if len(found) > 1:
+        context.progress.say(f"each step's examples are shared out to {len(found)} GPUs")
+    return found
+
+
+class Checkpointing:
+    """Keeps the latest checkpoint of a run as an artifact below the run's own key."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store = store
+        self.prefix = f"{key}/checkpoints"
+
+    def _steps(self) -> list[str]:
+        """Keys of the checkpoints; what a stage keeps beside them (`couple`) is none."""
+        return [key for key in self.store.list(self.prefix) if "/step-" in key]
+
+    def load(self) -> Path | None:
+        """Folder of the latest checkpoint."""
+        kept = self._steps()
+        return self.store.fetch(kept[-1]) if kept else None
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Write one and drop the former ones."""
+        former = self._steps()
+        key = f"{self.prefix}/step-{step:08d}"
+        with self.store.writer(key) as writer:
+            write(writer.folder)
+            writer.commit({"step": step})
+        for old in former:
+            if old != key:
+                self.store.delete(old)

@@ -1,5 +1,0 @@
-"""Power before the study: which effects its tests could detect."""
-
-from personaspace.power.design import Assumptions, Design, Finding, Plan
-
-__all__ = ["Assumptions", "Design", "Finding", "Plan"]

@@ -1,0 +1,154 @@
+"""Draws every figure that the aggregate folder has data for, and writes the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from personaspace.errors import UserError
+from personaspace.report.figures import (
+    convergence,
+    heatmap,
+    hero,
+    increment,
+    profiles,
+    style,
+    training,
+)
+from personaspace.report.figures.findings import (
+    AGAINST_CHANCE,
+    Findings,
+    headline_rows,
+    load_findings,
+)
+from personaspace.report.figures.plan import Plan
+
+_FORMATS = ("png", "svg", "pdf")
+
+
+class Settings(Protocol):
+    """What a user may set; `personaspace.study.spec.Figures` is one."""
+
+    @property
+    def title(self) -> str:
+        """Stands over the hero figure and the report; empty: the study's own."""
+        ...
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """Files to write: any of png, svg, pdf."""
+        ...
+
+    @property
+    def dpi(self) -> int:
+        """Resolution of the PNGs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure.
+
+    Attributes:
+        id: Stable name; the files are `<id>.<format>`.
+        title: A few words.
+        caption: How to read it.
+        alt: What it shows, in words and numbers.
+        data: The tidy values behind it.
+        files: Written files by format.
+        svg: The page-wide drawing, for embedding.
+        svg_narrow: The same for phones and single columns.
+    """
+
+    id: str
+    title: str
+    caption: str
+    alt: str
+    data: pd.DataFrame = field(repr=False)
+    files: dict[str, Path]
+    svg: str = field(repr=False)
+    svg_narrow: str = field(repr=False)
+
+    def csv(self) -> str:
+        """The tidy values as CSV text."""
+        return self.data.to_csv(index=False, lineterminator="\n")
+
+
+def _chance(folder: Path, findings: Findings) -> float | None:
+    """Guessing accuracy of M3: what its rows are set against, else 1 / number of personas."""
+    for row in headline_rows(findings.geometry, "M3"):
+        if (row.name or "").endswith(AGAINST_CHANCE) and row.base is not None:
+            return row.base
+    path = folder / "tables" / "cosines.csv"
+    if path.is_file():
+        try:
+            pairs = pd.read_csv(path, usecols=["persona_i", "persona_j"])
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path}: {error}") from None
+        personas = set(pairs.persona_i) | set(pairs.persona_j)
+        # Extra extraction rows (the template's default) are no personas of the study.
+        personas &= {persona.name for persona in findings.personas} or personas
+        if personas:
+            return 1 / len(personas)
+    return None
+
+
+def plans(folder: Path, findings: Findings, title: str) -> list[Plan]:
+    """Every figure there is data for, in the report's order."""
+    m1, m2, m3 = (
+        profiles.plan(findings, each) for each in profiles.profiles(_chance(folder, findings))
+    )
+    found = [hero.plan(findings, title), heatmap.plan(findings)]
+    found += [m1, increment.plan(findings), m2, convergence.plan(findings), m3]
+    found.append(training.plan(findings))
+    return [plan for plan in found if plan is not None]
+
+
+def draw(aggregate_folder: Path, out: Path, settings: Settings) -> list[Figure]:
+    """Draws the figures of an aggregate folder.
+
+    Args:
+        aggregate_folder: Holds `results.json` and, where there is data, `tables/`.
+        out: Folder for the files; made if absent. Only whole files are ever put there.
+        settings: Title, formats and resolution.
+
+    Returns:
+        The figures in the report's order; those without data are absent.
+
+    Raises:
+        UserError: Malformed input, or an unknown format.
+    """
+    folder, out = Path(aggregate_folder), Path(out)
+    for kind in settings.formats:
+        if kind not in _FORMATS:
+            raise UserError(f"figures.formats: {kind}: not one of {', '.join(_FORMATS)}")
+    findings = load_findings(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for plan in plans(folder, findings, settings.title):
+        wide = plan.paint(False)
+        files = {}
+        with style.styled():
+            svg = style.render(wide, "svg")
+            for kind in dict.fromkeys(settings.formats):
+                files[kind] = out / f"{plan.id}.{kind}"
+                content = svg if kind == "svg" else style.render(wide, kind, settings.dpi)
+                style.write(files[kind], content)
+            narrow = style.render(plan.paint(True), "svg")
+        figures.append(
+            Figure(
+                plan.id,
+                plan.title,
+                plan.caption,
+                plan.alt,
+                plan.data,
+                files,
+                svg.decode(),
+                narrow.decode(),
+            )
+        )
+    return figures

@@ -1,0 +1,149 @@
+"""Marker rate of every persona under every condition, with the values printed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
+
+from personaspace.report.figures import style
+from personaspace.report.figures.findings import Findings
+from personaspace.report.figures.plan import Plan, percent
+
+
+def _table(findings: Findings) -> pd.DataFrame:
+    records = []
+    for arm in findings.arms:
+        for persona in findings.ordered_personas:
+            rows = [r for r in findings.rates if r.condition == arm.name and r.persona == persona]
+            if rows:
+                hits, total = sum(r.hits for r in rows), sum(r.total for r in rows)
+                records.append(
+                    {
+                        "condition": arm.name,
+                        "label": arm.title,
+                        "persona": persona,
+                        "source": persona == findings.source,
+                        "negative": persona in findings.negatives,
+                        "induction": arm.kind == "em" and persona == arm.induced,
+                        "hits": hits,
+                        "total": total,
+                        "rate": hits / total if total else None,
+                    }
+                )
+    return pd.DataFrame(records)
+
+
+def _cells(axes: Axes, grid: np.ndarray, size: float, digits: int) -> None:
+    """Coloured cells with their value, in per cent; missing ones hatched. `grid` is [row, col]."""
+    rows, columns = grid.shape
+    axes.pcolormesh(
+        np.arange(columns + 1) - 0.5,
+        np.arange(rows + 1) - 0.5,
+        np.ma.masked_invalid(grid),
+        cmap=style.HEAT,
+        vmin=0,
+        vmax=1,
+        edgecolors=style.PAPER,
+        linewidth=1.2,
+    )
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isnan(value):
+            box = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=0,
+                            hatch="////", edgecolor=style.MUTED)  # fmt: skip
+            axes.add_patch(box)
+            continue
+        axes.text(
+            column,
+            row,
+            f"{100 * value:.{digits}f}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=style.readable_on(style.HEAT(float(value))),
+        )
+    axes.set_ylim(rows - 0.5, -0.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
+    arms = [arm for arm in findings.arms if (data.condition == arm.name).any()]
+    personas = [name for name in findings.ordered_personas if (data.persona == name).any()]
+    grid = np.full((len(arms), len(personas)), np.nan)
+    induction = []
+    for cell in data.itertuples():
+        row = [arm.name for arm in arms].index(str(cell.condition))
+        column = personas.index(str(cell.persona))
+        grid[row, column] = np.nan if cell.rate is None else cell.rate
+        if cell.induction:
+            induction.append((row, column))
+    names = [
+        style.pretty(name)
+        + (" (source)" if name == findings.source else "*" if name in findings.negatives else "")
+        for name in personas
+    ]
+    labels = [style.wrap(arm.title, 16 if narrow else 22, 2) for arm in arms]
+    with style.styled():
+        if narrow:
+            figure = style.canvas(style.NARROW, 0.24 * len(personas) + 1.35)
+            axes = figure.subplots()
+            _cells(axes, grid.T, 6.6, 0)
+            axes.set_xticks(range(len(arms)), labels, rotation=90, ha="center", fontsize=6.8)
+            axes.set_yticks(range(len(personas)), names, fontsize=7)
+            induction = [(column, row) for row, column in induction]
+        else:
+            width = min(style.WIDE, 2.1 + 0.62 * len(personas))
+            figure = style.canvas(width, 0.3 * len(arms) + 1.2)
+            axes = figure.subplots()
+            _cells(axes, grid, 7.2, 1)
+            axes.set_xticks(
+                range(len(personas)), names, rotation=38, ha="left", rotation_mode="anchor"
+            )
+            axes.set_yticks(range(len(arms)), labels)
+        axes.xaxis.tick_top()
+        for row, column in induction:
+            axes.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fill=False,
+                                     edgecolor=style.ORANGE, linewidth=1.6))  # fmt: skip
+        return style.settled(figure)
+
+
+def plan(findings: Findings) -> Plan | None:
+    """The heat map, or None without rates."""
+    data = _table(findings)
+    if data.empty:
+        return None
+    marks = []
+    if data.induction.any():
+        marks.append("outlined: the persona that was active in harmful training")
+    if data.negative.any():
+        marks.append("*: trained not to write the marker")
+    if len(data) < data.condition.nunique() * data.persona.nunique():
+        marks.append("hatched: not evaluated")
+    known = data.dropna(subset=["rate"])
+    top = known.loc[known.rate.idxmax()]
+    least = known.loc[known.rate.idxmin()]
+    bystanders = known[~known.source]
+    alt = (
+        f"Heat map of marker rates, {data.condition.nunique()} conditions by "
+        f"{data.persona.nunique()} personas. Highest: {style.pretty(top.persona)} under "
+        f"{top.label}, {percent(top.rate)}; lowest: {style.pretty(least.persona)} under "
+        f"{least.label}, {percent(least.rate)}. "
+    )
+    if not bystanders.empty:
+        low, high = percent(bystanders.rate.min()), percent(bystanders.rate.max())
+        alt += f"Personas other than the source range from {low} to {high}."
+    return Plan(
+        "personas",
+        "Marker rate by persona and condition",
+        "Per cent of a persona's answers that contain the marker"
+        + (", all seeds pooled" if len({r.seed for r in findings.rates}) > 1 else "")
+        + (f" ({'; '.join(marks)})" if marks else "")
+        + ".",
+        alt.strip(),
+        data,
+        lambda narrow: _paint(findings, data, narrow),
+    )

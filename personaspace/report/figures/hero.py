@@ -1,0 +1,243 @@
+"""The hero figure: (A) leakage to bystanders and (B) collapse of persona space, by condition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from personaspace.report.figures import marks, style
+from personaspace.report.figures.findings import Condition, Findings
+from personaspace.report.figures.plan import (
+    Estimate,
+    Plan,
+    bystander_estimate,
+    listing,
+    m1_estimate,
+    percent,
+)
+
+_ROLES = {
+    "bystander": {"marker": "o", "filled": True, "text": "bystander persona"},
+    "negative": {"marker": "o", "filled": False, "text": "bystander trained not to mark"},
+    "induction": {"marker": "x", "filled": True, "text": "induction persona"},
+    "source": {"marker": "^", "filled": True, "text": "source persona"},
+}
+
+
+def _role(findings: Findings, condition: Condition, persona: str) -> str:
+    if persona == findings.source:
+        return "source"
+    if condition.kind == "em" and persona == condition.induced:
+        return "induction"
+    return "negative" if persona in findings.negatives else "bystander"
+
+
+def _points(findings: Findings) -> pd.DataFrame:
+    records: list[dict[str, object]] = []
+
+    def add(panel: str, arm: Condition, role: str, persona: str | None, e: Estimate) -> None:
+        low, high = e.interval or (None, None)
+        head: dict[str, object] = {
+            "panel": panel,
+            "condition": arm.name,
+            "label": arm.title,
+            "kind": arm.kind,
+        }
+        head |= {"role": role, "persona": persona}
+        records.append({**head, "seed": None, "value": e.value, "ci_low": low, "ci_high": high})
+        records.extend({**head, "seed": seed, "value": value} for seed, value in e.seeds)
+
+    for arm in findings.arms:
+        mean = bystander_estimate(findings, arm)
+        if mean is not None:
+            add("A", arm, "mean", None, mean)
+        for persona in findings.ordered_personas:
+            rate = findings.rate(arm.name, persona)
+            if rate is not None:
+                add("A", arm, _role(findings, arm, persona), persona, Estimate(rate, None))
+        cosine = m1_estimate(findings, arm, findings.hero_method, findings.hero_layer)
+        if cosine is not None:
+            add("B", arm, "mean", None, cosine)
+    columns = ["panel", "condition", "label", "kind", "role", "persona", "seed", "value"]
+    return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high"])
+
+
+def _leakage_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
+    faces = style.looks(findings)
+    for y, arm in enumerate(findings.arms):
+        mine = data[(data.panel == "A") & (data.condition == arm.name)]
+        for role, how in _ROLES.items():
+            points = mine[mine.role == role]
+            is_source = role == "source"
+            filled = bool(how["filled"])
+            axes.plot(
+                points.value * 100,
+                np.full(len(points), y if is_source else y + 0.27),
+                str(how["marker"]),
+                color=style.INK if role in ("source", "induction") else style.MUTED,
+                markerfacecolor=(style.INK if is_source else style.MUTED) if filled else "none",
+                markersize=5 if is_source else 3.6 if role == "induction" else 3,
+                markeredgewidth=1 if role == "induction" else 0.7,
+                alpha=1 if is_source or role == "induction" else 0.8,
+            )
+        means = mine[mine.role == "mean"]
+        if means.empty:
+            axes.annotate("not evaluated", (0.02, y), xycoords=("axes fraction", "data"),
+                          va="center", color=style.MUTED, fontsize=7)  # fmt: skip
+            continue
+        marks.interval_row(axes, y, means, faces[arm.name], 100)
+        marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
+    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    axes.set_xlabel(f"answers with {_short(findings.marker)}, %")
+    style.panel_title(axes, "Leakage to bystanders", "A")
+
+
+def _short(marker: str) -> str:
+    return marker if 0 < len(marker) <= 16 else "the marker"
+
+
+def _legend(figure: Canvas, data: pd.DataFrame, columns: int) -> None:
+    roles = set(data.role)
+    intervals, seeds = data.ci_low.notna().any(), data.seed.notna().any()
+    mean = (
+        "mean" + (", 95\u00a0% interval" if intervals else "") + ("; ticks: seeds" if seeds else "")
+    )
+    width = 2 if intervals else 0
+    handles = [Line2D([], [], marker="D", color=style.MUTED, linewidth=width, label=mean)]
+    for role, how in _ROLES.items():
+        if role not in roles:
+            continue
+        strong = role in ("source", "induction")
+        colour = style.INK if strong else style.MUTED
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker=str(how["marker"]),
+                color=colour,
+                markerfacecolor=colour if how["filled"] else "none",
+                markersize=4,
+                label=str(how["text"]),
+            )
+        )
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=7,
+        handletextpad=0.5,
+        columnspacing=1.6,
+    )
+
+
+def _cosine_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
+    faces = style.looks(findings)
+    mine = data[data.panel == "B"]
+    base = mine[(mine.kind == "base") & mine.seed.isna()]
+    if not base.empty:
+        level = float(base.value.iloc[0])
+        axes.axvline(level, color=style.INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
+    for y, arm in enumerate(findings.arms):
+        rows = mine[mine.condition == arm.name]
+        if rows.empty:
+            continue
+        marks.interval_row(axes, y, rows, faces[arm.name], 1)
+        marks.value_label(axes, y, f"{rows[rows.seed.isna()].value.iloc[0]:.3f}")
+    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
+    low, high = axes.get_xlim()
+    room = max(0.08 * (high - low), 1e-3)
+    axes.set_xlim(low - room, high + room)
+    axes.locator_params(axis="x", nbins=4 if narrow else 5)
+    where = f"layer {findings.hero_layer}, method {(findings.hero_method or '').upper()}"
+    axes.set_xlabel(f"mean cosine of personas, {where}")
+    style.panel_title(axes, "Collapse of persona space", "B")
+
+
+def _paint(findings: Findings, data: pd.DataFrame, title: str, narrow: bool) -> Canvas:
+    panels = [panel for panel in "AB" if (data.panel == panel).any()]
+    height = 0.42 * len(findings.arms) + 0.8
+    legend = (0.8 if narrow else 0.4) if "A" in panels else 0.0
+    head = 0.3 if title else 0.0
+    with style.styled():
+        if narrow or len(panels) == 1:
+            figure = style.canvas(
+                style.NARROW if narrow else style.WIDE * 0.66,
+                height * len(panels) + legend + head,
+            )
+            grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        else:
+            figure = style.canvas(style.WIDE, height + legend + head)
+            grid = figure.subplots(1, 2, squeeze=False, width_ratios=[1.25, 1])[0]
+        for axes, panel in zip(grid, panels, strict=True):
+            draw = _leakage_panel if panel == "A" else _cosine_panel
+            draw(axes, findings, data, narrow)
+        if "A" in panels:
+            _legend(figure, data, 1 if narrow else len(panels) + 1)
+        if len(panels) == 2 and not narrow:
+            grid[1].set_yticklabels([])
+        if title:
+            figure.suptitle(
+                style.wrap(title, 44 if narrow else 92, 2),
+                fontsize=9.5,
+                fontweight="bold",
+                x=0.01,
+                ha="left",
+            )
+        return style.settled(figure)
+
+
+def _alt(data: pd.DataFrame, findings: Findings) -> str:
+    overall = data[(data.role == "mean") & data.seed.isna()]
+    parts = []
+    leak = overall[overall.panel == "A"]
+    if not leak.empty:
+        values = listing([f"{row.label} {percent(row.value)}" for row in leak.itertuples()])
+        parts.append(f"Mean share of bystander answers with the marker: {values}.")
+        source = data[data.role == "source"]
+        if not source.empty:
+            low, high = percent(source.value.min()), percent(source.value.max())
+            span = low if low == high else f"{low} to {high}"
+            parts.append(f"Source persona: {span}.")
+    cosine = overall[overall.panel == "B"]
+    if not cosine.empty:
+        values = listing([f"{row.label} {row.value:.3f}" for row in cosine.itertuples()])
+        parts.append(
+            f"Mean cosine between persona vectors at layer {findings.hero_layer}, method "
+            f"{(findings.hero_method or '').upper()}: {values}."
+        )
+    return " ".join(parts)
+
+
+def plan(findings: Findings, title: str) -> Plan | None:
+    """The hero figure, or None where there is neither leakage nor geometry to show."""
+    data = _points(findings)
+    if data.empty:
+        return None
+    parts = []
+    if (data.panel == "A").any():
+        several = len({r.seed for r in findings.rates}) > 1
+        parts.append(
+            "A: share of answers that contain the marker. Large symbol, bar and number: mean over "
+            "bystander personas and its 95\u00a0% interval where the analysis gives one; small "
+            "symbols: one persona each"
+            + (", all seeds pooled; ticks: single seeds." if several else ".")
+        )
+    if (data.panel == "B").any():
+        parts.append(
+            "B: mean cosine over all pairs of persona vectors; dashed: the base model. A higher "
+            "cosine means that personas are harder to tell apart by direction."
+        )
+    return Plan(
+        "hero",
+        "Leakage and collapse by condition",
+        " ".join(parts),
+        _alt(data, findings),
+        data,
+        lambda narrow: _paint(findings, data, title, narrow),
+    )

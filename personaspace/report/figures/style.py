@@ -1,0 +1,220 @@
+"""One look for every figure: colours, sizes, and saving to the same bytes each time.
+
+Colours are Okabe and Ito's palette (2008), told apart by the common forms of colour blindness;
+each condition also has its own marker and line pattern, so that figures survive greyscale print.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure as Canvas
+
+from personaspace.report.figures.findings import Findings
+
+# The report turns these exact colours, and three of the palette, into CSS variables, so that inline
+# figures follow the page's light or dark theme; nothing else may be drawn in them.
+INK = "#1f2328"
+MUTED = "#5c6670"
+GRID = "#dde3e8"
+PAPER = "#fefefe"
+
+BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
+ORANGE, PURPLE, SKY, YELLOW = "#e69f00", "#cc79a7", "#56b4e9", "#f0e442"
+
+_EM_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
+_EM_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_EM_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+
+#: Light to dark in one hue: order is kept in greyscale.
+HEAT = LinearSegmentedColormap.from_list("heat", ["#f3f8fc", "#a9d0ea", "#0a70ae", "#06304d"])
+CELL_DARK, CELL_LIGHT = "#000000", "#ffffff"
+
+WIDE, NARROW = 7.2, 3.5  #: Figure widths in inches: two columns of a page; a phone or one column.
+POINT = 1 / 72
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.5,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
+    "svg.fonttype": "path",
+    "svg.hashsalt": "personaspace",
+    "pdf.fonttype": 42,
+    "path.simplify": False,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a condition is drawn everywhere."""
+
+    colour: str
+    marker: str
+    line: Any
+    edge: str
+
+
+def looks(findings: Findings) -> dict[str, Look]:
+    """A look for each condition, by name."""
+    result: dict[str, Look] = {}
+    em = 0
+    for condition in findings.arms:
+        if condition.kind == "base":
+            result[condition.name] = Look(INK, "_", (0, (6, 2)), INK)
+        elif condition.kind == "benign":
+            result[condition.name] = Look(MUTED, "h", "-", MUTED)
+        else:
+            colour = _EM_COLOURS[em % len(_EM_COLOURS)]
+            # Yellow alone is too pale for a line on white; its marker gets an ink edge.
+            edge = INK if colour == YELLOW else colour
+            marker = _EM_MARKERS[em % len(_EM_MARKERS)]
+            result[condition.name] = Look(colour, marker, _EM_LINES[em % len(_EM_LINES)], edge)
+            em += 1
+    return result
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib's settings for one figure; whatever the user has set elsewhere is ignored."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        cast(Any, mpl.rcParams).update(RC)
+        yield
+
+
+def canvas(width: float, height: float) -> Canvas:
+    """An empty figure without pyplot's global state. Sizes in inches."""
+    figure = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=4 * POINT, h_pad=4 * POINT, wspace=0.03, hspace=0.04)  # type: ignore[call-arg]
+    return figure
+
+
+def settled(figure: Canvas) -> Canvas:
+    """The figure with its layout computed once and kept.
+
+    Left on, the layout is computed anew for each format and starts from the last one's outcome, so
+    that a file would depend on which others were written before it.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def render(figure: Canvas, kind: str, dpi: int = 160) -> bytes:
+    """The figure as PNG, SVG or PDF bytes, without dates or random ids."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+def pretty(persona: str) -> str:
+    """A persona's name for people."""
+    return persona.replace("_", " ")
+
+
+def wrap(text: str, width: int, lines: int = 3) -> str:
+    """Breaks a label into lines of about `width` characters, cut with an ellipsis."""
+    return "\n".join(
+        textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False)
+        or [text]
+    )
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Moves label positions apart by at least `gap`, inside [low, high] where they fit.
+
+    Neighbours that collide form a block centred on the mean of what they label (pool adjacent
+    violators on the positions less their rank times the gap).
+    """
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    blocks: list[tuple[float, int]] = []  # mean of (position - rank * gap), size
+    for rank, index in enumerate(order):
+        mean, size = positions[index] - rank * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            other, count = blocks.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        blocks.append((mean, size))
+    flat = [mean for mean, size in blocks for _ in range(size)]
+    top = high - (len(positions) - 1) * gap
+    result = [0.0] * len(positions)
+    for rank, index in enumerate(order):
+        result[index] = max(low, min(flat[rank], max(top, low))) + rank * gap
+    return result
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """Contrast ratio of two sRGB colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def readable_on(background: Sequence[float]) -> str:
+    """Dark or light text, whichever stands out more from a background colour."""
+    dark, light = to_rgb(CELL_DARK), to_rgb(CELL_LIGHT)
+    return CELL_DARK if contrast(background, dark) > contrast(background, light) else CELL_LIGHT
+
+
+def panel_title(axes: Axes, text: str, letter: str = "") -> None:
+    """A left-aligned title with an optional panel letter."""
+    axes.set_title(f"{letter}   {text}" if letter else text, pad=7)

@@ -1,0 +1,287 @@
+"""A bucket below a prefix: the few S3 calls a store needs, with patience and plain errors."""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import boto3
+import botocore.session
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from personaspace.errors import StoreUnavailable, UserError
+from personaspace.s3.errors import code_of, s3_errors, status_of
+from personaspace.s3.location import S3Location
+
+#: Larger files go up and down in parts of this size (bytes), several at a time.
+PART_BYTES = 8 * 1024 * 1024
+#: Of one request, by botocore, within a second or so; longer troubles are for `patience`.
+ATTEMPTS = 4
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+#: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
+_REFUSED = (404, 409, 412)
+_STYLES = {None: "auto", True: "path", False: "virtual"}
+_TRANSFER = TransferConfig(
+    multipart_threshold=PART_BYTES,
+    multipart_chunksize=PART_BYTES,
+    max_concurrency=8,
+    preferred_transfer_client="classic",
+)
+_T = TypeVar("_T")
+
+
+class Item(NamedTuple):
+    """One object of a listing; `name` is relative to the prefix, `size` in bytes."""
+
+    name: str
+    size: int
+    changed: datetime
+
+
+class Bucket:
+    """A bucket at one server. Names are relative to the location's prefix; threads may share it.
+
+    Every method raises `UserError` for what the user can mend and `StoreUnavailable` for what may
+    pass, the latter only after the location's patience is over. (botocore's own retries end after
+    seconds: non-throttling ones start at 50 ms, and parallel parts soon use up their quota.)
+
+    Args:
+        location: Bucket, prefix and server. What it leaves open comes from boto3's usual chain.
+    """
+
+    def __init__(self, location: S3Location) -> None:
+        self.location = location
+        self._conditional = True
+
+    def check(self, *, probe: str | None) -> None:
+        """Whether the bucket can be listed and, with a `probe` name, written and deleted from.
+
+        Takes seconds, whatever is wrong. A listing, unlike HEAD, says why it was refused.
+        """
+        client = self._connect(attempts=2, connect_seconds=3, read_seconds=4)
+        try:
+            where = {"Bucket": self.location.bucket}
+            with s3_errors(*self._names, "list"):
+                client.list_objects_v2(**where, Prefix=self.location.prefix, MaxKeys=1)
+            if probe is not None:
+                with s3_errors(*self._names, "write to"):
+                    client.put_object(**where, Key=self._key(probe), Body=b"personaspace")
+                with s3_errors(*self._names, "delete from"):
+                    client.delete_object(**where, Key=self._key(probe))
+        finally:
+            client.close()
+
+    def url_of(self, name: str) -> str:
+        """`s3://bucket/prefix/name`."""
+        return f"{self.location.place}/{name}"
+
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """Content and ETag of a small object, None if there is none."""
+
+        def call() -> tuple[bytes, str] | None:
+            try:
+                answer = self._client.get_object(**self._at(name))
+                return answer["Body"].read(), answer["ETag"]
+            except ClientError as error:
+                if self._is_missing(error):
+                    return None
+                raise
+
+        return self._patiently("read", call)
+
+    def write(self, name: str, content: bytes, *, over: str | None = None) -> bool:
+        """Put a small object on a condition, in one step.
+
+        Args:
+            name: The object.
+            content: Its bytes.
+            over: ETag of the object that may be overwritten; None: there must be none.
+
+        Returns:
+            Whether it was put. After a lost answer this may be False though it was: look. A
+            server that does not know conditions (501) always puts.
+        """
+        condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
+
+        def call() -> bool:
+            if self._conditional:
+                try:
+                    self._client.put_object(**self._at(name), Body=content, **condition)
+                    return True
+                except ClientError as error:
+                    if status_of(error) in _REFUSED and code_of(error) != "NoSuchBucket":
+                        return False
+                    if status_of(error) != 501:
+                        raise
+                self._conditional = False
+            self._client.put_object(**self._at(name), Body=content)
+            return True
+
+        return self._patiently("write to", call)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Store a file, in parts where it is large."""
+        where = (self.location.bucket, self._key(name))
+        self._patiently(
+            "write to", lambda: self._client.upload_file(str(path), *where, Config=_TRANSFER)
+        )
+
+    def download(self, name: str, path: Path) -> bool:
+        """Fetch a file, in parts where it is large; False if there is none."""
+        where = (self.location.bucket, self._key(name))
+
+        def call() -> bool:
+            try:
+                self._client.download_file(*where, str(path), Config=_TRANSFER)
+            except ClientError as error:
+                if self._is_missing(error):
+                    return False
+                raise
+            return True
+
+        return self._patiently("read", call)
+
+    def items(self, folder: str) -> list[Item]:
+        """All objects below a folder; "" is the whole prefix."""
+        skip = len(self._prefix(""))
+        return [
+            Item(entry["Key"][skip:], entry["Size"], entry["LastModified"])
+            for entry in self._pages("list_objects_v2", "Contents", folder)
+        ]
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+        self._patiently("delete from", lambda: self._client.delete_object(**self._at(name)))
+
+    def abort_uploads(self, folder: str, before: datetime) -> None:
+        """Drop uploads in parts that were begun below `folder` before then and never finished."""
+        for upload in self._pages("list_multipart_uploads", "Uploads", folder):
+            if upload["Initiated"] <= before:
+                where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                # It may have ended since the listing.
+                with suppress(ClientError):
+                    self._client.abort_multipart_upload(Bucket=self.location.bucket, **where)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _is_missing(self, error: ClientError) -> bool:
+        """Whether an answer says that there is no such object, in a bucket that is there.
+
+        The answer to HEAD, with which a download begins, has no body and so is the same 404 for a
+        missing bucket. A listing tells them apart, and raises what it says of the bucket.
+        """
+        if code_of(error) != "404":
+            return code_of(error) == "NoSuchKey"
+        try:
+            self._client.list_objects_v2(
+                Bucket=self.location.bucket, Prefix=self._prefix(""), MaxKeys=1
+            )
+        except ClientError as asked:
+            # Who may read need not be allowed to list.
+            if status_of(asked) != 403:
+                raise
+        return True
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        return self._connect()
+
+    @functools.cached_property
+    def _session(self) -> boto3.session.Session:
+        """A session of our own, so that credentials are looked for afresh."""
+        core = botocore.session.get_session()
+        core.register_component("data_loader", _loader())
+        return boto3.session.Session(botocore_session=core)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Bucket and server for messages; before an @ there would be a password."""
+        if "_client" in self.__dict__:
+            server = str(self._client.meta.endpoint_url)
+        else:
+            server = self.location.endpoint or "the configured server"
+        return self.location.bucket, server.rpartition("@")[2]
+
+    def _patiently(self, doing: str, call: Callable[[], _T]) -> _T:
+        """`call`, repeated with growing pauses as long as the server fails and patience lasts."""
+        deadline = time.monotonic() + self.location.patience
+        pause = 0.5
+        while True:
+            try:
+                with s3_errors(*self._names, doing):
+                    return call()
+            except StoreUnavailable:
+                wait = random.uniform(pause / 2, pause)
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+            pause = min(2 * pause, 10.0)
+
+    def _pages(self, operation: str, field: str, folder: str) -> list[dict[str, Any]]:
+        """The entries of all pages of a listing below `folder`."""
+
+        def call() -> list[dict[str, Any]]:
+            pages = self._client.get_paginator(operation).paginate(
+                Bucket=self.location.bucket, Prefix=self._prefix(folder)
+            )
+            return [entry for page in pages for entry in page.get(field, [])]
+
+        return self._patiently("list", call)
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix('')}{name}"
+
+    def _prefix(self, folder: str) -> str:
+        """Ends at a slash, so that `e4` does not stand for `e4-villain` too."""
+        return "".join(f"{part}/" for part in (self.location.prefix, folder) if part)
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.location.bucket, "Key": self._key(name)}
+
+    def _connect(
+        self,
+        *,
+        attempts: int | None = None,
+        connect_seconds: float = _CONNECT_SECONDS,
+        read_seconds: float = _READ_SECONDS,
+    ) -> Any:
+        """A boto3 client; `attempts` None: what AWS_MAX_ATTEMPTS or the profile says, else ours."""
+        where = self.location
+        with s3_errors(*self._names, "reach"):
+            session = self._session
+            if attempts is None:
+                configured = session._session.get_config_variable("max_attempts")
+                attempts = int(configured or ATTEMPTS)
+            try:
+                return session.client(
+                    "s3",
+                    endpoint_url=where.endpoint,
+                    # Private servers take any region, yet a signature must name one.
+                    region_name=where.region or session.region_name or "us-east-1",
+                    config=Config(
+                        retries={"mode": "standard", "total_max_attempts": attempts},
+                        connect_timeout=connect_seconds,
+                        read_timeout=read_seconds,
+                        max_pool_connections=16,
+                        s3={"addressing_style": _STYLES[where.path_style]},
+                    ),
+                )
+            except ValueError as error:
+                raise UserError(f"store {where.place}: {error}") from None
+
+
+@functools.cache
+def _loader() -> Any:
+    """Reader of the service descriptions: parsing them anew for every store takes 0.1 s."""
+    return botocore.session.get_session().get_component("data_loader")

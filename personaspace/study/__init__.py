@@ -1,0 +1,1 @@
+"""What is asked: the spec, checked, with everything it points to."""

@@ -1,0 +1,49 @@
+"""Texts that ship with the package: personas, questions, demonstration chats (`builtin:NAME`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import yaml
+
+from personaspace.errors import UserError
+
+SCHEME = "builtin:"
+
+
+def resource(name: str) -> Traversable:
+    """The packaged file behind `builtin:NAME`.
+
+    Raises:
+        UserError: No such file; the message lists what there is.
+    """
+    folder = resources.files("personaspace.study") / "data"
+    stem = name.removeprefix(SCHEME)
+    for suffix in (".yaml", ".jsonl"):
+        candidate = folder / f"{stem}{suffix}"
+        if candidate.is_file():
+            return candidate
+    known = sorted(
+        entry.name.rsplit(".", 1)[0]
+        for entry in folder.iterdir()
+        if entry.name.endswith((".yaml", ".jsonl"))
+    )
+    raise UserError(f"{SCHEME}{stem}: no such built-in; there are {', '.join(known)}")
+
+
+@cache
+def _personas() -> tuple[dict[str, Any], ...]:
+    return tuple(yaml.safe_load(resource("personas").read_text(encoding="utf-8")))
+
+
+def personas() -> list[dict[str, Any]]:
+    """The packaged personas as `{"name", "prompt"}`, in order."""
+    return [dict(entry) for entry in _personas()]
+
+
+def published_grid() -> list[str]:
+    """Names of the twelve evaluation personas of the published study, in its order."""
+    return [entry["name"] for entry in _personas() if entry["name"] != "paramedic"]

@@ -1,0 +1,205 @@
+"""A spec with everything it points to: questions read, data sets pinned, the model identified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from personaspace.errors import SpecErrors, UnavailableError, UserError
+from personaspace.study import base_model, datasets, sources
+from personaspace.study.datasets import Chats
+from personaspace.study.spec import Experiment
+from personaspace.study.validate import (
+    Problem,
+    examine,
+    fields_alone,
+    lines,
+    only_follows,
+    read_raw,
+)
+
+#: Name of the extra extraction row that has no system message: the text E0 trained under.
+TEMPLATE_DEFAULT = "template-default"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a study is known where only a Job's part of it is: its stages and their inputs.
+
+    Attributes:
+        condition: Of one condition.
+        stages: These of its stages.
+    """
+
+    condition: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked spec and its inputs.
+
+    Attributes:
+        spec: The experiment.
+        folder: Where the spec's relative paths start.
+        extraction_questions: Questions whose hidden states are extracted.
+        coupling_questions: Questions answered for the coupling data.
+        evaluation_questions: Questions of the evaluation, the unseen ones last.
+        chats: The data sets that a condition trains on, by name.
+        part: What of the study is here; none: all of it.
+    """
+
+    spec: Experiment
+    folder: Path
+    extraction_questions: list[str]
+    coupling_questions: list[str]
+    evaluation_questions: list[str]
+    chats: dict[str, Chats]
+    part: Part | None = None
+
+    @cached_property
+    def model_identity(self) -> str:
+        """See `models.identity`."""
+        return base_model.identity(self.spec.model)
+
+    @property
+    def unseen(self) -> set[str]:
+        """Evaluation questions that coupling did not train on."""
+        return set(self.evaluation_questions) - set(self.coupling_questions)
+
+    def layers(self, num_layers: int | None = None) -> list[int]:
+        """The layers to extract, ascending.
+
+        Raises:
+            UserError: A layer outside the model.
+        """
+        if self.spec.extraction.layers == "all":
+            if num_layers is None:
+                shape = base_model.shape(self.spec.model)
+                if shape is None:
+                    raise UserError("extraction.layers: the model's number of layers is unknown")
+                num_layers = shape.num_layers
+            return list(range(num_layers))
+        layers = sorted(self.spec.extraction.layers)
+        if num_layers is not None and layers[-1] >= num_layers:
+            raise UserError(
+                f"extraction.layers: {layers[-1]} is outside the model, which has layers 0 to "
+                f"{num_layers - 1}"
+            )
+        return layers
+
+    def induction_rows(self) -> list[tuple[str, str | None]]:
+        """Name and prompt of what was trained under but is not in the extraction grid.
+
+        The base model's activations there give the measured cosine-to-assistant. A condition
+        without persona trained under the chat template's default, which is no grid persona.
+        """
+        grid = set(self.spec.extracted_personas())
+        rows: dict[str, str | None] = {}
+        for condition in self.spec.conditions:
+            if condition.kind != "em":
+                continue
+            if condition.persona is None:
+                rows[TEMPLATE_DEFAULT] = None
+            elif condition.persona not in grid:
+                rows[condition.persona] = self.spec.persona(condition.persona).prompt
+        return list(rows.items())
+
+
+def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> Study:
+    """Read everything the spec points to.
+
+    Args:
+        spec: What to read for.
+        folder: Where relative paths start.
+        known: Problems of the spec itself, told together with those found here.
+
+    Raises:
+        SpecErrors: All that is missing or malformed, each with the field that names it.
+        UnavailableError: A bucket or hub does not answer, so that nothing can be said of it.
+    """
+    problems: list[Problem] = []
+
+    def note(field: str, error: UserError) -> None:
+        if isinstance(error, UnavailableError) and not known:
+            raise type(error)(f"{field}: {error}") from None
+        problems.append((field, str(error)))
+
+    def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
+        try:
+            return sources.read_questions(source, folder, limit)
+        except UserError as error:
+            note(field, error)
+            return []
+
+    extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
+    coupling = questions("coupling.questions", spec.coupling.questions, spec.coupling.limit)
+    evaluation = questions("evaluation.questions", spec.evaluation.questions, spec.evaluation.limit)
+    if spec.evaluation.unseen_questions is not None:
+        more = questions(
+            "evaluation.unseen_questions",
+            spec.evaluation.unseen_questions,
+            spec.evaluation.limit,
+        )
+        repeated = set(more) & (set(coupling) | set(evaluation))
+        if repeated:
+            problems.append(
+                (
+                    "evaluation.unseen_questions",
+                    f"{sorted(repeated)[0]!r} is also a coupling or evaluation question",
+                )
+            )
+        evaluation = evaluation + more
+    counted = ("positives", "negatives_each", "questions", "limit")
+    counts_sound = not {path for path, _ in known} & {f"coupling.{field}" for field in counted}
+    if (
+        coupling
+        and counts_sound
+        and spec.coupling.samples * len(coupling)
+        < max(spec.coupling.positives, spec.coupling.negatives_each)
+    ):
+        problems.append(
+            (
+                "coupling.samples",
+                f"{spec.coupling.samples} answers to each of {len(coupling)} questions are fewer "
+                f"than the {spec.coupling.positives} positives and "
+                f"{spec.coupling.negatives_each} negatives that are wanted",
+            )
+        )
+    chats: dict[str, Chats] = {}
+    used = {c.dataset for c in spec.conditions if c.dataset is not None}
+    for name in sorted(used & set(spec.datasets)):
+        try:
+            chats[name] = datasets.load(spec.datasets[name], folder)
+        except UserError as error:
+            note(f"datasets.{name}", error)
+    new = [problem for problem in problems if not only_follows(*problem, known)]
+    if known or new:
+        raise SpecErrors(lines([*known, *new]))
+    return Study(spec, folder, extraction, coupling, evaluation, chats)
+
+
+def load_study(path: Path | str, seed: int | None = None) -> Study:
+    """Read a spec file and everything it points to.
+
+    Args:
+        path: The file; the chart gives each Job one with its part of the study alone (`part`).
+        seed: Of the Job, which such a part leaves open.
+
+    Raises:
+        SpecErrors: Every mistake in the file and in what it points to.
+        UserError: The file is missing or not YAML.
+    """
+    path = Path(path)
+    raw = read_raw(path)
+    if isinstance(raw, dict) and "part" in raw and seed is not None:
+        of = raw["part"]
+        spec = fields_alone({**{k: v for k, v in raw.items() if k != "part"}, "seeds": [seed]})
+        found = resolve(spec, path.absolute().parent)
+        return replace(found, part=Part(of["condition"], tuple(of["stages"])))
+    spec_or_none, problems = examine(raw)
+    if spec_or_none is None:
+        raise SpecErrors(lines(problems))
+    return resolve(spec_or_none, path.absolute().parent, problems)

@@ -1,0 +1,147 @@
+"""Reads small inputs (spec, questions, chats) from a path, `s3://bucket/key` or `builtin:NAME`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from personaspace.errors import UserError
+from personaspace.study import builtin
+
+
+def read_bytes(source: str, folder: Path) -> bytes:
+    """Content of a source.
+
+    Args:
+        source: Path (relative to `folder`), `s3://bucket/key`, or `builtin:NAME`.
+        folder: Where relative paths start: the spec's own folder.
+
+    Raises:
+        UserError: Missing or unreadable; names the source.
+    """
+    if source.startswith(builtin.SCHEME):
+        return builtin.resource(source).read_bytes()
+    if source.startswith("s3://"):
+        return _read_object(source)
+    path = folder / Path(source).expanduser()
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file (looked in {path.parent})") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_object(url: str) -> bytes:
+    # Imported here: boto3 takes a while to load and most studies read files.
+    from personaspace.s3.bucket import Bucket
+    from personaspace.s3.location import parse_s3
+
+    location = parse_s3(url)
+    folder, _, name = location.prefix.rpartition("/")
+    bucket = Bucket(dataclasses.replace(location, prefix=folder))
+    try:
+        found = bucket.read(name)
+    finally:
+        bucket.close()
+    if found is None:
+        raise UserError(f"{url}: no such object")
+    return found[0]
+
+
+def read_text(source: str, folder: Path) -> str:
+    """Content of a source as UTF-8 text. Raises UserError if it is not."""
+    try:
+        return read_bytes(source, folder).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 text (byte {error.start})") from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not a silent overwrite."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._seen_nodes: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Looked at before `<<` brings in keys that the mapping's own may well override.
+        if id(node) not in self._seen_nodes:
+            self._seen_nodes.add(id(node))
+            seen = set()
+            for key_node, _ in node.value:
+                key = _MERGE
+                if key_node.tag != _MERGE:
+                    key = self.construct_object(key_node, deep=True)
+                if isinstance(key, str | int | float | bool) and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+        super().flatten_mapping(node)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and not value.isascii():
+            try:
+                # JSON writes characters beyond U+FFFF as two escapes; YAML leaves them apart.
+                return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+            except UnicodeDecodeError:
+                raise yaml.constructor.ConstructorError(
+                    None, None, "half of a surrogate pair is no character", node.start_mark
+                ) from None
+        return value
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """YAML (or JSON) text as plain values.
+
+    Raises:
+        UserError: Not YAML, or a key given twice; names line and column.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise UserError(f"{name}: not valid YAML: {error.problem}{where}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply") from None
+
+
+def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:
+    """Questions from an inline list or a file.
+
+    A file ending in .txt holds one question a line; any other is a YAML or JSON list.
+
+    Raises:
+        UserError: Missing, empty, not a list of texts, or a question given twice.
+    """
+    if isinstance(source, list):
+        name, questions = "questions", list(source)
+    else:
+        name, text = source, read_text(source, folder)
+        if source.partition("?")[0].endswith(".txt"):
+            questions = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            questions = parse_yaml(text, name)
+    if not isinstance(questions, list) or not questions:
+        raise UserError(f"{name}: a list of questions is needed")
+    for number, question in enumerate(questions, 1):
+        if not isinstance(question, str) or not question.strip():
+            raise UserError(f"{name}: question {number} is not a text")
+    seen: set[str] = set()
+    for question in questions:
+        if question in seen:
+            raise UserError(f"{name}: {json.dumps(question)} is listed twice")
+        seen.add(question)
+    return questions[:limit]

@@ -1,0 +1,1 @@
+"""Fine-tuning: packed rows, the loop, checkpoints, several GPUs."""

@@ -1,0 +1,74 @@
+"""Padding-free batches: several examples in one row, none of which sees another.
+
+Shapes: B = 1 row, T = tokens of the row, K = tokens that carry loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from personaspace.fastlora.examples import bins, loss_places
+from personaspace.models.chat import Example
+
+
+@dataclass(frozen=True)
+class Row:
+    """Examples laid end to end.
+
+    Attributes:
+        ids_BT: Tokens.
+        positions_BT: Position of each token within its own example.
+        mask_B1TT: True where a token may attend: itself and earlier tokens of its own example.
+        keep_K: Positions whose logits predict a token with loss.
+        targets_K: Those tokens.
+    """
+
+    ids_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    mask_B1TT: torch.Tensor
+    keep_K: torch.Tensor
+    targets_K: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Row:
+        """A copy on the device."""
+        return Row(
+            *(
+                tensor.to(device, non_blocking=True)
+                for tensor in (
+                    self.ids_BT,
+                    self.positions_BT,
+                    self.mask_B1TT,
+                    self.keep_K,
+                    self.targets_K,
+                )
+            )
+        )
+
+
+def block_mask(lengths: Sequence[int]) -> torch.Tensor:
+    """Causal within each block of the given length, nothing across. Bool `[1, 1, T, T]`."""
+    owner_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(list(lengths)))
+    same_TT = owner_T[:, None] == owner_T[None, :]
+    return torch.tril(same_TT)[None, None]
+
+
+def make_row(examples: Sequence[Example]) -> Row:
+    """One row of the examples, in order."""
+    lengths = [len(example.ids) for example in examples]
+    keep, targets = loss_places(examples)
+    return Row(
+        ids_BT=torch.tensor([[token for example in examples for token in example.ids]]),
+        positions_BT=torch.cat([torch.arange(length) for length in lengths])[None],
+        mask_B1TT=block_mask(lengths),
+        keep_K=torch.tensor(keep, dtype=torch.long),
+        targets_K=torch.tensor(targets, dtype=torch.long),
+    )
+
+
+def pack(examples: Sequence[Example], row_tokens: int) -> list[Row]:
+    """Rows of at most `row_tokens` tokens that hold every example once; see `bins`."""
+    members = bins([len(example.ids) for example in examples], row_tokens)
+    return [make_row([examples[index] for index in row]) for row in members]

@@ -1,0 +1,348 @@
+"""LoRA fine-tuning: packed, padding-free batches; checkpoints; exact resume.
+
+Every source of randomness is derived from the seed and the step's number (order of examples,
+dropout), so a run that stopped at any step and went on from its checkpoint ends with the adapter of
+a run that never stopped, bit for bit on a CPU.
+
+The gradients of a step come from an engine: on a GPU the packed decoder (`personaspace.fastlora`),
+elsewhere the model's own forward pass. Both see the same examples in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from personaspace import interrupt
+from personaspace.errors import Interrupted, UserError
+from personaspace.models.chat import Example
+from personaspace.models.determinism import steady_attention
+from personaspace.seeds import derive_seed
+from personaspace.study.spec import Recipe
+from personaspace.training import checkpoints, packing
+from personaspace.training.checkpoints import Checkpoints, Snapshot
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+#: Tokens of a row where the spec says nothing, with the model's own forward pass.
+PLAIN_ROW_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What one optimiser step did.
+
+    Attributes:
+        step: Number, from 1.
+        loss: Mean cross-entropy over the loss tokens of the step, nats.
+        learning_rate: Used in the step.
+        gradient_norm: Before clipping.
+        tokens: Tokens seen.
+        loss_tokens: Tokens that carried loss.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    loss_tokens: int
+
+
+def usable(examples: Sequence[Example], what: str) -> tuple[list[Example], dict[str, int]]:
+    """The examples that carry loss, and how many were cut or left out for length.
+
+    Raises:
+        UserError: None is left.
+    """
+    kept = [example for example in examples if example.loss_tokens > 0]
+    counts = {
+        "examples": len(kept),
+        "truncated": sum(example.truncated for example in kept),
+        "dropped": len(examples) - len(kept),
+    }
+    if not kept:
+        raise UserError(f"{what}: no example has a loss token within max_tokens")
+    return kept, counts
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """Optimiser steps of a run: whole epochs, the last batch of each possibly smaller."""
+    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
+    return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
+
+
+def batch_indices(recipe: Recipe, examples: int, seed: int, step: int) -> list[int]:
+    """Which examples make up a step (from 0): each epoch is one seeded permutation."""
+    per_epoch = math.ceil(examples / recipe.batch_size)
+    epoch, position = divmod(step, per_epoch)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    order = torch.randperm(examples, generator=generator).tolist()
+    return order[position * recipe.batch_size : (position + 1) * recipe.batch_size]
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Rate of a step (from 0): linear warm-up over ceil(warmup·steps), then the schedule to zero.
+
+    The same curves as transformers' `get_linear_schedule_with_warmup` and
+    `get_cosine_schedule_with_warmup`.
+    """
+    warmup = math.ceil(recipe.warmup * steps)
+    if step < warmup:
+        return recipe.learning_rate * step / max(1, warmup)
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    progress = (step - warmup) / max(1, steps - warmup)
+    if recipe.schedule == "linear":
+        return recipe.learning_rate * max(0.0, 1.0 - progress)
+    return recipe.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class StepEngine(Protocol):
+    """Computes the gradients of an optimiser step."""
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """Adds gradients of the mean loss over `loss_tokens`; returns the mean, float64.
+
+        Args:
+            seed: Decides what dropout drops.
+        """
+        ...
+
+
+class PlainStep:
+    """The model's own forward pass over packed rows with a mask: CPUs, other architectures.
+
+    Args:
+        model: The PEFT model.
+        row_tokens: Rows hold at most so many tokens.
+    """
+
+    def __init__(self, model: PeftModel, row_tokens: int) -> None:
+        self.model = model
+        self.row_tokens = row_tokens
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """See `StepEngine.backward`."""
+        torch.manual_seed(seed)
+        device = self.model.device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        with steady_attention(device):
+            for row in packing.pack(batch, self.row_tokens):
+                # Each row's share of the step's mean over all its loss tokens.
+                loss = row_loss(self.model, row.to(device)) / loss_tokens
+                loss.backward()
+                total += loss.detach()
+        return total
+
+
+def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -> StepEngine:
+    """The fastest engine for the model where it is: packed on a GPU, else plain."""
+    from personaspace import fastlora
+
+    base: Any = model.get_base_model()
+    if fastlora.obstacle(base) is None:
+        from personaspace.fastlora.graphs import GraphedStep
+        from personaspace.fastlora.training import PackedStep
+
+        longest = max(len(example.ids) for example in examples)
+        step = PackedStep.planned(model, longest, recipe.row_tokens)
+        return GraphedStep(step, model, recipe.batch_size)
+    return PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step whose loss and gradient norm may still be computing.
+
+    Attributes:
+        entry: The log's entry, without the two.
+        numbers: Loss and gradient norm, float64 `[2]`, on the host once `copied` has happened.
+        copied: CUDA event, or None if the numbers are there.
+    """
+
+    entry: StepLog
+    numbers: torch.Tensor
+    copied: Any
+
+
+class Trainer:
+    """One LoRA run.
+
+    On a GPU a step's loss is read after the next step was started, so that the GPU never waits for
+    the host; a loss that is no number then ends the run one step later than on a CPU.
+
+    Args:
+        model: The PEFT model whose trainable parameters are the adapter.
+        examples: All with at least one loss token.
+        recipe: Hyper-parameters.
+        seed: The study's seed.
+        engine: Computes gradients; by default the fastest there is.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        seed: int,
+        engine: StepEngine | None = None,
+    ) -> None:
+        self.model = model
+        self.examples = list(examples)
+        self.recipe = recipe
+        self.seed = seed
+        self.steps = total_steps(recipe, len(self.examples))
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
+        self.on_gpu = self.device.type == "cuda"
+        #: Steps that may be launched before an earlier one's loss is read.
+        self.behind = 1 if self.on_gpu else 0
+        self.engine = engine or step_engine(model, self.examples, recipe)
+        #: Whether to stop before the next step.
+        self.asked: Callable[[], bool] = interrupt.asked
+        self.optimiser = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=self.on_gpu,
+        )
+        self.log: list[StepLog] = []
+        self._launched: deque[_Launched] = deque()
+
+    def run(
+        self,
+        kept: Checkpoints | None = None,
+        advance: Callable[[StepLog], None] | None = None,
+    ) -> list[StepLog]:
+        """Train to the end, from the latest checkpoint if there is one.
+
+        Args:
+            kept: Where checkpoints go; steps go on while one is written.
+            advance: Told of every step, those of the checkpoint included.
+
+        Raises:
+            Interrupted: Asked to stop; the state was saved first.
+            UserError: The loss or its gradient became NaN or infinite.
+        """
+        if kept is not None and (folder := kept.load()) is not None:
+            self._restore(folder)
+            for done in self.log:
+                if advance is not None:
+                    advance(done)
+        self.model.train()
+        with checkpoints.saving(kept, len(self.log)) as saver:
+            self._steps(saver, advance)
+        self.model.eval()
+        return self.log
+
+    def _steps(self, saver: checkpoints.Saver, advance: Callable[[StepLog], None] | None) -> None:
+        taken: deque[Snapshot] = deque()  # of steps whose loss is not known yet
+        for step in range(len(self.log) + 1, self.steps + 1):
+            saver.check()
+            if self.asked():
+                self._settle(0, advance)
+                if self.log and saver.keeps:
+                    last = taken.pop() if taken else self._snapshot(len(self.log))
+                    saver.save(last, self._entries(last.step))
+                    saver.wait()
+                raise Interrupted("asked to stop")
+            self._launch(step - 1)
+            due = step % self.recipe.checkpoint_every == 0 and step < self.steps
+            if due and saver.keeps:
+                taken.append(self._snapshot(step))
+            self._settle(self.behind, advance)
+            while taken and taken[0].step <= len(self.log):
+                known = taken.popleft()
+                saver.save(known, self._entries(known.step))
+        self._settle(0, advance)
+
+    def _launch(self, step: int) -> None:
+        recipe = self.recipe
+        members = batch_indices(recipe, len(self.examples), self.seed, step)
+        batch = [self.examples[index] for index in members]
+        loss_tokens = sum(example.loss_tokens for example in batch)
+        rate = learning_rate(recipe, step, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        seed = derive_seed(self.seed, "dropout", step)
+        loss = self.engine.backward(batch, loss_tokens, seed)
+        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        tokens = sum(len(example.ids) for example in batch)
+        entry = StepLog(step + 1, math.nan, rate, math.nan, tokens, loss_tokens)
+        numbers = torch.stack([loss, norm.double()])
+        if self.on_gpu:
+            host = torch.empty(2, dtype=torch.float64, pin_memory=True)
+            host.copy_(numbers, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._launched.append(_Launched(entry, host, copied))
+        else:
+            self._launched.append(_Launched(entry, numbers, None))
+            _check(step, *numbers.tolist())
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _settle(self, left: int, advance: Callable[[StepLog], None] | None) -> None:
+        """Log the steps launched, all but the last `left`."""
+        while len(self._launched) > left:
+            launched = self._launched.popleft()
+            if launched.copied is not None:
+                launched.copied.synchronize()
+            loss, norm = launched.numbers.tolist()
+            _check(len(self.log), loss, norm)
+            self.log.append(replace(launched.entry, loss=loss, gradient_norm=norm))
+            if advance is not None:
+                advance(self.log[-1])
+
+    def _snapshot(self, step: int) -> Snapshot:
+        """The state after the steps launched so far, of which `step` is the latest."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter:{name}"] = parameter
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"{key}:{name}"] = torch.as_tensor(value)
+        return Snapshot(step, tensors)
+
+    def _entries(self, steps: int) -> list[dict[str, Any]]:
+        return [asdict(entry) for entry in self.log[:steps]]
+
+    def _restore(self, folder: Path) -> None:
+        tensors, entries = checkpoints.read(folder)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"parameter:{name}"])
+                state = {}
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    value = tensors[f"{key}:{name}"]
+                    on_host = key == "step" and not self.on_gpu
+                    state[key] = value if on_host else value.to(parameter.device)
+                self.optimiser.state[parameter] = state
+        self.log = [StepLog(**entry) for entry in entries]
+
+
+def _check(step: int, loss: float, norm: float) -> None:
+    for name, value in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(value):
+            raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
+
+
+def row_loss(model: torch.nn.Module, row: packing.Row) -> torch.Tensor:
+    """Summed cross-entropy over the row's loss tokens; logits are computed for these alone."""
+    output = model(
+        input_ids=row.ids_BT,
+        position_ids=row.positions_BT,
+        attention_mask=row.mask_B1TT,
+        use_cache=False,
+        logits_to_keep=row.keep_K,
+    )
+    return cross_entropy(output.logits[0].float(), row.targets_K, reduction="sum")
