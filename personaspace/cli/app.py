@@ -13,11 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from personaspace import __version__, interrupt
+from personaspace import interrupt
 from personaspace.cli import analysis, cluster
 from personaspace.cli.guard import guarded
 from personaspace.cli.power import power
 from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError
+from personaspace.version import __version__
 
 app = typer.Typer(
     name="personaspace",

@@ -11,10 +11,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from personaspace import __version__
 from personaspace.cluster.values import Values
 from personaspace.study import builtin
 from personaspace.study.spec import Experiment
+from personaspace.version import __version__
 
 
 def _optional(model: type[BaseModel], name: str) -> bool:

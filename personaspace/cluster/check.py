@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from personaspace import __version__
 from personaspace.cluster.chart import schema_digest
 from personaspace.errors import UserError
 from personaspace.pipeline import termination
 from personaspace.store import open_store
+from personaspace.version import __version__
 
 
 def run_check(spec: Path, store_url: str, gpu: bool) -> None:

@@ -30,9 +30,9 @@ from kubernetes.client.exceptions import ApiException
 from seaweed import SeaweedS3
 
 from cluster.release import GPU, Release, mount_folder
-from personaspace import __version__
 from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, connect
 from personaspace.errors import UserError
+from personaspace.version import __version__
 
 KEEP = bool(os.environ.get("PERSONASPACE_TEST_KEEP"))
 IMAGE = os.environ.get("PERSONASPACE_TEST_IMAGE", f"personaspace/cpu:{__version__}")

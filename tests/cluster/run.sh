@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 name=personaspace-test
-version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/__init__.py)
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/version.py)
 
 if [ "${CLUSTER:-kind}" = kind ]; then
   for program in docker kind kubectl; do

@@ -1,0 +1,3 @@
+"""The version, of package, images and chart."""
+
+__version__ = "0.1.0"
