@@ -136,8 +136,8 @@ def page() -> str:
         "",
         "Written by `python benchmarks/reproduction.py > docs/reproduction.md`; a test fails when "
         "it is stale. The functions behind it are `personaspace/analysis/leakage/published.py` and "
-        "`personaspace/analysis/geometry/published.py`, their rows have the variant `published`. The "
-        "60 counts and the figures are in `tests/published.py`, with their source.",
+        "`personaspace/analysis/geometry/published.py`, their rows have the variant `published`. "
+        "The 60 counts and the figures are in `tests/published.py`, with their source.",
         "",
         "| figure | published | ours | |",
         "|---|---|---|---|",
