@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from personaspace.fastlora import memory
@@ -134,6 +134,7 @@ def test_a_card_that_is_too_small_does_what_it_can() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(15, 100), st.integers(64, 16384), st.integers(16, 4096), st.integers(1, 10))
+@example(card=16.5, limit=511, longest=16, more=1)
 def test_plans_fit_and_waste_nothing(card: float, limit: int, longest: int, more: int) -> None:
     need = memory.costs(QWEN, ADAPTER)  # type: ignore[arg-type]
     free = int(card * GIB) - WEIGHTS
@@ -143,6 +144,7 @@ def test_plans_fit_and_waste_nothing(card: float, limit: int, longest: int, more
     assert longest <= plan.row_tokens <= max(limit, longest)
     if peak > usable:  # only where nothing would do
         assert plan == memory.Plan(longest, need.layers)
+        assert need.step(longest, need.layers) > usable
         return
     if plan.checkpointed:
         assert need.step(plan.row_tokens, plan.checkpointed - 1) > usable

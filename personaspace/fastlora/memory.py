@@ -85,6 +85,8 @@ def costs(model: PreTrainedModel, trained: int) -> Costs:
 def plan(free: int, need: Costs, limit: int, longest: int) -> Plan:
     """The longest rows that need no recomputation; else the fewest layers that recompute.
 
+    Where rows of `SHORTEST_ROW` do not fit even if every layer recomputes, they become shorter.
+
     Args:
         free: Bytes that may be used.
         limit: Rows need be no longer than this, but for a longer example.
@@ -100,7 +102,9 @@ def plan(free: int, need: Costs, limit: int, longest: int) -> Plan:
     for checkpointed in range(1, need.layers + 1):
         if need.step(smallest, checkpointed) <= usable:
             return Plan(smallest, checkpointed)
-    return Plan(longest, need.layers)
+    # Not even that: rows as long as fit when every layer recomputes.
+    room = max(0, usable - need.fixed) // (need.step(1, need.layers) - need.fixed)
+    return Plan(max(longest, min(smallest, room)), need.layers)
 
 
 def tighter(plan: Plan, layers: int, longest: int) -> Plan | None:
