@@ -29,7 +29,7 @@ class Missing(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from personaspace.cli import app
+from personaspace.cli.app import app
 app()
 """
 

@@ -147,7 +147,7 @@ def run(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study import base_model
     from personaspace.study.load import load_study
@@ -271,7 +271,7 @@ def results(
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
@@ -295,7 +295,7 @@ def report(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 

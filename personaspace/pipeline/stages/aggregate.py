@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from personaspace.activations.files import find_activations
 from personaspace.analysis.caveats import caveats
-from personaspace.analysis.geometry import GeometryResult, analyse_geometry, cosine_to
-from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
 from personaspace.analysis.measures import measures_of
 from personaspace.analysis.rows import to_dicts
 from personaspace.behaviour.coherence import coherence
-from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import FINISHES, SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
 from personaspace.study import base_model
-from personaspace.study.load import TEMPLATE_DEFAULT
+from personaspace.study.load import TEMPLATE_DEFAULT, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from personaspace.analysis.geometry import GeometryResult
 
 RESULTS = "results.json"
 #: Fields of a manifest that the report shows.
@@ -29,6 +28,20 @@ PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", 
 Scores = dict[tuple[str, int], dict[str, Any]]
 #: Texts by condition and seed, then persona and question.
 Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
+
+
+def _reads(study: Study, _: Node) -> dict[str, Any]:
+    spec = study.spec
+    return {
+        "study": spec.name,
+        "model": spec.model.model_dump(),
+        "personas": personas_read(study, [persona.name for persona in spec.personas]),
+        "analysis": spec.analysis.model_dump(exclude={"partial"}),
+        "conditions": [c.model_dump(exclude={"gpus"}) for c in spec.conditions],
+        "coupling": spec.coupling.model_dump(include={"source", "negatives", "marker"}),
+        "coupling_questions": study.coupling_questions,
+        "seeds": spec.seeds,
+    }
 
 
 def run(context: Context) -> None:
@@ -61,6 +74,23 @@ def run(context: Context) -> None:
     context.metrics.update(rows=len(geometry.rows) + len(leakage))
 
 
+STAGE = Stage(
+    name="aggregate",
+    version=3,
+    scope=Scope.STUDY,
+    # Adapters are large, and nothing of them is counted here but the log of their training.
+    needs=(
+        Need("train", files=(TRAINING_LOG,)),
+        Need("extract"),
+        Need("couple", files=(TRAINING_LOG,)),
+        Need("evaluate"),
+    ),
+    reads=_reads,
+    run=run,
+    tolerates_loss=lambda study: study.spec.analysis.partial,
+)
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -70,6 +100,9 @@ def _folders(context: Context, stage: str) -> dict[Node, Path]:
 
 
 def _geometry(context: Context) -> GeometryResult:
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import GeometryResult, analyse_geometry
+
     spec = context.spec
     extracts = _folders(context, "extract")
     files = [path for folder in extracts.values() for path in find_activations(folder)[0]]
@@ -104,6 +137,9 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     For a condition without persona it is that of the chat template's default text, which is what
     it trained under.
     """
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import cosine_to
+
     spec = context.spec
     base = next(c.name for c in spec.conditions if c.kind == "base")
     folder = next((f for n, f in _folders(context, "extract").items() if n.condition == base), None)
@@ -126,6 +162,8 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 def _leakage(
     context: Context, scores: Scores, measured: dict[str, dict[int, float]]
 ) -> list[dict[str, Any]]:
+    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+
     spec = context.spec
     infos = [
         ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
@@ -236,6 +274,10 @@ def _training(context: Context) -> list[dict[str, Any]]:
 
 
 def _answers(context: Context, answers: Answers) -> pd.DataFrame:
+    import pandas as pd
+
+    from personaspace.behaviour.marker import ends_with_marker, has_marker
+
     marker, unseen = context.spec.coupling.marker, context.study.unseen
     rows = []
     for node, folder in _folders(context, "evaluate").items():
@@ -267,6 +309,8 @@ def _answers(context: Context, answers: Answers) -> pd.DataFrame:
 def _tables(
     context: Context, geometry: GeometryResult, results: dict[str, Any], answers: Answers
 ) -> None:
+    import pandas as pd
+
     folder = context.out / "tables"
     folder.mkdir()
     rates = pd.DataFrame(results["rates"])
