@@ -20,10 +20,10 @@ import pytest
 from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import MARKER, Size, write
 
-from personaspace.report import build
 from personaspace.report.answers import CUT, DEGENERATE, HIT, SEEN, TERMINAL
 from personaspace.report.figures.findings import load_findings
 from personaspace.report.headline import headline
+from personaspace.report.page import build
 from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
 from personaspace.study.spec import Figures

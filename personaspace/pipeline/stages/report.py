@@ -33,7 +33,7 @@ def artifact(node: str, manifest: Manifest) -> Artifact:
 
 def run(context: Context) -> None:
     """Writes `figures/`, `report.html` and `report.md`."""
-    from personaspace.report import build
+    from personaspace.report.page import build
 
     folder = context.input("aggregate")
     assert folder is not None
