@@ -286,7 +286,7 @@ def _answers(context: Context, answers: Answers) -> pd.DataFrame:
             for question, texts in questions.items():
                 for sample, text in enumerate(texts):
                     cut = ends[persona][question][sample] == "length"
-                    measure = coherence(text, marker=marker, hit_length_limit=cut)
+                    measure = coherence(text, marker=marker)
                     rows.append(
                         {
                             "condition": node.condition,
