@@ -63,7 +63,7 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
     for cells in zip(*(cells for _, cells in used), strict=True):
         table.add_row(*cells)
     console().print(table)
-    _say(failed_assumptions(to_dicts(rows)))
+    _say(failed_assumptions(rows))
 
 
 def score(

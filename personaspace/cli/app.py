@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +18,9 @@ from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
 from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError, one_line
 from personaspace.version import __version__
+
+if TYPE_CHECKING:
+    from personaspace.analysis.results import Results
 
 app = typer.Typer(
     name="personaspace",
@@ -132,7 +134,7 @@ def run(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study import base_model
     from personaspace.study.load import load_study
@@ -175,7 +177,8 @@ def _print_failures(summary: Any) -> None:
     console(stderr=True).print(table)
 
 
-def _results(work: Any) -> dict[str, Any]:
+def _results(work: Any) -> Results:
+    from personaspace.analysis.results import RESULTS_FILE, Results
     from personaspace.pipeline.graph import Node
 
     manifest = work.manifest(Node("aggregate"))
@@ -184,9 +187,7 @@ def _results(work: Any) -> dict[str, Any]:
             f"{work.study.spec.name}: no results in {work.store.url} for this spec; "
             "`personaspace status` says what is missing"
         )
-    path = work.store.fetch(manifest, ["results.json"]) / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return Results.read(work.store.fetch(manifest, [RESULTS_FILE]))
 
 
 def _show(work: Any, out: Path | None) -> None:
@@ -255,7 +256,7 @@ def results(
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
@@ -263,7 +264,7 @@ def results(
         place.check(write=False)
         work = prepare(load_study(Path(target)), place)
         if as_json:
-            print_json(_results(work))
+            print_json(_results(work).to_dict())
         else:
             _show(work, None)
 
@@ -279,7 +280,7 @@ def report(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
