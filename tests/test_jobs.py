@@ -18,6 +18,7 @@ from personaspace.pipeline import job as jobs
 from personaspace.pipeline import termination
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board
+from personaspace.pipeline.states import NodeState
 from personaspace.store import open_store
 
 WriteSpec = Callable[[dict[str, Any]], Path]
@@ -161,7 +162,7 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     progress.start("steps", 4)
     progress.advance(1, "loss 2.0")
     progress.say("cut 3 chats")
-    board.finish(node, "done", "s3://bucket/key")
+    board.finish(node, NodeState.DONE, "s3://bucket/key")
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [entry["event"] for entry in entries] == ["start", "progress", "message", "end"]
     assert all(entry["node"] == node.id and entry["time"].endswith("Z") for entry in entries)

@@ -19,13 +19,7 @@ def status_of_spec(spec: Path, store: str, as_json: bool) -> None:
     with open_store(store) as place:
         place.check(write=False)
         work = prepare(load_study(spec), place)
-        states: dict[Node, str] = {}
-        for node in work.graph.nodes:
-            if work.complete(node) is not None:
-                states[node] = "complete"
-            else:
-                ready = all(states[need] == "complete" for need in work.graph.needs[node])
-                states[node] = "ready" if ready else "waiting"
+        states = work.standings()
     if as_json:
         print(json.dumps({node.id: state for node, state in states.items()}, indent=1))
         return

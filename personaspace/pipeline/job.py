@@ -16,10 +16,11 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.logs import log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
-from personaspace.pipeline.progress import Board, StageProgress
+from personaspace.pipeline.progress import WORDS, Board, StageProgress
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.states import NodeState, RunEvent
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 
@@ -49,12 +50,12 @@ class JobBoard(Board):
             f"{runtime.device_name()}",
         )
 
-    def finish(self, node: Node, state: str, note: str = "") -> None:
+    def finish(self, node: Node, state: NodeState, note: str = "") -> None:
         """See `Board.finish`; the end line names the artifact."""
-        if state in ("done", "skipped"):
+        if state.complete:
             note = self.work.store.describe(self.work.key(node))
-        words = {"skipped": "already complete", "blocked": "not run"}.get(state, state)
-        self.ends.append(f"{node.id}: {words}" + (f" – {note}" if note else ""))
+        ended = WORDS.get(state, str(state))
+        self.ends.append(f"{node.id}: {ended}" + (f" – {note}" if note else ""))
         super().finish(node, state, note)
 
 
@@ -135,7 +136,7 @@ def _reach(store: Store, name: str) -> None:
             if time.monotonic() >= until:
                 raise
             if not told:
-                line = log_line(f"{name}: waiting for the store: {error}", "trouble")
+                line = log_line(f"{name}: waiting for the store: {error}", RunEvent.TROUBLE)
                 print(line, file=sys.stderr, flush=True)
             told = True
         interrupt.pause(3)
