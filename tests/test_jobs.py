@@ -60,6 +60,7 @@ def test_a_job_runs_from_its_part_of_the_study(
     assert "training.rank: " in message.read_text()
 
 
+@pytest.mark.study
 def test_condition_and_conclusion_leave_their_result(
     study_dict: dict[str, Any],
     write_spec: WriteSpec,
@@ -114,6 +115,7 @@ def test_a_store_that_does_not_answer_is_no_mistake(
     assert "no S3 server answers" in message.read_text()
 
 
+@pytest.mark.s3
 def test_a_store_that_comes_back_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
