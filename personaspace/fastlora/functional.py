@@ -16,6 +16,9 @@ import torch
 
 from personaspace.fastlora import reference
 
+#: Ranks of trained adapters that the kernels take: those that the matrix units take as they are.
+RANKS = (16, 32, 64, 128)
+
 
 @cache
 def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
@@ -28,10 +31,9 @@ def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
     return kernels, lora_kernels, attention_kernels
 
 
-def compiled(rank: int) -> bool:
-    """Whether there are kernels here for a trained adapter of that rank; 0: for none."""
-    found = _kernels()
-    return found is not None and (rank == 0 or rank in found[0].RANKS)
+def has_kernels() -> bool:
+    """Whether kernels can be compiled here."""
+    return _kernels() is not None
 
 
 def ops(tensor: torch.Tensor) -> Any:
@@ -41,9 +43,9 @@ def ops(tensor: torch.Tensor) -> Any:
 
 
 def lora_ops(tensor: torch.Tensor, rank: int) -> Any:
-    """The module for LoRA's narrow products; kernels take ranks 16, 32, 64 and 128."""
+    """The module for LoRA's narrow products; its kernels take the ranks of `RANKS`."""
     found = _kernels() if tensor.is_cuda else None
-    return found[1] if found is not None and rank in found[0].RANKS else reference
+    return found[1] if found is not None and rank in RANKS else reference
 
 
 def attention_ops(tensor_TAD: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ Shapes: T = tokens, S = examples, K = tokens with loss, L = layers; here all of 
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ import torch
 from personaspace.fastlora.decoder import PackedDecoder
 from personaspace.fastlora.examples import Example, loss_places
 from personaspace.fastlora.layout import FILL, Layout
+from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import MODULES, PackedStep, dropout_seeds
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+_LOG = logging.getLogger(__name__)
 #: Seconds that the host needs to start the kernels of a layer, forward and backward (measured
 #: beside an H100: 0.20 s for 28 layers), and what the GPU computes in a second meanwhile.
 HOST_SECONDS_A_LAYER = 0.007
@@ -170,6 +172,11 @@ class GraphedStep:
         self._stream = torch.cuda.Stream(step.device) if step.device.type == "cuda" else None
         self._pool: Any = None
 
+    @property
+    def plan(self) -> MemoryPlan:
+        """How steps fit into memory that no graph is for."""
+        return self.step.plan
+
     def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
         """See `PackedStep.backward`."""
         tokens = sum(len(example.ids) for example in batch)
@@ -201,7 +208,7 @@ class GraphedStep:
     ) -> torch.Tensor:
         """A step could not be recorded (no memory, or a model that waits for the GPU)."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warnings.warn(f"training steps cannot be recorded as CUDA graphs: {reason}", stacklevel=2)
+        _LOG.warning("training steps cannot be recorded as CUDA graphs: %s", reason)
         self.most = 0
         self._graphs.clear()
         self.step.forget()

@@ -13,9 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-#: Ranks that the matrix units take as they are.
-RANKS = (16, 32, 64, 128)
-
 
 @triton.jit
 def _add_rms_norm(residual, delta, weight, total, normed, normed_stride, rstd, eps, H,

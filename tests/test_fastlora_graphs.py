@@ -14,7 +14,7 @@ from made_examples import random_examples
 
 from personaspace.fastlora.graphs import GraphedStep, StepInputs, fitting, roomy
 from personaspace.fastlora.layout import FILL
-from personaspace.fastlora.memory import Plan
+from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import PackedStep, dropout_seeds
 from personaspace.models import lora
 from personaspace.study.spec import Recipe
@@ -39,7 +39,7 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
             if parameter.requires_grad and "lora_B" in name:
                 torch.nn.init.normal_(parameter, 0, 0.05)
         model.train()
-        step = PackedStep(model, Plan(10 * tokens, 0))
+        step = PackedStep(model, MemoryPlan(10 * tokens, 0))
         wanted = step.backward(batch, loss_tokens, seed=11)
         exact = slopes(model)
         size = -(-tokens // FILL) * FILL
@@ -72,9 +72,9 @@ def test_a_graph_serves_what_fills_most_of_it() -> None:
 
 def test_only_small_models_are_recorded(loaded: Any) -> None:
     with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
-        rows = Plan(4096, 0)
+        rows = MemoryPlan(4096, 0)
         assert GraphedStep(PackedStep(model, rows), model, 8).most == 2048, "half a row"
-        assert GraphedStep(PackedStep(model, Plan(4096, 1)), model, 8).most == 0
+        assert GraphedStep(PackedStep(model, MemoryPlan(4096, 1)), model, 8).most == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="recording needs a GPU")
@@ -84,7 +84,7 @@ def test_recorded_training_is_that_of_the_packed_steps(loaded: Any) -> None:
     logs = []
     for recorded in (False, True):
         with lora.trainable(half, recipe, over=None, seed=3, field="t") as model:
-            engine: Any = PackedStep(model, Plan(4096, 0))
+            engine: Any = PackedStep(model, MemoryPlan(4096, 0))
             if recorded:
                 engine = GraphedStep(engine, model, recipe.batch_size)
             trainer = Trainer(model, random_examples(20), recipe, 7, engine=engine)

@@ -1,7 +1,7 @@
 """The Triton kernels against their plain formulas: on a GPU, or anywhere by Triton's interpreter.
 
-Without a GPU: `TRITON_INTERPRET=1 python -m pytest tests/test_packed_kernels.py`, where the package
-triton is installed.
+Without a GPU: `TRITON_INTERPRET=1 python -m pytest tests/test_fastlora_kernels.py`, where the
+package triton is installed.
 """
 
 from __future__ import annotations
