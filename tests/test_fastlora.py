@@ -31,7 +31,7 @@ from personaspace.fastlora import (
     reference,
 )
 from personaspace.fastlora.decoder import PackedDecoder
-from personaspace.fastlora.layout import FILL, lay_out
+from personaspace.fastlora.layout import PAD_MULTIPLE, lay_out
 from personaspace.fastlora.linear import JointLinear, join
 from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.obstacles import computation_obstacle
@@ -107,13 +107,13 @@ def test_loss_and_gradients_are_the_models_own(
         assert computation_obstacle(base) is None
         wanted = row_loss(model, row)
         wanted.backward()
-        slopes = gradients(model)
+        grads = gradients(model)
         decoder = PackedDecoder(base, checkpointed)
         layout = lay_out([made.ids for made in batch], CPU)
         loss = decoder.loss(layout, row.keep_K, row.targets_K, None)
         loss.backward()
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-        assert apart(gradients(model), slopes) < 2e-5
+        assert apart(gradients(model), grads) < 2e-5
         # Examples see nothing of each other: with one left out, the others' losses sum the same.
         some, rest = packing.make_row(batch[:3]), packing.make_row(batch[3:])
         parts = [
@@ -138,7 +138,7 @@ def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -
                 handles.append(_masked(getattr(block, name), seeds[number, place], row, number))
         wanted = row_loss(model, row)
         wanted.backward()
-        slopes = gradients(model)
+        grads = gradients(model)
         for handle in handles:
             handle.remove()
         decoder = PackedDecoder(base)
@@ -146,7 +146,7 @@ def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -
         loss = decoder.loss(layout, row.keep_K, row.targets_K, seeds)
         loss.backward()
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-        assert apart(gradients(model), slopes) < 2e-5
+        assert apart(gradients(model), grads) < 2e-5
         other = decoder.loss(layout, row.keep_K, row.targets_K, seeds + 1)
         assert abs(other.item() / loss.item() - 1) > 1e-4
 
@@ -213,12 +213,12 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
         whole = PackedStep(model, MemoryPlan(400, 0)).backward(examples, loss_tokens, 5)
         expected = gradients(model)
         step = PackedStep(model, MemoryPlan(200, 0), longest=30)
-        # Layouts are padded to a multiple of FILL.
-        narrow = Narrow(step, FILL, recomputed)
+        # Layouts are padded to a multiple of PAD_MULTIPLE.
+        narrow = Narrow(step, PAD_MULTIPLE, recomputed)
         loss = step.backward(examples, loss_tokens, 5)
         assert float(loss) == pytest.approx(float(whole), rel=1e-5)
         assert apart(gradients(model), expected) < 1e-4
-        assert least <= step.plan.row_tokens <= FILL
+        assert least <= step.plan.row_tokens <= PAD_MULTIPLE
         assert step.plan.checkpointed == step.decoder.checkpointed >= recomputed
         # What was found out is not tried again.
         tried = len(narrow.rows)
@@ -464,12 +464,12 @@ def test_the_readmes_example_runs(
 
 def test_layout_fills_up_with_a_sequence_of_its_own() -> None:
     layout = lay_out([[5] * 100, [6] * 60], CPU)
-    assert len(layout) == 2 * FILL and layout.tokens == 160
-    assert layout.starts_S1.tolist() == [0, 100, 160, 256]
+    assert len(layout) == 2 * PAD_MULTIPLE and layout.tokens == 160
+    assert layout.cu_seqlens_S1.tolist() == [0, 100, 160, 256]
     assert layout.positions_T[:100].tolist() == list(range(100))
     assert layout.positions_T[160:].tolist() == list(range(96))
-    assert (layout.longest, layout.longest_keys) == (100, 100)
-    assert lay_out([[5] * FILL], CPU).starts_S1.tolist() == [0, FILL]
+    assert (layout.max_seqlen, layout.max_seqlen_k) == (100, 100)
+    assert lay_out([[5] * PAD_MULTIPLE], CPU).cu_seqlens_S1.tolist() == [0, PAD_MULTIPLE]
 
 
 # States

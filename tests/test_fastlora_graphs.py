@@ -13,7 +13,7 @@ import torch
 from made_examples import random_examples
 
 from personaspace.fastlora.graphs import GraphedStep, StepInputs, fitting, roomy
-from personaspace.fastlora.layout import FILL
+from personaspace.fastlora.layout import PAD_MULTIPLE
 from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import PackedStep, dropout_seeds
 from personaspace.models import lora
@@ -23,7 +23,7 @@ from personaspace.training.trainer import Trainer
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)
 
 
-def slopes(model: Any) -> dict[str, torch.Tensor]:
+def grads(model: Any) -> dict[str, torch.Tensor]:
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
@@ -41,10 +41,10 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
         model.train()
         step = PackedStep(model, MemoryPlan(10 * tokens, 0))
         wanted = step.backward(batch, loss_tokens, seed=11)
-        exact = slopes(model)
-        size = -(-tokens // FILL) * FILL
+        exact = grads(model)
+        size = -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
         for inputs in (
-            StepInputs(size + 2 * FILL, loss_tokens + 9, 8, step.layers, step.device),
+            StepInputs(size + 2 * PAD_MULTIPLE, loss_tokens + 9, 8, step.layers, step.device),
             StepInputs(size, loss_tokens, count, step.layers, step.device),
         ):
             # Whatever a step before left behind is gone.
@@ -53,7 +53,7 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
             loss = inputs.loss(step.decoder)
             loss.backward()
             assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-            found = slopes(model)
+            found = grads(model)
             assert set(found) == set(exact)
             for name in exact:
                 assert torch.allclose(found[name], exact[name], atol=1e-6, rtol=1e-4), name
@@ -64,10 +64,10 @@ def test_a_graph_serves_what_fills_most_of_it() -> None:
     assert fitting(sizes, 1200, 60) == 2
     assert fitting(sizes, 1200, 100) == 1
     assert fitting(sizes, 1200, 200) is None
-    assert fitting(sizes, 1300, 60) is None, "a quarter of the larger one would be filling"
+    assert fitting(sizes, 1300, 60) is None, "a quarter of the larger one would be padding"
     assert fitting(sizes, 1600, 60) == 0
     assert fitting([], 1, 1) is None
-    assert roomy(1000, FILL) == 1152 and roomy(1, 64) == 64
+    assert roomy(1000, PAD_MULTIPLE) == 1152 and roomy(1, 64) == 64
 
 
 def test_only_small_models_are_recorded(loaded: Any) -> None:

@@ -1,6 +1,6 @@
 """Hidden states on a GPU: packed batches, shared prefixes once, results copied while it computes.
 
-Shapes: N = sequences, L = chosen layers, H = hidden.
+Shapes: N = sequences (in `_run` ranges of a batch), L = chosen layers, H = hidden.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Keys and values of each layer, and how many tokens they cover, filling included."""
+    """Keys and values of each layer, and how many tokens they cover, padding included."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     tokens: int
