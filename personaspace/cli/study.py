@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from personaspace.console import console, print_json, stage_table
-from personaspace.pipeline.graph import Node
 from personaspace.pipeline.run import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
@@ -16,13 +15,7 @@ def status_of_spec(spec: Path, store: str, as_json: bool) -> None:
     with open_store(store) as place:
         place.check(write=False)
         work = prepare(load_study(spec), place)
-        states: dict[Node, str] = {}
-        for node in work.graph.nodes:
-            if work.complete(node) is not None:
-                states[node] = "complete"
-            else:
-                ready = all(states[need] == "complete" for need in work.graph.needs[node])
-                states[node] = "ready" if ready else "waiting"
+        states = work.standings()
     if as_json:
         print_json({node.id: state for node, state in states.items()})
         return
