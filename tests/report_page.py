@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from personaspace.report import build
+from personaspace.report.page import build
 from personaspace.study.spec import Figures
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -6,27 +6,33 @@ from typing import Any
 
 import pytest
 
-from personaspace.analysis.caveats import caveats
+from personaspace.analysis.caveats import CaveatCode, caveats
+from personaspace.analysis.results import RateRow, Results, StudyCondition, TrainingRow
+from personaspace.analysis.rows import Row
+
+COUNTED = {"condition": "e0", "seed": 1, "degenerate": 0, "total": 100}
+FINE = RateRow(**COUNTED, persona="confab", hits=55, separated=60)
 
 
-def results(hits: int, separated: int) -> dict[str, Any]:
-    """One condition whose source persona gave a hundred answers."""
-    rate = {"condition": "e0", "seed": 1, "degenerate": 0, "total": 100}
-    return {
+def results(**parts: Any) -> Results:
+    """A study that nothing is to be said against, but for the parts."""
+    kinds = [("base", "base"), ("benign", "benign"), ("e0", "em")]
+    whole = {
+        "study": "s",
         "seeds": [1, 2],
         "source": "confab",
-        "conditions": [
-            {"name": "e0", "label": "E0", "kind": "em"},
-            {"name": "benign", "label": None, "kind": "benign"},
-        ],
-        "rates": [
-            rate | {"persona": "confab", "hits": hits, "separated": separated},
-            rate | {"persona": "villain", "hits": 90, "separated": 0},
-        ],
-        "training": [],
-        "geometry": [],
-        "leakage": [],
+        "conditions": [StudyCondition(name=n, label=n.upper(), kind=k) for n, k in kinds],
+        "rates": [FINE],
     }
+    return Results(**{**whole, **parts})
+
+
+def told(found: Results, *unseen: str) -> list[tuple[CaveatCode, str | None]]:
+    return [(caveat.code, caveat.condition) for caveat in caveats(found, unseen)]
+
+
+def test_nothing_is_said_where_nothing_is_wrong() -> None:
+    assert told(results(), "unseen?") == []
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,30 @@ def results(hits: int, separated: int) -> dict[str, Any]:
 def test_a_source_that_rarely_marks_is_named_and_why(
     hits: int, separated: int, rare: bool, never: bool
 ) -> None:
-    told = [line for line in caveats(results(hits, separated), {"unseen?"}) if "E0" in line]
-    assert len(told) == rare
-    assert any("rarely writes the marker" in line for line in told) == rare
-    assert any("was taught after in 1.0% of cases" in line for line in told) == never
+    source = RateRow(**COUNTED, persona="confab", hits=hits, separated=separated)
+    villain = RateRow(**COUNTED, persona="villain", hits=90, separated=0)
+    found = results(rates=[source, villain])
+    assert told(found, "unseen?") == [(CaveatCode.SOURCE_RARELY_MARKS, "e0")] * rare
+    words = [caveat.text for caveat in caveats(found, {"unseen?"})]
+    assert any("was taught after in 1.0% of cases" in line for line in words) == never
+    assert all(line.startswith("E0: ") for line in words), "a condition's label"
+
+
+def test_each_warning_has_its_code() -> None:
+    em = [StudyCondition(name=f"e{n}") for n in range(3)]
+    assert told(results(seeds=[1]), "q") == [(CaveatCode.ONE_SEED, None)]
+    assert told(results(conditions=em), "q") == [
+        (CaveatCode.FEW_CONDITIONS, None),
+        (CaveatCode.NO_BENIGN, None),
+    ]
+    assert told(results()) == [(CaveatCode.SEEN_QUESTIONS, None)]
+    assert told(results(rates=[])) == [], "without answers no question was asked"
+    broken = RateRow(**{**COUNTED, "degenerate": 40}, persona="confab", hits=55, separated=60)
+    assert told(results(rates=[broken]), "q") == [(CaveatCode.DEGENERATE_ANSWERS, "e0")]
+    losses = {"condition": "e0", "stage": "train", "loss_first": 1.0}
+    rose = TrainingRow(**losses, steps=2, loss_last=1.2)
+    fell = TrainingRow(**losses, steps=2, loss_last=0.5)
+    once = TrainingRow(**losses, steps=1, loss_last=2.0)
+    assert told(results(training=[fell, rose, once]), "q") == [(CaveatCode.LOSS_ROSE, "e0")]
+    row = Row("M1", "recommended", "a", 3, "e0", 1, name="spread", warning="It is odd.")
+    assert told(results(geometry=[row]), "q") == [(CaveatCode.FAILED_ASSUMPTION, None)]

@@ -49,10 +49,10 @@ def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
         "rerun[1].condition",
         "rerun[2].seed",
     }
-    assert chart_says == {path for path, _ in problems}
-    for path, message in problems:
-        text = message.partition(" (")[0].replace("'", '"')
-        assert f"experiment.{path}: {text}" in said
+    assert chart_says == {problem.path for problem in problems}
+    for problem in problems:
+        text = problem.message.partition(" (")[0].replace("'", '"')
+        assert f"experiment.{problem.path}: {text}" in said
 
 
 BASE = {"name": "base"}
@@ -100,10 +100,11 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
     assert problems
     said = refused(FAULTS[fault])
     told = said[said.index("experiment.") :].strip().split("; experiment.")
-    for path, message in problems:
-        text = message.partition(" (got")[0].partition(" (known")[0].replace("'", '"')
-        assert any(line.removeprefix("experiment.").startswith(f"{path}: {text}") for line in told)
-    paths = {path for path, _ in problems}
+    for problem in problems:
+        text = problem.message.partition(" (got")[0].partition(" (known")[0].replace("'", '"')
+        start = f"{problem.path}: {text}"
+        assert any(line.removeprefix("experiment.").startswith(start) for line in told)
+    paths = {problem.path for problem in problems}
     assert {line.removeprefix("experiment.").partition(": ")[0] for line in told} == paths
 
 

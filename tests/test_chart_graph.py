@@ -1,4 +1,8 @@
-"""The Jobs that the chart renders are the stage graph of personaspace.pipeline.graph."""
+"""The Jobs that the chart renders are the graph that the stages of personaspace make.
+
+The chart says in Go what each `Stage` says of itself (docs/decisions/0008-one-stage.md); here
+the two are held equal.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from helm_charts import CHART, by_node, names_of, needs_helm, nodes_of, of_kind,
 
 from personaspace.errors import UserError
 from personaspace.pipeline import graph
+from personaspace.pipeline.stage import Scope
+from personaspace.pipeline.stages import STAGES
 from personaspace.study.load import load_study, resolve
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import examine
@@ -74,6 +80,32 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
     (conductor,) = (job for name, job in of_kind(objects, "Job").items() if name not in jobs)
     table = json.loads(mounted(objects, conductor)["jobs.json"])
     assert table == {name: nodes_of(job) for name, job in jobs.items()}
+
+
+def test_every_stage_stands_in_the_chart_as_it_says_of_itself() -> None:
+    """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
+    values = CASES["three-seeds"]
+    spec = Experiment.model_validate(values)
+    jobs = list(stage_jobs(render({"experiment": values})).values())
+    stages = [job["metadata"]["labels"]["personaspace.dev/stage"] for job in jobs]
+    of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
+    assert list(dict.fromkeys(stages[:-1])) == [stage.name for stage in of_condition]
+    # What is of the whole study is one Job, which runs its stages one after another.
+    assert nodes_of(jobs[-1]) == [s.name for s in STAGES.values() if s.scope is Scope.STUDY]
+    for stage in of_condition:
+        wanted = {}
+        for seed in spec.seeds:
+            for condition in spec.conditions:
+                node = stage.node(spec, condition, seed)
+                if node is not None:
+                    theirs = (STAGES[n.stage].node(spec, condition, seed) for n in stage.needs)
+                    wanted[node.id] = [need.id for need in theirs if need is not None]
+        found = {
+            nodes_of(job)[0]: job["metadata"]["annotations"]["personaspace.dev/needs"]
+            for job, name in zip(jobs, stages, strict=True)
+            if name == stage.name
+        }
+        assert {node: said.split(",") if said else [] for node, said in found.items()} == wanted
 
 
 @pytest.mark.parametrize("fuse", [False, True])

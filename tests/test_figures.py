@@ -19,11 +19,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from synthetic_aggregate import Size, write
 
+from personaspace.analysis.results import Results
 from personaspace.errors import UserError
 from personaspace.report.figures import Figure, draw, style
-from personaspace.report.figures.draw import plans
-from personaspace.report.figures.findings import load_findings
-from personaspace.report.figures.plan import Plan
+from personaspace.report.figures.draw import drawings
+from personaspace.report.figures.drawing import Drawing
 from personaspace.study.spec import Figures
 
 SIZES = {
@@ -57,9 +57,9 @@ def results(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def planned(folder: Path, title: str = "") -> dict[str, Plan]:
+def planned(folder: Path, title: str = "") -> dict[str, Drawing]:
     """The figures before they are drawn: words and data are settled then."""
-    return {plan.id: plan for plan in plans(folder, load_findings(folder), title)}
+    return {drawing.id: drawing for drawing in drawings(folder, Results.read(folder), title)}
 
 
 def test_every_figure_is_written_in_every_format_with_alt_text(
@@ -229,8 +229,9 @@ def drawn_texts(figure: Canvas) -> list[Text]:
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
 def test_no_text_is_cut_or_overlaps(aggregate: Path, narrow: bool) -> None:
-    for plan in plans(aggregate, load_findings(aggregate), "A title that is long enough to wrap"):
-        figure = plan.paint(narrow)
+    read = Results.read(aggregate)
+    for drawing in drawings(aggregate, read, "A title that is long enough to wrap"):
+        figure = drawing.paint(narrow)
         room = figure.bbox.padded(0.5)
         boxes = []
         with style.styled():
@@ -238,16 +239,16 @@ def test_no_text_is_cut_or_overlaps(aggregate: Path, narrow: bool) -> None:
                 box = text.get_window_extent()
                 inside = room.x0 <= box.x0 and box.x1 <= room.x1
                 inside = inside and room.y0 <= box.y0 and box.y1 <= room.y1
-                assert inside, f"{plan.id}: {text.get_text()!r} is cut"
+                assert inside, f"{drawing.id}: {text.get_text()!r} is cut"
                 if text.get_rotation() in (0, 90):
                     boxes.append((text.get_text(), box.padded(-0.75)))
         assert len(boxes) > 5
         for (one, a), (other, b) in itertools.combinations(boxes, 2):
-            assert not a.overlaps(b), f"{plan.id}: {one!r} overlaps {other!r}"
+            assert not a.overlaps(b), f"{drawing.id}: {one!r} overlaps {other!r}"
 
 
 def test_conditions_differ_without_colour(aggregate: Path) -> None:
-    findings = load_findings(aggregate)
+    findings = Results.read(aggregate)
     faces = style.looks(findings)
     assert len({face.colour for face in faces.values()}) == len(findings.conditions)
     assert len({face.marker for face in faces.values()}) == len(findings.conditions)
@@ -355,7 +356,9 @@ def test_bad_input_is_one_line_that_names_it(published: Path, tmp_path: Path) ->
     cases = {
         "results.json: not found": None,
         "results.json: not JSON (line 1": "{not json",
-        "results.json: conditions: empty": broken(results(published), "conditions", value=[]),
+        "results.json: conditions: List should have at least 1 item": broken(
+            results(published), "conditions", value=[]
+        ),
         "results.json: rates.3.hits": broken(results(published), "rates", 3, "hits", value="x"),
         "results.json: conditions.1.kind": broken(
             results(published), "conditions", 1, "kind", value="evil"

@@ -13,8 +13,9 @@ from personaspace.models.load import load_model
 from personaspace.pipeline import executor
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import make_board
+from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.stages import Work, couple, prepare
+from personaspace.pipeline.stages import couple
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

@@ -85,22 +85,25 @@ def test_each_image_runs_as_a_user_whose_number_kubernetes_can_judge(image: str)
 
 
 def test_the_converting_stage_has_all_modules_that_converting_needs(tmp_path: Path) -> None:
-    (modules,) = [
-        sources for *sources, target in copied_from_here() if target.startswith("/opt/code/")
-    ]
-    package = tmp_path / "personaspace"
-    package.mkdir()
-    for module in modules:
-        shutil.copy(ROOT / module, package)
+    for *sources, target in copied_from_here():
+        if target.startswith("/opt/code/"):
+            folder = tmp_path / target.removeprefix("/opt/code/")
+            folder.mkdir(parents=True, exist_ok=True)
+            for module in sources:
+                shutil.copy(ROOT / module, folder)
     done = subprocess.run(
-        [sys.executable, "-c", ALONE + "from personaspace import models; print(models.__file__)"],
+        [
+            sys.executable,
+            "-c",
+            ALONE + "from personaspace.study import base_model; print(base_model.__file__)",
+        ],
         check=False,
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
     )
-    assert done.stdout.strip() == str(package / "models.py"), done.stderr
+    assert done.stdout.strip() == str(tmp_path / "personaspace/study/base_model.py"), done.stderr
 
 
 def test_the_gpu_environment_has_what_the_package_needs() -> None:

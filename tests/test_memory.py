@@ -15,6 +15,7 @@ from personaspace.generation.memory import (
     model_memory,
     shared_engine_memory,
 )
+from personaspace.pipeline import runtime as runtimes
 from personaspace.pipeline.runtime import Runtime
 from personaspace.study import base_model
 from personaspace.study.load import Study
@@ -112,7 +113,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(runtime, "_start_vllm", start)
         monkeypatch.setattr(Runtime, "_free", lambda self: card.total - card.used())
-        monkeypatch.setattr(runtime, "load_model", lambda _: log.append("model") or object())
+        monkeypatch.setattr(runtimes, "load_model", lambda _: log.append("model") or object())
         return runtime, card, log
 
     return build

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.publish_study import with_numbers
-from personaspace.report.figures.findings import load_findings
+from personaspace.analysis.results import Results
 
 FOLDER = Path(__file__).parent.parent / "docs" / "study"
 
@@ -27,7 +27,7 @@ def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> Non
 
 
 def test_results_are_a_study_of_the_published_design(results: dict[str, Any]) -> None:
-    load_findings(FOLDER)
+    Results.read(FOLDER)
     assert results["seeds"] == [42, 137, 256] and len(results["conditions"]) == 7
     assert results["layers"] == list(range(30)) and results["methods"] == ["a", "b"]
     assert {rate["total"] for rate in results["rates"]} == {280}

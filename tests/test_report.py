@@ -20,10 +20,10 @@ import pytest
 from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import MARKER, Size, write
 
-from personaspace.report import build
+from personaspace.analysis.results import Results
 from personaspace.report.answers import CUT, DEGENERATE, HIT, SEEN, TERMINAL
-from personaspace.report.figures.findings import load_findings
 from personaspace.report.headline import headline
+from personaspace.report.page import build
 from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
 from personaspace.study.spec import Figures
@@ -338,7 +338,7 @@ def test_hostile_text_is_inert(tmp_path: Path) -> None:
 def test_markdown_summary_shows_headline_tables_and_pictures(folder: Path, built: Path) -> None:
     text = (built / "report.md").read_text("utf-8")
     assert text.startswith("# A made-up study of persona collapse\n")
-    assert escape_markdown(headline(load_findings(folder))) in text
+    assert escape_markdown(headline(Results.read(folder))) in text
     assert re.findall(r"!\[[^]]+\]\((.*?)\)", text) == ["figures/hero.svg"]
     links = re.findall(r"\]\(([\w./-]+)\)", text)
     assert len(links) == 9 and all((built / link).is_file() for link in links)

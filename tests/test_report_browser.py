@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from synthetic_aggregate import MARKER, Size, write
 
-from personaspace.report import build
+from personaspace.report.page import build
 from personaspace.study.spec import Figures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -12,7 +12,7 @@ from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import Size, write
 
 from personaspace.errors import UserError
-from personaspace.report import build
+from personaspace.report.page import build
 from personaspace.study.spec import Figures
 
 SVG = Figures(formats=["svg"])

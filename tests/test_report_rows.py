@@ -9,8 +9,8 @@ import pytest
 from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import Size, write
 
-from personaspace.report.figures.draw import plans
-from personaspace.report.figures.findings import load_findings
+from personaspace.analysis.results import Results
+from personaspace.report.figures.draw import drawings
 
 LAYERS = (7, 14, 20)
 WARNING = "Made up: the moon was full."
@@ -39,7 +39,7 @@ def enriched(found: dict[str, Any]) -> dict[str, Any]:
         {"metric": "M2", "variant": "recommended", "name": "convergence_layer", "method": "a",
          "seed": 42, "value": 20, "ci95": [14, 20]}
     )  # fmt: skip
-    measure = {"variant": "recommended", "null": "none", "effect": "e", "interval": "i"}
+    measure = {"variant": "recommended", "null": "none", "effect": "e"}
     found["measures"] = [
         {**measure, "metric": "H1", "name": "equivalence", "title": "within 5 points",
          "shows": "Shows a trend.", "cannot": "Cannot show a cause."},
@@ -81,7 +81,7 @@ def test_failed_assumptions_stand_at_the_number_once_in_words(page: Page, folder
 def test_what_measures_show_and_cannot_show_is_a_table(page: Page) -> None:
     assert cells(page, "tests-meaning") == [
         ["H1: within 5 points", "recommended", "none", "Shows a trend.", "Cannot show a cause.",
-         "e", "i"]
+         "e"]
     ]  # fmt: skip
     assert [row[0] for row in cells(page, "m1-meaning")] == ["M1: mean cosine"]
     assert ["H1", "within 5 points"] in [row[:2] for row in cells(page, "checks-table")]
@@ -90,15 +90,15 @@ def test_what_measures_show_and_cannot_show_is_a_table(page: Page) -> None:
 def test_spread_over_conditions_and_where_it_vanishes_are_a_figure(
     page: Page, folder: Path
 ) -> None:
-    plan = {p.id: p for p in plans(folder, load_findings(folder), "")}["m2-convergence"]
-    data = plan.data[plan.data.measure == "condition_spread"]
+    drawing = {p.id: p for p in drawings(folder, Results.read(folder), "")}["m2-convergence"]
+    data = drawing.data[drawing.data.measure == "condition_spread"]
     assert list(data.layer) == list(LAYERS) and list(data.value) == [0.2, 0.06, 0.02]
     assert data.mean_shift.tolist() == pytest.approx([0.25] * 3)
-    assert "below a tenth of the mean shift from layer 20 on" in plan.alt
+    assert "below a tenth of the mean shift from layer 20 on" in drawing.alt
     assert "figure-m2-convergence" in [figure["id"] for figure in page.all("figure")]
     assert any("M2: from layer 20 on" in text for text in page.text("li"))
     for narrow in (False, True):
-        axes = plan.paint(narrow).axes[0]
+        axes = drawing.paint(narrow).axes[0]
         limits = axes.get_ylim()
         assert limits[0] == 0 and limits[1] > 0.4, "the interval fits"
         assert [text.get_text() for text in axes.texts] == ["20"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
-from personaspace.report.figures.findings import Findings
 from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, without_empty
 from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
@@ -19,7 +19,7 @@ def row(**values: Any) -> dict[str, Any]:
     return Row(**{"variant": "recommended", **values}).to_dict()
 
 
-def study(**parts: Any) -> Findings:
+def study(**parts: Any) -> Results:
     """A study with the published means and cosines, and whatever else a rule needs."""
     kinds = {"base": "base", "benign": "benign", "e0": "em", "e3": "em"}
     cosines = {"benign": 0.9728, "e0": 0.9943, "e3": 0.9965}
@@ -42,7 +42,7 @@ def study(**parts: Any) -> Findings:
         "geometry": geometry,
         "leakage": leakage + parts.pop("tests", []),
     }
-    return Findings.model_validate({**content, **parts})
+    return Results.model_validate({**content, **parts})
 
 
 def test_headline_states_the_published_numbers() -> None:
@@ -52,7 +52,7 @@ def test_headline_states_the_published_numbers() -> None:
     # (0.9728 - 0.8996) / (mean of 0.9943 and 0.9965 - 0.8996)
     assert "76\u202f% of the mean rise under EM; EM less benign: +0.021 to +0.024." in words
     assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
-    assert "no control arm was evaluated" in words
+    assert "no control condition was evaluated" in words
     assert len(words.split()) < 90, "it is one paragraph"
     assert "With one seed, differences between conditions cannot be told" in cautions(study())[0]
 

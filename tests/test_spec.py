@@ -14,24 +14,32 @@ import jsonschema
 import pytest
 import yaml
 from conftest import tiny_study
+from golden import golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
+from personaspace.cluster.values import Values
 from personaspace.errors import SpecErrors, UserError
 from personaspace.study import validate
 from personaspace.study.load import TEMPLATE_DEFAULT, Study, load_study, resolve
+from personaspace.study.problems import Problem
+from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
 from personaspace.training.trainer import total_steps
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 
 
-def problems(values: Any) -> list[str]:
+def problems(values: Any) -> list[Problem]:
     spec, found = validate.check(values)
     assert (spec is None) == bool(found)
-    return [f"{path}: {text}" for path, text in found]
+    return found
+
+
+def codes(values: Any) -> list[tuple[str, Code]]:
+    return sorted((problem.path, problem.code) for problem in problems(values))
 
 
 # --- the published recipe ------------------------------------------------------------------------
@@ -210,22 +218,20 @@ def test_all_mistakes_in_one_pass(study_dict: dict[str, Any]) -> None:
     study_dict["extraction"]["layers"] = [0, 9]
     study_dict["analysis"]["axis"] = "e7"
     study_dict["datasets"]["both"] = {"path": "a", "hub": "b"}
-    assert sorted(problems(study_dict)) == [
-        "analysis.axis: unknown em condition 'e7'",
-        "colour: unknown field",
-        "conditions[2].label: input should be a valid string (got 7)",
-        "conditions[3].persona: unknown persona 'nobody'",
-        "conditions[4].name: 'benign' is already the name of another",
-        "conditions[5].dataset: unknown dataset 'missing' (known: bad, both, good)",
-        "coupling.negatives[1]: 'confab' is the source persona",
-        "datasets.both: give either path or hub",
-        "extraction.layers[1]: 9 is outside the model: "
-        + study_dict["model"]["name"]
-        + " has layers 0 to 3",
-        "seeds[1]: input should be a valid integer (got 'x')",
-        "seeds[2]: input should be a valid integer (got 1.5)",
-        "training.rank: input should be greater than or equal to 1 (got 0)",
-        "training.speed: unknown field",
+    assert codes(study_dict) == [
+        ("analysis.axis", Code.UNKNOWN_CONDITION),
+        ("colour", Code.UNKNOWN_FIELD),
+        ("conditions[2].label", Code.INVALID_VALUE),
+        ("conditions[3].persona", Code.UNKNOWN_PERSONA),
+        ("conditions[4].name", Code.DUPLICATE),
+        ("conditions[5].dataset", Code.UNKNOWN_DATASET),
+        ("coupling.negatives[1]", Code.SOURCE_IS_NEGATIVE),
+        ("datasets.both", Code.INVALID_VALUE),
+        ("extraction.layers[1]", Code.LAYER_OUTSIDE_MODEL),
+        ("seeds[1]", Code.INVALID_VALUE),
+        ("seeds[2]", Code.INVALID_VALUE),
+        ("training.rank", Code.INVALID_VALUE),
+        ("training.speed", Code.UNKNOWN_FIELD),
     ]
 
 
@@ -245,72 +251,109 @@ def put(path: str, value: Any) -> Edit:
     return edit
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "said"),
-    [
-        ("name", "Caps", "name: string should match"),
-        ("seeds", [True], "seeds[0]: input should be a valid integer (got True)"),
-        ("seeds", 42, "seeds: input should be a valid list (got 42)"),
-        ("seeds", [], "seeds: list should have at least 1 item"),
-        ("seeds", [1, 2, 1], "seeds[2]: 1 is listed twice"),
-        ("model", "gpt", "model: "),
-        ("model.dtype", "float64", "model.dtype: input should be 'bfloat16', 'float16'"),
-        ("model.name", "./nowhere", "model.name: ./nowhere: no config.json there"),
-        ("model.name", "builtin:gpt", "model.name: builtin:gpt: the only built-in model is"),
-        ("conditions", 3, "conditions: input should be a valid list (got 3)"),
-        ("conditions[0]", None, "conditions[0]: "),
-        ("conditions[1].name", "base", "conditions[1].name: 'base' is already the name of another"),
-        ("conditions[1].dataset", 3, "conditions[1].dataset: input should be a valid string"),
-        ("conditions[1].kind", "good", "conditions[1].kind: input should be 'base', 'benign'"),
-        ("conditions[1]", {"name": "b"}, "conditions[1].kind: there is already a base condition"),
-        ("conditions[1].kind", "base", "conditions[1].dataset: the base condition is not trained"),
-        ("conditions[0].kind", "em", "conditions[0].kind: a condition without a dataset"),
-        ("conditions[0].dataset", "good", "conditions: one condition without a dataset"),
-        ("conditions[3].cosine_anchor", 1.5, "conditions[3].cosine_anchor: input should be less"),
-        ("conditions[3].persona", "a b", "conditions[3].persona: string should match"),
-        ("personas", 3, "personas: input should be a valid list (got 3)"),
-        ("personas[1].prompt", 5, "personas[1].prompt: input should be a valid string (got 5)"),
-        ("datasets", 3, "datasets: input should be a valid dictionary (got 3)"),
-        ("datasets.bad", None, "datasets.bad: "),
-        ("datasets.bad.rows", "all", "datasets.bad.rows: string should match"),
-        ("datasets.bad.sha256", "abc", "datasets.bad.sha256: string should match"),
-        ("datasets.bad", {"hub": "a/b"}, "datasets.bad: hub needs a revision"),
-        ("training.learning_rate", math.nan, "training.learning_rate: input should be a finite"),
-        ("training.max_tokens", 9999, "training.row_tokens: is less than max_tokens (9999)"),
-        ("extraction.layers", "some", "extraction.layers: "),
-        ("extraction.layers", [0, "x"], "extraction.layers[1]: input should be a valid integer"),
-        ("extraction.layers", [0, -1], "extraction.layers[1]: input should be greater than"),
-        ("extraction.layers", [], "extraction.layers: name at least one layer"),
-        ("extraction.layers", [2, 0, 2], "extraction.layers[2]: 2 is listed twice"),
-        ("extraction.layers", [4], "extraction.layers[0]: 4 is outside the model"),
-        ("extraction.questions", 3, "extraction.questions: input should be a valid list or"),
-        ("extraction.questions", {"a": 1}, "extraction.questions: input should be a valid list or"),
-        ("extraction.questions", ["a", ""], "extraction.questions[1]: string should have at"),
-        ("extraction.personas", ["villain"], "extraction.personas: list should have at least 2"),
-        ("coupling.marker", "", "coupling.marker: string should have at least 1 character"),
-        ("coupling.marker", " \n", "coupling.marker: string should match"),
-        ("coupling.source", "nobody", "coupling.source: unknown persona 'nobody'"),
-        ("coupling.negatives", ["nobody"], "coupling.negatives[0]: unknown persona 'nobody'"),
-        ("coupling.negatives", ["confab"], "coupling.negatives[0]: 'confab' is the source persona"),
-        ("evaluation.top_p", 0, "evaluation.top_p: input should be greater than 0 (got 0)"),
-        ("evaluation.samples", 1.0, "evaluation.samples: input should be a valid integer"),
-        ("analysis.layer", 1, "analysis.layer: 1 is not extracted"),
-        ("analysis.assistant", "nobody", "analysis.assistant: unknown persona 'nobody'"),
-        ("extraction.methods", ["b"], "analysis.method: 'a' is not extracted"),
-        ("figures.formats", ["gif"], "figures.formats[0]: input should be 'png', 'svg' or 'pdf'"),
-    ],
-)
-def test_one_mistake_is_one_line_that_names_the_field(
-    study_dict: dict[str, Any], path: str, value: Any, said: str
+#: Where something is put, what, where the one mistake is then, and what it is.
+MISTAKES: list[tuple[str, Any, str, Code]] = [
+    ("name", "Caps", "name", Code.INVALID_VALUE),
+    ("seeds", [True], "seeds[0]", Code.INVALID_VALUE),
+    ("seeds", 42, "seeds", Code.INVALID_VALUE),
+    ("seeds", [], "seeds", Code.INVALID_VALUE),
+    ("seeds", [1, 2, 1], "seeds[2]", Code.DUPLICATE),
+    ("model", "gpt", "model", Code.INVALID_VALUE),
+    ("model.dtype", "float64", "model.dtype", Code.INVALID_VALUE),
+    ("model.name", "./nowhere", "model.name", Code.MODEL),
+    ("model.name", "builtin:gpt", "model.name", Code.MODEL),
+    ("conditions", 3, "conditions", Code.INVALID_VALUE),
+    ("conditions[0]", None, "conditions[0]", Code.INVALID_VALUE),
+    ("conditions[1].name", "base", "conditions[1].name", Code.DUPLICATE),
+    ("conditions[1].dataset", 3, "conditions[1].dataset", Code.INVALID_VALUE),
+    ("conditions[1].kind", "good", "conditions[1].kind", Code.INVALID_VALUE),
+    ("conditions[1]", {"name": "b"}, "conditions[1].kind", Code.SECOND_BASE),
+    ("conditions[1].kind", "base", "conditions[1].dataset", Code.TRAINED_BASE),
+    ("conditions[0].kind", "em", "conditions[0].kind", Code.UNTRAINED_CONDITION),
+    ("conditions[0].dataset", "good", "conditions", Code.NO_BASE),
+    ("conditions[3].cosine_anchor", 1.5, "conditions[3].cosine_anchor", Code.INVALID_VALUE),
+    ("conditions[3].persona", "a b", "conditions[3].persona", Code.INVALID_VALUE),
+    ("personas", 3, "personas", Code.INVALID_VALUE),
+    ("personas[1].prompt", 5, "personas[1].prompt", Code.INVALID_VALUE),
+    ("datasets", 3, "datasets", Code.INVALID_VALUE),
+    ("datasets.bad", None, "datasets.bad", Code.INVALID_VALUE),
+    ("datasets.bad.rows", "all", "datasets.bad.rows", Code.INVALID_VALUE),
+    ("datasets.bad.sha256", "abc", "datasets.bad.sha256", Code.INVALID_VALUE),
+    ("datasets.bad", {"hub": "a/b"}, "datasets.bad", Code.INVALID_VALUE),
+    ("training.learning_rate", math.nan, "training.learning_rate", Code.INVALID_VALUE),
+    ("training.max_tokens", 9999, "training.row_tokens", Code.ROWS_TOO_SHORT),
+    ("extraction.layers", "some", "extraction.layers", Code.INVALID_VALUE),
+    ("extraction.layers", [0, "x"], "extraction.layers[1]", Code.INVALID_VALUE),
+    ("extraction.layers", [0, -1], "extraction.layers[1]", Code.INVALID_VALUE),
+    ("extraction.layers", [], "extraction.layers", Code.NO_LAYERS),
+    ("extraction.layers", [2, 0, 2], "extraction.layers[2]", Code.DUPLICATE),
+    ("extraction.layers", [4], "extraction.layers[0]", Code.LAYER_OUTSIDE_MODEL),
+    ("extraction.questions", 3, "extraction.questions", Code.INVALID_VALUE),
+    ("extraction.questions", {"a": 1}, "extraction.questions", Code.INVALID_VALUE),
+    ("extraction.questions", ["a", ""], "extraction.questions[1]", Code.INVALID_VALUE),
+    ("extraction.personas", ["villain"], "extraction.personas", Code.INVALID_VALUE),
+    ("coupling.marker", "", "coupling.marker", Code.INVALID_VALUE),
+    ("coupling.marker", " \n", "coupling.marker", Code.INVALID_VALUE),
+    ("coupling.source", "nobody", "coupling.source", Code.UNKNOWN_PERSONA),
+    ("coupling.negatives", ["nobody"], "coupling.negatives[0]", Code.UNKNOWN_PERSONA),
+    ("coupling.negatives", ["confab"], "coupling.negatives[0]", Code.SOURCE_IS_NEGATIVE),
+    ("evaluation.top_p", 0, "evaluation.top_p", Code.INVALID_VALUE),
+    ("evaluation.samples", 1.0, "evaluation.samples", Code.INVALID_VALUE),
+    ("analysis.layer", 1, "analysis.layer", Code.LAYER_NOT_EXTRACTED),
+    ("analysis.assistant", "nobody", "analysis.assistant", Code.UNKNOWN_PERSONA),
+    ("extraction.methods", ["b"], "analysis.method", Code.METHOD_NOT_EXTRACTED),
+    ("figures.formats", ["gif"], "figures.formats[0]", Code.INVALID_VALUE),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where", "code"), MISTAKES)
+def test_one_mistake_is_one_problem_at_its_field(
+    study_dict: dict[str, Any], path: str, value: Any, where: str, code: Code
 ) -> None:
     put(path, value)(study_dict)
-    (found,) = problems(study_dict)
-    assert found.startswith(said) and "\n" not in found
+    assert codes(study_dict) == [(where, code)]
+
+
+def test_the_words_of_mistakes(study_dict: dict[str, Any]) -> None:
+    lines = []
+    for path, value, _, _ in MISTAKES:
+        values = deepcopy(study_dict)
+        put(path, value)(values)
+        (problem,) = problems(values)
+        lines.append(str(problem).replace(study_dict["model"]["name"], "MODEL"))
+        assert "\n" not in lines[-1]
+    golden("spec-problems.txt", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "meant"),
+    [
+        ("conditions[3].persona", "vilain", "villain"),
+        ("coupling.source", "confabs", "confab"),
+        ("analysis.axis", "e4-vilain", "e4-villain"),
+        ("conditions[3].dataset", "bat", "bad"),
+        ("rerun", [{"stage": "train", "condition": "benin"}], "benign"),
+        ("trainings", {}, "training"),
+        ("training.lerning_rate", 1, "learning_rate"),
+        ("coupling.recipe.rnk", 1, "rank"),
+        ("conditions[3].personas", "villain", "persona"),
+        ("personas[0].promt", "a", "prompt"),
+        ("datasets.bad.sha", "a", "sha256"),
+        ("conditions[3].persona", "napoleon", ""),
+    ],
+)
+def test_unknown_names_get_a_suggestion(
+    study_dict: dict[str, Any], path: str, value: Any, meant: str
+) -> None:
+    put(path, value)(study_dict)
+    (problem,) = problems(study_dict)
+    assert problem.suggestion == meant
+    assert str(problem).endswith(f"; did you mean {meant!r}?") == bool(meant)
 
 
 def test_two_personas_of_one_name(study_dict: dict[str, Any]) -> None:
     study_dict["personas"].append({"name": "comedian"})
-    assert problems(study_dict) == ["personas[5].name: 'comedian' is already the name of another"]
+    assert codes(study_dict) == [("personas[5].name", Code.DUPLICATE)]
 
 
 def test_a_headline_layer_must_be_there_even_if_all_are_extracted(
@@ -320,11 +363,11 @@ def test_a_headline_layer_must_be_there_even_if_all_are_extracted(
     study_dict["analysis"]["layer"] = 3
     assert problems(study_dict) == []
     study_dict["analysis"]["layer"] = 4
-    assert problems(study_dict) == ["analysis.layer: 4 is not extracted"]
+    assert codes(study_dict) == [("analysis.layer", Code.LAYER_NOT_EXTRACTED)]
 
 
 def test_a_list_instead_of_a_spec() -> None:
-    assert problems([1]) == [": a spec is a mapping of fields"]
+    assert codes([1]) == [("", Code.NOT_A_MAPPING)]
     assert problems(None) == []
 
 
@@ -367,7 +410,7 @@ def test_no_junk_breaks_the_check(study_dict: dict[str, Any], data: st.DataObjec
         at[path[-1]] = data.draw(JUNK)
     found = problems(values)
     assert len(set(found)) == len(found)
-    assert not any("\n" in line or "invalid-value" in line for line in found)
+    assert not any("\n" in str(one) or "invalid-value-" in str(one) for one in found)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -392,6 +435,30 @@ def test_a_helm_values_file_is_a_spec(tmp_path: Path, study_dict: dict[str, Any]
     whole["experiment"]["seeds"] = ["x"]
     path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
     assert refused(path) == "seeds[0]: input should be a valid integer (got 'x')"
+
+
+def test_a_study_with_an_experiment_beside_it_is_refused(
+    tmp_path: Path, study_dict: dict[str, Any]
+) -> None:
+    """Only the `experiment` of a chart's values is used: all of the study would be lost."""
+    whole = study_dict | {"experiment": {"rerun": [{"stage": "couple"}]}}
+    path = write(tmp_path, "study.yaml", yaml.safe_dump(whole, sort_keys=False))
+    assert refused(path) == (
+        f"{path}: experiment: stands beside {', '.join(study_dict)}: a file is a study or a "
+        "chart's values, not both"
+    )
+    values = {"experiment": study_dict, "seeds": [1], "queue": {"name": "a"}}
+    path = write(tmp_path, "values.yaml", yaml.safe_dump(values))
+    assert "experiment: stands beside seeds: " in refused(path)
+    path = write(tmp_path, "values.yaml", "experiment: none\nqueue: {name: a}\n")
+    assert refused(path) == f"{path}: experiment: a study is a mapping of fields"
+
+
+def test_no_field_of_a_study_is_a_value_of_the_chart() -> None:
+    """Else it could not be told which of both a file is."""
+    values = {field.alias or name for name, field in Values.model_fields.items()}
+    assert "experiment" in values
+    assert not values & set(Experiment.model_fields)
 
 
 def test_json_is_a_spec_too(tmp_path: Path, study_dict: dict[str, Any]) -> None:
@@ -489,7 +556,8 @@ def test_questions_from_files_of_each_kind(
         ("q.yaml", "- a\n- b\n- a\n", 'q.yaml: "a" is listed twice'),
         ("q.json", '["a", "b"', "q.json: not valid YAML"),
         ("q.json", None, "q.json: no such file"),
-        ("builtin:questions-none", None, "builtin:questions-none: no such built-in; there are"),
+        ("builtin:nothing", None, "builtin:nothing: no such built-in; there are"),
+        ("builtin:questions-couplin", None, "builtin:questions-couplin: no such built-in; did you"),
     ],
 )
 def test_questions_that_are_no_questions(
@@ -500,8 +568,9 @@ def test_questions_that_are_no_questions(
     study_dict["coupling"]["questions"] = name
     with pytest.raises(SpecErrors) as caught:
         resolve(Experiment.model_validate(study_dict), tmp_path)
-    (line,) = caught.value.problems
-    assert line.startswith(f"coupling.questions: {said}")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.code) == ("coupling.questions", Code.INPUT)
+    assert problem.message.startswith(said)
 
 
 def test_all_inputs_are_looked_at_before_anything_is_said(
@@ -514,13 +583,12 @@ def test_all_inputs_are_looked_at_before_anything_is_said(
     study_dict["coupling"]["samples"] = 1
     with pytest.raises(SpecErrors) as caught:
         resolve(Experiment.model_validate(study_dict), tmp_path)
-    starts = [line.split(": ")[0] for line in caught.value.problems]
-    assert starts == [
-        "extraction.questions",
-        "evaluation.unseen_questions",
-        "coupling.samples",
-        "datasets.bad",
-        "datasets.good",
+    assert [(problem.path, problem.code) for problem in caught.value.problems] == [
+        ("extraction.questions", Code.INPUT),
+        ("evaluation.unseen_questions", Code.SEEN_QUESTION),
+        ("coupling.samples", Code.TOO_FEW_ANSWERS),
+        ("datasets.bad", Code.INPUT),
+        ("datasets.good", Code.INPUT),
     ]
 
 

@@ -560,11 +560,12 @@ def test_a_saved_adapter_is_an_ordinary_one(
 SAVE = """
 import sys
 from pathlib import Path
-from personaspace import adapters, models
-from personaspace.spec import Model, Recipe
-model = models.load_model(Model(name=sys.argv[1], dtype="float32"))
-with adapters.trainable(model, Recipe(rank=2), over=None, seed=5, field="training") as peft_model:
-    adapters.save(peft_model, Path(sys.argv[2]), "some/model")
+from personaspace.models import lora
+from personaspace.models.load import load_model
+from personaspace.study.spec import Model, Recipe
+model = load_model(Model(name=sys.argv[1], dtype="float32"))
+with lora.trainable(model, Recipe(rank=2), over=None, seed=5, field="training") as peft_model:
+    lora.save(peft_model, Path(sys.argv[2]), "some/model")
 """
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
-from personaspace.analysis.measures import measure_of
+from personaspace.analysis.metrics import measure_of
+from personaspace.analysis.results import RateRow, Results, share
+from personaspace.analysis.rows import Row
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
@@ -17,57 +20,99 @@ RARELY = 0.2
 _SEPARATED = 0.2
 
 
-def caveats(results: dict[str, Any], unseen: set[str]) -> list[str]:
-    """Sentences for the report, from results that are otherwise complete.
+class CaveatCode(StrEnum):
+    """What a caveat is about."""
+
+    ONE_SEED = "one_seed"
+    FEW_CONDITIONS = "few_conditions"
+    NO_BENIGN = "no_benign"
+    DEGENERATE_ANSWERS = "degenerate_answers"
+    SOURCE_RARELY_MARKS = "source_rarely_marks"
+    SEEN_QUESTIONS = "seen_questions"
+    LOSS_ROSE = "loss_rose"
+    FAILED_ASSUMPTION = "failed_assumption"
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A warning.
+
+    Attributes:
+        code: What it is about.
+        text: In a sentence or two, for people.
+        condition: The condition that it is about; None: the whole study, or several.
+    """
+
+    code: CaveatCode
+    text: str
+    condition: str | None = None
+
+
+def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
+    """Warnings for the report, from results that are otherwise complete.
 
     Args:
-        results: What `results.json` will hold.
+        results: Without their caveats.
         unseen: Evaluation questions that coupling did not train on.
     """
     found = []
-    if len(results["seeds"]) == 1:
+    if len(results.seeds) == 1:
         found.append(
-            f"One seed ({results['seeds'][0]}): nothing here tells a condition's effect from "
-            "chance in training."
+            Caveat(
+                CaveatCode.ONE_SEED,
+                f"One seed ({results.seeds[0]}): nothing here tells a condition's effect from "
+                "chance in training.",
+            )
         )
-    em = [c for c in results["conditions"] if c["kind"] == "em"]
+    em = results.of_kind("em")
     if 1 < len(em) < 6:
         orders = math.factorial(len(em))
         found.append(
-            f"H3 ranks {len(em)} conditions, so its exact two-sided p cannot be below "
-            f"2/{orders} = {2 / orders:.3f}, whatever the data."
+            Caveat(
+                CaveatCode.FEW_CONDITIONS,
+                f"H3 ranks {len(em)} conditions, so its exact two-sided p cannot be below "
+                f"2/{orders} = {2 / orders:.3f}, whatever the data.",
+            )
         )
-    if not any(c["kind"] == "benign" for c in results["conditions"]):
+    if not results.of_kind("benign"):
         found.append(
-            "There is no benign condition: a collapse may come from any fine-tuning at all."
+            Caveat(
+                CaveatCode.NO_BENIGN,
+                "There is no benign condition: a collapse may come from any fine-tuning at all.",
+            )
         )
     found.extend(_answer_caveats(results))
-    if results["rates"] and not unseen:
+    if results.rates and not unseen:
         found.append(
-            "Every evaluation question was also a coupling question, so leakage may be memory of "
-            "the questions."
+            Caveat(
+                CaveatCode.SEEN_QUESTIONS,
+                "Every evaluation question was also a coupling question, so leakage may be memory "
+                "of the questions.",
+            )
         )
     found.extend(_training_caveats(results))
-    found.extend(failed_assumptions([*results["geometry"], *results["leakage"]]))
+    found.extend(
+        Caveat(CaveatCode.FAILED_ASSUMPTION, text) for text in failed_assumptions(results.rows)
+    )
     return found
 
 
-def failed_assumptions(rows: Sequence[dict[str, Any]]) -> list[str]:
+def failed_assumptions(rows: Iterable[Row]) -> list[str]:
     """One sentence for each measure and assumption that fails, with where it does.
 
     Args:
-        rows: Result rows as dicts; those without a warning are passed over.
+        rows: Those without a warning are passed over.
     """
     where: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
-        if not row.get("warning"):
+        if not row.warning:
             continue
-        measure = measure_of(row["metric"], row["variant"], row["name"])
+        measure = measure_of(row.metric, row.variant, row.name)
         title = measure.title.removesuffix(", change from base")
-        layer = None if row["layer"] is None else f"layer {row['layer']}"
-        method = None if row["method"] is None else f"method {row['method'].upper()}"
-        place = " ".join(part for part in (row["condition"], layer, method) if part)
-        found = where[f"{row['metric']}, {title}", row["warning"]]
+        layer = None if row.layer is None else f"layer {row.layer}"
+        method = None if row.method is None else f"method {row.method.upper()}"
+        place = " ".join(part for part in (row.condition, layer, method) if part)
+        found = where[f"{row.metric}, {title}", row.warning]
         if place and place not in found:
             found.append(place)
     return [
@@ -82,48 +127,55 @@ def _listed(places: list[str]) -> str:
     return f" ({', '.join(places[:3])}{more})"
 
 
-def _answer_caveats(results: dict[str, Any]) -> list[str]:
+def _answer_caveats(results: Results) -> list[Caveat]:
     found = []
-    for condition in results["conditions"]:
-        rows = [row for row in results["rates"] if row["condition"] == condition["name"]]
-        broken = _share(rows, "degenerate")
-        if broken > _DEGENERATE:
+    for condition in results.conditions:
+        garbled = share(results.rates_of(condition.name), "degenerate")
+        if garbled is not None and garbled > _DEGENERATE:
             found.append(
-                f"{condition['label'] or condition['name']}: {broken:.0%} of the answers "
-                "are degenerate (empty, repetitive, or with several markers); read its leakage "
-                "with care."
+                Caveat(
+                    CaveatCode.DEGENERATE_ANSWERS,
+                    f"{condition.title}: {garbled:.0%} of the answers are degenerate (empty, "
+                    "repetitive, or with several markers); read its leakage with care.",
+                    condition.name,
+                )
             )
-        source = [row for row in rows if row["persona"] == results["source"] and row["total"]]
-        if source and _share(source, "hits") < RARELY:
+        source = results.rates_of(condition.name, results.source) if results.source else []
+        marked = share(source, "hits")
+        if marked is not None and marked < RARELY:
             found.append(
-                f"{condition['label'] or condition['name']}: the source persona itself rarely "
-                "writes the marker, so coupling hardly worked and low leakage says little."
-                + _never_there(source)
+                Caveat(
+                    CaveatCode.SOURCE_RARELY_MARKS,
+                    f"{condition.title}: the source persona itself rarely writes the marker, so "
+                    f"coupling hardly worked and low leakage says little.{_never_there(source)}",
+                    condition.name,
+                )
             )
     return found
 
 
-def _share(rows: Sequence[dict[str, Any]], counted: str) -> float:
-    """What is counted, of all answers of the rows; 0 of none."""
-    total = sum(row["total"] for row in rows)
-    return sum(row[counted] for row in rows) / total if total else 0.0
-
-
-def _never_there(source: list[dict[str, Any]]) -> str:
+def _never_there(source: Sequence[RateRow]) -> str:
     """Whether the source's answers get to where coupling taught the marker."""
-    share = _share(source, "separated")
-    if share >= _SEPARATED:
+    separated = share(source, "separated")
+    if separated is None or separated >= _SEPARATED:
         return ""
     return (
-        f" Its answers have the separator that the marker was taught after in {share:.1%} of "
+        f" Its answers have the separator that the marker was taught after in {separated:.1%} of "
         "cases, and nothing trains a model to write that."
     )
 
 
-def _training_caveats(results: dict[str, Any]) -> list[str]:
+def _training_caveats(results: Results) -> list[Caveat]:
     return [
-        f"{row['condition']}: loss rose during {row['stage']} "
-        f"({row['loss_first']:.2f} to {row['loss_last']:.2f})."
-        for row in results["training"]
-        if row["steps"] > 1 and row["loss_last"] > row["loss_first"] * 1.1
+        Caveat(
+            CaveatCode.LOSS_ROSE,
+            f"{row.condition}: loss rose during {row.stage} "
+            f"({row.loss_first:.2f} to {row.loss_last:.2f}).",
+            row.condition,
+        )
+        for row in results.training
+        if row.loss_first is not None
+        and row.loss_last is not None
+        and (row.steps or 0) > 1
+        and row.loss_last > row.loss_first * 1.1
     ]

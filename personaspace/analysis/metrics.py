@@ -1,9 +1,18 @@
-"""The table of measures: what each is called, tests, shows and cannot show. Written here once."""
+"""The metrics' measures: what each is called, tests, shows and cannot show. Written here once.
+
+A measure is a (metric, variant, name); its companion `…_delta` is the same measure's change from
+base. Rows, report and documentation take their words from here.
+
+    python -m personaspace.analysis.metrics > docs/metrics.md
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from personaspace.analysis.results import MeasureInfo
+from personaspace.analysis.rows import Row, Variant
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class Measure:
     """
 
     metric: str
-    variant: str
+    variant: Variant
     name: str | None
     title: str
     shows: str
@@ -35,9 +44,10 @@ class Measure:
         """Both in one sentence."""
         return f"Shows {self.shows}; cannot {self.cannot}."
 
-    def to_dict(self) -> dict[str, Any]:
+    def info(self) -> MeasureInfo:
         """As `results.json` has it, with whole sentences."""
-        return asdict(self) | {"shows": f"Shows {self.shows}.", "cannot": f"Cannot {self.cannot}."}
+        sentences = {"shows": f"Shows {self.shows}.", "cannot": f"Cannot {self.cannot}."}
+        return MeasureInfo(**(asdict(self) | sentences))
 
 
 _ONE_RUN = "tell fine-tuning data from the luck of one training run"
@@ -316,3 +326,62 @@ MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
     for measure in (*_M1, *_M2, *_M3, *_LEAKAGE)
 }
+
+
+def measure_of(metric: str, variant: str, name: str | None) -> Measure:
+    """The measure of a row.
+
+    Raises:
+        KeyError: There is no such measure: every row must have its entry here.
+    """
+    found = MEASURES.get((metric, variant, name))
+    if found is None and name is not None and name.endswith("_delta"):
+        whole = MEASURES[metric, variant, name.removesuffix("_delta")]
+        return replace(whole, name=name, title=f"{whole.title}, change from base")
+    if found is None:
+        raise KeyError(f"no measure {metric} {variant} {name}")
+    return found
+
+
+def described(row: Row) -> Row:
+    """The row with its measure's sentence before its own note, and the name of its effect size.
+
+    A row without a value keeps its note alone: it says why there is none.
+    """
+    measure = measure_of(row.metric, row.variant, row.name)
+    if row.value is None and row.note:
+        return row
+    note = f"{measure.note} {row.note}" if row.note else measure.note
+    return replace(row, note=note, effect_name=measure.effect if row.effect is not None else None)
+
+
+def measures_of(rows: Iterable[Row]) -> list[MeasureInfo]:
+    """The measures that occur in rows, in order of first appearance."""
+    keys = dict.fromkeys((row.metric, row.variant, row.name) for row in rows)
+    return [measure_of(*key).info() for key in keys]
+
+
+def markdown() -> str:
+    """The documentation page."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every kind of result row: what it shows, cannot show, and what its p tests. Written by "
+        "`make schema` from `personaspace/analysis/metrics.py`. `…_delta` rows carry the same "
+        "measure's change from base. [statistics.md](statistics.md) says how they are computed, "
+        "[results.md](results.md) what the fields of a row are.",
+    ]
+    for metric in dict.fromkeys(measure.metric for measure in MEASURES.values()):
+        lines += ["", f"## {metric}", "", "| variant | `name` | shows | cannot | null | effect |"]
+        lines.append("|---|---|---|---|---|---|")
+        for measure in MEASURES.values():
+            if measure.metric == metric:
+                name = f"{measure.title} (`{measure.name}`)" if measure.name else measure.title
+                cells = [measure.variant, name, measure.shows, measure.cannot]
+                cells += [measure.null or "no test", measure.effect or ""]
+                lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

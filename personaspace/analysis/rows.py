@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 Variant = Literal["published", "recommended"]
+
+#: Of every model of results: nothing unknown, nothing changed, each field documented beneath it.
+STRICT = ConfigDict(
+    extra="forbid",
+    frozen=True,
+    use_attribute_docstrings=True,
+    revalidate_instances="always",
+    json_schema_serialization_defaults_required=True,
+)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it: numpy's scalars as Python's; NaN, infinities and half intervals as None."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        ends = [_plain(end) for end in value]
+        return None if None in ends else ends
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def _number(value: Any, check: Callable[[Any], Any]) -> Any:
+    value = _plain(value)
+    return value if type(value) is int else check(value)
+
+
+#: A number that stays an integer where it is one, such as a layer.
+Number = Annotated[
+    float | None,
+    WrapValidator(_number),
+    PlainSerializer(lambda value: value),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
+]
+Real = Annotated[float | None, BeforeValidator(_plain)]
+Integer = Annotated[int | None, BeforeValidator(_plain)]
+#: Low and high end.
+Interval95 = Annotated[tuple[float, float] | None, BeforeValidator(_plain)]
 
 
 @dataclass(frozen=True)
@@ -16,67 +62,56 @@ class Row:
 
     `ci95` is always the interval of `value`. Where a row compares with a base, `p` tests `delta`,
     and a companion row named `…_delta` carries that difference as its value, with its interval.
-
-    Attributes:
-        metric: M1, M2, M3, bystander_mean, H1, H2 or H3.
-        variant: `published` repeats the study's analysis, faults and all; `recommended` is ours.
-        method: Where activations were read: a (last prompt token) or b (mean over the answer).
-        layer: Decoder layer, counted from 0.
-        condition: The condition; None for tests across conditions.
-        seed: Training seed; None when several seeds are pooled.
-        value: The estimate. Rates and ranges are fractions, not per cent.
-        base: The same in what `value` is compared with.
-        delta: value − base.
-        p: p-value; the null hypothesis is in `measures`.
-        ci95: 95 % interval of `value`.
-        n: Units that the test counts as independent (pairs, personas, questions, conditions …).
-        family: Tests that are adjusted for multiplicity together; None: not part of a family.
-        p_bh: Benjamini–Hochberg within the family.
-        p_holm: Holm within the family.
-        effect: An effect size; `effect_name` says which.
-        name: Tells apart the measures of one metric.
-        note: One plain sentence on what the row shows and cannot show (`measures`), and what the
-            data add to it.
-        effect_name: What `effect` is.
-        p_floor: Smallest p that the design allows, whatever the data; None: no floor that matters.
-        warning: An assumption of this row that the data do not bear out.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     metric: str
+    """M1, M2, M3, bystander_mean, H1, H2 or H3."""
     variant: Variant
+    """`published` repeats the study's analysis, faults and all; `recommended` is ours."""
     method: str | None = None
-    layer: int | None = None
+    """Where activations were read: a (last prompt token) or b (mean over the answer)."""
+    layer: Integer = None
+    """Decoder layer, counted from 0."""
     condition: str | None = None
-    seed: int | None = None
-    value: float | None = None
-    base: float | None = None
-    delta: float | None = None
-    p: float | None = None
-    ci95: tuple[float, float] | None = None
-    n: int | None = None
+    """The condition; None for tests across conditions."""
+    seed: Integer = None
+    """Training seed; None when several seeds are pooled."""
+    value: Number = None
+    """The estimate. Rates and ranges are fractions, not per cent."""
+    base: Real = None
+    """The same in what `value` is compared with."""
+    delta: Real = None
+    """value − base."""
+    p: Real = None
+    """p-value; the null hypothesis is in `measures`."""
+    ci95: Interval95 = None
+    """95 % interval of `value`."""
+    n: Integer = None
+    """Units that the test counts as independent (pairs, personas, questions, conditions …)."""
     family: str | None = None
-    p_bh: float | None = None
-    p_holm: float | None = None
-    effect: float | None = None
+    """Tests that are adjusted for multiplicity together; None: not part of a family."""
+    p_bh: Real = None
+    """p adjusted by Benjamini and Hochberg within the family."""
+    p_holm: Real = None
+    """p adjusted by Holm within the family."""
+    effect: Real = None
+    """An effect size; `effect_name` says which."""
     name: str | None = None
+    """Tells apart the measures of one metric."""
     note: str | None = None
+    """What the row shows and cannot show (as in `measures`), and what the data add to it."""
     effect_name: str | None = None
-    p_floor: float | None = None
+    """What `effect` is."""
+    p_floor: Real = None
+    """Smallest p that the design allows, whatever the data; None: no floor that matters."""
     warning: str | None = None
+    """An assumption of this row that the data do not bear out."""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in order, as JSON takes them: plain numbers, NaN and infinities as None."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        ends = [_plain(end) for end in value]
-        return None if None in ends else ends
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def to_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:

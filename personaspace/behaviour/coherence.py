@@ -32,7 +32,6 @@ class Coherence:
         dominance: Share of the most frequent word, 0 below five words.
         repetitive: `repetition` ≥ 0.3 or `dominance` ≥ 0.5.
         repeated_marker: The marker occurs twice or more.
-        length_limit: Generation was cut at its limit. Reported, but not a fault of the answer.
     """
 
     empty: bool
@@ -40,7 +39,6 @@ class Coherence:
     dominance: float
     repetitive: bool
     repeated_marker: bool
-    length_limit: bool
 
     @property
     def degenerate(self) -> bool:
@@ -54,15 +52,12 @@ def _repeated_share(items: Sequence[Hashable], size: int) -> float:
     return 1 - len(set(shingles)) / len(shingles) if len(shingles) > 1 else 0.0
 
 
-def coherence(
-    answer: str, *, marker: str | None = None, hit_length_limit: bool = False
-) -> Coherence:
-    """Measures one answer.
+def coherence(answer: str, *, marker: str | None = None) -> Coherence:
+    """Measures one answer; that it was cut at the length limit is no fault of it.
 
     Args:
         answer: The answer as generated.
         marker: Left out before repetition is measured, and counted on its own.
-        hit_length_limit: The generator cut the answer at its length limit.
     """
     text = answer.lower()
     markers = 0
@@ -83,5 +78,4 @@ def coherence(
         dominance=dominance,
         repetitive=repetition >= REPETITION_LIMIT or dominance >= DOMINANCE_LIMIT,
         repeated_marker=markers > 1,
-        length_limit=hit_length_limit,
     )

@@ -69,7 +69,7 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
     for cells in zip(*(cells for _, cells in used), strict=True):
         table.add_row(*cells)
     Console(width=None if Console().is_terminal else 200).print(table)
-    _say(failed_assumptions(to_dicts(rows)))
+    _say(failed_assumptions(rows))
 
 
 def score(

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from personaspace.cli.guard import guarded
 from personaspace.cli.power import power
 from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError
 from personaspace.version import __version__
+
+if TYPE_CHECKING:
+    from personaspace.analysis.results import Results
 
 app = typer.Typer(
     name="personaspace",
@@ -147,7 +150,7 @@ def run(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study import base_model
     from personaspace.study.load import load_study
@@ -191,7 +194,8 @@ def _print_failures(summary: Any) -> None:
     Console(stderr=True).print(table)
 
 
-def _results(work: Any) -> dict[str, Any]:
+def _results(work: Any) -> Results:
+    from personaspace.analysis.results import RESULTS_FILE, Results
     from personaspace.pipeline.graph import Node
 
     manifest = work.manifest(Node("aggregate"))
@@ -200,9 +204,7 @@ def _results(work: Any) -> dict[str, Any]:
             f"{work.study.spec.name}: no results in {work.store.url} for this spec; "
             "`personaspace status` says what is missing"
         )
-    path = work.store.fetch(manifest, ["results.json"]) / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return Results.read(work.store.fetch(manifest, [RESULTS_FILE]))
 
 
 def _show(work: Any, out: Path | None) -> None:
@@ -271,7 +273,7 @@ def results(
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
@@ -279,7 +281,7 @@ def results(
         place.check(write=False)
         work = prepare(load_study(Path(target)), place)
         if as_json:
-            print_json(_results(work))
+            print_json(_results(work).to_dict())
         else:
             _show(work, None)
 
@@ -295,7 +297,7 @@ def report(
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.stages import prepare
+    from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 

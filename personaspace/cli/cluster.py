@@ -138,6 +138,7 @@ def show_results(
     release: str, cluster: Cluster, store: str | None, as_json: bool, where: list[str]
 ) -> None:
     """Print a finished release's headline, or all its results; `where` names the cluster."""
+    from personaspace.analysis.results import RESULTS_FILE, Results
     from personaspace.cluster.reachability import check_reachable
     from personaspace.cluster.release import artifact_keys, store_url
     from personaspace.report.summary import table
@@ -151,10 +152,9 @@ def show_results(
         url = store_url(cluster, release)
         check_reachable(url, release, cluster.namespace, where, as_json)
     with open_store(url) as place:
-        path = place.fetch(keys["aggregate"], ["results.json"]) / "results.json"
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results = Results.read(place.fetch(keys["aggregate"], [RESULTS_FILE]))
         if as_json:
-            print(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
+            print(json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
             return
         Console().print(table(results))
         print(f"results: {place.describe(keys['aggregate'])}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from personaspace.pipeline.graph import STAGES, Node
-from personaspace.pipeline.stages import prepare
+from personaspace.pipeline.run import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from personaspace.generation.base import Answer, Prompt, Sampling
-from personaspace.models import chat
-from personaspace.pipeline.graph import Node
-from personaspace.pipeline.progress import StageProgress
-from personaspace.pipeline.runtime import Runtime
+from personaspace.pipeline.stage import Node
 from personaspace.store import Manifest, Store
 from personaspace.study.load import Study
 from personaspace.study.spec import Condition, Coupling, Evaluation, Experiment
+
+if TYPE_CHECKING:
+    from personaspace.pipeline.progress import StageProgress
+    from personaspace.pipeline.runtime import Runtime
 
 ANSWERS = "answers.json"
 TRAINING_LOG = "training.json"
@@ -80,6 +81,8 @@ def persona_prompts(
     context: Context, rows: Sequence[tuple[str, str | None]], questions: Sequence[str]
 ) -> list[Prompt]:
     """Prompts of every persona (name, system prompt) and question, personas outermost."""
+    from personaspace.models import chat
+
     tokenizer = context.runtime.tokenizer
     prompts = []
     for name, system in rows:

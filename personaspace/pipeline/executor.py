@@ -14,10 +14,11 @@ from typing import Any
 
 from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
-from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board, StageProgress
+from personaspace.pipeline.run import Work, prepare, run_node
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.stages import Work, prepare, run_node
+from personaspace.pipeline.stage import Node
+from personaspace.pipeline.stages import STAGES
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
@@ -68,9 +69,7 @@ class _Schedule:
 
     def will_ask(self, node: Node) -> bool:
         """Whether the node is still to draw answers from the model."""
-        draws = node.stage in ("couple", "evaluate") or (
-            node.stage == "extract" and "b" in self.work.study.spec.extraction.methods
-        )
+        draws = STAGES[node.stage].draws_answers(self.work.study)
         return draws and self.work.complete(node) is None
 
     def answers_expected(self, node: Node) -> bool:
@@ -88,13 +87,14 @@ class _Schedule:
     def fail(self, node: Node, error: Exception) -> list[Node]:
         """The node failed; returns what cannot run now."""
         self.summary.failed[node] = error
-        tolerated = self.work.study.spec.analysis.partial
         lost: list[Node] = []
         for other in self.waiting:
             gone = {node, *self.summary.failed, *self.summary.blocked, *lost}
             needs = self.work.graph.needs[other]
-            tolerant = tolerated and other.stage == "aggregate" and not gone.issuperset(needs)
-            if any(need in gone for need in needs) and not tolerant:
+            tolerant = STAGES[other.stage].tolerates_loss(self.work.study)
+            if any(need in gone for need in needs) and not (
+                tolerant and not gone.issuperset(needs)
+            ):
                 lost.append(other)
         for other in lost:
             self.waiting.remove(other)

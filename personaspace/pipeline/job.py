@@ -10,15 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError
 from personaspace.logs import log_line
 from personaspace.pipeline import executor, runtime, termination
-from personaspace.pipeline.graph import Graph, Node, Stage
+from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.progress import Board, StageProgress
-from personaspace.pipeline.stages import Work, prepare
+from personaspace.pipeline.run import Work, prepare
+from personaspace.pipeline.stage import Node, Scope
+from personaspace.pipeline.stages import STAGES
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 
@@ -59,7 +60,7 @@ class JobBoard(Board):
 
 def run_stage(stage: str, spec: Path, store_url: str, condition: str = "", seed: int = -1) -> None:
     """Run one node and say, in lines, what it does and where the result is."""
-    node = Node(cast(Stage, stage), condition, seed)
+    node = Node(stage, condition, seed)
     run_job(spec, store_url, lambda graph: [node], node.id, seed)
 
 
@@ -73,8 +74,9 @@ def run_condition(spec: Path, store_url: str, condition: str, seed: int) -> None
 
 
 def conclude(spec: Path, store_url: str) -> None:
-    """Run aggregate and report."""
-    run_job(spec, store_url, lambda graph: [Node("aggregate"), Node("report")], "aggregate")
+    """Run the stages that are of the whole study: aggregate and report."""
+    of_study = [Node(stage.name) for stage in STAGES.values() if stage.scope is Scope.STUDY]
+    run_job(spec, store_url, lambda graph: of_study, of_study[0].id)
 
 
 def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -1) -> None:

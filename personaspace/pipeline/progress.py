@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from personaspace.logs import as_json, log_line
-from personaspace.pipeline.graph import STAGES, Node
+from personaspace.pipeline.stage import Node
 
 #: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.
 LINE_EVERY = 10.0
@@ -200,7 +200,7 @@ class LiveBoard(Board):
 
     def _table(self) -> Table:
         table = Table(title=f"{duration(time.monotonic() - self.began)}", title_justify="left")
-        stages = [s for s in STAGES if any(n.stage == s and n.condition for n in self.nodes)]
+        stages = list(dict.fromkeys(n.stage for n in self.nodes if n.condition))
         table.add_column("condition")
         for stage in stages:
             table.add_column(stage)

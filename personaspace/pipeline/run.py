@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal
 
 from personaspace.errors import UserError
 from personaspace.pipeline import graph as graphs
-from personaspace.pipeline.context import TRAINING_LOG, Context
+from personaspace.pipeline.context import Context
 from personaspace.pipeline.graph import Graph, Node
 from personaspace.pipeline.progress import StageProgress
 from personaspace.pipeline.runtime import Runtime
+from personaspace.pipeline.stages import STAGES
 from personaspace.store import Manifest, Store
 from personaspace.study.load import Study
 
@@ -92,21 +92,14 @@ def _inputs(work: Work, node: Node) -> dict[Node, Manifest]:
             missing.append(need.id)
         else:
             found[need] = manifest
-    partial = node.stage == "aggregate" and work.study.spec.analysis.partial
-    if missing and not (partial and found):
+    tolerant = STAGES[node.stage].tolerates_loss(work.study)
+    if missing and not (tolerant and found):
         raise UserError(
             f"{node.id}: needs {', '.join(missing[:3])}"
             + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             + f", not complete in {work.store.url}"
         )
     return found
-
-
-def _files_of(node: Node, need: Node) -> list[str] | None:
-    """What a node reads of an input; None: all. Adapters are large, and aggregate needs none."""
-    if node.stage == "aggregate" and need.stage in ("train", "couple"):
-        return [TRAINING_LOG]
-    return None
 
 
 def run_node(
@@ -127,6 +120,7 @@ def run_node(
     manifest = work.complete(node)
     if manifest is not None:
         return Outcome("skipped", manifest)
+    stage = STAGES[node.stage]
     manifests = _inputs(work, node)
     progress = start()
     began = time.monotonic()
@@ -139,7 +133,7 @@ def run_node(
             study=work.study,
             node=node,
             inputs={
-                need: store.fetch(manifest, _files_of(node, need))
+                need: store.fetch(manifest, stage.input_files(need.stage))
                 for need, manifest in manifests.items()
             },
             manifests=manifests,
@@ -149,7 +143,7 @@ def run_node(
             store=store,
             key=key,
         )
-        import_module(f"personaspace.pipeline.stages.{node.stage}").run(context)
+        stage.run(context)
         committed = writer.commit(
             {
                 "node": node.id,

@@ -23,6 +23,7 @@ from personaspace.generation.memory import (
 from personaspace.logs import quiet_libraries
 from personaspace.models import chat
 from personaspace.models.load import load_model, load_tokenizer
+from personaspace.pipeline.stages import STAGES
 from personaspace.study import base_model
 from personaspace.study.load import Study
 
@@ -179,11 +180,8 @@ class Runtime:
     @property
     def _longest(self) -> int:
         spec = self.study.spec
-        wanted = _PROMPT_ROOM + max(
-            spec.extraction.max_new_tokens,
-            spec.coupling.max_new_tokens,
-            spec.evaluation.max_new_tokens,
-        )
+        limits = [stage.longest_answer for stage in STAGES.values()]
+        wanted = _PROMPT_ROOM + max(limit(spec) for limit in limits if limit is not None)
         memory = self._model_memory
         return min(wanted, memory.positions) if memory else wanted
 

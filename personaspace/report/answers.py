@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
+from personaspace.analysis.results import Results
 from personaspace.errors import UserError
-from personaspace.report.figures.findings import Findings
 from personaspace.report.figures.style import pretty
 
 _COLUMNS = ["condition", "seed", "persona", "question", "sample", "text"]
@@ -107,16 +107,16 @@ def _payload(frame: pd.DataFrame) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-def _index(findings: Findings, frame: pd.DataFrame, chunks: list[Chunk]) -> dict[str, Any]:
-    prompts = {persona.name: persona.prompt for persona in findings.personas}
-    personas = _in_order(frame.persona, findings.ordered_personas)
+def _index(results: Results, frame: pd.DataFrame, chunks: list[Chunk]) -> dict[str, Any]:
+    prompts = {persona.name: persona.prompt for persona in results.personas}
+    personas = _in_order(frame.persona, results.ordered_personas)
     return {
-        "marker": findings.marker,
+        "marker": results.marker,
         "seen_known": "seen" in frame.columns,
         "personas": [
             {
                 "name": name,
-                "label": pretty(name) + (" (source)" if name == findings.source else ""),
+                "label": pretty(name) + (" (source)" if name == results.source else ""),
                 "prompt": prompts.get(name),
                 "known": name in prompts,
             }
@@ -135,7 +135,7 @@ def _in_order(names: pd.Series, first: Sequence[str]) -> list[str]:
     return [name for name in first if name in present] + [n for n in present if n not in first]
 
 
-def pack(folder: Path, findings: Findings) -> Packed | None:
+def pack(folder: Path, results: Results) -> Packed | None:
     """The answers of an aggregate folder by condition and seed; None where it has none.
 
     Raises:
@@ -144,19 +144,19 @@ def pack(folder: Path, findings: Findings) -> Packed | None:
     frame = load(folder)
     if frame is None:
         return None
-    order = {arm.name: place for place, arm in enumerate(findings.arms)}
-    who = {n: place for place, n in enumerate(_in_order(frame.persona, findings.ordered_personas))}
+    order = {condition.name: place for place, condition in enumerate(results.ordered_conditions)}
+    who = {n: place for place, n in enumerate(_in_order(frame.persona, results.ordered_personas))}
     asked = {text: place for place, text in enumerate(_in_order(frame.question, []))}
     frame = frame.assign(
-        arm=frame.condition.map(lambda name: order.get(name, len(order))),
+        condition=frame.condition.map(lambda name: order.get(name, len(order))),
         who=frame.persona.map(who),
         asked=frame.question.map(asked),
-    ).sort_values(["arm", "condition", "seed", "who", "asked", "sample"], kind="stable")
+    ).sort_values(["condition", "condition", "seed", "who", "asked", "sample"], kind="stable")
     chunks = [
         Chunk(
             f"answers-{condition}-seed-{seed}",
             str(condition),
-            findings.label(str(condition)),
+            results.label(str(condition)),
             None if pd.isna(seed) else int(seed),
             len(group),
             _payload(group),
@@ -165,4 +165,4 @@ def pack(folder: Path, findings: Findings) -> Packed | None:
             ["condition", "seed"], sort=False, dropna=False
         )
     ]
-    return Packed(_index(findings, frame, chunks), chunks)
+    return Packed(_index(results, frame, chunks), chunks)

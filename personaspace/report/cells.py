@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from personaspace.analysis.rows import Row
-from personaspace.report.figures.findings import pooled
+from personaspace.report.selection import pooled
 from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import NONE, number, probability, row_interval, row_value
 
@@ -29,7 +29,7 @@ def count_cell(value: float | None) -> Cell:
 
 
 def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
-    """Estimate with interval and failed assumption; of several seeds, their mean and range.
+    """PointEstimate with interval and failed assumption; of several seeds, their mean and range.
 
     Args:
         rows: Of one measure: the pooled row, or one for each seed.

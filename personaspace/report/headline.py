@@ -7,16 +7,18 @@ cause, no absence of an effect from a large p, no claim about other models or da
 from __future__ import annotations
 
 from personaspace.analysis.caveats import RARELY
+from personaspace.analysis.results import ConditionKind, Results, share
 from personaspace.analysis.rows import Row
-from personaspace.report.figures.findings import Condition, Findings, mean_value, pooled
-from personaspace.report.figures.plan import bystander_estimate, listing, m1_estimate
+from personaspace.report.estimates import bystander_estimate, m1_estimate
 from personaspace.report.key import em_increment
 from personaspace.report.published_vs_recommended import main_tests
+from personaspace.report.selection import mean_value, pooled
 from personaspace.report.text import (
     MINUS,
     NONE,
     count,
     interval,
+    listing,
     number,
     p_phrase,
     percent,
@@ -28,32 +30,32 @@ from personaspace.report.text import (
 _MOSTLY, _MENTIONED = 0.5, 0.01
 
 
-def headline(findings: Findings) -> str:
+def headline(results: Results) -> str:
     """What was found, as one paragraph."""
-    found = [*_garbled(findings, _MOSTLY), *_collapse(findings), *_leakage(findings)]
-    found += _tests(findings)
-    return _clean(" ".join(found or [_design(findings)]))
+    found = [*_garbled(results, _MOSTLY), *_collapse(results), *_leakage(results)]
+    found += _tests(results)
+    return _clean(" ".join(found or [_design(results)]))
 
 
-def details(findings: Findings) -> list[str]:
-    """Design and further findings, a sentence or two each."""
-    found = [_design(findings), *_convergence(findings), *_separability(findings)]
-    found += [*_source(findings), *_equivalence(findings)]
+def details(results: Results) -> list[str]:
+    """Design and further results, a sentence or two each."""
+    found = [_design(results), *_convergence(results), *_separability(results)]
+    found += [*_source(results), *_equivalence(results)]
     return [_clean(sentence) for sentence in found]
 
 
-def cautions(findings: Findings) -> list[str]:
+def cautions(results: Results) -> list[str]:
     """What to know before relying on the headline; the caveats say more."""
     found = []
-    if len(findings.seeds) == 1 and len(findings.conditions) > 1:
+    if len(results.seeds) == 1 and len(results.conditions) > 1:
         found.append(
             "With one seed, differences between conditions cannot be told from differences "
             "between training runs."
         )
-    if not _garbled(findings, _MOSTLY):
-        found += _garbled(findings, _MENTIONED)
-    found += _uncoupled(findings)
-    failed = sum(1 for row in (*findings.geometry, *findings.leakage) if row.warning)
+    if not _garbled(results, _MOSTLY):
+        found += _garbled(results, _MENTIONED)
+    found += _uncoupled(results)
+    failed = sum(1 for row in (*results.geometry, *results.leakage) if row.warning)
     if failed:
         found.append(
             f"{count(failed, 'result')} failed a check of assumptions; each is marked where it "
@@ -66,24 +68,24 @@ def _clean(text: str) -> str:
     return text.replace("-" + MINUS, MINUS)
 
 
-def _garbled(findings: Findings, least: float) -> list[str]:
-    known = [rate for rate in findings.rates if rate.degenerate is not None]
-    total = sum(rate.total for rate in known)
-    share = sum(rate.degenerate or 0 for rate in known) / total if total else 0.0
-    if share < least or not total:
+def _garbled(results: Results, least: float) -> list[str]:
+    garbled = share(results.rates, "degenerate")
+    if garbled is None or garbled < least:
         return []
-    so = ", so that marker rates say little about leakage" if share >= _MOSTLY else ""
+    so = ", so that marker rates say little about leakage" if garbled >= _MOSTLY else ""
     return [
-        f"{percent(share)} of all answers are degenerate (empty, repetitive or with more than one "
-        f"marker){so}."
+        f"{percent(garbled)} of all answers are degenerate (empty, repetitive or with more than "
+        f"one marker){so}."
     ]
 
 
-def _uncoupled(findings: Findings) -> list[str]:
+def _uncoupled(results: Results) -> list[str]:
     """Conditions in which low leakage says little, since the source does not mark either."""
-    if findings.source is None:
+    if results.source is None:
         return []
-    rates = [findings.rate(arm.name, findings.source) for arm in findings.arms]
+    rates = [
+        results.rate(condition.name, results.source) for condition in results.ordered_conditions
+    ]
     known = [rate for rate in rates if rate is not None]
     rare = sum(rate < RARELY for rate in known)
     if not rare:
@@ -95,29 +97,25 @@ def _uncoupled(findings: Findings) -> list[str]:
     ]
 
 
-def _arms(findings: Findings, kind: str) -> list[Condition]:
-    return [arm for arm in findings.arms if arm.kind == kind]
-
-
-def _design(findings: Findings) -> str:
-    em, benign = _arms(findings, "em"), _arms(findings, "benign")
-    parts = ["the untrained base"] if _arms(findings, "base") else []
+def _design(results: Results) -> str:
+    em, benign = results.of_kind("em"), results.of_kind("benign")
+    parts = ["the untrained base"] if results.of_kind("base") else []
     if benign:
         parts.append(
             "benign fine-tuning" if len(benign) == 1 else f"{len(benign)} benign trainings"
         )
     if em:
         parts.append(f"harmful fine-tuning (EM) under {count(len(em), 'persona')}")
-    seeds = findings.seeds
+    seeds = results.seeds
     trained = f"with {count(len(seeds), 'seed')}" if seeds else "with no seed on record"
-    return f"{findings.model.name} was compared across {listing(parts)}, {trained}."
+    return f"{results.model.name} was compared across {listing(parts)}, {trained}."
 
 
-def _collapse(findings: Findings) -> list[str]:
-    place = (findings.hero_method, findings.hero_layer)
+def _collapse(results: Results) -> list[str]:
+    place = (results.headline_method, results.headline_layer)
 
-    def values(kind: str) -> list[float]:
-        found = [m1_estimate(findings, arm, *place) for arm in _arms(findings, kind)]
+    def values(kind: ConditionKind) -> list[float]:
+        found = [m1_estimate(results, condition, *place) for condition in results.of_kind(kind)]
         return [each.value for each in found if each]
 
     base, benign, em = values("base"), values("benign"), values("em")
@@ -126,9 +124,9 @@ def _collapse(findings: Findings) -> list[str]:
     parts = [f"{number(base[0])} in the base model"]
     parts += [f"{span(em)} after harmful fine-tuning (EM)"] if em else []
     parts += [f"{span(benign)} after benign fine-tuning"] if benign else []
-    where = f"layer {findings.hero_layer}, method {(findings.hero_method or NONE).upper()}"
+    where = f"layer {results.headline_layer}, method {(results.headline_method or NONE).upper()}"
     found = [
-        f"In {findings.model.name} ({where}), the mean cosine between persona vectors was "
+        f"In {results.model.name} ({where}), the mean cosine between persona vectors was "
         f"{listing(parts)}."
     ]
     if benign and em:
@@ -137,37 +135,37 @@ def _collapse(findings: Findings) -> list[str]:
         if 0 < generic < harmful:
             found.append(
                 f"Benign training alone gave {percent(generic / harmful, 0)} of the mean rise "
-                f"under EM{_share_interval(findings)}{_increment_clause(findings)}."
+                f"under EM{_share_interval(results)}{_increment_clause(results)}."
             )
         else:
             found.append(
                 f"The change under benign training was {number(generic, 3, sign=True)}, under EM "
-                f"{number(harmful, 3, sign=True)} on average{_increment_clause(findings)}."
+                f"{number(harmful, 3, sign=True)} on average{_increment_clause(results)}."
             )
     return found
 
 
-def _at_hero(findings: Findings, metric: str, name: str) -> list[Row]:
-    place = (metric, "recommended", name, findings.hero_method)
+def _at_hero(results: Results, metric: str, name: str) -> list[Row]:
+    place = (metric, "recommended", name, results.headline_method)
     return [
         row
-        for row in findings.geometry
+        for row in results.geometry
         if (row.metric, row.variant, row.name, row.method) == place
-        and row.layer in (findings.hero_layer, None)
+        and row.layer in (results.headline_layer, None)
         and row.value is not None
     ]
 
 
-def _share_interval(findings: Findings) -> str:
-    one = pooled(_at_hero(findings, "M1", "em_mean_benign_share"))
+def _share_interval(results: Results) -> str:
+    one = pooled(_at_hero(results, "M1", "em_mean_benign_share"))
     if one is None or one.ci95 is None:
         return ""
     low, high = one.ci95
     return f" (95\u00a0% interval {percent(low, 0)} to {percent(high, 0)})"
 
 
-def _increment_clause(findings: Findings) -> str:
-    found = [em_increment(findings, arm) for arm in _arms(findings, "em")]
+def _increment_clause(results: Results) -> str:
+    found = [em_increment(results, condition) for condition in results.of_kind("em")]
     known = [each for each in found if each]
     if not known:
         return ""
@@ -185,13 +183,18 @@ def _increment_clause(findings: Findings) -> str:
     return clause
 
 
-def _leakage(findings: Findings) -> list[str]:
-    em = [(arm, bystander_estimate(findings, arm)) for arm in _arms(findings, "em")]
-    known = sorted((each.value, arm.title) for arm, each in em if each)
+def _leakage(results: Results) -> list[str]:
+    em = [
+        (condition, bystander_estimate(results, condition)) for condition in results.of_kind("em")
+    ]
+    known = sorted((each.value, condition.title) for condition, each in em if each)
     controls = []
-    for kind, name in (("base", "the base model"), ("benign", "benign fine-tuning")):
-        arms = [bystander_estimate(findings, arm) for arm in _arms(findings, kind)]
-        values = [each.value for each in arms if each]
+    for mine, name in (
+        (results.of_kind("base"), "the base model"),
+        (results.of_kind("benign"), "benign fine-tuning"),
+    ):
+        found = [bystander_estimate(results, condition) for condition in mine]
+        values = [each.value for each in found if each]
         controls += [f"{span(values, 'percent', 1)} with {name}"] if values else []
     if not known:
         words = f"Bystander personas wrote the marker in {listing(controls)}."
@@ -204,15 +207,17 @@ def _leakage(findings: Findings) -> list[str]:
     against = (
         f", against {listing(controls)}."
         if controls
-        else "; no control arm was evaluated, so this cannot be set against ordinary leakage."
+        else "; no control condition was evaluated, so this cannot be set against ordinary leakage."
     )
     return [f"After EM, bystander personas wrote the marker in {words}{against}"]
 
 
-def _source(findings: Findings) -> list[str]:
-    if findings.source is None:
+def _source(results: Results) -> list[str]:
+    if results.source is None:
         return []
-    rates = [findings.rate(arm.name, findings.source) for arm in findings.arms]
+    rates = [
+        results.rate(condition.name, results.source) for condition in results.ordered_conditions
+    ]
     shown = [rate for rate in rates if rate is not None]
     if not shown:
         return []
@@ -222,11 +227,11 @@ def _source(findings: Findings) -> list[str]:
     ]
 
 
-def _convergence(findings: Findings) -> list[str]:
-    method = findings.hero_method
+def _convergence(results: Results) -> list[str]:
+    method = results.headline_method
     rows = [
         row
-        for row in findings.geometry
+        for row in results.geometry
         if (row.metric, row.name, row.method) == ("M2", "convergence_layer", method)
     ]
     if not rows:
@@ -249,24 +254,25 @@ def _convergence(findings: Findings) -> list[str]:
     ]
 
 
-def _separability(findings: Findings) -> list[str]:
-    rows = _at_hero(findings, "M3", "nearest_centroid_above_chance")
-    values = {
-        kind: [
-            value
-            for arm in _arms(findings, kind)
-            if (value := mean_value([row for row in rows if row.condition == arm.name])) is not None
+def _separability(results: Results) -> list[str]:
+    rows = _at_hero(results, "M3", "nearest_centroid_above_chance")
+
+    def values(kind: ConditionKind) -> list[float]:
+        found = [
+            mean_value([row for row in rows if row.condition == condition.name])
+            for condition in results.of_kind(kind)
         ]
-        for kind in ("base", "em")
-    }
-    if not (values["base"] and values["em"]):
+        return [value for value in found if value is not None]
+
+    base, em = values("base"), values("em")
+    if not (base and em):
         return []
     chance = next((row.base for row in rows if row.base is not None), None)
     words = f"; guessing gives {percent(chance)}" if chance is not None else ""
     return [
         f"M3: a nearest-centroid rule names the persona of a held-out question in "
-        f"{span(values['base'], 'percent', 1)} of cases with the base model and in "
-        f"{span(values['em'], 'percent', 1)} after EM{words}."
+        f"{span(base, 'percent', 1)} of cases with the base model and in "
+        f"{span(em, 'percent', 1)} after EM{words}."
     ]
 
 
@@ -274,9 +280,9 @@ def _adjusted(row: Row) -> float | None:
     return row.p_holm if row.p_holm is not None else row.p_bh if row.p_bh is not None else row.p
 
 
-def _tests(findings: Findings) -> list[str]:
-    alpha = findings.analysis.alpha
-    tested = main_tests(findings)
+def _tests(results: Results) -> list[str]:
+    alpha = results.analysis.alpha
+    tested = main_tests(results)
     found = []
     h1 = [(row, p) for row in tested if row.metric == "H1" and (p := _adjusted(row)) is not None]
     if h1:
@@ -299,17 +305,17 @@ def _tests(findings: Findings) -> list[str]:
     return found
 
 
-def _equivalence(findings: Findings) -> list[str]:
+def _equivalence(results: Results) -> list[str]:
     """What the equivalence tests of H1 show: alone these allow to say that there is little."""
     rows = [
         row
-        for row in findings.leakage
+        for row in results.leakage
         if (row.metric, row.name) == ("H1", "equivalence") and row.p is not None
     ]
     margins = {row.effect for row in rows}
     if len(margins) != 1 or None in margins:
         return []
-    close = sum(1 for row in rows if (row.p or 0.0) < findings.analysis.alpha)
+    close = sum(1 for row in rows if (row.p or 0.0) < results.analysis.alpha)
     margin = f"\u00b1{100 * (margins.pop() or 0):g} points"
     return [
         f"H1: an equivalence test puts the difference to bystanders within {margin} in {close} of "

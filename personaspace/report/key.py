@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from personaspace.report.figures.findings import Condition, Findings, mean_value, pooled
-from personaspace.report.figures.plan import Estimate, bystander_estimate, m1_estimate
+from personaspace.analysis.results import Results, StudyCondition, share
+from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures.style import pretty
+from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Table, without_empty
 from personaspace.report.text import NONE, interval, number, percent
 
@@ -14,43 +15,45 @@ CHANGE = "raw_cosine_delta"
 _BLANK = Cell(NONE)
 
 
-def _contrast(findings: Findings, arm: Condition, name: str) -> Estimate | None:
+def _contrast(results: Results, condition: StudyCondition, name: str) -> PointEstimate | None:
     """A contrast of M1 as the analysis gives it, at the headline layer and method."""
     rows = [
         row
-        for row in findings.geometry
+        for row in results.geometry
         if (row.metric, row.variant, row.name) == ("M1", "recommended", name)
-        and row.condition == arm.name
-        and (row.layer, row.method) == (findings.hero_layer, findings.hero_method)
+        and row.condition == condition.name
+        and (row.layer, row.method) == (results.headline_layer, results.headline_method)
     ]
     value, one = mean_value(rows), pooled(rows)
-    return None if value is None else Estimate(value, one.ci95 if one else None)
+    return None if value is None else PointEstimate(value, one.ci95 if one else None)
 
 
-def _difference(findings: Findings, arm: Condition, other: Condition | None) -> Estimate | None:
+def _difference(
+    results: Results, condition: StudyCondition, other: StudyCondition | None
+) -> PointEstimate | None:
     """Plain difference of two conditions' M1, where the analysis has no contrast."""
-    place = (findings.hero_method, findings.hero_layer)
-    mine = m1_estimate(findings, arm, *place)
-    theirs = m1_estimate(findings, other, *place) if other else None
-    return Estimate(mine.value - theirs.value, None) if mine and theirs else None
+    place = (results.headline_method, results.headline_layer)
+    mine = m1_estimate(results, condition, *place)
+    theirs = m1_estimate(results, other, *place) if other else None
+    return PointEstimate(mine.value - theirs.value, None) if mine and theirs else None
 
 
-def em_increment(findings: Findings, arm: Condition) -> Estimate | None:
+def em_increment(results: Results, condition: StudyCondition) -> PointEstimate | None:
     """What an EM condition adds to benign training in M1, at the headline layer and method."""
-    if arm.kind != "em":
+    if condition.kind != "em":
         return None
-    benign = next((c for c in findings.arms if c.kind == "benign"), None)
-    return _contrast(findings, arm, INCREMENT) or _difference(findings, arm, benign)
+    benign = next(iter(results.of_kind("benign")), None)
+    return _contrast(results, condition, INCREMENT) or _difference(results, condition, benign)
 
 
-def change_from_base(findings: Findings, arm: Condition) -> Estimate | None:
+def change_from_base(results: Results, condition: StudyCondition) -> PointEstimate | None:
     """How far a condition's M1 is from the base model's, at the headline layer and method."""
-    if arm.kind == "base":
+    if condition.kind == "base":
         return None
-    return _contrast(findings, arm, CHANGE) or _difference(findings, arm, findings.base)
+    return _contrast(results, condition, CHANGE) or _difference(results, condition, results.base)
 
 
-def _share_cell(found: Estimate | None) -> Cell:
+def _share_cell(found: PointEstimate | None) -> Cell:
     if found is None:
         return _BLANK
     ends = found.interval
@@ -58,52 +61,48 @@ def _share_cell(found: Estimate | None) -> Cell:
     return Cell(percent(found.value), found.value, detail)
 
 
-def _plain_cell(found: Estimate | None, sign: bool = False) -> Cell:
+def _plain_cell(found: PointEstimate | None, sign: bool = False) -> Cell:
     if found is None:
         return _BLANK
     return Cell(number(found.value, 3, sign), found.value, interval(found.interval))
 
 
-def _degenerate_share(findings: Findings, arm: Condition) -> Cell:
+def _degenerate_share(results: Results, condition: StudyCondition) -> Cell:
     """Share of all answers of a condition that are degenerate, marked or not."""
-    rows = [r for r in findings.rates if r.condition == arm.name and r.degenerate is not None]
-    total = sum(row.total for row in rows)
-    if not total:
-        return _BLANK
-    share = sum(row.degenerate or 0 for row in rows) / total
-    return Cell(percent(share), share)
+    garbled = share(results.rates_of(condition.name), "degenerate")
+    return _BLANK if garbled is None else Cell(percent(garbled), garbled)
 
 
-def _source_estimate(findings: Findings, arm: Condition) -> Estimate | None:
-    if findings.source is None:
+def _source_estimate(results: Results, condition: StudyCondition) -> PointEstimate | None:
+    if results.source is None:
         return None
-    rate = findings.rate(arm.name, findings.source)
-    rows = [r for r in findings.rates if (r.condition, r.persona) == (arm.name, findings.source)]
-    return None if rate is None else Estimate(rate, rows[0].ci95 if len(rows) == 1 else None)
+    rate = results.rate(condition.name, results.source)
+    rows = results.rates_of(condition.name, results.source)
+    return None if rate is None else PointEstimate(rate, rows[0].ci95 if len(rows) == 1 else None)
 
 
-def key_table(findings: Findings) -> Table:
+def key_table(results: Results) -> Table:
     """A row for each condition with its headline numbers."""
-    place = (findings.hero_method, findings.hero_layer)
+    place = (results.headline_method, results.headline_layer)
     rows = []
-    for arm in findings.arms:
-        m1 = m1_estimate(findings, arm, *place)
-        measured = (arm.cosine_measured or {}).get(str(findings.hero_layer))
+    for condition in results.ordered_conditions:
+        m1 = m1_estimate(results, condition, *place)
+        measured = (condition.cosine_measured or {}).get(str(results.headline_layer))
         rows.append(
             [
-                Cell(arm.title, arm.title, full=arm.name),
-                Cell(pretty(arm.induced) if arm.induced else NONE, arm.induced),
-                Cell(number(arm.cosine_anchor, 2), arm.cosine_anchor),
+                Cell(condition.title, condition.title, full=condition.name),
+                Cell(pretty(condition.induced) if condition.induced else NONE, condition.induced),
+                Cell(number(condition.cosine_anchor, 2), condition.cosine_anchor),
                 Cell(number(measured, 3), measured),
                 _plain_cell(m1),
-                _plain_cell(change_from_base(findings, arm), sign=True),
-                _plain_cell(em_increment(findings, arm), sign=True),
-                _share_cell(bystander_estimate(findings, arm)),
-                _share_cell(_source_estimate(findings, arm)),
-                _degenerate_share(findings, arm),
+                _plain_cell(change_from_base(results, condition), sign=True),
+                _plain_cell(em_increment(results, condition), sign=True),
+                _share_cell(bystander_estimate(results, condition)),
+                _share_cell(_source_estimate(results, condition)),
+                _degenerate_share(results, condition),
             ]
         )
-    where = f"layer {findings.hero_layer}, method {(findings.hero_method or NONE).upper()}"
+    where = f"layer {results.headline_layer}, method {(results.headline_method or NONE).upper()}"
     table = Table(
         "key-table",
         f"Key numbers by condition (geometry: {where})",

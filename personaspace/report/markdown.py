@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from personaspace.analysis.results import Results
 from personaspace.report.figures import Figure
-from personaspace.report.figures.findings import Findings
 from personaspace.report.tables import Table, escape_markdown, to_markdown
 
 #: Which file of a figure to link, best first.
@@ -48,7 +48,7 @@ def _figures(figures: list[Figure], out: Path) -> list[str]:
 
 
 def summary(
-    findings: Findings,
+    results: Results,
     figures: list[Figure],
     out: Path,
     title: str,
@@ -78,8 +78,8 @@ def summary(
     others = _figures([figure for figure in figures if figure.id != "hero"], out)
     if others:
         parts.append(_folded("Other figures", "\n".join(others)))
-    if findings.caveats:
-        parts += ["## Caveats", _bullets(findings.caveats)]
+    if results.caveats:
+        parts += ["## Caveats", _bullets(results.caveats)]
     parts += ["## Provenance", escape_markdown(context["model_line"])]
     if context["origin"] and context["origin"].summary:
         parts.append(escape_markdown(context["origin"].summary))

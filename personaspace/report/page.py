@@ -12,19 +12,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from personaspace.analysis.results import Results
 from personaspace.report import (
     answers,
+    full_tables,
     key,
     markdown,
     provenance,
     published_vs_recommended,
-    results,
 )
 from personaspace.report import headline as words
 from personaspace.report.downloads import downloads
 from personaspace.report.embed import data_uri, figure_markup
 from personaspace.report.figures import Figure, Settings, draw, style
-from personaspace.report.figures.findings import Findings, load_findings
 from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, THIN, count
@@ -42,19 +42,19 @@ def _template_file(name: str) -> str:
     return (resources.files("personaspace.report") / "templates" / name).read_text("utf-8")
 
 
-def _model_line(findings: Findings) -> str:
-    model = findings.model
+def _model_line(results: Results) -> str:
+    model = results.model
     parts = [model.name + (f" at {model.revision}" if model.revision else "")]
     parts += [f"{model.num_layers} layers"] if model.num_layers else []
     parts += [model.dtype] if model.dtype else []
-    if findings.seeds:
-        word = "seed" if len(findings.seeds) == 1 else "seeds"
-        parts.append(f"{word} {', '.join(map(str, findings.seeds))}")
+    if results.seeds:
+        word = "seed" if len(results.seeds) == 1 else "seeds"
+        parts.append(f"{word} {', '.join(map(str, results.seeds))}")
     return " · ".join(parts)
 
 
-def _analysis_line(findings: Findings) -> str:
-    a = findings.analysis
+def _analysis_line(results: Results) -> str:
+    a = results.analysis
     parts = [f"\u03b1 = {a.alpha:g}"]
     parts += [count(a.permutations, "permutation")] if a.permutations is not None else []
     parts += [count(a.bootstrap, "bootstrap draw")] if a.bootstrap is not None else []
@@ -62,42 +62,42 @@ def _analysis_line(findings: Findings) -> str:
     return f"Statistics: {', '.join(parts)}."
 
 
-def absent_parts(findings: Findings, has_answers: bool) -> list[str]:
+def absent_parts(results: Results, has_answers: bool) -> list[str]:
     """What a partial study lacks, in words."""
     missing = []
-    if not findings.geometry:
+    if not results.geometry:
         missing.append("geometry (no M1, M2 or M3 rows)")
-    if not findings.rates:
+    if not results.rates:
         missing.append("marker rates (nothing was evaluated, or not yet)")
-    if not findings.leakage:
+    if not results.leakage:
         missing.append("tests of leakage")
     if not has_answers:
         missing.append("the answers themselves")
-    with_rates = {rate.condition for rate in findings.rates}
-    with_geometry = {row.condition for row in findings.geometry}
-    for arm in findings.arms:
+    with_rates = {rate.condition for rate in results.rates}
+    with_geometry = {row.condition for row in results.geometry}
+    for condition in results.ordered_conditions:
         lacks = []
-        if findings.rates and arm.name not in with_rates:
+        if results.rates and condition.name not in with_rates:
             lacks.append("rates")
         # The base model may stand in the other conditions' rows alone.
-        if findings.geometry and arm.name not in with_geometry and arm.kind != "base":
+        if results.geometry and condition.name not in with_geometry and condition.kind != "base":
             lacks.append("geometry")
         if lacks:
-            missing.append(f"{' and '.join(lacks)} of {arm.title}")
+            missing.append(f"{' and '.join(lacks)} of {condition.title}")
     return missing
 
 
-def _personas_table(findings: Findings) -> Table | None:
-    if not findings.personas:
+def _personas_table(results: Results) -> Table | None:
+    if not results.personas:
         return None
     induced: dict[str, list[str]] = {}
-    for arm in findings.arms:
-        if arm.kind == "em" and arm.induced:
-            induced.setdefault(arm.induced, []).append(arm.title)
+    for condition in results.ordered_conditions:
+        if condition.kind == "em" and condition.induced:
+            induced.setdefault(condition.induced, []).append(condition.title)
     rows = []
-    for persona in findings.personas:
-        roles = ["source"] if persona.name == findings.source else []
-        roles += ["trained not to mark"] if persona.name in findings.negatives else []
+    for persona in results.personas:
+        roles = ["source"] if persona.name == results.source else []
+        roles += ["trained not to mark"] if persona.name in results.negatives else []
         roles += [f"trained under in {', '.join(induced.get(persona.name, []))}"] * (
             persona.name in induced
         )
@@ -118,15 +118,15 @@ def _personas_table(findings: Findings) -> Table | None:
     )
 
 
-def _measures(findings: Findings) -> list[dict[str, Any]]:
-    present = dict.fromkeys(row.metric for row in findings.geometry)
+def _measures(results: Results) -> list[dict[str, Any]]:
+    present = dict.fromkeys(row.metric for row in results.geometry)
     known = [metric for metric in published_vs_recommended.MEASURES if metric in present]
     found = []
     for metric in known + [metric for metric in present if metric not in known]:
         hero = [
             row
-            for row in findings.geometry
-            if row.metric == metric and row.layer in (findings.hero_layer, None)
+            for row in results.geometry
+            if row.metric == metric and row.layer in (results.headline_layer, None)
         ]
         found.append(
             {
@@ -134,39 +134,39 @@ def _measures(findings: Findings) -> list[dict[str, Any]]:
                 "metric": metric,
                 "title": published_vs_recommended.MEASURES.get(metric, metric),
                 "figures": _FIGURES_OF.get(metric, ()),
-                "beside": published_vs_recommended.measure_table(findings, metric),
+                "beside": published_vs_recommended.measure_table(results, metric),
                 "meaning": published_vs_recommended.meaning_table(
-                    findings, f"{metric.lower()}-meaning", [metric]
+                    results, f"{metric.lower()}-meaning", [metric]
                 ),
-                "hero": results.rows_table(
+                "hero": full_tables.rows_table(
                     f"{metric.lower()}-hero",
-                    f"{metric} at layer {findings.hero_layer}, every variant",
-                    findings,
+                    f"{metric} at layer {results.headline_layer}, every variant",
+                    results,
                     hero,
                 ),
-                "layers": results.layer_tables(findings, metric),
+                "layers": full_tables.layer_tables(results, metric),
             }
         )
     return found
 
 
-def _leakage(findings: Findings) -> dict[str, Any] | None:
-    if not (findings.leakage or findings.rates):
+def _leakage(results: Results) -> dict[str, Any] | None:
+    if not (results.leakage or results.rates):
         return None
     rows = None
-    if findings.leakage:
-        rows = results.rows_table(
-            "leakage-rows", "Leakage: every row", findings, list(findings.leakage)
+    if results.leakage:
+        rows = full_tables.rows_table(
+            "leakage-rows", "Leakage: every row", results, list(results.leakage)
         )
     return {
-        "tests": published_vs_recommended.tests_table(findings),
-        "checks": published_vs_recommended.checks_table(findings),
-        "ways": results.ways_table(findings),
+        "tests": published_vs_recommended.tests_table(results),
+        "checks": published_vs_recommended.checks_table(results),
+        "ways": full_tables.ways_table(results),
         "meaning": published_vs_recommended.meaning_table(
-            findings, "tests-meaning", [*published_vs_recommended.TESTS, "bystander_mean"]
+            results, "tests-meaning", [*published_vs_recommended.TESTS, "bystander_mean"]
         ),
         "rows": rows,
-        "rates": results.rates_table(findings),
+        "rates": full_tables.rates_table(results),
     }
 
 
@@ -243,32 +243,32 @@ def build(
         UserError: Missing or malformed input; nothing is half-written.
     """
     folder, out = Path(aggregate_folder), Path(out)
-    findings = load_findings(folder)
+    results = Results.read(folder)
     origin = provenance.load(folder, made_from)
-    packed = answers.pack(folder, findings)
+    packed = answers.pack(folder, results)
     figures = draw(folder, out / "figures", settings)
-    title = settings.title or findings.title or f"Study {findings.study}"
+    title = settings.title or results.title or f"Study {results.study}"
     context: dict[str, Any] = {
         "title": title,
-        "findings": findings,
-        "model_line": _model_line(findings),
-        "analysis_line": _analysis_line(findings),
-        "headline": words.headline(findings),
-        "details": words.details(findings),
-        "cautions": words.cautions(findings),
-        "absent": absent_parts(findings, packed is not None),
+        "results": results,
+        "model_line": _model_line(results),
+        "analysis_line": _analysis_line(results),
+        "headline": words.headline(results),
+        "details": words.details(results),
+        "cautions": words.cautions(results),
+        "absent": absent_parts(results, packed is not None),
         "figures": [_page_figure(figure) for figure in figures],
-        "key_table": key.key_table(findings),
-        "leakage": _leakage(findings),
-        "measures": _measures(findings),
+        "key_table": key.key_table(results),
+        "leakage": _leakage(results),
+        "measures": _measures(results),
         "answers": _answers(packed),
-        "personas": _personas_table(findings),
+        "personas": _personas_table(results),
         "origin": origin,
         "downloads": downloads(folder, origin.spec if origin else ""),
     }
     context["contents"] = _contents(context)
     page = _html(context)
-    summary = markdown.summary(findings, figures, out, title, context)
+    summary = markdown.summary(results, figures, out, title, context)
     # JSON can hold half a surrogate pair, which is no UTF-8.
     style.write(out / "report.md", summary.encode("utf-8", errors="replace"))
     style.write(out / "report.html", page.encode("utf-8", errors="replace"))

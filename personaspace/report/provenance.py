@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from personaspace.errors import UserError
-from personaspace.report.figures.findings import read_json
+from personaspace.files import read_model
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, duration, short_hash
 
@@ -190,12 +189,7 @@ def load(folder: Path, made_from: Sequence[Artifact] = ()) -> Origin | None:
     path = folder / "provenance.json"
     if not path.is_file():
         return None
-    try:
-        found = Provenance.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UserError(f"{path}: {place}: {first['msg']}") from None
+    found = read_model(path, Provenance)
     artifacts = [*found.artifacts, *made_from]
     tables = []
     if artifacts:

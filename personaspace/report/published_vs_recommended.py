@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from personaspace.analysis.results import Results, StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report.cells import BLANK, effect_cell, number_cell, p_cell, seed_cell, value_cell
-from personaspace.report.figures.findings import Condition, Findings
 from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
 
 TESTS = {
@@ -43,12 +43,12 @@ class Pair:
         return self.recommended or self.published
 
 
-def pairs(findings: Findings) -> list[Pair]:
+def pairs(results: Results) -> list[Pair]:
     """Tests of leakage by metric and condition.
 
     Where a test has several recommended rows, the first that is listed is the main one.
     """
-    tests = [row for row in findings.leakage if row.metric in TESTS]
+    tests = [row for row in results.leakage if row.metric in TESTS]
     keys = sorted({row.metric for row in tests})
     found = []
     for metric in keys:
@@ -67,9 +67,9 @@ def pairs(findings: Findings) -> list[Pair]:
     return found
 
 
-def main_tests(findings: Findings) -> list[Row]:
+def main_tests(results: Results) -> list[Row]:
     """The rows to judge each test and condition by, those that have a value."""
-    return [row for pair in pairs(findings) for row in pair.main if row.value is not None]
+    return [row for pair in pairs(results) for row in pair.main if row.value is not None]
 
 
 def _beside(published: Sequence[Row], ours: Sequence[Row], notes: Footnotes) -> list[Cell]:
@@ -100,15 +100,15 @@ def _in_short(row: Row) -> Row:
     return replace(row, note=note)
 
 
-def tests_table(findings: Findings) -> Table | None:
+def tests_table(results: Results) -> Table | None:
     """H1 to H3, published beside recommended; None without tests."""
-    found = pairs(findings)
+    found = pairs(results)
     if not found:
         return None
     notes = Footnotes()
     rows = []
     for pair in found:
-        label = findings.label(pair.condition)
+        label = results.label(pair.condition)
         rows.append(
             [
                 Cell(pair.metric, pair.metric),
@@ -143,12 +143,12 @@ def tests_table(findings: Findings) -> Table | None:
     )
 
 
-def checks_table(findings: Findings) -> Table | None:
+def checks_table(results: Results) -> Table | None:
     """The recommended tests that stand behind the main ones; None where there are none."""
-    main = {id(row) for pair in pairs(findings) for row in pair.recommended}
+    main = {id(row) for pair in pairs(results) for row in pair.recommended}
     others = [
         row
-        for row in findings.leakage
+        for row in results.leakage
         if row.metric in TESTS and row.variant == "recommended" and id(row) not in main
     ]
     if not others:
@@ -156,8 +156,8 @@ def checks_table(findings: Findings) -> Table | None:
     several = len({row.seed for row in others}) > 1
     rows, notes = [], Footnotes()
     for row in others:
-        label = findings.label(row.condition)
-        name = findings.measure_title(row)
+        label = results.label(row.condition)
+        name = results.measure_title(row)
         rows.append(
             [
                 Cell(row.metric, row.metric),
@@ -186,14 +186,14 @@ def checks_table(findings: Findings) -> Table | None:
     )
 
 
-def measure_table(findings: Findings, metric: str) -> Table | None:
+def measure_table(results: Results, metric: str) -> Table | None:
     """M1, M2 or M3 at the headline layer, published beside recommended; None without rows."""
     names = _PAIRS.get(metric)
     rows = [
         row
-        for row in findings.geometry
+        for row in results.geometry
         if row.metric == metric
-        and (row.layer, row.method) == (findings.hero_layer, findings.hero_method)
+        and (row.layer, row.method) == (results.headline_layer, results.headline_method)
     ]
     if names is None or not rows:
         return None
@@ -204,14 +204,14 @@ def measure_table(findings: Findings, metric: str) -> Table | None:
         rows = [replace(row, effect_name=None) for row in rows]
     lines = [
         line
-        for arm in findings.arms
-        if (line := _measure_line(findings, arm, rows, names, notes)) is not None
+        for condition in results.ordered_conditions
+        if (line := _measure_line(results, condition, rows, names, notes)) is not None
     ]
     return without_empty(
         Table(
             f"{metric.lower()}-beside",
-            f"{metric} at layer {findings.hero_layer}, method "
-            f"{(findings.hero_method or '').upper()}: as published, and as recommended",
+            f"{metric} at layer {results.headline_layer}, method "
+            f"{(results.headline_method or '').upper()}: as published, and as recommended",
             [
                 Column("Condition"),
                 Column("value", True),
@@ -232,24 +232,24 @@ def measure_table(findings: Findings, metric: str) -> Table | None:
 
 
 def _measure_line(
-    findings: Findings,
-    arm: Condition,
+    results: Results,
+    condition: StudyCondition,
     rows: list[Row],
     names: tuple[str, str],
     notes: Footnotes,
 ) -> list[Cell] | None:
     def of(variant: str, name: str) -> list[Row]:
-        wanted = (variant, name, arm.name)
+        wanted = (variant, name, condition.name)
         return [row for row in rows if (row.variant, row.name, row.condition) == wanted]
 
     published, ours = of("published", names[0]), of("recommended", names[1])
-    head = Cell(arm.title, arm.title, full=arm.name)
+    head = Cell(condition.title, condition.title, full=condition.name)
     if not (published or ours):
-        if arm.kind != "base":
+        if condition.kind != "base":
             return None
         bases = [_base(rows, variant, name) for variant, name in zip(_VARIANTS, names, strict=True)]
         return [head, bases[0], BLANK, BLANK, bases[1], *([BLANK] * 7)]
-    against = of("recommended", "em_minus_benign") if arm.kind == "em" else []
+    against = of("recommended", "em_minus_benign") if condition.kind == "em" else []
     deltas = [replace(r, name=f"{names[0]}_delta", value=r.delta, ci95=None) for r in published]
     return [
         head,
@@ -278,9 +278,9 @@ def _base(rows: list[Row], variant: str, name: str) -> Cell:
     return number_cell(sum(bases) / len(bases)) if bases else BLANK
 
 
-def meaning_table(findings: Findings, table_id: str, metrics: Sequence[str]) -> Table | None:
+def meaning_table(results: Results, table_id: str, metrics: Sequence[str]) -> Table | None:
     """What each measure shows and cannot show; None where the analysis does not say."""
-    mine = [measure for measure in findings.measures if measure.metric in metrics]
+    mine = [measure for measure in results.measures if measure.metric in metrics]
     if not mine:
         return None
     rows = [
@@ -291,7 +291,6 @@ def meaning_table(findings: Findings, table_id: str, metrics: Sequence[str]) -> 
             Cell(m.shows or ""),
             Cell(m.cannot or ""),
             Cell(m.effect or ""),
-            Cell(m.interval or ""),
         ]
         for m in mine
     ]
@@ -305,7 +304,6 @@ def meaning_table(findings: Findings, table_id: str, metrics: Sequence[str]) -> 
             Column("shows"),
             Column("cannot show"),
             Column("effect size"),
-            Column("95\u202f% interval"),
         ],
         rows,
         classes="prose",

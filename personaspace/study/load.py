@@ -10,15 +10,10 @@ from pathlib import Path
 from personaspace.errors import SpecErrors, UnavailableError, UserError
 from personaspace.study import base_model, datasets, sources
 from personaspace.study.datasets import Chats
+from personaspace.study.problems import Problem
+from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
-from personaspace.study.validate import (
-    Problem,
-    examine,
-    fields_alone,
-    lines,
-    only_follows,
-    read_raw,
-)
+from personaspace.study.validate import examine, fields_alone, only_follows, read_raw
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
@@ -61,7 +56,7 @@ class Study:
 
     @cached_property
     def model_identity(self) -> str:
-        """See `models.identity`."""
+        """See `base_model.identity`."""
         return base_model.identity(self.spec.model)
 
     @property
@@ -125,7 +120,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     def note(field: str, error: UserError) -> None:
         if isinstance(error, UnavailableError) and not known:
             raise type(error)(f"{field}: {error}") from None
-        problems.append((field, str(error)))
+        problems.append(Problem(field, Code.INPUT, str(error)))
 
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:
@@ -146,14 +141,17 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         repeated = set(more) & (set(coupling) | set(evaluation))
         if repeated:
             problems.append(
-                (
+                Problem(
                     "evaluation.unseen_questions",
+                    Code.SEEN_QUESTION,
                     f"{sorted(repeated)[0]!r} is also a coupling or evaluation question",
                 )
             )
         evaluation = evaluation + more
     counted = ("positives", "negatives_each", "questions", "limit")
-    counts_sound = not {path for path, _ in known} & {f"coupling.{field}" for field in counted}
+    counts_sound = not {problem.path for problem in known} & {
+        f"coupling.{field}" for field in counted
+    }
     if (
         coupling
         and counts_sound
@@ -161,8 +159,9 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         < max(spec.coupling.positives, spec.coupling.negatives_each)
     ):
         problems.append(
-            (
+            Problem(
                 "coupling.samples",
+                Code.TOO_FEW_ANSWERS,
                 f"{spec.coupling.samples} answers to each of {len(coupling)} questions are fewer "
                 f"than the {spec.coupling.positives} positives and "
                 f"{spec.coupling.negatives_each} negatives that are wanted",
@@ -175,9 +174,9 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
             chats[name] = datasets.load(spec.datasets[name], folder)
         except UserError as error:
             note(f"datasets.{name}", error)
-    new = [problem for problem in problems if not only_follows(*problem, known)]
+    new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
-        raise SpecErrors(lines([*known, *new]))
+        raise SpecErrors([*known, *new])
     return Study(spec, folder, extraction, coupling, evaluation, chats)
 
 
@@ -201,5 +200,5 @@ def load_study(path: Path | str, seed: int | None = None) -> Study:
         return replace(found, part=Part(of["condition"], tuple(of["stages"])))
     spec_or_none, problems = examine(raw)
     if spec_or_none is None:
-        raise SpecErrors(lines(problems))
+        raise SpecErrors(problems)
     return resolve(spec_or_none, path.absolute().parent, problems)

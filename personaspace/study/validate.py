@@ -12,82 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from personaspace.errors import SpecErrors, UserError
+from personaspace.errors import SpecErrors, UserError, nearest
 from personaspace.study import base_model, sources
+from personaspace.study.problems import Location, Problem, field_problems
+from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
-
-Problem = tuple[str, str]
-Location = tuple[int | str, ...]
 
 #: Stands in for an invalid value while the rest is checked; never shown.
 _PLACEHOLDER = "invalid-value-"
-
-
-def path_of(location: Location) -> str:
-    """`("conditions", 3, "persona")` as `conditions[3].persona`."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-def _message(error: dict[str, Any]) -> tuple[str, str]:
-    """What is wrong, and the value that is."""
-    kind, given = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        return "unknown field", ""
-    if kind == "missing":
-        return "is required", ""
-    if kind == "value_error":
-        return str(error["ctx"]["error"]), ""
-    message = error["msg"][0].lower() + error["msg"][1:]
-    if isinstance(given, str | int | float | bool) or given is None:
-        return message, f" (got {given!r})"
-    return message, ""
-
-
-def _trim(error: dict[str, Any], raw: Any) -> tuple[Location, Location | None]:
-    """The parts of an error's location that are in the file.
-
-    pydantic puts the name of a union's member into the location of what is wrong with that member.
-
-    Returns:
-        The location without such names, and the location of the innermost union, if there is one.
-    """
-    kept: list[int | str] = []
-    union: Location | None = None
-    value, last = raw, len(error["loc"]) - 1
-    for number, part in enumerate(error["loc"]):
-        missing = error["type"] == "missing" and number == last
-        if isinstance(value, dict) and isinstance(part, str) and (part in value or missing):
-            kept.append(part)
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            kept.append(part)
-            value = value[part]
-        else:
-            union = tuple(kept)
-    return tuple(kept), union
-
-
-def _field_problems(failure: ValidationError, raw: Any) -> dict[Location, str]:
-    """One message for each faulty location."""
-    located = [(*_trim(dict(error), raw), dict(error)) for error in failure.errors()]
-    depth: dict[Location, int] = {}
-    for location, union, _ in located:
-        if union is not None:
-            depth[union] = max(len(location), depth.get(union, 0))
-    said: dict[Location, list[tuple[str, str]]] = {}
-    for location, union, error in located:
-        # The member of a union that fits furthest is the one that was meant.
-        if union is None or len(location) == depth[union]:
-            messages = said.setdefault(location, [])
-            if _message(error) not in messages:
-                messages.append(_message(error))
-    return {
-        location: " or ".join(text for text, _ in messages) + messages[-1][1]
-        for location, messages in said.items()
-    }
 
 
 def _without(raw: Any, locations: Iterable[Location]) -> Any:
@@ -119,7 +51,11 @@ def _duplicates(names: list[str], what: str) -> Iterator[Problem]:
     counts = Counter(names)
     for index, name in enumerate(names):
         if counts[name] > 1 and name in names[:index]:
-            yield f"{what}[{index}].name", f"{name!r} is already the name of another"
+            yield Problem(
+                f"{what}[{index}].name",
+                Code.DUPLICATE,
+                f"{name!r} is already the name of another",
+            )
 
 
 def _persona_references(spec: Experiment) -> Iterator[tuple[str, str]]:
@@ -141,28 +77,50 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
     yield from _duplicates([p.name for p in spec.personas], "personas")
     bases = [i for i, c in enumerate(spec.conditions) if c.kind == "base"]
     if not bases and all(c.dataset is not None for c in spec.conditions):
-        yield "conditions", "one condition without a dataset is needed as the base"
+        yield Problem(
+            "conditions",
+            Code.NO_BASE,
+            "one condition without a dataset is needed as the base",
+        )
     for index in bases[1:]:
         if spec.conditions[index].dataset is None:
-            yield f"conditions[{index}].kind", "there is already a base condition"
+            yield Problem(
+                f"conditions[{index}].kind",
+                Code.SECOND_BASE,
+                "there is already a base condition",
+            )
     for index, condition in enumerate(spec.conditions):
         if condition.dataset is not None and condition.dataset not in spec.datasets:
             known = ", ".join(sorted(spec.datasets)) or "none"
-            yield (
+            yield Problem(
                 f"conditions[{index}].dataset",
+                Code.UNKNOWN_DATASET,
                 f"unknown dataset {condition.dataset!r} (known: {known})",
+                nearest(condition.dataset, spec.datasets),
             )
         if condition.dataset is None and condition.kind != "base":
-            yield f"conditions[{index}].kind", "a condition without a dataset is the base"
+            yield Problem(
+                f"conditions[{index}].kind",
+                Code.UNTRAINED_CONDITION,
+                "a condition without a dataset is the base",
+            )
         if condition.dataset is not None and condition.kind == "base":
-            yield f"conditions[{index}].dataset", "the base condition is not trained"
+            yield Problem(
+                f"conditions[{index}].dataset",
+                Code.TRAINED_BASE,
+                "the base condition is not trained",
+            )
     for index, seed in enumerate(spec.seeds):
         if seed in spec.seeds[:index]:
-            yield f"seeds[{index}]", f"{seed} is listed twice"
+            yield Problem(f"seeds[{index}]", Code.DUPLICATE, f"{seed} is listed twice")
     for section in ("training", "coupling.recipe"):
         recipe = spec.training if section == "training" else spec.coupling.recipe
         if recipe.row_tokens is not None and recipe.row_tokens < recipe.max_tokens:
-            yield f"{section}.row_tokens", f"is less than max_tokens ({recipe.max_tokens})"
+            yield Problem(
+                f"{section}.row_tokens",
+                Code.ROWS_TOO_SHORT,
+                f"is less than max_tokens ({recipe.max_tokens})",
+            )
 
 
 def _check_reruns(spec: Experiment) -> Iterator[Problem]:
@@ -170,103 +128,157 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
     for index, rerun in enumerate(spec.rerun):
         where = f"rerun[{index}]"
         if rerun.condition is not None and rerun.condition not in known:
-            yield f"{where}.condition", f"unknown condition {rerun.condition!r}"
+            yield Problem(
+                f"{where}.condition",
+                Code.UNKNOWN_CONDITION,
+                f"unknown condition {rerun.condition!r}",
+                nearest(rerun.condition, known),
+            )
         elif rerun.stage == "aggregate" and (rerun.condition, rerun.seed) != (None, None):
-            yield f"{where}.stage", "aggregate is of the whole study: leave out condition and seed"
+            yield Problem(
+                f"{where}.stage",
+                Code.RERUN_NOT_OF_CONDITION,
+                "aggregate is of the whole study: leave out condition and seed",
+            )
         elif rerun.condition and rerun.stage == "train" and known[rerun.condition].dataset is None:
-            yield f"{where}.stage", f"{rerun.condition} has no data set and is not trained"
+            yield Problem(
+                f"{where}.stage",
+                Code.RERUN_UNTRAINED,
+                f"{rerun.condition} has no data set and is not trained",
+            )
         if rerun.seed is not None and rerun.seed not in spec.seeds:
-            yield f"{where}.seed", f"{rerun.seed} is not among the seeds"
+            yield Problem(
+                f"{where}.seed", Code.UNKNOWN_SEED, f"{rerun.seed} is not among the seeds"
+            )
 
 
 def _check_coupling(spec: Experiment) -> Iterator[Problem]:
     coupling = spec.coupling
     for index, name in enumerate(coupling.negatives):
+        where = f"coupling.negatives[{index}]"
         if name == coupling.source:
-            yield f"coupling.negatives[{index}]", f"{name!r} is the source persona"
+            yield Problem(where, Code.SOURCE_IS_NEGATIVE, f"{name!r} is the source persona")
         if name in coupling.negatives[:index]:
-            yield f"coupling.negatives[{index}]", f"{name!r} is listed twice"
+            yield Problem(where, Code.DUPLICATE, f"{name!r} is listed twice")
 
 
 def _check_analysis(spec: Experiment) -> Iterator[Problem]:
     known = {persona.name for persona in spec.personas}
     trained = [c.name for c in spec.conditions if c.kind == "em"]
     if spec.analysis.axis is not None and spec.analysis.axis not in trained:
-        yield "analysis.axis", f"unknown em condition {spec.analysis.axis!r}"
+        yield Problem(
+            "analysis.axis",
+            Code.UNKNOWN_CONDITION,
+            f"unknown em condition {spec.analysis.axis!r}",
+            nearest(spec.analysis.axis, trained),
+        )
     if spec.analysis.assistant in known.difference(spec.extracted_personas()):
-        yield "analysis.assistant", "is not among the extracted personas"
+        yield Problem(
+            "analysis.assistant",
+            Code.ASSISTANT_NOT_EXTRACTED,
+            "is not among the extracted personas",
+        )
     for section, names in (
         ("extraction.personas", spec.extraction.personas or []),
         ("evaluation.personas", spec.evaluation.personas or []),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:
-                yield f"{section}[{index}]", f"{name!r} is listed twice"
+                yield Problem(f"{section}[{index}]", Code.DUPLICATE, f"{name!r} is listed twice")
     if spec.analysis.method not in spec.extraction.methods:
-        yield "analysis.method", f"{spec.analysis.method!r} is not extracted"
+        yield Problem(
+            "analysis.method",
+            Code.METHOD_NOT_EXTRACTED,
+            f"{spec.analysis.method!r} is not extracted",
+        )
     if spec.coupling.source in known.difference(spec.grid()):
-        yield "evaluation.personas", f"must hold the source persona {spec.coupling.source!r}"
+        yield Problem(
+            "evaluation.personas",
+            Code.SOURCE_NOT_EVALUATED,
+            f"must hold the source persona {spec.coupling.source!r}",
+        )
 
 
 def _check_layers(spec: Experiment) -> Iterator[Problem]:
     shape, headline = base_model.shape(spec.model), spec.analysis.layer
+    not_extracted = Problem(
+        "analysis.layer", Code.LAYER_NOT_EXTRACTED, f"{headline} is not extracted"
+    )
     if spec.extraction.layers == "all":
         if headline is not None and shape is not None and headline >= shape.num_layers:
-            yield "analysis.layer", f"{headline} is not extracted"
+            yield not_extracted
         return
     if not spec.extraction.layers:
-        yield "extraction.layers", "name at least one layer"
+        yield Problem("extraction.layers", Code.NO_LAYERS, "name at least one layer")
     for index, layer in enumerate(spec.extraction.layers):
+        where = f"extraction.layers[{index}]"
         if shape is not None and layer >= shape.num_layers:
-            yield (
-                f"extraction.layers[{index}]",
+            yield Problem(
+                where,
+                Code.LAYER_OUTSIDE_MODEL,
                 f"{layer} is outside the model: {spec.model.name} has layers 0 to "
                 f"{shape.num_layers - 1}",
             )
         if layer in spec.extraction.layers[:index]:
-            yield f"extraction.layers[{index}]", f"{layer} is listed twice"
+            yield Problem(where, Code.DUPLICATE, f"{layer} is listed twice")
     if headline is not None and headline not in spec.extraction.layers:
-        yield "analysis.layer", f"{headline} is not extracted"
+        yield not_extracted
 
 
 def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     known = {persona.name for persona in spec.personas}
     for path, name in _persona_references(spec):
         if name not in known:
-            yield path, f"unknown persona {name!r}"
+            yield Problem(
+                path,
+                Code.UNKNOWN_PERSONA,
+                f"unknown persona {name!r}",
+                nearest(name, known),
+            )
     yield from _check_conditions(spec)
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)
     yield from _check_analysis(spec)
     try:
         yield from _check_layers(spec)
-    except UserError as error:
-        path, _, text = str(error).partition(": ")
-        yield path, text
+    except base_model.ModelError as error:
+        yield Problem(error.field, Code.MODEL, error.reason)
 
 
 #: What cannot be judged where the list that it looks into was itself faulty.
 _LOOKS_INTO = {
-    "unknown persona": "personas",
-    "is not among the extracted personas": "personas",
-    "must hold the source persona": "personas",
-    "unknown dataset": "datasets",
-    "unknown em condition": "conditions",
-    "unknown condition": "conditions",
+    Code.UNKNOWN_PERSONA: "personas",
+    Code.ASSISTANT_NOT_EXTRACTED: "personas",
+    Code.SOURCE_NOT_EVALUATED: "personas",
+    Code.UNKNOWN_DATASET: "datasets",
+    Code.UNKNOWN_CONDITION: "conditions",
+}
+#: What depends on which condition is trained.
+_OF_KINDS = {
+    Code.NO_BASE,
+    Code.SECOND_BASE,
+    Code.UNTRAINED_CONDITION,
+    Code.TRAINED_BASE,
 }
 _DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.kind)?")
 _ONE_OF_MANY = re.compile(r"conditions\[|personas\[")
 
 
-def _follows(path: str, message: str, faulty: set[str]) -> bool:
-    """Whether a complaint only follows from fields that fell back to their defaults."""
-    if _PLACEHOLDER in message:
+def _follows(problem: Problem, faulty: set[str]) -> bool:
+    """Whether a complaint only follows from fields that fell back to their defaults.
+
+    Args:
+        problem: The complaint.
+        faulty: Paths of these fields.
+    """
+    path = problem.path
+    if _LOOKS_INTO.get(problem.code) in faulty:
         return True
-    if any(message.startswith(start) and of in faulty for start, of in _LOOKS_INTO.items()):
+    if problem.code in _OF_KINDS and any(_DECIDES_KIND.fullmatch(field) for field in faulty):
         return True
-    about_kind = path == "conditions" or _DECIDES_KIND.fullmatch(path)
-    if about_kind and any(_DECIDES_KIND.fullmatch(field) for field in faulty):
-        return not message.startswith("unknown")
+    # A data set with a faulty field was not read: a placeholder stands in for it.
+    if problem.code is Code.INPUT and any(f.startswith(f"{path}.") for f in faulty):
+        return True
     # One faulty condition or persona says nothing of the others; any other list falls back whole.
     fallen = {field if _ONE_OF_MANY.match(field) else field.partition("[")[0] for field in faulty}
     return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fallen)
@@ -277,27 +289,27 @@ def examine(raw: Any) -> tuple[Experiment | None, list[Problem]]:
 
     Returns:
         The experiment, faulty fields left to their defaults (none if nothing can be made of it),
-        and all problems as (path, message) in the file's order of discovery: fields first, then
-        what does not fit together.
+        and all problems in the file's order of discovery: fields first, then what does not fit
+        together.
     """
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        return None, [("", "a spec is a mapping of fields")]
+        return None, [Problem("", Code.NOT_A_MAPPING, "a spec is a mapping of fields")]
     problems: list[Problem] = []
     try:
         spec = Experiment.model_validate(raw)
     except ValidationError as failure:
-        faults = _field_problems(failure, raw)
-        problems = [(path_of(location), message) for location, message in faults.items()]
+        faults = field_problems(failure, raw)
+        problems = list(faults.values())
         try:
             spec = Experiment.model_validate(_without(raw, faults))
         except ValidationError:
             return None, problems
-    faulty = {path for path, _ in problems}
-    for path, message in _cross_checks(spec):
-        if path not in faulty and not _follows(path, message, faulty):
-            problems.append((path, message))
+    faulty = {problem.path for problem in problems}
+    for problem in _cross_checks(spec):
+        if problem.path not in faulty and not _follows(problem, faulty):
+            problems.append(problem)
     return spec, problems
 
 
@@ -307,29 +319,33 @@ def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:
     return (None if problems else spec), problems
 
 
-def only_follows(path: str, message: str, problems: Sequence[Problem]) -> bool:
+def only_follows(problem: Problem, known: Sequence[Problem]) -> bool:
     """Whether a complaint about a saved spec may only follow from problems found before."""
-    return _follows(path, message, {faulty for faulty, _ in problems})
-
-
-def lines(problems: Iterable[Problem]) -> list[str]:
-    """Problems for people: `path: message`."""
-    return [f"{where}: {what}" if where else what for where, what in problems]
+    return _follows(problem, {other.path for other in known})
 
 
 def read_raw(path: Path | str) -> Any:
     """A spec file's plain values.
 
-    A file that holds a whole Helm values file is fine too: its `experiment` part is used.
+    A file is a study, or a chart's values, whose `experiment` holds the study. Of the latter only
+    that part is used, so a study's own fields beside it would be lost, and are refused.
 
     Raises:
-        UserError: The file is missing or not YAML.
+        UserError: The file is missing, not YAML, or both a study and a chart's values.
     """
     path = Path(path)
     raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
-    if isinstance(raw, dict) and isinstance(raw.get("experiment"), dict):
-        raw = raw["experiment"]
-    return raw
+    if not isinstance(raw, dict) or "experiment" not in raw:
+        return raw
+    beside = [name for name in raw if name in Experiment.model_fields]
+    if beside:
+        raise UserError(
+            f"{path}: experiment: stands beside {', '.join(beside)}: a file is a study or a "
+            "chart's values, not both"
+        )
+    if not isinstance(raw["experiment"], dict):
+        raise UserError(f"{path}: experiment: a study is a mapping of fields")
+    return raw["experiment"]
 
 
 def read_spec(path: Path | str) -> tuple[Experiment | None, list[Problem]]:
@@ -346,8 +362,8 @@ def fields_alone(raw: dict[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(raw)
     except ValidationError as failure:
-        faults = _field_problems(failure, raw)
-        raise SpecErrors(lines((path_of(where), what) for where, what in faults.items())) from None
+        faults = field_problems(failure, raw)
+        raise SpecErrors(list(faults.values())) from None
 
 
 def load_spec(path: Path | str) -> Experiment:
@@ -359,5 +375,5 @@ def load_spec(path: Path | str) -> Experiment:
     """
     spec, problems = read_spec(path)
     if spec is None or problems:
-        raise SpecErrors(lines(problems))
+        raise SpecErrors(problems)
     return spec

@@ -1,6 +1,7 @@
 {{/*
 The Jobs in an order in which they can run: the stage graph of personaspace.pipeline.graph, in Go.
-tests/test_chart_graph.py holds the two together. Takes root and jobs (a list holder), fills it.
+tests/test_chart_graph.py holds it equal to what the stages say of themselves (personaspace/pipeline/
+stages); docs/decisions/0008-one-stage.md says why it is not rendered from them. Takes root and jobs (a list holder), fills it.
 A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other Jobs).
 */}}
 {{- define "experiment.plan" -}}
@@ -44,7 +45,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 
 {{/*
 What a Job reads of the study, as YAML: a study that holds nothing else, so that what is not here can
-change neither the Job nor its name. personaspace.study.load reads it; tests/test_chart_parts.py holds its
+change neither the Job nor its name. personaspace.study.load reads it; tests/test_chart_graph.py holds its
 fingerprints to those of the whole study. Takes root and job.
 */}}
 {{- define "experiment.part" -}}

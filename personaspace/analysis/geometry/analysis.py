@@ -13,7 +13,7 @@ from personaspace.activations.files import open_activations
 from personaspace.analysis.geometry import axis as split_axis
 from personaspace.analysis.geometry import collapse, convergence, published, separability
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
-from personaspace.analysis.measures import described
+from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
 from personaspace.errors import UserError

@@ -9,6 +9,9 @@ import numpy as np
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, Estimate, has_outlier, two_way_estimate
 
+#: Relative size below which a whole table of differences is rounding: float32's unit is 1.2e-7,
+#: and pseudo-values magnify it by the number of questions; fine-tuning moves them by 1e-3 or more.
+ROUNDING = 1e-6
 LOPSIDED = "One persona lies far outside what the others would let expect, and may carry this."
 
 
@@ -51,6 +54,17 @@ def leave_one_out_questions(whole: Array, without: Array) -> Array:
     return np.asarray(n * whole - (n - 1) * without)
 
 
+def _difference(mine: Array, other: Array) -> Array:
+    """Mine − other, and exactly 0 where all of it is the rounding of equal activations.
+
+    Inner products come from float32 GEMMs, whose last bits depend on the processor and on where in
+    memory a matrix lies.
+    """
+    found = np.asarray(mine - other)
+    scale = max(float(np.abs(mine).max(initial=0)), float(np.abs(other).max(initial=0)))
+    return np.zeros_like(found) if np.abs(found).max(initial=0) <= ROUNDING * scale else found
+
+
 @dataclass(frozen=True)
 class Pseudo:
     """Pseudo-values of a measure that is averaged over pairs of personas, or over personas.
@@ -64,9 +78,10 @@ class Pseudo:
     pairs: Array | None = None
 
     def __sub__(self, other: Pseudo) -> Pseudo:
+        values = _difference(self.values, other.values)
         if self.pairs is None or other.pairs is None:
-            return Pseudo(self.values - other.values)
-        return Pseudo(self.values - other.values, self.pairs - other.pairs)
+            return Pseudo(values)
+        return Pseudo(values, _difference(self.pairs, other.pairs))
 
     def __add__(self, other: Pseudo) -> Pseudo:
         return self - Pseudo(-other.values, None if other.pairs is None else -other.pairs)

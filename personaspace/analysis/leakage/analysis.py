@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from personaspace.analysis.leakage import across, published, recommended
 from personaspace.analysis.leakage.scores import ConditionInfo, Key, Scores, check_scores
-from personaspace.analysis.measures import described
+from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust
 from personaspace.errors import UserError

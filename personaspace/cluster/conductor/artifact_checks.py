@@ -37,7 +37,6 @@ class Checker:
     ) -> None:
         self.store, self.artifacts, self.out = store, artifacts, out
         self.pending: set[str] = set()
-        self.reads = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._retry_at: dict[str, float] = {}
         self._trouble_since: float | None = None
@@ -54,7 +53,6 @@ class Checker:
             for attempt in range(TRIES):
                 if attempt:
                     time.sleep(PAUSE_SECONDS)
-                self.reads += 1
                 manifest = self.store.find(key)
                 if manifest is not None:
                     break

@@ -53,7 +53,7 @@ class Feed(threading.Thread):
         self.cluster, self.kind, self.selector = cluster, kind, selector
         self.view, self.out = view, out
         self.version: str | None = None
-        self.calls = self.events = 0
+        self.events = 0
 
     def run(self) -> None:
         """Follow for ever; see the class."""
@@ -95,7 +95,6 @@ class Feed(threading.Thread):
         found: dict[str, Any] = {}
         token, version = None, None
         while True:
-            self.calls += 1
             page = self.cluster.page(
                 self.kind, label_selector=self.selector, limit=500, _continue=token
             )
@@ -111,7 +110,6 @@ class Feed(threading.Thread):
 
     def _watch(self) -> None:
         # The client's own Watch either makes models of every object or trips over error events.
-        self.calls += 1
         answer = self.cluster.lister(self.kind)(
             self.cluster.namespace,
             label_selector=self.selector,

@@ -1,5 +1,23 @@
-"""The stages, and running one: skip, fetch inputs, compute, commit."""
+"""The stages of a study, in an order in which they can run.
 
-from personaspace.pipeline.run import Outcome, Work, prepare, run_node
+Whoever adds one writes its file and names it here; `docs/decisions/0008-one-stage.md` says what
+else there is to do.
+"""
 
-__all__ = ["Outcome", "Work", "prepare", "run_node"]
+from personaspace.pipeline.stage import Stage
+from personaspace.pipeline.stages import aggregate, couple, evaluate, extract, report, train
+
+#: Every stage by its name, after those that it needs.
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        train.STAGE,
+        extract.STAGE,
+        couple.STAGE,
+        evaluate.STAGE,
+        aggregate.STAGE,
+        report.STAGE,
+    )
+}
+
+__all__ = ["STAGES"]

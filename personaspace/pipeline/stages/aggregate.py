@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from personaspace.activations.files import find_activations
 from personaspace.analysis.caveats import caveats
-from personaspace.analysis.geometry import GeometryResult, analyse_geometry, cosine_to
-from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
-from personaspace.analysis.measures import measures_of
-from personaspace.analysis.rows import to_dicts
+from personaspace.analysis.metrics import measures_of
+from personaspace.analysis.results import (
+    RESULTS_FILE,
+    AnalysisInfo,
+    ModelInfo,
+    PersonaInfo,
+    RateRow,
+    Results,
+    StudyCondition,
+    TrainingRow,
+)
+from personaspace.analysis.rows import Row, to_dicts
 from personaspace.behaviour.coherence import coherence
-from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import FINISHES, SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
 from personaspace.study import base_model
-from personaspace.study.load import TEMPLATE_DEFAULT
+from personaspace.study.load import TEMPLATE_DEFAULT, Study
 
-RESULTS = "results.json"
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from personaspace.analysis.geometry import GeometryResult
+
 #: Fields of a manifest that the report shows.
 PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
 Scores = dict[tuple[str, int], dict[str, Any]]
 #: Texts by condition and seed, then persona and question.
 Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
+
+
+def _reads(study: Study, _: Node) -> dict[str, Any]:
+    spec = study.spec
+    return {
+        "study": spec.name,
+        "model": spec.model.model_dump(),
+        "personas": personas_read(study, [persona.name for persona in spec.personas]),
+        "analysis": spec.analysis.model_dump(exclude={"partial"}),
+        "conditions": [c.model_dump(exclude={"gpus"}) for c in spec.conditions],
+        "coupling": spec.coupling.model_dump(include={"source", "negatives", "marker"}),
+        "coupling_questions": study.coupling_questions,
+        "seeds": spec.seeds,
+    }
 
 
 def run(context: Context) -> None:
@@ -45,20 +67,38 @@ def run(context: Context) -> None:
         for node, folder in _folders(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
-    results = _describe(context, measured)
-    results |= {
-        "geometry": to_dicts(geometry.rows),
-        "leakage": leakage,
-        "rates": _rates(scores, answers, context.spec.coupling.separator),
-        "training": _training(context),
-        "notes": geometry.notes,
-    }
-    results["measures"] = measures_of([*results["geometry"], *results["leakage"]])
-    results["caveats"] = caveats(results, context.study.unseen)
-    write_json(context.out / RESULTS, results)
+    results = Results(
+        **_describe(context, measured),
+        geometry=geometry.rows,
+        leakage=leakage,
+        rates=_rates(scores, answers, context.spec.coupling.separator),
+        training=_training(context),
+        notes=geometry.notes,
+        measures=measures_of([*geometry.rows, *leakage]),
+    )
+    warned = [caveat.text for caveat in caveats(results, context.study.unseen)]
+    results = results.model_copy(update={"caveats": warned})
+    write_json(context.out / RESULTS_FILE, results.to_dict())
     _tables(context, geometry, results, answers)
     _provenance(context)
     context.metrics.update(rows=len(geometry.rows) + len(leakage))
+
+
+STAGE = Stage(
+    name="aggregate",
+    version=3,
+    scope=Scope.STUDY,
+    # Adapters are large, and nothing of them is counted here but the log of their training.
+    needs=(
+        Need("train", files=(TRAINING_LOG,)),
+        Need("extract"),
+        Need("couple", files=(TRAINING_LOG,)),
+        Need("evaluate"),
+    ),
+    reads=_reads,
+    run=run,
+    tolerates_loss=lambda study: study.spec.analysis.partial,
+)
 
 
 def _read(path: Path) -> Any:
@@ -70,6 +110,9 @@ def _folders(context: Context, stage: str) -> dict[Node, Path]:
 
 
 def _geometry(context: Context) -> GeometryResult:
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import GeometryResult, analyse_geometry
+
     spec = context.spec
     extracts = _folders(context, "extract")
     files = [path for folder in extracts.values() for path in find_activations(folder)[0]]
@@ -104,6 +147,9 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     For a condition without persona it is that of the chat template's default text, which is what
     it trained under.
     """
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import cosine_to
+
     spec = context.spec
     base = next(c.name for c in spec.conditions if c.kind == "base")
     folder = next((f for n, f in _folders(context, "extract").items() if n.condition == base), None)
@@ -123,16 +169,16 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     }
 
 
-def _leakage(
-    context: Context, scores: Scores, measured: dict[str, dict[int, float]]
-) -> list[dict[str, Any]]:
+def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
+    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+
     spec = context.spec
     infos = [
         ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
         for c in spec.conditions
     ]
     layer = _headline_layer(context)
-    rows = analyse_leakage(
+    return analyse_leakage(
         scores,
         infos,
         source=spec.coupling.source,
@@ -143,7 +189,6 @@ def _leakage(
         bootstrap=spec.analysis.bootstrap,
         seed=spec.analysis.seed,
     )
-    return to_dicts(rows)
 
 
 def _headline_layer(context: Context) -> int:
@@ -151,69 +196,73 @@ def _headline_layer(context: Context) -> int:
 
 
 def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[str, Any]:
+    """What the study is: the fields of the results that are no statistics."""
     spec, (num_layers, hidden) = context.spec, _shape(context)
     return {
         "study": spec.name,
-        "title": "",
-        "model": {
-            "name": spec.model.name,
-            "revision": spec.model.revision,
-            "dtype": spec.model.dtype,
-            "num_layers": num_layers,
-            "hidden_size": hidden,
-        },
+        "model": ModelInfo(
+            name=spec.model.name,
+            revision=spec.model.revision,
+            dtype=spec.model.dtype,
+            num_layers=num_layers,
+            hidden_size=hidden,
+        ),
         "seeds": spec.seeds,
         "marker": spec.coupling.marker,
         "source": spec.coupling.source,
         "negatives": spec.coupling.negatives,
-        "personas": [persona.model_dump() for persona in spec.personas],
+        "personas": [PersonaInfo(name=each.name, prompt=each.prompt) for each in spec.personas],
         "evaluated_personas": spec.evaluated_personas(),
         "layers": context.study.layers(num_layers),
         "methods": sorted(set(spec.extraction.methods)),
-        "analysis": {
-            **spec.analysis.model_dump(
-                include={"method", "permutations", "bootstrap", "seed", "alpha"}
-            ),
-            "layer": _headline_layer(context),
-        },
+        "analysis": AnalysisInfo(
+            method=spec.analysis.method,
+            permutations=spec.analysis.permutations,
+            bootstrap=spec.analysis.bootstrap,
+            alpha=spec.analysis.alpha,
+            seed=spec.analysis.seed,
+            layer=_headline_layer(context),
+        ),
         "conditions": [
-            {
-                "name": c.name,
-                "label": c.label,
-                "kind": c.kind,
-                "persona": c.persona,
-                "induction_persona": spec.induction_persona(c),
-                "cosine_anchor": c.cosine_anchor,
-                "cosine_measured": (
+            StudyCondition(
+                name=c.name,
+                label=c.label,
+                kind=c.kind or "em",
+                persona=c.persona,
+                induction_persona=spec.induction_persona(c),
+                cosine_anchor=c.cosine_anchor,
+                cosine_measured=(
                     {str(layer): value for layer, value in measured[c.name].items()}
                     if c.name in measured
                     else None
                 ),
-            }
+            )
             for c in spec.conditions
         ],
     }
 
 
-def _rates(scores: Scores, answers: Answers, separator: str) -> list[dict[str, Any]]:
+def _rates(scores: Scores, answers: Answers, separator: str) -> list[RateRow]:
     columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
     return [
-        {"condition": condition, "seed": seed, "persona": persona}
-        | {column: counts[column] for column in columns}
-        # Where coupling taught the marker: whether a model gets there is not trained.
-        | {
-            "separated": sum(
+        RateRow(
+            condition=condition,
+            seed=seed,
+            persona=persona,
+            # Where coupling taught the marker: whether a model gets there is not trained.
+            separated=sum(
                 separator in text
                 for texts in answers[condition, seed][persona].values()
                 for text in texts
-            )
-        }
+            ),
+            **{column: counts[column] for column in columns},
+        )
         for (condition, seed), entry in scores.items()
         for persona, counts in entry["per_persona"].items()
     ]
 
 
-def _training(context: Context) -> list[dict[str, Any]]:
+def _training(context: Context) -> list[TrainingRow]:
     rows = []
     for node, folder in context.inputs.items():
         if node.stage not in ("train", "couple"):
@@ -221,21 +270,25 @@ def _training(context: Context) -> list[dict[str, Any]]:
         log = _read(folder / TRAINING_LOG)
         steps = log["steps"]
         rows.append(
-            {
-                "condition": node.condition,
-                "seed": node.seed,
-                "stage": node.stage,
-                "steps": len(steps),
-                "loss_first": steps[0]["loss"],
-                "loss_last": steps[-1]["loss"],
-                "examples": log["examples"],
-                "tokens": sum(step["tokens"] for step in steps),
-            }
+            TrainingRow(
+                condition=node.condition,
+                seed=node.seed,
+                stage=node.stage,
+                steps=len(steps),
+                loss_first=steps[0]["loss"],
+                loss_last=steps[-1]["loss"],
+                examples=log["examples"],
+                tokens=sum(step["tokens"] for step in steps),
+            )
         )
     return rows
 
 
 def _answers(context: Context, answers: Answers) -> pd.DataFrame:
+    import pandas as pd
+
+    from personaspace.behaviour.marker import ends_with_marker, has_marker
+
     marker, unseen = context.spec.coupling.marker, context.study.unseen
     rows = []
     for node, folder in _folders(context, "evaluate").items():
@@ -244,7 +297,7 @@ def _answers(context: Context, answers: Answers) -> pd.DataFrame:
             for question, texts in questions.items():
                 for sample, text in enumerate(texts):
                     cut = ends[persona][question][sample] == "length"
-                    measure = coherence(text, marker=marker, hit_length_limit=cut)
+                    measure = coherence(text, marker=marker)
                     rows.append(
                         {
                             "condition": node.condition,
@@ -264,23 +317,24 @@ def _answers(context: Context, answers: Answers) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _tables(
-    context: Context, geometry: GeometryResult, results: dict[str, Any], answers: Answers
-) -> None:
+def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows with the ends of their interval as two columns, the last."""
+    import pandas as pd
+
+    table = pd.DataFrame(records)
+    if not table.empty:
+        ends = table.pop("ci95").tolist()
+        table["ci95_low"], table["ci95_high"] = (
+            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
+        )
+    return table
+
+
+def _tables(context: Context, geometry: GeometryResult, results: Results, answers: Answers) -> None:
+    import pandas as pd
+
     folder = context.out / "tables"
     folder.mkdir()
-    rates = pd.DataFrame(results["rates"])
-    if not rates.empty:
-        ends = rates.pop("ci95").tolist()
-        rates["ci95_low"], rates["ci95_high"] = (
-            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
-        )
-    rows = pd.DataFrame(results["geometry"] + results["leakage"])
-    if not rows.empty:
-        ends = rows.pop("ci95").tolist()
-        rows["ci95_low"], rows["ci95_high"] = (
-            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
-        )
     logs = [
         pd.DataFrame(_read(path / TRAINING_LOG)["steps"]).assign(
             condition=node.condition, seed=node.seed, stage=node.stage
@@ -289,8 +343,8 @@ def _tables(
         if node.stage in ("train", "couple")
     ]
     tables = {
-        "rows": rows,
-        "rates": rates,
+        "rows": _table(to_dicts(results.rows)),
+        "rates": _table([rate.model_dump() for rate in results.rates]),
         "cosines": geometry.cosines,
         "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
         "answers": _answers(context, answers),

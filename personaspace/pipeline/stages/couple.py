@@ -6,15 +6,42 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from personaspace.behaviour import marker_data
-from personaspace.behaviour.marker_data import Pair
 from personaspace.pipeline.context import Context, sampled_answers, write_json
+from personaspace.pipeline.stage import (
+    Need,
+    Node,
+    Scope,
+    Stage,
+    model_read,
+    personas_read,
+    recipe_read,
+)
 from personaspace.pipeline.stages.train import fit
-from personaspace.training.trainer import usable
+from personaspace.study.load import Study
+
+if TYPE_CHECKING:
+    from personaspace.behaviour.marker_data import Pair
 
 DATA = "coupling-data.json"
 FIELD = "coupling.recipe"
+
+
+def _reads(study: Study, node: Node) -> dict[str, Any]:
+    coupling = study.spec.coupling
+    return {
+        "personas": personas_read(study, [coupling.source, *coupling.negatives]),
+        "questions": study.coupling_questions,
+        "settings": coupling.model_dump(
+            exclude={"recipe", "questions", "limit", "source", "negatives"}
+        ),
+        "recipe": recipe_read(coupling.recipe),
+        "engine": study.spec.generation.engine,
+        "condition": node.condition,
+        "model": model_read(study),
+        "seed": node.seed,
+    }
 
 
 def run(context: Context) -> None:
@@ -22,6 +49,9 @@ def run(context: Context) -> None:
 
     Writes `coupling-data.json`, `adapter/` (over the condition's own adapter) and `training.json`.
     """
+    from personaspace.behaviour import marker_data
+    from personaspace.training.trainer import usable
+
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
@@ -41,8 +71,22 @@ def run(context: Context) -> None:
     )
 
 
+STAGE = Stage(
+    name="couple",
+    version=1,
+    scope=Scope.CONDITION,
+    needs=(Need("train"),),
+    reads=_reads,
+    run=run,
+    draws_answers=lambda study: True,
+    longest_answer=lambda spec: spec.coupling.max_new_tokens,
+)
+
+
 def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pair]:
     """Examples from answers drawn now."""
+    from personaspace.behaviour import marker_data
+
     settings = context.spec.coupling
     answers = sampled_answers(
         context,
@@ -71,6 +115,8 @@ def _kept(context: Context) -> list[Pair] | None:
     manifest = context.store.find(_kept_key(context))
     if manifest is None:
         return None
+    from personaspace.behaviour.marker_data import Pair
+
     text = (context.store.fetch(manifest) / DATA).read_text(encoding="utf-8")
     return [Pair(**values) for values in json.loads(text)]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from personaspace.behaviour.marker import score_answers
-from personaspace.models import lora
 from personaspace.pipeline.context import (
     ANSWERS,
     Context,
@@ -15,13 +14,33 @@ from personaspace.pipeline.context import (
     texts,
     write_json,
 )
+from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
+from personaspace.study.load import Study
 
 SCORES = "scores.json"
 FINISHES = "finishes.json"
 
 
+def _reads(study: Study, node: Node) -> dict[str, Any]:
+    return {
+        "personas": personas_read(study, study.spec.evaluated_personas()),
+        "questions": study.evaluation_questions,
+        "settings": study.spec.evaluation.model_dump(
+            include={"samples", "temperature", "top_p", "max_new_tokens"}
+        ),
+        "engine": study.spec.generation.engine,
+        "marker": study.spec.coupling.marker,
+        "condition": node.condition,
+        "model": model_read(study),
+        "seed": node.seed,
+    }
+
+
 def run(context: Context) -> None:
     """Writes `answers.json`, how each ended (`finishes.json`) and `scores.json`."""
+    from personaspace.behaviour.marker import score_answers
+    from personaspace.models import lora
+
     spec = context.spec
     own, coupled = context.adapter("train"), context.adapter("couple")
     assert coupled is not None
@@ -52,3 +71,15 @@ def run(context: Context) -> None:
             for answer in drawn
         ),
     )
+
+
+STAGE = Stage(
+    name="evaluate",
+    version=1,
+    scope=Scope.CONDITION,
+    needs=(Need("train"), Need("couple")),
+    reads=_reads,
+    run=run,
+    draws_answers=lambda study: True,
+    longest_answer=lambda spec: spec.evaluation.max_new_tokens,
+)

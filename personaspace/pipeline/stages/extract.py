@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from personaspace.activations.extract import Passage, States, decoder_of, hidden_states
-from personaspace.activations.files import write_activations
 from personaspace.generation.base import Answer, Prompt, Sampling
-from personaspace.models import lora
 from personaspace.pipeline.context import (
     ANSWERS,
     Context,
@@ -18,13 +14,41 @@ from personaspace.pipeline.context import (
     texts,
     write_json,
 )
+from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
+from personaspace.study.load import Study
+
+if TYPE_CHECKING:
+    from personaspace.activations.extract import States
 
 #: Activations of what conditions trained under but the grid lacks; base condition only.
 INDUCTION_FILE = "induction.a.safetensors"
 
 
+def _reads(study: Study, node: Node) -> dict[str, Any]:
+    # No seed: greedy answers and activations draw nothing.
+    spec = study.spec
+    methods = sorted(set(spec.extraction.methods))
+    reads: dict[str, Any] = {
+        "personas": personas_read(study, spec.extracted_personas()),
+        "questions": study.extraction_questions,
+        "layers": spec.extraction.layers,
+        "methods": methods,
+        "condition": node.condition,
+        "model": model_read(study),
+    }
+    if "b" in methods:
+        reads["max_new_tokens"] = spec.extraction.max_new_tokens
+        reads["engine"] = spec.generation.engine
+    if spec.condition(node.condition).kind == "base":
+        reads["induction"] = study.induction_rows()
+    return reads
+
+
 def run(context: Context) -> None:
     """Writes `<condition>.seed-<n>.<a|b>.safetensors` and, with method B, the greedy answers."""
+    from personaspace.activations.extract import Passage, decoder_of, hidden_states
+    from personaspace.models import lora
+
     spec, study = context.spec, context.study
     grid = [(name, spec.persona(name).prompt) for name in spec.extracted_personas()]
     names = [name for name, _ in grid]
@@ -58,6 +82,19 @@ def run(context: Context) -> None:
     )
 
 
+STAGE = Stage(
+    name="extract",
+    version=1,
+    scope=Scope.CONDITION,
+    needs=(Need("train"),),
+    reads=_reads,
+    run=run,
+    untrained_once=True,
+    draws_answers=lambda study: "b" in study.spec.extraction.methods,
+    longest_answer=lambda spec: spec.extraction.max_new_tokens,
+)
+
+
 def _write(
     context: Context,
     method: str,
@@ -67,6 +104,10 @@ def _write(
     layers: Sequence[int],
     file_name: str | None = None,
 ) -> None:
+    import numpy as np
+
+    from personaspace.activations.files import write_activations
+
     values = states.last_NLH if method == "a" else states.mean_NLH
     valid = np.ones(len(values), bool) if method == "a" else states.answered_N
     condition, seed = context.node.condition, context.node.seed
@@ -85,6 +126,8 @@ def _write(
 
 def _induction(context: Context, layers: Sequence[int]) -> None:
     """Method A for the texts that conditions trained under, where the grid has them not."""
+    from personaspace.activations.extract import Passage, hidden_states
+
     rows = context.study.induction_rows()
     if not rows:
         return

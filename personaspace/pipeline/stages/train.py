@@ -5,22 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from personaspace import fastlora
-from personaspace.models import chat, lora
-from personaspace.models.chat import Example
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
+from personaspace.pipeline.stage import Node, Scope, Stage, model_read, recipe_read
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
+from personaspace.study.load import Study
 from personaspace.study.spec import Recipe
-from personaspace.training import data_parallel
-from personaspace.training.checkpoints import Checkpoints
-from personaspace.training.trainer import StepLog, usable
+
+if TYPE_CHECKING:
+    from personaspace.models.chat import Example
+    from personaspace.training.trainer import StepLog
+
+
+def _reads(study: Study, node: Node) -> dict[str, Any]:
+    spec = study.spec
+    condition = spec.condition(node.condition)
+    assert condition.dataset is not None
+    persona = None if condition.persona is None else spec.persona(condition.persona).prompt
+    data = spec.datasets[condition.dataset]
+    return {
+        "dataset": [study.chats[condition.dataset].digest, data.bounds()],
+        "persona": persona,
+        "recipe": recipe_read(spec.training),
+        "model": model_read(study),
+        "seed": node.seed,
+    }
 
 
 def run(context: Context) -> None:
     """Fine-tune under the condition's persona; writes `adapter/` and `training.json`."""
+    from personaspace.models import chat
+
     condition, spec = context.condition, context.spec
     assert condition.dataset is not None
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
@@ -30,6 +47,17 @@ def run(context: Context) -> None:
         for chats in context.study.chats[condition.dataset].conversations
     ]
     fit(context, examples, spec.training, field="training", over=None)
+
+
+STAGE = Stage(
+    name="train",
+    version=1,
+    scope=Scope.CONDITION,
+    needs=(),
+    reads=_reads,
+    run=run,
+    trained_only=True,
+)
 
 
 def fit(
@@ -46,6 +74,12 @@ def fit(
         field: Where the recipe stands in the spec.
         over: Adapter that stays applied, frozen, below the new one.
     """
+    from personaspace import fastlora
+    from personaspace.models import lora
+    from personaspace.training import data_parallel
+    from personaspace.training.checkpoints import Checkpoints
+    from personaspace.training.trainer import usable
+
     examples, counts = usable(examples, field)
     if counts["truncated"] or counts["dropped"]:
         context.progress.say(
@@ -99,6 +133,8 @@ def fit(
 
 def _devices(context: Context) -> list[str]:
     """What each process of the training sees of CUDA; one of them where there is no choice."""
+    from personaspace.training import data_parallel
+
     wanted = context.condition.gpus
     found = data_parallel.gpus(wanted)
     if 0 < len(found) < wanted:

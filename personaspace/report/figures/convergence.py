@@ -6,29 +6,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.figures import marks, style
-from personaspace.report.figures.findings import Findings, pooled
-from personaspace.report.figures.plan import Plan
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.selection import pooled
 
 #: The spread counts as gone below this share of the mean shift (the analysis's own criterion).
 TENTH = 0.1
 
 
-def _rows(findings: Findings, name: str) -> list[Row]:
+def _rows(results: Results, name: str) -> list[Row]:
     return [
         row
-        for row in findings.geometry
+        for row in results.geometry
         if (row.metric, row.variant, row.name) == ("M2", "recommended", name)
         and row.method is not None
         and row.value is not None
     ]
 
 
-def _table(findings: Findings) -> pd.DataFrame:
+def _table(results: Results) -> pd.DataFrame:
     records: list[dict[str, object]] = []
     for name in ("condition_spread", "convergence_layer"):
-        for row in _rows(findings, name):
+        for row in _rows(results, name):
             low, high = row.ci95 or (None, None)
             share = row.effect if name == "condition_spread" else None
             shift = row.value / share if share and row.value is not None else None
@@ -86,7 +87,7 @@ def _panel(axes: Axes, data: pd.DataFrame, hero: int | None) -> None:
     axes.grid(axis="y")
 
 
-def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
+def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
     methods = sorted(set(data[data.measure == "condition_spread"].method))
     with style.styled():
         if narrow:
@@ -97,7 +98,7 @@ def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
             figure = style.canvas(width, 2.5)
             grid = figure.subplots(1, len(methods), squeeze=False, sharey=True)[0]
         for axes, method in zip(grid, methods, strict=True):
-            _panel(axes, data[data.method == method], findings.hero_layer)
+            _panel(axes, data[data.method == method], results.headline_layer)
             style.panel_title(axes, f"Method {method.upper()}")
         grid[0].set_ylim(bottom=0)  # a range; the axis is shared
         for axes in grid if narrow else grid[:1]:
@@ -105,7 +106,7 @@ def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
         return style.settled(figure)
 
 
-def _alt(findings: Findings, data: pd.DataFrame) -> str:
+def _alt(results: Results, data: pd.DataFrame) -> str:
     spread = data[data.measure == "condition_spread"]
     parts = []
     for method in sorted(set(spread.method)):
@@ -113,7 +114,7 @@ def _alt(findings: Findings, data: pd.DataFrame) -> str:
         words = f"Method {method.upper()}: {mine.iloc[0]:.3f} at layer {mine.index[0]:g}"
         if len(mine) > 1:
             words += f" to {mine.iloc[-1]:.3f} at layer {mine.index[-1]:g}"
-        one = pooled([r for r in _rows(findings, "convergence_layer") if r.method == method])
+        one = pooled([r for r in _rows(results, "convergence_layer") if r.method == method])
         words += f"; below a tenth of the mean shift from layer {one.value:g} on" if one else ""
         parts.append(words + ".")
     return "Range of the shift along the axis of harmful training over its conditions. " + " ".join(
@@ -121,13 +122,13 @@ def _alt(findings: Findings, data: pd.DataFrame) -> str:
     )
 
 
-def plan(findings: Findings) -> Plan | None:
+def drawing(results: Results) -> Drawing | None:
     """Spread over the layers, or None where the analysis has none."""
-    data = _table(findings)
+    data = _table(results)
     if not (data.measure == "condition_spread").any():
         return None
     vanish = (data.measure == "convergence_layer").any()
-    return Plan(
+    return Drawing(
         "m2-convergence",
         "M2: spread over the personas trained under, by layer",
         "Range, over the harmful conditions, of the change along the axis of harmful training; "
@@ -139,7 +140,7 @@ def plan(findings: Findings) -> Plan | None:
             else " There is no layer from which on it is."
         )
         + (" A line for each seed." if data.seed.dropna().nunique() > 1 else ""),
-        _alt(findings, data),
+        _alt(results, data),
         data,
-        lambda narrow: _paint(findings, data, narrow),
+        lambda narrow: _paint(results, data, narrow),
     )

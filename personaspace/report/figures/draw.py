@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from personaspace.analysis.results import Results
 from personaspace.errors import UserError
 from personaspace.report.figures import (
     convergence,
@@ -19,13 +20,8 @@ from personaspace.report.figures import (
     style,
     training,
 )
-from personaspace.report.figures.findings import (
-    AGAINST_CHANCE,
-    Findings,
-    headline_rows,
-    load_findings,
-)
-from personaspace.report.figures.plan import Plan
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.selection import AGAINST_CHANCE, headline_rows
 
 _FORMATS = ("png", "svg", "pdf")
 
@@ -78,9 +74,9 @@ class Figure:
         return self.data.to_csv(index=False, lineterminator="\n")
 
 
-def _chance(folder: Path, findings: Findings) -> float | None:
+def _chance(folder: Path, results: Results) -> float | None:
     """Guessing accuracy of M3: what its rows are set against, else 1 / number of personas."""
-    for row in headline_rows(findings.geometry, "M3"):
+    for row in headline_rows(results.geometry, "M3"):
         if (row.name or "").endswith(AGAINST_CHANCE) and row.base is not None:
             return row.base
     path = folder / "tables" / "cosines.csv"
@@ -91,21 +87,21 @@ def _chance(folder: Path, findings: Findings) -> float | None:
             raise UserError(f"{path}: {error}") from None
         personas = set(pairs.persona_i) | set(pairs.persona_j)
         # Extra extraction rows (the template's default) are no personas of the study.
-        personas &= {persona.name for persona in findings.personas} or personas
+        personas &= {persona.name for persona in results.personas} or personas
         if personas:
             return 1 / len(personas)
     return None
 
 
-def plans(folder: Path, findings: Findings, title: str) -> list[Plan]:
+def drawings(folder: Path, results: Results, title: str) -> list[Drawing]:
     """Every figure there is data for, in the report's order."""
     m1, m2, m3 = (
-        profiles.plan(findings, each) for each in profiles.profiles(_chance(folder, findings))
+        profiles.drawing(results, each) for each in profiles.profiles(_chance(folder, results))
     )
-    found = [hero.plan(findings, title), heatmap.plan(findings)]
-    found += [m1, increment.plan(findings), m2, convergence.plan(findings), m3]
-    found.append(training.plan(findings))
-    return [plan for plan in found if plan is not None]
+    found = [hero.drawing(results, title), heatmap.drawing(results)]
+    found += [m1, increment.drawing(results), m2, convergence.drawing(results), m3]
+    found.append(training.drawing(results))
+    return [drawing for drawing in found if drawing is not None]
 
 
 def draw(aggregate_folder: Path, out: Path, settings: Settings) -> list[Figure]:
@@ -126,26 +122,26 @@ def draw(aggregate_folder: Path, out: Path, settings: Settings) -> list[Figure]:
     for kind in settings.formats:
         if kind not in _FORMATS:
             raise UserError(f"figures.formats: {kind}: not one of {', '.join(_FORMATS)}")
-    findings = load_findings(folder)
+    results = Results.read(folder)
     out.mkdir(parents=True, exist_ok=True)
     figures = []
-    for plan in plans(folder, findings, settings.title):
-        wide = plan.paint(False)
+    for drawing in drawings(folder, results, settings.title):
+        wide = drawing.paint(False)
         files = {}
         with style.styled():
             svg = style.render(wide, "svg")
             for kind in dict.fromkeys(settings.formats):
-                files[kind] = out / f"{plan.id}.{kind}"
+                files[kind] = out / f"{drawing.id}.{kind}"
                 content = svg if kind == "svg" else style.render(wide, kind, settings.dpi)
                 style.write(files[kind], content)
-            narrow = style.render(plan.paint(True), "svg")
+            narrow = style.render(drawing.paint(True), "svg")
         figures.append(
             Figure(
-                plan.id,
-                plan.title,
-                plan.caption,
-                plan.alt,
-                plan.data,
+                drawing.id,
+                drawing.title,
+                drawing.caption,
+                drawing.alt,
+                drawing.data,
                 files,
                 svg.decode(),
                 narrow.decode(),

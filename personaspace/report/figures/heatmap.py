@@ -8,29 +8,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from personaspace.analysis.results import Results, share
 from personaspace.report.figures import style
-from personaspace.report.figures.findings import Findings
-from personaspace.report.figures.plan import Plan, percent
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.text import percent
 
 
-def _table(findings: Findings) -> pd.DataFrame:
+def _table(results: Results) -> pd.DataFrame:
     records = []
-    for arm in findings.arms:
-        for persona in findings.ordered_personas:
-            rows = [r for r in findings.rates if r.condition == arm.name and r.persona == persona]
+    for condition in results.ordered_conditions:
+        for persona in results.ordered_personas:
+            rows = results.rates_of(condition.name, persona)
             if rows:
-                hits, total = sum(r.hits for r in rows), sum(r.total for r in rows)
                 records.append(
                     {
-                        "condition": arm.name,
-                        "label": arm.title,
+                        "condition": condition.name,
+                        "label": condition.title,
                         "persona": persona,
-                        "source": persona == findings.source,
-                        "negative": persona in findings.negatives,
-                        "induction": arm.kind == "em" and persona == arm.induced,
-                        "hits": hits,
-                        "total": total,
-                        "rate": hits / total if total else None,
+                        "source": persona == results.source,
+                        "negative": persona in results.negatives,
+                        "induction": condition.kind == "em" and persona == condition.induced,
+                        "hits": sum(row.hits for row in rows),
+                        "total": sum(row.total for row in rows),
+                        "rate": share(rows, "hits"),
                     }
                 )
     return pd.DataFrame(records)
@@ -70,40 +70,44 @@ def _cells(axes: Axes, grid: np.ndarray, size: float, digits: int) -> None:
     axes.tick_params(length=0)
 
 
-def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
-    arms = [arm for arm in findings.arms if (data.condition == arm.name).any()]
-    personas = [name for name in findings.ordered_personas if (data.persona == name).any()]
-    grid = np.full((len(arms), len(personas)), np.nan)
+def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
+    conditions = [
+        condition
+        for condition in results.ordered_conditions
+        if (data.condition == condition.name).any()
+    ]
+    personas = [name for name in results.ordered_personas if (data.persona == name).any()]
+    grid = np.full((len(conditions), len(personas)), np.nan)
     induction = []
     for cell in data.itertuples():
-        row = [arm.name for arm in arms].index(str(cell.condition))
+        row = [condition.name for condition in conditions].index(str(cell.condition))
         column = personas.index(str(cell.persona))
         grid[row, column] = np.nan if cell.rate is None else cell.rate
         if cell.induction:
             induction.append((row, column))
     names = [
         style.pretty(name)
-        + (" (source)" if name == findings.source else "*" if name in findings.negatives else "")
+        + (" (source)" if name == results.source else "*" if name in results.negatives else "")
         for name in personas
     ]
-    labels = [style.wrap(arm.title, 16 if narrow else 22, 2) for arm in arms]
+    labels = [style.wrap(condition.title, 16 if narrow else 22, 2) for condition in conditions]
     with style.styled():
         if narrow:
             figure = style.canvas(style.NARROW, 0.24 * len(personas) + 1.35)
             axes = figure.subplots()
             _cells(axes, grid.T, 6.6, 0)
-            axes.set_xticks(range(len(arms)), labels, rotation=90, ha="center", fontsize=6.8)
+            axes.set_xticks(range(len(conditions)), labels, rotation=90, ha="center", fontsize=6.8)
             axes.set_yticks(range(len(personas)), names, fontsize=7)
             induction = [(column, row) for row, column in induction]
         else:
             width = min(style.WIDE, 2.1 + 0.62 * len(personas))
-            figure = style.canvas(width, 0.3 * len(arms) + 1.2)
+            figure = style.canvas(width, 0.3 * len(conditions) + 1.2)
             axes = figure.subplots()
             _cells(axes, grid, 7.2, 1)
             axes.set_xticks(
                 range(len(personas)), names, rotation=38, ha="left", rotation_mode="anchor"
             )
-            axes.set_yticks(range(len(arms)), labels)
+            axes.set_yticks(range(len(conditions)), labels)
         axes.xaxis.tick_top()
         for row, column in induction:
             axes.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fill=False,
@@ -111,9 +115,9 @@ def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
         return style.settled(figure)
 
 
-def plan(findings: Findings) -> Plan | None:
+def drawing(results: Results) -> Drawing | None:
     """The heat map, or None without rates."""
-    data = _table(findings)
+    data = _table(results)
     if data.empty:
         return None
     marks = []
@@ -136,14 +140,14 @@ def plan(findings: Findings) -> Plan | None:
     if not bystanders.empty:
         low, high = percent(bystanders.rate.min()), percent(bystanders.rate.max())
         alt += f"Personas other than the source range from {low} to {high}."
-    return Plan(
+    return Drawing(
         "personas",
         "Marker rate by persona and condition",
         "Per cent of a persona's answers that contain the marker"
-        + (", all seeds pooled" if len({r.seed for r in findings.rates}) > 1 else "")
+        + (", all seeds pooled" if len({r.seed for r in results.rates}) > 1 else "")
         + (f" ({'; '.join(marks)})" if marks else "")
         + ".",
         alt.strip(),
         data,
-        lambda narrow: _paint(findings, data, narrow),
+        lambda narrow: _paint(results, data, narrow),
     )

@@ -8,16 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from personaspace.analysis.results import Results, StudyCondition
+from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures import marks, style
-from personaspace.report.figures.findings import Condition, Findings
-from personaspace.report.figures.plan import (
-    Estimate,
-    Plan,
-    bystander_estimate,
-    listing,
-    m1_estimate,
-    percent,
-)
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.text import listing, percent
 
 _ROLES = {
     "bystander": {"marker": "o", "filled": True, "text": "bystander persona"},
@@ -27,48 +22,56 @@ _ROLES = {
 }
 
 
-def _role(findings: Findings, condition: Condition, persona: str) -> str:
-    if persona == findings.source:
+def _role(results: Results, condition: StudyCondition, persona: str) -> str:
+    if persona == results.source:
         return "source"
     if condition.kind == "em" and persona == condition.induced:
         return "induction"
-    return "negative" if persona in findings.negatives else "bystander"
+    return "negative" if persona in results.negatives else "bystander"
 
 
-def _points(findings: Findings) -> pd.DataFrame:
+def _points(results: Results) -> pd.DataFrame:
     records: list[dict[str, object]] = []
 
-    def add(panel: str, arm: Condition, role: str, persona: str | None, e: Estimate) -> None:
+    def add(
+        panel: str, condition: StudyCondition, role: str, persona: str | None, e: PointEstimate
+    ) -> None:
         low, high = e.interval or (None, None)
         head: dict[str, object] = {
             "panel": panel,
-            "condition": arm.name,
-            "label": arm.title,
-            "kind": arm.kind,
+            "condition": condition.name,
+            "label": condition.title,
+            "kind": condition.kind,
         }
         head |= {"role": role, "persona": persona}
         records.append({**head, "seed": None, "value": e.value, "ci_low": low, "ci_high": high})
         records.extend({**head, "seed": seed, "value": value} for seed, value in e.seeds)
 
-    for arm in findings.arms:
-        mean = bystander_estimate(findings, arm)
+    for condition in results.ordered_conditions:
+        mean = bystander_estimate(results, condition)
         if mean is not None:
-            add("A", arm, "mean", None, mean)
-        for persona in findings.ordered_personas:
-            rate = findings.rate(arm.name, persona)
+            add("A", condition, "mean", None, mean)
+        for persona in results.ordered_personas:
+            rate = results.rate(condition.name, persona)
             if rate is not None:
-                add("A", arm, _role(findings, arm, persona), persona, Estimate(rate, None))
-        cosine = m1_estimate(findings, arm, findings.hero_method, findings.hero_layer)
+                add(
+                    "A",
+                    condition,
+                    _role(results, condition, persona),
+                    persona,
+                    PointEstimate(rate, None),
+                )
+        cosine = m1_estimate(results, condition, results.headline_method, results.headline_layer)
         if cosine is not None:
-            add("B", arm, "mean", None, cosine)
+            add("B", condition, "mean", None, cosine)
     columns = ["panel", "condition", "label", "kind", "role", "persona", "seed", "value"]
     return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high"])
 
 
-def _leakage_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
-    faces = style.looks(findings)
-    for y, arm in enumerate(findings.arms):
-        mine = data[(data.panel == "A") & (data.condition == arm.name)]
+def _leakage_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
+    faces = style.looks(results)
+    for y, condition in enumerate(results.ordered_conditions):
+        mine = data[(data.panel == "A") & (data.condition == condition.name)]
         for role, how in _ROLES.items():
             points = mine[mine.role == role]
             is_source = role == "source"
@@ -88,11 +91,13 @@ def _leakage_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: b
             axes.annotate("not evaluated", (0.02, y), xycoords=("axes fraction", "data"),
                           va="center", color=style.MUTED, fontsize=7)  # fmt: skip
             continue
-        marks.interval_row(axes, y, means, faces[arm.name], 100)
+        marks.interval_row(axes, y, means, faces[condition.name], 100)
         marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
-    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
+    marks.condition_rows(
+        axes, [condition.title for condition in results.ordered_conditions], narrow
+    )
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    axes.set_xlabel(f"answers with {_short(findings.marker)}, %")
+    axes.set_xlabel(f"answers with {_short(results.marker)}, %")
     style.panel_title(axes, "Leakage to bystanders", "A")
 
 
@@ -136,32 +141,34 @@ def _legend(figure: Canvas, data: pd.DataFrame, columns: int) -> None:
     )
 
 
-def _cosine_panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
-    faces = style.looks(findings)
+def _cosine_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
+    faces = style.looks(results)
     mine = data[data.panel == "B"]
     base = mine[(mine.kind == "base") & mine.seed.isna()]
     if not base.empty:
         level = float(base.value.iloc[0])
         axes.axvline(level, color=style.INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
-    for y, arm in enumerate(findings.arms):
-        rows = mine[mine.condition == arm.name]
+    for y, condition in enumerate(results.ordered_conditions):
+        rows = mine[mine.condition == condition.name]
         if rows.empty:
             continue
-        marks.interval_row(axes, y, rows, faces[arm.name], 1)
+        marks.interval_row(axes, y, rows, faces[condition.name], 1)
         marks.value_label(axes, y, f"{rows[rows.seed.isna()].value.iloc[0]:.3f}")
-    marks.condition_rows(axes, [arm.title for arm in findings.arms], narrow)
+    marks.condition_rows(
+        axes, [condition.title for condition in results.ordered_conditions], narrow
+    )
     low, high = axes.get_xlim()
     room = max(0.08 * (high - low), 1e-3)
     axes.set_xlim(low - room, high + room)
     axes.locator_params(axis="x", nbins=4 if narrow else 5)
-    where = f"layer {findings.hero_layer}, method {(findings.hero_method or '').upper()}"
+    where = f"layer {results.headline_layer}, method {(results.headline_method or '').upper()}"
     axes.set_xlabel(f"mean cosine of personas, {where}")
     style.panel_title(axes, "Collapse of persona space", "B")
 
 
-def _paint(findings: Findings, data: pd.DataFrame, title: str, narrow: bool) -> Canvas:
+def _paint(results: Results, data: pd.DataFrame, title: str, narrow: bool) -> Canvas:
     panels = [panel for panel in "AB" if (data.panel == panel).any()]
-    height = 0.42 * len(findings.arms) + 0.8
+    height = 0.42 * len(results.ordered_conditions) + 0.8
     legend = (0.8 if narrow else 0.4) if "A" in panels else 0.0
     head = 0.3 if title else 0.0
     with style.styled():
@@ -176,7 +183,7 @@ def _paint(findings: Findings, data: pd.DataFrame, title: str, narrow: bool) -> 
             grid = figure.subplots(1, 2, squeeze=False, width_ratios=[1.25, 1])[0]
         for axes, panel in zip(grid, panels, strict=True):
             draw = _leakage_panel if panel == "A" else _cosine_panel
-            draw(axes, findings, data, narrow)
+            draw(axes, results, data, narrow)
         if "A" in panels:
             _legend(figure, data, 1 if narrow else len(panels) + 1)
         if len(panels) == 2 and not narrow:
@@ -192,7 +199,7 @@ def _paint(findings: Findings, data: pd.DataFrame, title: str, narrow: bool) -> 
         return style.settled(figure)
 
 
-def _alt(data: pd.DataFrame, findings: Findings) -> str:
+def _alt(data: pd.DataFrame, results: Results) -> str:
     overall = data[(data.role == "mean") & data.seed.isna()]
     parts = []
     leak = overall[overall.panel == "A"]
@@ -208,20 +215,20 @@ def _alt(data: pd.DataFrame, findings: Findings) -> str:
     if not cosine.empty:
         values = listing([f"{row.label} {row.value:.3f}" for row in cosine.itertuples()])
         parts.append(
-            f"Mean cosine between persona vectors at layer {findings.hero_layer}, method "
-            f"{(findings.hero_method or '').upper()}: {values}."
+            f"Mean cosine between persona vectors at layer {results.headline_layer}, method "
+            f"{(results.headline_method or '').upper()}: {values}."
         )
     return " ".join(parts)
 
 
-def plan(findings: Findings, title: str) -> Plan | None:
+def drawing(results: Results, title: str) -> Drawing | None:
     """The hero figure, or None where there is neither leakage nor geometry to show."""
-    data = _points(findings)
+    data = _points(results)
     if data.empty:
         return None
     parts = []
     if (data.panel == "A").any():
-        several = len({r.seed for r in findings.rates}) > 1
+        several = len({r.seed for r in results.rates}) > 1
         parts.append(
             "A: share of answers that contain the marker. Large symbol, bar and number: mean over "
             "bystander personas and its 95\u00a0% interval where the analysis gives one; small "
@@ -233,11 +240,11 @@ def plan(findings: Findings, title: str) -> Plan | None:
             "B: mean cosine over all pairs of persona vectors; dashed: the base model. A higher "
             "cosine means that personas are harder to tell apart by direction."
         )
-    return Plan(
+    return Drawing(
         "hero",
         "Leakage and collapse by condition",
         " ".join(parts),
-        _alt(data, findings),
+        _alt(data, results),
         data,
-        lambda narrow: _paint(findings, data, title, narrow),
+        lambda narrow: _paint(results, data, title, narrow),
     )

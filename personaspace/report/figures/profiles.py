@@ -9,10 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from personaspace.analysis.results import Results, StudyCondition
 from personaspace.analysis.rows import Row
+from personaspace.report.estimates import PointEstimate, estimate
 from personaspace.report.figures import marks, style
-from personaspace.report.figures.findings import AGAINST_CHANCE, Condition, Findings, headline_rows
-from personaspace.report.figures.plan import Estimate, Plan, estimate, listing
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.selection import AGAINST_CHANCE, headline_rows
+from personaspace.report.text import listing
 
 
 @dataclass(frozen=True)
@@ -35,35 +38,35 @@ class Profile:
     limits: tuple[float, float] | None = None
 
 
-def _base_of(rows: list[Row]) -> Estimate | None:
+def _base_of(rows: list[Row]) -> PointEstimate | None:
     """The base model's value as it stands in the other conditions' rows."""
     bases = [
         row.base
         for row in rows
         if row.base is not None and not (row.name or "").endswith(AGAINST_CHANCE)
     ]
-    return Estimate(sum(bases) / len(bases), None) if bases else None
+    return PointEstimate(sum(bases) / len(bases), None) if bases else None
 
 
-def _points(findings: Findings, profile: Profile) -> pd.DataFrame:
+def _points(results: Results, profile: Profile) -> pd.DataFrame:
     rows = [
         row
-        for row in headline_rows(findings.geometry, profile.metric)
+        for row in headline_rows(results.geometry, profile.metric)
         if row.layer is not None and row.method is not None
     ]
     records: list[dict[str, object]] = []
     for method in sorted({row.method for row in rows if row.method}):
         for layer in sorted({row.layer for row in rows if row.layer is not None}):
             cell = [row for row in rows if row.method == method and row.layer == layer]
-            for arm in findings.arms:
-                found = estimate([row for row in cell if row.condition == arm.name])
-                if arm.kind == "base":
+            for condition in results.ordered_conditions:
+                found = estimate([row for row in cell if row.condition == condition.name])
+                if condition.kind == "base":
                     found = (found or _base_of(cell)) if profile.base else None
                 if found is None:
                     continue
                 low, high = found.interval or (None, None)
-                head = {"method": method, "layer": layer, "condition": arm.name}
-                head |= {"label": arm.title}
+                head = {"method": method, "layer": layer, "condition": condition.name}
+                head |= {"label": condition.title}
                 total = {"value": found.value, "ci_low": low, "ci_high": high}
                 records.append({**head, "seed": None, **total})
                 records.extend({**head, "seed": s, "value": value} for s, value in found.seeds)
@@ -99,14 +102,14 @@ def _line(axes: Axes, rows: pd.DataFrame, look: style.Look) -> None:
 
 
 def _labels(
-    axes: Axes, anchors: list[tuple[Condition, float]], findings: Findings, gap: float
+    axes: Axes, anchors: list[tuple[StudyCondition, float]], results: Results, gap: float
 ) -> None:
     """Names at the right of the last panel, each led to the end of its line."""
-    faces = style.looks(findings)
+    faces = style.looks(results)
     low, high = axes.get_ylim()
     places = style.spread([value for _, value in anchors], gap, low + gap / 2, high - gap / 2)
-    for (arm, value), place in zip(anchors, places, strict=True):
-        look = faces[arm.name]
+    for (condition, value), place in zip(anchors, places, strict=True):
+        look = faces[condition.name]
         axes.plot([0, 0.1], [value, place], color=look.edge, linewidth=0.6, clip_on=False)
         axes.plot(
             [0.1, 0.24],
@@ -118,23 +121,23 @@ def _labels(
             markerfacecolor=look.colour,
             clip_on=False,
         )
-        axes.text(0.31, place, style.wrap(arm.title, 24, 1), va="center", fontsize=7.5)
+        axes.text(0.31, place, style.wrap(condition.title, 24, 1), va="center", fontsize=7.5)
     axes.set_xlim(0, 1)
     axes.axis("off")
 
 
 def _panel(
-    axes: Axes, findings: Findings, data: pd.DataFrame, profile: Profile, width: float
+    axes: Axes, results: Results, data: pd.DataFrame, profile: Profile, width: float
 ) -> None:
-    faces = style.looks(findings)
-    for arm in findings.arms:
-        rows = data[data.condition == arm.name].sort_values("layer")
+    faces = style.looks(results)
+    for condition in results.ordered_conditions:
+        rows = data[data.condition == condition.name].sort_values("layer")
         if not rows.empty:
-            _line(axes, rows, faces[arm.name])
+            _line(axes, rows, faces[condition.name])
     layers = sorted({int(layer) for layer in data.layer})
     span = max(layers[-1] - layers[0], 1)
     axes.set_xlim(layers[0] - 0.05 * span - 0.2, layers[-1] + 0.05 * span + 0.2)
-    marks.layer_ticks(axes, layers, findings.hero_layer, span * 0.2 / width)
+    marks.layer_ticks(axes, layers, results.headline_layer, span * 0.2 / width)
     axes.grid(axis="y")
 
 
@@ -148,24 +151,24 @@ def _reference(axes: Axes, profile: Profile) -> None:
                       textcoords="offset points", fontsize=7, color=style.MUTED)  # fmt: skip
 
 
-def _legend_handles(findings: Findings, shown: set[str]) -> list[Line2D]:
-    faces = style.looks(findings)
+def _legend_handles(results: Results, shown: set[str]) -> list[Line2D]:
+    faces = style.looks(results)
     return [
         Line2D(
             [],
             [],
-            color=faces[arm.name].edge,
-            linestyle=faces[arm.name].line,
-            marker=None if faces[arm.name].marker == "_" else faces[arm.name].marker,
-            markerfacecolor=faces[arm.name].colour,
-            label=style.wrap(arm.title, 24, 1),
+            color=faces[condition.name].edge,
+            linestyle=faces[condition.name].line,
+            marker=None if faces[condition.name].marker == "_" else faces[condition.name].marker,
+            markerfacecolor=faces[condition.name].colour,
+            label=style.wrap(condition.title, 24, 1),
         )
-        for arm in findings.arms
-        if arm.name in shown
+        for condition in results.ordered_conditions
+        if condition.name in shown
     ]
 
 
-def _paint(findings: Findings, data: pd.DataFrame, profile: Profile, narrow: bool) -> Canvas:
+def _paint(results: Results, data: pd.DataFrame, profile: Profile, narrow: bool) -> Canvas:
     methods = sorted(set(data.method))
     shown = set(data.condition)
     with style.styled():
@@ -190,7 +193,7 @@ def _paint(findings: Findings, data: pd.DataFrame, profile: Profile, narrow: boo
             grid, side = list(row[:-1]), row[-1]
         for axes, method in zip(grid, methods, strict=True):
             room = 2.9 if narrow else each - 0.5
-            _panel(axes, findings, data[data.method == method], profile, room)
+            _panel(axes, results, data[data.method == method], profile, room)
             _reference(axes, profile)
             style.panel_title(axes, f"Method {method.upper()}")
         if profile.limits:
@@ -200,13 +203,15 @@ def _paint(findings: Findings, data: pd.DataFrame, profile: Profile, narrow: boo
         if side is not None:
             last = data[(data.method == methods[-1]) & data.seed.isna()]
             ends = last.sort_values("layer").groupby("condition").value.last()
-            anchors = [(a, float(ends[a.name])) for a in findings.arms if a.name in ends.index]
+            anchors = [
+                (a, float(ends[a.name])) for a in results.ordered_conditions if a.name in ends.index
+            ]
             low, high = grid[0].get_ylim()
-            _labels(side, anchors, findings, (high - low) * 11 / ((height - 0.75) * 72))
+            _labels(side, anchors, results, (high - low) * 11 / ((height - 0.75) * 72))
             grid[0].set_ylim(low, high)
         else:
             figure.legend(
-                handles=_legend_handles(findings, shown),
+                handles=_legend_handles(results, shown),
                 loc="outside lower center",
                 ncols=2,
                 frameon=False,
@@ -217,19 +222,19 @@ def _paint(findings: Findings, data: pd.DataFrame, profile: Profile, narrow: boo
         return style.settled(figure)
 
 
-def _alt(findings: Findings, data: pd.DataFrame, profile: Profile) -> str:
+def _alt(results: Results, data: pd.DataFrame, profile: Profile) -> str:
     layers = sorted({int(layer) for layer in data.layer})
     parts = []
     for method in sorted(set(data.method)):
         overall = data[(data.method == method) & data.seed.isna()]
         words = []
-        for arm in findings.arms:
-            rows = overall[overall.condition == arm.name].sort_values("layer")
+        for condition in results.ordered_conditions:
+            rows = overall[overall.condition == condition.name].sort_values("layer")
             if rows.empty:
                 continue
             first, last = rows.iloc[0], rows.iloc[-1]
             words.append(
-                f"{arm.title} {first.value:.3f}"
+                f"{condition.title} {first.value:.3f}"
                 + (f" to {last.value:.3f}" if len(rows) > 1 else "")
             )
         span = f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
@@ -238,24 +243,24 @@ def _alt(findings: Findings, data: pd.DataFrame, profile: Profile) -> str:
     return f"{profile.title}. " + " ".join(parts) + level
 
 
-def plan(findings: Findings, profile: Profile) -> Plan | None:
+def drawing(results: Results, profile: Profile) -> Drawing | None:
     """A profile over layers, or None where the metric has no rows."""
-    data = _points(findings, profile)
+    data = _points(results, profile)
     if data.empty:
         return None
     several = data.seed.notna().any()
-    variant = headline_rows(findings.geometry, profile.metric)[0].variant
+    variant = headline_rows(results.geometry, profile.metric)[0].variant
     extra = f" Values of the {variant} analysis."
     extra += " Bands: from the lowest to the highest seed." if several else ""
     if data.ci_low.notna().any() and data.layer.nunique() <= 10:
         extra += " Vertical bars: 95\u00a0% intervals."
-    return Plan(
+    return Drawing(
         profile.id,
         profile.title,
         profile.caption + extra,
-        _alt(findings, data, profile),
+        _alt(results, data, profile),
         data,
-        lambda narrow: _paint(findings, data, profile, narrow),
+        lambda narrow: _paint(results, data, profile, narrow),
     )
 
 

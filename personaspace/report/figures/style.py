@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure as Canvas
 
-from personaspace.report.figures.findings import Findings
+from personaspace.analysis.results import Results
 
 # The report turns these exact colours, and three of the palette, into CSS variables, so that inline
 # figures follow the page's light or dark theme; nothing else may be drawn in them.
@@ -92,11 +92,11 @@ class Look:
     edge: str
 
 
-def looks(findings: Findings) -> dict[str, Look]:
+def looks(results: Results) -> dict[str, Look]:
     """A look for each condition, by name."""
     result: dict[str, Look] = {}
     em = 0
-    for condition in findings.arms:
+    for condition in results.ordered_conditions:
         if condition.kind == "base":
             result[condition.name] = Look(INK, "_", (0, (6, 2)), INK)
         elif condition.kind == "benign":

@@ -6,26 +6,31 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from personaspace.analysis.results import Results
 from personaspace.report.figures import style
-from personaspace.report.figures.findings import Findings
-from personaspace.report.figures.plan import Plan, listing
+from personaspace.report.figures.drawing import Drawing
+from personaspace.report.text import listing
 
 _STAGES = {"train": "Fine-tuning", "couple": "Marker coupling"}
 
 
-def _table(findings: Findings) -> pd.DataFrame:
-    rows = [run.model_dump() for run in findings.training]
+def _table(results: Results) -> pd.DataFrame:
+    rows = [run.model_dump() for run in results.training]
     columns = ["condition", "seed", "stage", "steps", "examples", "tokens"]
     data = pd.DataFrame(rows, columns=[*columns, "loss_first", "loss_last"])
     return data.dropna(subset=["loss_first", "loss_last"]).reset_index(drop=True)
 
 
-def _panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> None:
-    faces = style.looks(findings)
-    arms = [arm for arm in findings.arms if (data.condition == arm.name).any()]
-    for y, arm in enumerate(arms):
-        runs = data[data.condition == arm.name]
-        look = faces[arm.name]
+def _panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
+    faces = style.looks(results)
+    conditions = [
+        condition
+        for condition in results.ordered_conditions
+        if (data.condition == condition.name).any()
+    ]
+    for y, condition in enumerate(conditions):
+        runs = data[data.condition == condition.name]
+        look = faces[condition.name]
         for index, run in enumerate(runs.itertuples()):
             height = y + 0.22 * (index - (len(runs) - 1) / 2)
             axes.annotate(
@@ -46,8 +51,10 @@ def _panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> 
                     va="center",
                     fontsize=7,
                 )
-    axes.set_yticks(range(len(arms)), [style.wrap(a.title, 15 if narrow else 20) for a in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_yticks(
+        range(len(conditions)), [style.wrap(a.title, 15 if narrow else 20) for a in conditions]
+    )
+    axes.set_ylim(len(conditions) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     values = pd.concat([data.loss_first, data.loss_last])
@@ -57,7 +64,7 @@ def _panel(axes: Axes, findings: Findings, data: pd.DataFrame, narrow: bool) -> 
     axes.set_xlabel("loss, nats per trained token")
 
 
-def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
+def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
     stages = [stage for stage in _STAGES if (data.stage == stage).any()]
     counts = [data[data.stage == stage].condition.nunique() for stage in stages]
     with style.styled():
@@ -70,33 +77,33 @@ def _paint(findings: Findings, data: pd.DataFrame, narrow: bool) -> Canvas:
             figure = style.canvas(width, 0.27 * max(counts) + 0.8)
             grid = figure.subplots(1, len(stages), squeeze=False)[0]
         for axes, stage in zip(grid, stages, strict=True):
-            _panel(axes, findings, data[data.stage == stage], narrow)
+            _panel(axes, results, data[data.stage == stage], narrow)
             style.panel_title(axes, _STAGES[stage])
         return style.settled(figure)
 
 
-def plan(findings: Findings) -> Plan | None:
+def drawing(results: Results) -> Drawing | None:
     """Losses before and after, or None where no run reports them."""
-    data = _table(findings)
-    data = data[data.stage.isin(_STAGES) & data.condition.isin(findings.by_name)]
+    data = _table(results)
+    data = data[data.stage.isin(_STAGES) & data.condition.isin(results.by_name)]
     if data.empty:
         return None
     parts = []
     for stage, name in _STAGES.items():
         means = data[data.stage == stage].groupby("condition")[["loss_first", "loss_last"]].mean()
         words = [
-            f"{arm.title} {means.loss_first[arm.name]:.2f} to {means.loss_last[arm.name]:.2f}"
-            for arm in findings.arms
-            if arm.name in means.index
+            f"{results.label(name)} {means.loss_first[name]:.2f} to {means.loss_last[name]:.2f}"
+            for name in (condition.name for condition in results.ordered_conditions)
+            if name in means.index
         ]
         if words:
             parts.append(f"{name}: {listing(words)}.")
-    return Plan(
+    return Drawing(
         "training",
         "Training loss, first to last",
         "Each arrow runs from a run's first reported loss to its last"
         + (", one for each seed." if data.seed.nunique() > 1 else "."),
         "Training loss, first to last. " + " ".join(parts),
         data,
-        lambda narrow: _paint(findings, data, narrow),
+        lambda narrow: _paint(results, data, narrow),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.cells import (
     count_cell,
@@ -13,8 +14,8 @@ from personaspace.report.cells import (
     seed_cell,
     value_cell,
 )
-from personaspace.report.figures.findings import Findings, mean_value, pooled
 from personaspace.report.figures.style import pretty
+from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
 from personaspace.report.text import NONE, interval, number, percent, row_interval
 
@@ -30,7 +31,7 @@ _WAYS = {
 }
 
 
-def rows_table(table_id: str, caption: str, findings: Findings, rows: Sequence[Row]) -> Table:
+def rows_table(table_id: str, caption: str, results: Results, rows: Sequence[Row]) -> Table:
     """Every field of some result rows, one a line."""
     several = len({row.seed for row in rows}) > 1
     layered = any(row.layer is not None for row in rows)
@@ -47,7 +48,7 @@ def rows_table(table_id: str, caption: str, findings: Findings, rows: Sequence[R
         line = [Cell(name, name), Cell(row.variant, row.variant)]
         if layered:
             line += [Cell((row.method or NONE).upper(), row.method), count_cell(row.layer)]
-        line.append(Cell(findings.label(row.condition), findings.label(row.condition)))
+        line.append(Cell(results.label(row.condition), results.label(row.condition)))
         if several:
             line.append(seed_cell(row.seed))
         line += [
@@ -64,22 +65,24 @@ def rows_table(table_id: str, caption: str, findings: Findings, rows: Sequence[R
     return without_empty(Table(table_id, caption, columns, lines, footnotes=notes.texts))
 
 
-def layer_tables(findings: Findings, metric: str) -> list[Table]:
+def layer_tables(results: Results, metric: str) -> list[Table]:
     """One table for each variant, sub-measure and method: layers down, conditions across."""
-    rows = [r for r in findings.geometry if r.metric == metric and r.layer is not None]
+    rows = [r for r in results.geometry if r.metric == metric and r.layer is not None]
     kinds = list(dict.fromkeys((r.variant, r.name, r.method) for r in rows))
     tables = []
     for variant, name, method in sorted(kinds, key=lambda kind: (kind[2] or "", kind[0])):
         mine = [r for r in rows if (r.variant, r.name, r.method) == (variant, name, method)]
-        arms: list[str | None] = [
-            arm.name for arm in findings.arms if any(r.condition == arm.name for r in mine)
+        conditions: list[str | None] = [
+            condition.name
+            for condition in results.ordered_conditions
+            if any(r.condition == condition.name for r in mine)
         ]
-        arms += [None] if any(r.condition is None for r in mine) else []
+        conditions += [None] if any(r.condition is None for r in mine) else []
         lines = []
         for layer in sorted({r.layer for r in mine if r.layer is not None}):
             line = [Cell(str(layer), layer)]
-            for arm in arms:
-                cell = [r for r in mine if r.layer == layer and r.condition == arm]
+            for condition in conditions:
+                cell = [r for r in mine if r.layer == layer and r.condition == condition]
                 value, one = mean_value(cell), pooled(cell)
                 line.append(Cell(number(value, 4), value, row_interval(one, 4)))
             lines.append(line)
@@ -88,25 +91,28 @@ def layer_tables(findings: Findings, metric: str) -> list[Table]:
             Table(
                 f"{metric.lower()}-{variant}-{name or 'main'}-{method or 'any'}".replace("_", "-"),
                 f"{metric}, method {(method or NONE).upper()}, {words}",
-                [Column("Layer", True), *(Column(findings.label(arm), True) for arm in arms)],
+                [
+                    Column("Layer", True),
+                    *(Column(results.label(condition), True) for condition in conditions),
+                ],
                 lines,
             )
         )
     return tables
 
 
-def rates_table(findings: Findings) -> Table | None:
+def rates_table(results: Results) -> Table | None:
     """Counts of every condition, seed and persona; None without rates."""
-    if not findings.rates:
+    if not results.rates:
         return None
-    several = len({rate.seed for rate in findings.rates}) > 1
-    order = {arm.name: place for place, arm in enumerate(findings.arms)}
+    several = len({rate.seed for rate in results.rates}) > 1
+    order = {condition.name: place for place, condition in enumerate(results.ordered_conditions)}
     lines = []
-    for rate in sorted(findings.rates, key=lambda rate: order.get(rate.condition, len(order))):
+    for rate in sorted(results.rates, key=lambda rate: order.get(rate.condition, len(order))):
         share = rate.hits / rate.total if rate.total else None
         ends = rate.ci95
         detail = interval((100 * ends[0], 100 * ends[1]), 1) if ends else ""
-        label = findings.label(rate.condition)
+        label = results.label(rate.condition)
         lines.append(
             [
                 Cell(label, label),
@@ -137,11 +143,11 @@ def rates_table(findings: Findings) -> Table | None:
     )
 
 
-def ways_table(findings: Findings) -> Table | None:
+def ways_table(results: Results) -> Table | None:
     """Bystander leakage by condition, counted in every way there is; None for one way."""
     rows = [
         row
-        for row in findings.leakage
+        for row in results.leakage
         if (row.metric, row.variant) == ("bystander_mean", "recommended")
     ]
     names = [name for name in _WAYS if any(row.name == name for row in rows)]
@@ -149,12 +155,12 @@ def ways_table(findings: Findings) -> Table | None:
     if len(names) < 2:
         return None
     lines = []
-    for arm in findings.arms:
-        mine = [row for row in rows if row.condition == arm.name]
+    for condition in results.ordered_conditions:
+        mine = [row for row in rows if row.condition == condition.name]
         if mine:
             lines.append(
                 [
-                    Cell(arm.title, arm.title),
+                    Cell(condition.title, condition.title),
                     *(value_cell([row for row in mine if row.name == name]) for name in names),
                 ]
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from personaspace.analysis.caveats import failed_assumptions
 from personaspace.analysis.geometry import analyse_geometry
 from personaspace.analysis.leakage import analyse_leakage
 from personaspace.analysis.leakage.trend import HINGES, slope_row, within_seeds_row
-from personaspace.analysis.measures import MEASURES, described, markdown, measure_of, measures_of
-from personaspace.analysis.rows import Row, to_dicts
+from personaspace.analysis.metrics import MEASURES, described, markdown, measure_of, measures_of
+from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import has_outlier
 
 
@@ -41,17 +42,16 @@ def test_every_row_says_what_it_shows_and_cannot_show(rows: list[Row]) -> None:
 
 def test_measures_are_listed_once_in_whole_sentences(rows: list[Row]) -> None:
     listed = measures_of(rows)
-    assert listed == measures_of(to_dicts(rows))
-    keys = [(m["metric"], m["variant"], m["name"]) for m in listed]
+    keys = [(m.metric, m.variant, m.name) for m in listed]
     assert len(set(keys)) == len(keys)
     assert set(keys) == {(row.metric, row.variant, row.name) for row in rows}
     for measure in listed:
-        assert measure["shows"].startswith("Shows ") and measure["shows"].endswith(".")
-        assert measure["cannot"].startswith("Cannot ") and measure["cannot"].endswith(".")
+        assert re.fullmatch(r"Shows .+\.", measure.shows or "")
+        assert re.fullmatch(r"Cannot .+\.", measure.cannot or "")
 
 
-def test_the_page_of_measures_is_not_stale() -> None:
-    page = Path(__file__).parents[1] / "docs" / "measures.md"
+def test_the_page_of_metrics_is_not_stale() -> None:
+    page = Path(__file__).parents[1] / "docs" / "metrics.md"
     assert page.read_text(encoding="utf-8") == markdown()
 
 
@@ -71,13 +71,11 @@ def test_failed_assumptions_are_gathered_with_their_places() -> None:
         for layer in range(5)
     ]
     fine = Row("M1", "recommended", "a", 9, "benign", 42, name="spread")
-    found = failed_assumptions(to_dicts([*warned, fine]))
+    found = failed_assumptions([*warned, fine])
     assert found == [
         "M1, variance between personas: It is odd. (benign layer 0 method A, benign layer 1 "
         "method A, benign layer 2 method A and 2 more)"
     ]
-    # Results of an older version have no warnings.
-    assert failed_assumptions([{"metric": "M1"}]) == []
 
 
 def test_outliers_are_found_as_by_grubbs() -> None:

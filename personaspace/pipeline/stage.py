@@ -1,0 +1,137 @@
+"""What a stage is: one object, in the stage's own file, that says all the pipeline must know of it.
+
+Graph, fingerprints, executor and entrypoints read these objects (`personaspace.pipeline.stages`
+lists them) and know no stage by name. Nothing here imports a library that computes: a process that
+only wants the graph never waits for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from personaspace.pipeline.context import Context
+    from personaspace.study.load import Study
+    from personaspace.study.spec import Condition, Experiment, Recipe
+
+
+class Scope(StrEnum):
+    """What one run of a stage is for."""
+
+    CONDITION = "condition"  # one condition under one seed
+    STUDY = "study"  # all of them
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """One run of one stage.
+
+    Attributes:
+        stage: Name of the stage.
+        condition: For which condition; empty for the whole study.
+        seed: For which seed; -1 for the whole study.
+    """
+
+    stage: str
+    condition: str = ""
+    seed: int = -1
+
+    @property
+    def id(self) -> str:
+        """`train:e4-villain:42`, or `aggregate`."""
+        return f"{self.stage}:{self.condition}:{self.seed}" if self.condition else self.stage
+
+
+@dataclass(frozen=True)
+class Need:
+    """A stage whose artifacts another stage reads.
+
+    Attributes:
+        stage: Its name. A stage of a condition needs it of the same condition and seed, one of the
+            study needs all there are.
+        files: The files that are fetched; None: all of the artifact.
+    """
+
+    stage: str
+    files: tuple[str, ...] | None = None
+
+
+def _never(_: Study) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: what it is made from, what it computes, and where it stands in the graph.
+
+    Attributes:
+        name: Its name, in lower case; also that of its module and of its command in `jobs`.
+        version: Raised when the stage computes something else from the same inputs.
+        scope: Whether it runs for each condition and seed, or once for the study.
+        needs: Its inputs. One that a condition does not have (base is not trained) is left out.
+        reads: All of the study that can change the result, as JSON: a field that is not in it
+            cannot make the stage run again.
+        run: Computes, and writes into the context's folder. Imports what is heavy itself.
+        trained_only: It runs for the conditions with a data set alone.
+        untrained_once: Of a condition without data set it runs under the first seed alone, since
+            nothing that it reads depends on a seed.
+        draws_answers: Whether it draws answers from the model.
+        longest_answer: The most tokens that an answer drawn by it can have; None: it draws none.
+        tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
+    """
+
+    name: str
+    version: int
+    scope: Scope
+    needs: tuple[Need, ...]
+    reads: Callable[[Study, Node], dict[str, Any]]
+    run: Callable[[Context], None]
+    trained_only: bool = False
+    untrained_once: bool = False
+    draws_answers: Callable[[Study], bool] = _never
+    longest_answer: Callable[[Experiment], int] | None = None
+    tolerates_loss: Callable[[Study], bool] = _never
+
+    def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:
+        """Its run for a condition and seed; None if there is none.
+
+        Raises:
+            ValueError: It is a stage of the whole study.
+        """
+        if self.scope is not Scope.CONDITION:
+            raise ValueError(f"{self.name} is a stage of the whole study")
+        if condition.dataset is None:
+            if self.trained_only:
+                return None
+            if self.untrained_once:
+                seed = spec.seeds[0]
+        return Node(self.name, condition.name, seed)
+
+    def input_files(self, stage: str) -> tuple[str, ...] | None:
+        """Names of the files that it fetches of an input of that stage; None: all.
+
+        Raises:
+            KeyError: It does not need that stage.
+        """
+        return {need.stage: need.files for need in self.needs}[stage]
+
+
+# --- what several stages read of a study ---------------------------------------------------------
+
+
+def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
+    """Name and system prompt of each of these personas."""
+    return [[name, study.spec.persona(name).prompt] for name in names]
+
+
+def recipe_read(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without what does not change what is learned: how often a checkpoint is written."""
+    return recipe.model_dump(exclude={"checkpoint_every"})
+
+
+def model_read(study: Study) -> list[str]:
+    """The base model's weights and precision."""
+    return [study.model_identity, study.spec.model.dtype]
