@@ -1,8 +1,9 @@
-"""The documentation: links lead somewhere, in the repository and on the site; every page is listed."""
+"""The documentation: links lead somewhere, in the repository and on the site of all pages."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def anchors(path: Path) -> set[str]:
     tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
     seen: Counter[str] = Counter()
     out = set()
-    for heading, inline in zip(tokens, tokens[1:], strict=False):
+    for heading, inline in itertools.pairwise(tokens):
         if heading.type == "heading_open":
             text = "".join(part.content for part in inline.children or [])
             slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
