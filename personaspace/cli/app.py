@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +60,21 @@ def _store(given: str | None) -> str:
 
 @app.command()
 @guarded
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="For a small model and minutes on a laptop.")
+    ] = False,
+) -> None:
+    """Write a commented study to begin with."""
+    from personaspace.study import first
+
+    first.write(file, tiny=tiny)
+    print(f"{file} written; next: personaspace validate {shlex.quote(str(file))}")
+
+
+@app.command()
+@guarded
 def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     """Check a study and say what would run: stages, answers, GPU-hours, bytes."""
     from personaspace.pipeline import graph
@@ -107,7 +123,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
         f"{cost.prompts:,} prompts"
     )
-    hours = "unknown" if cost.gpu_hours is None else f"{cost.gpu_hours:.2g}"
+    hours = "unknown" if cost.gpu_hours is None else f"{max(cost.gpu_hours, 0.01):.2g}"
     out.print(
         f"about {hours} GPU-hours on one H100 (an estimate from counted tokens, start-up not "
         f"included), about {size(cost.bytes)} of artifacts"
