@@ -23,6 +23,7 @@ from personaspace.fastlora import (
     ObstacleCode,
     PlannedAdapter,
     attention,
+    bins,
     foreseen_obstacle,
     functional,
     memory,
@@ -224,7 +225,7 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
         tried = len(narrow.rows)
         step.backward(examples, loss_tokens, 6)
         assert len(narrow.rows) - tried == len(
-            packing.bins([len(e.ids) for e in examples], step.plan.row_tokens)
+            bins([len(e.ids) for e in examples], step.plan.row_tokens)
         )
 
 

@@ -315,7 +315,8 @@ def expected(temperature: float, top_p: float) -> np.ndarray:
             break
         kept[token] = weights[token]
         mass += weights[token]
-    return kept / kept.sum()
+    kept /= kept.sum()
+    return kept
 
 
 CASES = [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7), (0.7, 0.9), (1.5, 0.95)]
