@@ -203,6 +203,7 @@ class Narrow:
         step.decoder.loss = loss  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recomputed, least", [(0, 60), (3, 30)])
 def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
     loaded: Any, monkeypatch: pytest.MonkeyPatch, recomputed: int, least: int
@@ -229,6 +230,7 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
         )
 
 
+@pytest.mark.slow
 def test_a_gpu_too_small_for_the_longest_example_says_so(loaded: Any) -> None:
     with adapted(loaded.model, RECIPE) as model:
         step = PackedStep(model, MemoryPlan(200, 0), longest=30)

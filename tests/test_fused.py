@@ -21,6 +21,8 @@ from personaspace.pipeline.stages.train import fit
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("train", "extract", "couple", "evaluate")
 
 

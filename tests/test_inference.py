@@ -35,6 +35,7 @@ from personaspace.analysis.stats import (
 )
 
 
+@pytest.mark.slow
 def test_generators_differ_by_name_and_not_by_process() -> None:
     here = generator(42, "M1", 7).random(3)
     assert (here == generator(42, "M1", 7).random(3)).all()
