@@ -298,6 +298,7 @@ def test_a_reader_who_has_seen_enough_ends_the_logs(
                 show(cluster, "em205", "x", follow=follow)
 
 
+@pytest.mark.slow
 def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     study(api)
     assert run("wait", "em205", "--timeout", "0.01").exit_code == 1

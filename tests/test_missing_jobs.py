@@ -66,6 +66,7 @@ def test_a_failed_job_that_was_removed_by_its_time_to_live_is_lost() -> None:
     assert missing.for_good(ended, 601) == {"job-train"}
 
 
+@pytest.mark.slow
 def test_a_conductor_outlasts_an_upgrade_that_broke_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
