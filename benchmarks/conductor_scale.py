@@ -205,8 +205,8 @@ class Bench:
         inbox: Inbox = queue.Queue()
         known: set[str] = set()
         for release in releases:
-            for kind, view in (("jobs", job_view), ("pods", pod_view)):
-                Watcher(self.cluster, kind, names.selector(release), view, inbox).start()
+            for kind, as_view in (("jobs", job_view), ("pods", pod_view)):
+                Watcher(self.cluster, kind, names.selector(release), as_view, inbox).start()
         while True:
             news, now = inbox.get(), time.monotonic()
             match news:

@@ -3,8 +3,6 @@
 python -m jobs train --spec examples/demo.yaml --store /tmp/store --condition benign --seed 42
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -30,7 +30,7 @@ FULL = {
         "tolerations": [{"key": "spot", "operator": "Exists"}],
     },
     "modelCache": {"type": "pvc", "claim": "models", "offline": True},
-    "logFormat": "json",
+    "logFormat": "text",
     "pods": {
         "nodeSelector": {"gpu": "h100"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],

@@ -377,3 +377,11 @@ def test_provenance_adds_up(tmp_path: Path) -> None:
     assert cells(page, "versions-table") == [["torch", "2.13.0", "2.11.0"]]
     digests = [attrs["title"] for attrs in page.all("td") if len(attrs.get("title", "")) == 64]
     assert digests == ["ab" * 32, "cd" * 32, "ef" * 32]
+
+
+def test_no_table_has_a_column_that_is_empty_in_every_row(page: Page) -> None:
+    tables = {attrs["id"]: cells(page, attrs["id"]) for attrs in page.all("table")}
+    assert len(tables) > 20
+    for name, rows in tables.items():
+        for column in list(zip(*rows, strict=True))[1:]:
+            assert set(column) - {"", "\u2013"}, f"{name} has a column that says nothing"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.headline import cautions, details, headline
-from personaspace.report.tables import Cell, Column, Table, escape_markdown, without_empty
+from personaspace.report.tables import Cell, Column, Table, escape_markdown, to_markdown
 from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
 
 
@@ -183,8 +183,11 @@ def test_empty_number_columns_go_with_their_group() -> None:
         [[Cell("x"), blank, full, blank], [Cell("y"), blank, blank, blank]],
         groups=[("", 1), ("gone", 1), ("kept", 2)],
     )
-    slim = without_empty(table)
-    assert [column.title for column in slim.columns] == ["a", "c"]
-    assert list(slim.groups) == [("", 1), ("kept", 1)]
+    assert [column.title for column in table.shown.columns] == ["a", "c"]
+    assert list(table.shown.groups) == [("", 1), ("kept", 1)]
+    assert to_markdown(table).splitlines()[0] == "| a | kept: c |"
+    assert table.shown.shown == table.shown
+    unheard = Table("t", "c", [Column("a"), Column("b")], [])
+    assert len(unheard.shown.columns) == 2, "a table without rows keeps its titles"
     with pytest.raises(ValueError, match="table t"):
         Table("t", "c", [Column("a")], [[blank, blank]])

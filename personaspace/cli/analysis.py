@@ -14,6 +14,7 @@ from personaspace.analysis.caveats import failed_assumptions
 from personaspace.analysis.rows import Row, Variant, to_dicts
 from personaspace.console import console, print_json
 from personaspace.errors import UserError
+from personaspace.logs import tell
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
@@ -22,7 +23,7 @@ Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap int
 
 def _say(notes: Iterable[str]) -> None:
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        tell(f"note: {note}")
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from personaspace import interrupt
+from personaspace import interrupt, logs
 from personaspace.cli import analysis, cluster
 from personaspace.cli.guard import guarded
 from personaspace.cli.power import power
@@ -157,7 +156,8 @@ def run(
                 summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
         report = work.manifest(Node("report"))
         if summary.failed:
-            _print_failures(summary)
+            if not logs.as_json():  # the log has said it
+                _print_failures(summary)
             raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
         print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
         if report is None:
@@ -338,6 +338,13 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            envvar=logs.LEVEL, help=f"Lowest level of messages: {', '.join(logs.LEVELS)}."
+        ),
+    ] = "info",
 ) -> None:
     """Options for all commands."""
-    logging.basicConfig(level=logging.WARNING)
+    guarded(logs.setup)(level=log_level)
+    os.environ[logs.LEVEL] = log_level  # for the processes that this one starts

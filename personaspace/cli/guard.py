@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from functools import wraps
 from typing import Any
 
-from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, Interrupted, UserError
+from personaspace import logs
+from personaspace.errors import (
+    EXIT_FAILURE,
+    EXIT_USER_ERROR,
+    Interrupted,
+    SpecErrors,
+    StoreUnavailable,
+    UserError,
+)
 
 
 def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., Any]:
@@ -16,7 +25,7 @@ def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., 
 
     Args:
         command: What is run.
-        job: A cluster runs it, and tries again when a store is away (69); people mend it (2).
+        job: A cluster runs it, and tries again when a store is away (69); people fix it (2).
     """
 
     @wraps(command)
@@ -24,7 +33,7 @@ def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., 
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            _complain(str(error))
+            _complain(str(error), **_problems(error))
             raise SystemExit(error.exit_code if job else _code(error)) from None
         except Interrupted as error:
             _complain(f"{error}; run again to go on from here")
@@ -43,17 +52,25 @@ def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., 
 
 def as_job(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command as a cluster's pod runs it: see `guarded`."""
-    return guarded(command, job=True)
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        logs.setup()
+        return command(*args, **kwargs)
+
+    return guarded(run, job=True)
 
 
 def _code(error: UserError) -> int:
-    from personaspace.errors import StoreUnavailable
-
     return EXIT_USER_ERROR if isinstance(error, StoreUnavailable) else error.exit_code
 
 
-def _complain(text: str) -> None:
-    """On stderr; as an object where logs are JSON lines."""
-    from personaspace.logs import as_json, log_line
+def _problems(error: UserError) -> dict[str, Any]:
+    """A spec's problems, for programs."""
+    if not isinstance(error, SpecErrors):
+        return {}
+    return {"problems": [asdict(one) if is_dataclass(one) else one for one in error.problems]}
 
-    print(log_line(text, "error") if as_json() else text, file=sys.stderr)
+
+def _complain(text: str, **fields: Any) -> None:
+    logs.tell(text, logs.RunEvent.ERROR, **fields)

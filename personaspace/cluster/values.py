@@ -293,7 +293,11 @@ class Values(Part):
     fuse: StrictBool = Field(
         False, description="One Job per condition and seed that runs all its stages, model loaded."
     )
-    log_format: Literal["text", "json"] = Field("text", description="json: one object a line.")
+    log_format: Literal["json", "text"] = Field(
+        "json",
+        description="json: one object a line, from which `status` reads how far a stage is, and "
+        "which `logs` prints as plain lines; text: plain lines.",
+    )
     image: Image = Field(
         Image(repository="personaspace/gpu"), description="Of pods that have a GPU."
     )

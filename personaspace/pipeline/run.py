@@ -137,8 +137,7 @@ def run_node(
     progress = start()
     began = time.monotonic()
     store, key = work.store, work.key(node)
-    # What a killed process left behind. A folder store knows living writers by their locks.
-    if not store.url.startswith("s3:"):
+    if store.knows_writers:  # what a killed process left behind
         store.sweep(key, minutes=0)
     with store.writer(key) as writer:
         context = Context(

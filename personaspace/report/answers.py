@@ -148,10 +148,10 @@ def pack(folder: Path, results: Results) -> Packed | None:
     who = {n: place for place, n in enumerate(_in_order(frame.persona, results.ordered_personas))}
     asked = {text: place for place, text in enumerate(_in_order(frame.question, []))}
     frame = frame.assign(
-        condition=frame.condition.map(lambda name: order.get(name, len(order))),
+        rank=frame.condition.map(lambda name: order.get(name, len(order))),
         who=frame.persona.map(who),
         asked=frame.question.map(asked),
-    ).sort_values(["condition", "condition", "seed", "who", "asked", "sample"], kind="stable")
+    ).sort_values(["rank", "condition", "seed", "who", "asked", "sample"], kind="stable")
     chunks = [
         Chunk(
             f"answers-{condition}-seed-{seed}",

@@ -16,7 +16,7 @@ from personaspace.report.cells import (
 )
 from personaspace.report.figures.style import pretty
 from personaspace.report.selection import mean_value, pooled
-from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
+from personaspace.report.tables import Cell, Column, Footnotes, Table
 from personaspace.report.text import NONE, interval, number, percent, row_interval
 
 #: Bystander leakage counted in other ways, and what each column is called.
@@ -62,7 +62,7 @@ def rows_table(table_id: str, caption: str, results: Results, rows: Sequence[Row
             p_cell([row], "p_holm"),
         ]
         lines.append(line)
-    return without_empty(Table(table_id, caption, columns, lines, footnotes=notes.texts))
+    return Table(table_id, caption, columns, lines, footnotes=notes.texts)
 
 
 def layer_tables(results: Results, metric: str) -> list[Table]:

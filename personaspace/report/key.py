@@ -6,7 +6,7 @@ from personaspace.analysis.results import Results, StudyCondition, share
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures.style import pretty
 from personaspace.report.selection import mean_value, pooled
-from personaspace.report.tables import Cell, Column, Table, without_empty
+from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, interval, number, percent
 
 #: M1's sub-measures that set a condition against benign training, and against base.
@@ -103,7 +103,7 @@ def key_table(results: Results) -> Table:
             ]
         )
     where = f"layer {results.headline_layer}, method {(results.headline_method or NONE).upper()}"
-    table = Table(
+    return Table(
         "key-table",
         f"Key numbers by condition (geometry: {where})",
         [
@@ -131,4 +131,3 @@ def key_table(results: Results) -> Table:
         "training. Bystanders: mean over personas other than the source and the persona trained "
         "under. Degenerate: empty, repetitive, or with more than one marker.",
     )
-    return without_empty(table)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from personaspace.analysis.results import Results, StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report.cells import BLANK, effect_cell, number_cell, p_cell, seed_cell, value_cell
-from personaspace.report.tables import Cell, Column, Footnotes, Table, without_empty
+from personaspace.report.tables import Cell, Column, Footnotes, Table
 
 TESTS = {
     "H1": "H1: the persona trained under leaks more than bystanders do",
@@ -169,20 +169,18 @@ def checks_table(results: Results) -> Table | None:
                 p_cell([row], "p"),
             ]
         )
-    return without_empty(
-        Table(
-            "checks-table",
-            "The same tests on other sets, and tests of equivalence",
-            [
-                Column("Test"),
-                Column("Measure"),
-                Column("Condition"),
-                *([Column("Seed", True)] if several else []),
-                *_RECOMMENDED[:3],
-            ],
-            rows,
-            footnotes=notes.texts,
-        )
+    return Table(
+        "checks-table",
+        "The same tests on other sets, and tests of equivalence",
+        [
+            Column("Test"),
+            Column("Measure"),
+            Column("Condition"),
+            *([Column("Seed", True)] if several else []),
+            *_RECOMMENDED[:3],
+        ],
+        rows,
+        footnotes=notes.texts,
     )
 
 
@@ -207,27 +205,25 @@ def measure_table(results: Results, metric: str) -> Table | None:
         for condition in results.ordered_conditions
         if (line := _measure_line(results, condition, rows, names, notes)) is not None
     ]
-    return without_empty(
-        Table(
-            f"{metric.lower()}-beside",
-            f"{metric} at layer {results.headline_layer}, method "
-            f"{(results.headline_method or '').upper()}: as published, and as recommended",
-            [
-                Column("Condition"),
-                Column("value", True),
-                Column("change", True),
-                Column("p", True),
-                Column("value [95\u202f%]", True),
-                Column("change [95\u202f%]", True),
-                *_RECOMMENDED[1:],
-                *([Column("EM less benign [95\u202f%]", True), Column("p", True)]),
-            ],
-            lines,
-            groups=[("", 1), ("Published", 3), ("Recommended", 8)],
-            note="Change: from the base model; p is of the change, except for EM less benign."
-            + (f" Effect size: {size}." if size else ""),
-            footnotes=notes.texts,
-        )
+    return Table(
+        f"{metric.lower()}-beside",
+        f"{metric} at layer {results.headline_layer}, method "
+        f"{(results.headline_method or '').upper()}: as published, and as recommended",
+        [
+            Column("Condition"),
+            Column("value", True),
+            Column("change", True),
+            Column("p", True),
+            Column("value [95\u202f%]", True),
+            Column("change [95\u202f%]", True),
+            *_RECOMMENDED[1:],
+            *([Column("EM less benign [95\u202f%]", True), Column("p", True)]),
+        ],
+        lines,
+        groups=[("", 1), ("Published", 3), ("Recommended", 8)],
+        note="Change: from the base model; p is of the change, except for EM less benign."
+        + (f" Effect size: {size}." if size else ""),
+        footnotes=notes.texts,
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from personaspace.report.text import NONE
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,6 +32,11 @@ class Cell:
     ref: int = 0
     warning: str = ""
     warning_ref: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to read in it."""
+        return self.text in ("", NONE) and not (self.detail or self.warning or self.ref)
 
     @property
     def key(self) -> str:
@@ -73,6 +80,26 @@ class Table:
             raise ValueError(f"table {self.id}: rows or groups do not fit the columns")
 
     @cached_property
+    def shown(self) -> Table:
+        """The table as it is printed: without columns that are empty in every row.
+
+        The first column is the rows' heading and always stays.
+        """
+        kept = [
+            place
+            for place in range(len(self.columns))
+            if place == 0 or not self.rows or any(not row[place].empty for row in self.rows)
+        ]
+        over = [index for index, (_, width) in enumerate(self.groups) for _ in range(width)]
+        widths = Counter(over[place] for place in kept) if over else Counter[int]()
+        return replace(
+            self,
+            columns=[self.columns[place] for place in kept],
+            rows=[[row[place] for place in kept] for row in self.rows],
+            groups=[(self.groups[index][0], width) for index, width in sorted(widths.items())],
+        )
+
+    @cached_property
     def anchors(self) -> list[str]:
         """An id for each row, from its first cells: as many as it takes to tell rows apart."""
         for width in range(1, len(self.columns) + 1):
@@ -99,7 +126,8 @@ def escape_markdown(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; column groups are put before the titles."""
+    """A pipe table of what is shown; column groups are put before the titles."""
+    table = table.shown
     heads = [column.title for column in table.columns]
     groups = [title for title, width in table.groups for _ in range(width)]
     if groups:
@@ -144,20 +172,3 @@ class Footnotes:
         if text not in self.texts:
             self.texts.append(text)
         return self.texts.index(text) + 1
-
-
-def without_empty(table: Table) -> Table:
-    """The table less its number columns that hold no number at all."""
-    kept = [
-        place
-        for place, column in enumerate(table.columns)
-        if not column.numeric or any(row[place].sort is not None for row in table.rows)
-    ]
-    over = [index for index, (_, width) in enumerate(table.groups) for _ in range(width)]
-    widths = Counter(over[place] for place in kept) if over else Counter[int]()
-    return replace(
-        table,
-        columns=[table.columns[place] for place in kept],
-        rows=[[row[place] for place in kept] for row in table.rows],
-        groups=[(table.groups[index][0], width) for index, width in sorted(widths.items())],
-    )

@@ -30,9 +30,12 @@ class Store(ABC):
 
     Attributes:
         url: Opens the store again; holds no secrets.
+        knows_writers: Whether living writers are known by their locks, so that `sweep` takes what
+            a killed one left at once.
     """
 
     url: str
+    knows_writers: ClassVar[bool]
     #: Whether a put that failed may yet take effect, now or a moment later.
     _puts_may_be_late: ClassVar[bool]
 

@@ -44,6 +44,7 @@ class LocalStore(Store):
         root: The folder. Made by `check` or by the first writer.
     """
 
+    knows_writers = True
     _puts_may_be_late = False
 
     def __init__(self, root: Path) -> None:

@@ -43,6 +43,7 @@ class S3Store(Store):
         cache: Where files are kept; None: a temporary folder that `close` removes.
     """
 
+    knows_writers = False
     _puts_may_be_late = True
 
     def __init__(self, location: S3Location, cache: Path | None = None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +32,7 @@ class ModelError(UserError):
         self.reason = reason
 
 
+_LOG = logging.getLogger(__name__)
 SMOLLM2 = "builtin:smollm2-135m-instruct"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -98,7 +99,7 @@ def _convert_gguf(gguf: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_libraries()
-    print(f"converting {gguf.name} to safetensors, once (about 20 s)", file=sys.stderr, flush=True)
+    _LOG.info("converting %s to safetensors, once (about 20 s)", gguf.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
     try:
