@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,13 @@ from rich.text import Text
 
 #: Columns where there is no terminal to ask: tables in files and pipes keep their lines.
 WIDE = 200
+#: What a terminal would obey instead of showing it; line ends and tabs are no such thing.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str) -> str:
+    """A text whose control characters a terminal does not obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -36,16 +44,19 @@ def stage_table(cells: Iterable[tuple[str, str, int, Text | str]], title: str = 
             which these first name them; what has no condition has a row of its own, at the end.
         title: Of the table.
     """
-    shown = {(stage, condition, seed): cell for stage, condition, seed, cell in cells}
-    table = Table(title=Text(title) if title else None, title_justify="left")
-    stages = list(dict.fromkeys(stage for stage, condition, _ in shown if condition))
+    found = {
+        (stage, condition, seed): Text(shown(cell)) if isinstance(cell, str) else cell
+        for stage, condition, seed, cell in cells
+    }
+    table = Table(title=Text(shown(title)) if title else None, title_justify="left")
+    stages = list(dict.fromkeys(stage for stage, condition, _ in found if condition))
     for name in ("condition", "seed", *stages):
         table.add_column(name)
     none = Text("–", style="dim")
-    for condition, seed in dict.fromkeys((c, s) for _, c, s in shown if c):
-        row = [shown.get((stage, condition, seed), none) for stage in stages]
-        table.add_row(Text(condition), str(seed), *row)
-    for (stage, condition, _), cell in shown.items():
+    for condition, seed in dict.fromkeys((c, s) for _, c, s in found if c):
+        row = [found.get((stage, condition, seed), none) for stage in stages]
+        table.add_row(shown(condition), str(seed), *row)
+    for (stage, condition, _), cell in found.items():
         if not condition:
             # Where no stage of a condition is shown, there is no column for a cell but the seed's.
             table.add_row(stage, *(["", cell] if stages else [cell]))

@@ -1,7 +1,7 @@
 """One set-up of logging, for this package and for libraries: lines for people, or JSON objects.
 
 With `PERSONASPACE_LOG=json` each line is a JSON object: `time` (UTC, ISO 8601), `level`, `event`
-(see `RunEvent`), `logger`, further fields, and `message` (what the plain line would say). Libraries'
+(a `RunEvent`), `logger`, further fields, and `message` (what the plain line would say). Libraries'
 messages, Python's warnings and uncaught errors are such lines as well.
 `PERSONASPACE_LOG_LEVEL` is the lowest level that appears.
 """

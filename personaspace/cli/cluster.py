@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from personaspace.cluster.states import JobState, Reason
+from personaspace.console import console, print_json, stage_table
 from personaspace.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,11 +39,6 @@ _STYLES = {
 }
 #: For what a Job may wait without anybody noticing that it waits in vain.
 _IN_VAIN = (Reason.CONDUCTOR, Reason.NO_CONDUCTOR)
-
-
-def _console() -> Console:
-    """Nothing that comes from a cluster is markup: names, errors, what a container said."""
-    return Console(markup=False, emoji=False, highlight=False)
 
 
 def is_spec(target: str) -> bool:
@@ -75,15 +69,15 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
     from personaspace.cluster.status import rows
 
     if as_json:
-        print(json.dumps([row.as_json() for row in rows(cluster, release)], indent=1))
+        print_json([row.as_json() for row in rows(cluster, release)])
         return
-    console = _console()
+    out = console()
     if not watch:
-        console.print(_table(release, rows(cluster, release)))
+        out.print(_table(release, rows(cluster, release)))
         return
     found = rows(cluster, release)
-    with Live(console=console, auto_refresh=False) as live:
-        outage = Outage(release, lambda text: console.print(Text(text, style="red")))
+    with Live(console=out, auto_refresh=False) as live:
+        outage = Outage(release, lambda text: out.print(Text(text, style="red")))
         while True:
             live.update(_table(release, found), refresh=True)
             if all(row.state.ended for row in found):
@@ -100,19 +94,7 @@ def _table(release: str, found: list[Row]) -> Group:
     """Condition by stage, then why what is not done is not done."""
     from personaspace.cluster.status import alike
 
-    table = Table(title=Text(release), title_justify="left")
-    stages = list(dict.fromkeys(row.stage for row in found if row.condition))
-    table.add_column("condition")
-    table.add_column("seed")
-    for stage in stages:
-        table.add_column(stage)
-    for condition, seed in dict.fromkeys((r.condition, r.seed) for r in found if r.condition):
-        mine = {r.stage: r for r in found if (r.condition, r.seed) == (condition, seed)}
-        cells = [_cell(mine[stage]) if stage in mine else Text("–") for stage in stages]
-        table.add_row(Text(condition), str(seed), *cells)
-    for row in found:
-        if not row.condition:
-            table.add_row(row.stage, "", _cell(row))
+    table = stage_table(((r.stage, r.condition, r.seed, _cell(r)) for r in found), release)
     # What waits comes last: it may wait for what is said before.
     told = sorted(filter(_is_told, found), key=lambda row: row.state is JobState.WAITING)
     lines = [
@@ -165,9 +147,9 @@ def show_results(
     with open_store(url) as place:
         results = Results.read(place.fetch(keys["aggregate"], [RESULTS_FILE]))
         if as_json:
-            print(json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+            print_json(results.to_dict())
             return
-        _console().print(table(results))
+        console().print(table(results))
         print(f"results: {place.describe(keys['aggregate'])}")
         if "report" in keys:
             print(f"report:  {place.describe(keys['report'])}")

@@ -16,9 +16,9 @@ from personaspace.cluster.quota import needed
 from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
 from personaspace.cluster.views import failure_of, job_view
 from personaspace.cluster.waiting import Standing, pod_standing, refusals, start_problems
+from personaspace.console import duration
 from personaspace.errors import UserError
 from personaspace.pipeline.graph import STAGES
-from personaspace.pipeline.progress import duration
 
 #: Columns, in order.
 ORDER = (*STAGES, "condition", "conductor")

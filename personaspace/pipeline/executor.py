@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from personaspace import interrupt
-from personaspace.errors import Interrupted, UserError
+from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import Work, prepare, run_node
 from personaspace.pipeline.runtime import Runtime
@@ -27,7 +27,6 @@ from personaspace.pipeline.states import (
     Started,
     WorkerEvent,
 )
-from personaspace.pipeline.termination import message_of
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
@@ -148,7 +147,7 @@ def _begin(schedule: _Schedule, node: Node, runtime: Runtime, board: Board) -> S
 
 
 def _report_failure(schedule: _Schedule, board: Board, node: Node, error: Exception) -> None:
-    board.finish(node, NodeState.FAILED, message_of(error))
+    board.finish(node, NodeState.FAILED, one_line(error))
     for lost in schedule.fail(node, error):
         board.finish(lost, NodeState.BLOCKED, f"needs {node.id}")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from personaspace import interrupt
-from personaspace.errors import UnavailableError, UserError
+from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.logs import log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
@@ -123,7 +123,7 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> No
             error = _gravest(list(summary.failed.values()))
             if not isinstance(error, UserError):
                 raise error  # not the user's mistake: whoever fixes it wants the traceback
-            text, code = termination.message_of(error), termination.code_of(error)
+            text, code = one_line(error), termination.code_of(error)
             if len(nodes) > 1:
                 failed = next(node for node, its in summary.failed.items() if its is error)
                 text = f"{failed.id}: {text}"

@@ -12,7 +12,6 @@ What stages, libraries and users wrote is shown as it is, never parsed as markup
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from personaspace.console import console, duration, shown, stage_table
 from personaspace.logs import as_json, log_line
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.states import NodeState, RunEvent
@@ -43,8 +43,6 @@ _CELLS = {
     NodeState.FAILED: ("FAILED", "red bold"),
     NodeState.BLOCKED: ("not run", "red"),
 }
-#: What a terminal would obey instead of showing it; line ends and tabs are no such thing.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -71,16 +69,6 @@ class Left:
 
     seconds: float
     whole: bool
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 4 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def roughly(seconds: float) -> str:
@@ -292,42 +280,22 @@ class LiveBoard(Board):
         """Lines scroll above the table, but not the starts and ends that it shows anyway."""
         if event is not RunEvent.START and fields.get("state") is not NodeState.SKIPPED:
             self._live.console.print(
-                Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", _shown(text))
+                Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", shown(text))
             )
 
     def _table(self) -> Table:
         so_far = duration(time.monotonic() - self.began)
-        title = Text(f"{self.how_far()} ({so_far} so far)")
-        table = Table(title=title, title_justify="left")
-        stages = list(dict.fromkeys(node.stage for node in self.nodes if node.condition))
-        table.add_column("condition")
-        for stage in stages:
-            table.add_column(Text(stage))
-        rows = dict.fromkeys((n.condition, n.seed) for n in self.nodes if n.condition)
-        for condition, seed in rows:
-            cells = [self._cell(Node(stage, condition, seed)) for stage in stages]
-            name = Text.assemble(_shown(condition), " ", (str(seed), "dim"))
-            table.add_row(name, *cells)
-        for node in self.nodes:
-            if not node.condition:
-                table.add_row(Text(node.stage), self._cell(node))
-        return table
+        cells = ((n.stage, n.condition, n.seed, self._cell(n)) for n in self.nodes)
+        return stage_table(cells, f"{self.how_far()} ({so_far} so far)")
 
     def _cell(self, node: Node) -> Text:
-        state = self.states.get(node)
-        if state is None:
-            return Text("–", "dim")
+        state = self.states[node]
         if state.state is NodeState.RUNNING:
-            return Text(_shown(_how_far(state)), "yellow")
+            return Text(shown(_how_far(state)), "yellow")
         return Text(*_CELLS[state.state])
-
-
-def _shown(text: str) -> str:
-    """A text whose control characters a terminal does not obey."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def make_board(nodes: Sequence[Node]) -> Board:
     """A live table on a terminal, lines otherwise."""
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    return LiveBoard(nodes, console) if console.is_terminal else Board(nodes)
+    out = console(stderr=True)
+    return LiveBoard(nodes, out) if out.is_terminal else Board(nodes)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from personaspace.errors import Interrupted, UnavailableError, UserError
+from personaspace.errors import Interrupted, UnavailableError, UserError, one_line
 
 #: What the kubelet keeps of a message.
 LIMIT_BYTES = 4096
@@ -63,17 +63,9 @@ def code_of(error: BaseException) -> Code:
     return Code.USER_ERROR if isinstance(error, UserError) else Code.ERROR
 
 
-def message_of(error: BaseException) -> str:
-    """An error in one line, for a person."""
-    if isinstance(error, UserError | Interrupted):
-        return "; ".join(str(error).splitlines())
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
 def write_error(node: str, error: BaseException) -> None:
     """Leave an error as the ending of what was run."""
-    text = message_of(error)
+    text = one_line(error)
     write(f"{node}: {text}", Ending(node=node, code=code_of(error), text=text))
 
 

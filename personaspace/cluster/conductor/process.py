@@ -22,7 +22,7 @@ from personaspace.cluster.conductor.reconcile import Decision
 from personaspace.cluster.log_lines import Event, Trouble
 from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, told
 from personaspace.cluster.views import job_view, pod_view
-from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError
+from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError, one_line
 from personaspace.logs import as_json, log_line
 from personaspace.pipeline import termination
 from personaspace.pipeline.termination import Code, Ending
@@ -78,7 +78,7 @@ def conduct(settings: Settings) -> None:
 def _tell_crash(error: Exception) -> None:
     """The traceback, in one line where lines are JSON."""
     if as_json():
-        text = f"conductor: {termination.message_of(error)}"
+        text = f"conductor: {one_line(error)}"
         say(text, event=Event.ERROR, traceback=traceback.format_exc())
     else:
         traceback.print_exc()
