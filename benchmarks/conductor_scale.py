@@ -37,9 +37,11 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cli.guard import as_job
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster, connect
-from personaspace.cluster.conductor.plan import Plan, make
-from personaspace.cluster.conductor.watch import Feed
-from personaspace.cluster.views import job_view, pod_view
+from personaspace.cluster.conductor.news import Changed, Inbox, Listed
+from personaspace.cluster.conductor.plan import JobPlan, make
+from personaspace.cluster.conductor.watch import Watcher
+from personaspace.cluster.states import JobPhase
+from personaspace.cluster.views import JobView, job_view, pod_view
 from personaspace.store import open_store
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +112,7 @@ class Bench:
 
     def __init__(self, cluster: Cluster, folder: Path, options: argparse.Namespace) -> None:
         self.cluster, self.folder, self.options = cluster, folder, options
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, JobPlan] = {}
         self.complete: dict[str, float] = {}
         self.appeared: dict[str, float] = {}
         self.released: dict[str, tuple[str, float]] = {}
@@ -200,20 +202,23 @@ class Bench:
 
     def watch(self, releases: list[str]) -> None:
         """Note what happens; pods without a gate are ready to end."""
-        inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        inbox: Inbox = queue.Queue()
         known: set[str] = set()
         for release in releases:
             for kind, view in (("jobs", job_view), ("pods", pod_view)):
-                Feed(self.cluster, kind, names.selector(release), view, inbox).start()
+                Watcher(self.cluster, kind, names.selector(release), view, inbox).start()
         while True:
-            kind, change, what = inbox.get()
-            now = time.monotonic()
-            views = what.values() if change == "reset" else [what]
-            if change not in ("reset", "set"):
-                continue
+            news, now = inbox.get(), time.monotonic()
+            match news:
+                case Listed():
+                    views = list(news.views.values())
+                case Changed():
+                    views = [news.view]
+                case _:
+                    continue
             for view in views:
-                if kind == "jobs":
-                    if view.state == "succeeded":
+                if isinstance(view, JobView):
+                    if view.phase is JobPhase.SUCCEEDED:
                         self.complete.setdefault(view.name, now)
                 elif view.gated:
                     self.appeared.setdefault(view.name, now)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks import common
+from personaspace import fastlora
 from personaspace.activations import extract
 from personaspace.activations.extract import Passage
-from personaspace.fastlora import extraction
 
 LAYERS = [7, 14, 20, 21, 27]
 
@@ -63,7 +63,7 @@ def measure(
     some = passages[: 2 * 240]
 
     def unshared() -> None:
-        extraction.hidden_states(model, passages, layers, share=False)
+        fastlora.hidden_states(model, passages, layers, share=False)
 
     ways: list[tuple[str, Callable[[], Any], int, int]] = [
         ("one by one", lambda: one_by_one(model, passages[:singles], layers), singles, 1),

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks import busy, common, plain
-from personaspace.fastlora.memory import LONGEST_ROW, Plan
+from personaspace.fastlora.memory import LONGEST_ROW, MemoryPlan
 from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
 from personaspace.study.spec import Coupling, Recipe
@@ -47,7 +47,7 @@ def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> Trainer:
     elif kind == "model's own forward, packed":
         engine = PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
     elif kind == "recomputed":
-        engine = PackedStep(model, Plan(LONGEST_ROW, model.config.num_hidden_layers // 2))
+        engine = PackedStep(model, MemoryPlan(LONGEST_ROW, model.config.num_hidden_layers // 2))
     else:
         engine = step_engine(model, examples, recipe)
     return Trainer(model, examples, recipe, 7, engine=engine)
@@ -92,9 +92,7 @@ def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, A
             trainer.engine.close()
     tokens = sum(entry.tokens for entry in trainer.log[-count:])
     row = rates(kind, base, tokens, seconds, count, first)
-    # As it was in the end; a step that graphs are recorded of holds the one with the plan.
-    step = getattr(trainer.engine, "step", trainer.engine)
-    return {**row, "plan": str(getattr(step, "plan", ""))}
+    return {**row, "plan": str(getattr(trainer.engine, "plan", ""))}  # as it was in the end
 
 
 def rates(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import yaml
+from filelock import FileLock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,7 +31,7 @@ hypothesis.settings.register_profile("random", derandomize=False, deadline=None,
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 #: Fixtures that make a test one of a marker's.
-NEEDS = {"s3_server": "s3", "browser": "browser", "finished": "study"}
+NEEDS = {"s3_server": "s3", "browser": "browser", "finished_study": "study"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
@@ -99,10 +103,25 @@ def build_tiny_model(
     return folder
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the session's processes to ask for it makes, for all of them."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, made = base / name, base / f"{name}.made"
+    with FileLock(base / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the small random model."""
-    return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+    return once(tmp_path_factory, "tiny-model", build_tiny_model)
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +214,55 @@ def tiny_study(model: Path, folder: Path) -> dict[str, Any]:
         },
         "generation": {"engine": "transformers", "batch_size": 16},
         "analysis": {"permutations": 200, "bootstrap": 100},
+        "figures": {"dpi": 60},
     }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The small study, run to its end.
+
+    Attributes:
+        spec: Its file.
+        values: What that holds.
+        store: Where its artifacts are, and nothing else.
+        out: Folder of results, figures and report.
+        output: What `personaspace run` printed.
+    """
+
+    spec: Path
+    values: dict[str, Any]
+    store: Path
+    out: Path
+    output: str
+
+
+@pytest.fixture(scope="session")
+def finished_study(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One complete run; who changes its store works on a copy."""
+
+    def make(folder: Path) -> None:
+        from typer.testing import CliRunner
+
+        from personaspace.cli.app import app
+
+        spec = folder / "study.yaml"
+        values = tiny_study(tiny_model, folder)
+        spec.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        command = ["run", str(spec), "--store", str(folder / "store"), "--out", str(folder / "out")]
+        outcome = CliRunner().invoke(app, command)
+        assert outcome.exit_code == 0, outcome.output
+        (folder / "output").write_text(outcome.output, encoding="utf-8")
+
+    folder = once(tmp_path_factory, "finished-study", make)
+    spec = folder / "study.yaml"
+    return Finished(
+        spec=spec,
+        values=yaml.safe_load(spec.read_text(encoding="utf-8")),
+        store=folder / "store",
+        out=folder / "out",
+        output=(folder / "output").read_text(encoding="utf-8"),
+    )
 
 
 @pytest.fixture
@@ -214,6 +281,15 @@ def write_spec(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    # statsmodels collects garbage in every Holm correction; what is loaded by now need not be
+    # looked at each time.
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

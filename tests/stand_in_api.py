@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.cluster import names
+from personaspace.logs import log_line
+from personaspace.pipeline.termination import Code, Ending
 
 Object = dict[str, Any]
 
@@ -49,6 +51,19 @@ def pod(stage: str, condition: str = "x", gated: bool = False, **status: Any) ->
         "spec": {"schedulingGates": [{"name": names.GATE}] if gated else []},
         "status": {"phase": "Pending", **status},
     }
+
+
+def left(ending: Ending, message: str = "", exit_code: int = 0, reason: str = "") -> list[Object]:
+    """Statuses of a container that ended and left this as its termination message."""
+    text = f"{message or ending.text}\n{ending.model_dump_json(exclude_defaults=True)}"
+    ended = {"exitCode": exit_code, "reason": reason, "message": text}
+    return [{"state": {"terminated": ended}}]
+
+
+def complete(**artifacts: str) -> list[Object]:
+    """Statuses of an aggregate's container that left these keys."""
+    ending = Ending(node="aggregate", code=Code.COMPLETE, artifacts=artifacts)
+    return left(ending, "aggregate: done")
 
 
 class Api(ThreadingHTTPServer):
@@ -208,7 +223,13 @@ def study(api: Api) -> None:
         pod("conductor", "", phase="Running"),
     ]
     api.logs["em205-couple-abcde"] = (
-        "10:00:00 couple:x:42: started: fingerprint 0123\n"
-        "10:00:10 couple:x:42: steps 30/120, 3 min 2 s left, loss 1.2\n"
+        log_line("couple:x:42: started", "start", True, node="couple:x:42") + "\n"
+        f"{json_progress(30)}\n"
         "something of a library\n"
     )
+
+
+def json_progress(done: int) -> str:
+    """A line of a stage's log, whose words nothing reads."""
+    fields = {"what": "steps", "done": done, "total": 120, "left": 182.0, "note": "loss 1.2"}
+    return log_line("couple:x:42: as it pleases", "progress", True, node="couple:x:42", **fields)

@@ -6,9 +6,11 @@ these by the product's own scoring and statistics.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -234,11 +236,24 @@ def _provenance(size: Size) -> dict[str, Any]:
 
 
 def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> Path:
-    """Writes the aggregate folder.
+    """Writes the aggregate folder, or copies it where the same was written before.
 
     Args:
         without: Parts to leave empty: geometry, leakage, rates, training, answers, provenance.
     """
+    kept = Path(_kept().name) / hashlib.sha256(repr((size, without)).encode()).hexdigest()
+    if not kept.exists():
+        _write(kept, size, without)
+    return Path(shutil.copytree(kept, folder, dirs_exist_ok=True))
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    """Holds what this process has written; removed at its end."""
+    return tempfile.TemporaryDirectory(prefix="synthetic-")
+
+
+def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
     rng = np.random.default_rng(size.draw_seed)
     geometry = _geometry(size, rng)
     answers = _answers(size, rng)
@@ -289,4 +304,3 @@ def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> P
         answers.to_parquet(tables / "answers.parquet", index=False)
     if "provenance" not in without:
         (folder / "provenance.json").write_text(json.dumps(_provenance(size), indent=1))
-    return folder

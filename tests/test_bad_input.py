@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import yaml
-from conftest import tiny_study
+from conftest import Finished
 from safetensors.numpy import load_file, save_file
 from store_places import use
 from typer.testing import CliRunner, Result
@@ -375,16 +374,9 @@ def test_a_folder_that_is_no_model(
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, dict[str, Any]]:
+def finished(finished_study: Finished) -> tuple[Path, Path, dict[str, Any]]:
     """Spec and store of a study that ran to its end, and its results."""
-    folder = tmp_path_factory.mktemp("finished")
-    spec, store = folder / "study.yaml", folder / "store"
-    values = tiny_study(tiny_model, folder)
-    spec.write_text(yaml.safe_dump(values, sort_keys=False))
-    result = cli("run", spec, "--store", store)
-    assert result.exit_code == 0, result.output
+    spec, store = finished_study.spec, finished_study.store
     assert len(tidy(store)) == 17
     return spec, store, json.loads(cli("results", spec, "--store", store, "--json").stdout)
 

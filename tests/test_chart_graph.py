@@ -1,7 +1,7 @@
 """The Jobs that the chart renders are the graph that the stages of personaspace make.
 
-The chart says in Go what each `Stage` says of itself (docs/decisions/0008-one-stage.md); here
-the two are held equal.
+The chart says in Go what each `Stage` says of itself (docs/decisions/0008-one-stage.md); here the
+two are held equal.
 """
 
 from __future__ import annotations

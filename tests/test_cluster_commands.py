@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
 import pytest
 from made_results import least_results
-from stand_in_api import Api, Object, job, pod, run, study
+from stand_in_api import Api, Object, complete, job, json_progress, left, pod, run, study
 
 from personaspace.cli.cluster import is_spec
 from personaspace.cluster import names
 from personaspace.cluster.api import api_errors, connect
 from personaspace.cluster.logs import show
 from personaspace.cluster.release import rerun_values
-from personaspace.cluster.status import progress_in
+from personaspace.cluster.states import JobState, Reason
+from personaspace.cluster.status import Progress, last_progress
+from personaspace.logs import log_line
+from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
+
+
+def rows() -> dict[str, Object]:
+    return {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
 
 
 def test_status_says_what_runs_and_why_the_rest_waits(api: Api) -> None:
     study(api)
+    found = rows()
+    assert {node: (row["state"], row["reason"]) for node, row in found.items()} == {
+        "train:x:42": (JobState.DONE, None),
+        "extract:x:42": (JobState.QUEUED, Reason.NO_ROOM),
+        "couple:x:42": (JobState.RUNNING, None),
+        "evaluate:x:42": (JobState.WAITING, Reason.INPUTS),
+        "aggregate": (JobState.WAITING, Reason.INPUTS),
+        "conductor": (JobState.RUNNING, None),
+    }
+    assert found["couple:x:42"]["progress"] == {
+        "what": "steps",
+        "done": 30,
+        "total": 120,
+        "left": 182.0,
+        "note": "loss 1.2",
+    }
+    assert "couple:x:42" in found["evaluate:x:42"]["why"]
+    # What only waits for its turn is in the table alone.
     shown = run("status", "em205")
     assert shown.exit_code == 0, shown.output
-    for text in (
-        "extract:x:42: queued, no node has enough free GPUs: 0/3 nodes",
-        "couple:x:42: running, steps 30/120, 3 min 2 s left, loss 1.2",
-    ):
-        assert text in shown.output
-    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
-    assert rows["train:x:42"]["state"] == "done"
-    assert rows["evaluate:x:42"]["state"] == "waiting"
-    assert rows["evaluate:x:42"]["why"] == "for couple:x:42"
-    assert rows["aggregate"]["why"] == "for 3 artifacts"
+    below = [line.partition(": ")[0] for line in shown.output.splitlines() if ": " in line]
+    assert below == ["extract:x:42", "couple:x:42"]
 
 
 def test_status_of_failures(api: Api) -> None:
@@ -43,8 +61,8 @@ def test_status_of_failures(api: Api) -> None:
             "extract",
             needs="train:x:42",
             state="Failed",
-            reason=names.NOT_RUN,
-            message="not run: train:x:42 failed",
+            reason=Reason.INPUTS_FAILED,
+            message="train:x:42 failed",
         ),
         job("couple"),
         job("conductor", "", state="Failed"),
@@ -61,38 +79,43 @@ def test_status_of_failures(api: Api) -> None:
         }
     ]
 
-    def rows() -> dict[str, Object]:
-        return {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
+    def states() -> dict[str, tuple[str, str | None]]:
+        return {node: (row["state"], row["reason"]) for node, row in rows().items()}
 
-    found = rows()
-    assert (found["train:x:42"]["state"], found["train:x:42"]["why"]) == (
-        "failed",
-        "OOMKilled, exit code 137",
-    )
-    ended = "not run", "train:x:42 failed"
-    assert (found["extract:x:42"]["state"], found["extract:x:42"]["why"]) == ended
+    found = {
+        "train:x:42": (JobState.FAILED, Reason.OUT_OF_MEMORY),
+        "extract:x:42": (JobState.NOT_RUN, Reason.INPUTS_FAILED),
+        "couple:x:42": (JobState.QUEUED, Reason.POD_REFUSED),
+        "conductor": (JobState.FAILED, Reason.ERROR),
+    }
+    assert states() == found
+    assert rows()["extract:x:42"]["why"] == "train:x:42 failed"
     # The conductor has said so, and the Job controller has not come to it yet.
     api.objects["jobs"][1]["status"]["conditions"][0]["type"] = "FailureTarget"
-    assert (rows()["extract:x:42"]["state"], rows()["extract:x:42"]["why"]) == ended
-    assert found["couple:x:42"]["why"] == "its pod is refused: exceeded quota: gpus"
+    assert states() == found
+    assert "exceeded quota: gpus" in rows()["couple:x:42"]["why"]
+    api.objects["jobs"][1]["status"]["conditions"][0]["reason"] = Reason.STUDY_INVALID
+    assert states()["extract:x:42"] == (JobState.NOT_RUN, Reason.STUDY_INVALID)
 
 
 def test_a_gated_pod_without_conductor_says_so(api: Api) -> None:
     study(api)
     api.objects["jobs"][-1] = job("conductor", "", state="Complete")
-    rows = {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}
-    assert "no conductor runs: `helm upgrade` starts" in rows["evaluate:x:42"]["why"]
+    assert rows()["evaluate:x:42"]["reason"] == Reason.NO_CONDUCTOR
+    assert "`helm upgrade`" in rows()["evaluate:x:42"]["why"]
     api.objects["jobs"][-1] = job("conductor", "", state="Failed")
     # An upgrade leaves a failed Job as it is.
     assert "`personaspace rerun RELEASE --failed`" in run("status", "em205").output
 
 
-def test_progress_in_both_formats() -> None:
-    entry = {"event": "progress", "message": "train:x:1: steps 3/4, 2 s left"}
-    assert progress_in(json.dumps(entry)) == "steps 3/4, 2 s left"
-    assert progress_in("10:00:00 train:x:1: steps 3/4") == "steps 3/4"
-    assert progress_in("10:00:00 train:x:1: started: fingerprint 01") == "started"
-    assert progress_in("Loading weights: 30/40") == progress_in('{"a') == ""
+def test_progress_is_read_in_fields_and_never_in_words() -> None:
+    found = Progress("steps", 31, 120, 182.0, "loss 1.2")
+    assert last_progress([json_progress(30), json_progress(31), '{"a', "Weights: 3/4"]) == found
+    start = log_line("x: started", "start", True)
+    assert last_progress([json_progress(30), start]) is None, "it has begun anew"
+    other = log_line("conductor: 3 of 4 Jobs done", "progress", True)
+    plain = log_line("train:x:1: steps 3/4, 2 s left", "progress", False)
+    assert last_progress([other, plain, '{"event": "progress"}', "{}"]) is None
 
 
 def test_logs_of_a_condition_in_order(api: Api) -> None:
@@ -105,6 +128,10 @@ def test_logs_of_a_condition_in_order(api: Api) -> None:
     lines = shown.output.splitlines()
     assert lines[:2] == ["[train s42] one", "[train s42] two"]
     assert all(line.startswith("[couple s42]") for line in lines[2:]) and len(lines) == 5
+    # A line that is an object reads as a plain one would, or as it is.
+    assert re.fullmatch(r"\[couple s42\] \d\d:\d\d:\d\d couple:x:42: as it pleases", lines[3])
+    raw = run("logs", "em205", "x", "--stage", "couple", "--raw").output.splitlines()
+    assert json.loads(raw[1].removeprefix("[couple s42] "))["done"] == 30
     assert run("logs", "em205", "y").exit_code == 2
 
 
@@ -186,23 +213,25 @@ def test_inputs_whose_jobs_are_gone_count_if_the_conductor_found_them(api: Api) 
     study(api)
     api.objects["jobs"].pop(0)  # train, by its time to live
 
-    def why() -> dict[str, str]:
-        rows = json.loads(run("status", "em205", "--json").output)
-        return {row["node"]: row["why"] for row in rows}
+    def waits_for_train() -> bool:
+        row = rows()["evaluate:x:42"]
+        assert row["reason"] == Reason.INPUTS and "couple:x:42" in row["why"]
+        return "train:x:42" in row["why"]
 
-    assert why()["evaluate:x:42"] == "for train:x:42 (its Job is not there), couple:x:42"
-    for line in (
-        "10:00:01 train:x:42: complete",
-        json.dumps({"event": "message", "message": "train:x:42: complete"}),
-        "10:00:01 condition:x:42: complete",
-    ):
-        api.logs["em205-conductor-abcde"] = f"10:00:00 conductor of em205: 6 Jobs\n{line}\n"
-        assert why()["evaluate:x:42"] == "for couple:x:42", line
-    api.logs["em205-conductor-abcde"] = "10:00:01 train:x:421: complete\n"
-    assert "not there" in why()["evaluate:x:42"]
+    def end(state: str, *nodes: str) -> str:
+        return log_line("as it pleases", "end", True, nodes=nodes, state=state) + "\n"
+
+    assert waits_for_train()
+    for nodes in (["train:x:42"], ["train:x:42", "extract:x:42"]):
+        api.logs["em205-conductor-abcde"] = "a line\n" + end("done", *nodes)
+        assert not waits_for_train(), nodes
+    plain = "10:00:01 train:x:42: complete\n"
+    for text in (end("done", "train:x:421"), end("failed", "train:x:42"), plain):
+        api.logs["em205-conductor-abcde"] = text
+        assert waits_for_train(), text
     api.objects["jobs"][0]["metadata"]["annotations"][names.NEEDS] = ""
     api.objects["pods"][0] = pod("extract", gated=True)
-    assert why()["extract:x:42"] == "the conductor reads the study first"
+    assert rows()["extract:x:42"]["reason"] == Reason.STUDY_READ
 
 
 def test_equal_reasons_are_one_line_and_a_quota_says_what_to_raise(api: Api) -> None:
@@ -220,10 +249,10 @@ def test_equal_reasons_are_one_line_and_a_quota_says_what_to_raise(api: Api) -> 
         }
         for name in ("train", "extract", "couple", "evaluate")
     ]
+    assert {row["reason"] for row in rows().values()} == {Reason.QUOTA}
     shown = run("status", "em205").output
     (line,) = (line for line in shown.splitlines() if "quota" in line)
-    assert line.startswith("train:x:42, extract:x:42 and 2 others: queued, its pod is refused: ")
-    assert "quota small is too small" in line and "needs pods=4 (now 2) at once" in shown
+    assert "train:x:42, extract:x:42 and 2 others" in line and "pods=4 (limit 2)" in shown
 
 
 def test_a_releases_own_store_wins_over_the_environments(
@@ -238,7 +267,7 @@ def test_a_releases_own_store_wins_over_the_environments(
     env = [{"name": "PERSONASPACE_STORE", "value": str(tmp_path / "own")}]
     found["spec"]["template"]["spec"]["containers"] = [{"env": env}]
     api.objects["jobs"][-2] = found
-    ended = [{"state": {"terminated": {"exitCode": 0, "message": f"aggregate: done – {key}"}}}]
+    ended = complete(aggregate=key)
     api.objects["pods"][-2] = pod("aggregate", "", phase="Succeeded", containerStatuses=ended)
     monkeypatch.setenv("PERSONASPACE_STORE", str(tmp_path / "another"))
     shown = run("results", "em205", "--json")
@@ -272,12 +301,14 @@ def test_a_reader_who_has_seen_enough_ends_the_logs(
 def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     study(api)
     assert run("wait", "em205", "--timeout", "0.01").exit_code == 1
-    table = "3 of 16 Jobs failed or did not run\n  train:x:42  FAILED: no"
-    ended = [{"state": {"terminated": {"exitCode": 1, "message": table}}}]
+    table = "  train:x:42  no luck\n3 of 16"
+    ended = left(Ending(node="conductor", code=Code.JOBS_FAILED, text="3 of 16"), table, 1)
     api.objects["jobs"][-1] = job("conductor", "", state="Failed")
     api.objects["pods"][-1] = pod("conductor", "", phase="Failed", containerStatuses=ended)
     shown = run("wait", "em205")
-    assert shown.exit_code == 1 and table in shown.output
+    assert shown.exit_code == 1 and shown.output == f"{table}\n"
+    row = rows()["conductor"]
+    assert row["reason"] == Reason.JOBS_FAILED and row["why"].startswith("3 of 16")
     api.objects["jobs"][-1] = job("conductor", "", state="Complete")
     assert run("wait", "em205").exit_code == 0
 
@@ -339,7 +370,7 @@ def test_failed_jobs_start_anew_with_the_aggregate_that_did_without_them(
 def test_cancel_stops_the_conductor_first_and_leaves_what_is_done(api: Api) -> None:
     study(api)
     shown = run("cancel", "em205")
-    assert shown.exit_code == 0 and "5 Jobs stopped" in shown.output
+    assert shown.exit_code == 0 and len(api.deleted) == 5
     assert api.deleted[0] == "em205-conductor" and "em205-train" not in api.deleted
 
 
@@ -350,13 +381,10 @@ def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.Monke
         return shown.exit_code, shown.stderr.strip()
 
     code, text = said("status", "nothere")
-    assert code == 2 and text.startswith("nothere: no Jobs of a release") and "\n" not in text
-    assert said("status", "em205", "--context", "no")[1] == "no context no in the kubeconfig"
+    assert code == 2 and text.startswith("nothere: ") and "\n" not in text
+    assert said("status", "em205", "--context", "no") == (2, "the kubeconfig has no context no")
     study(api)
-    assert said("results", "em205") == (
-        2,
-        "em205: no results yet; `personaspace status em205` says what is missing",
-    )
+    assert said("results", "em205")[0] == 2
     api.status = 403
     code, text = said("logs", "em205", "x")
     assert code == 2 and "in namespace lab: jobs is forbidden" in text
@@ -366,7 +394,7 @@ def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.Monke
     assert code == 69 and "cannot be reached" in text and "\n" not in text
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     code, text = said("wait", "em205")
-    assert code == 2 and text.startswith("no way to a cluster")
+    assert code == 2 and text.startswith("cannot load the kubeconfig: ")
 
 
 def test_file_or_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from made_results import least_results
 from seaweed import SeaweedS3
-from stand_in_api import Api, job, pod, run, study
+from stand_in_api import Api, complete, job, pod, run, study
 from store_places import use
 
 from personaspace.cluster.api import connect
@@ -41,7 +41,7 @@ def release(api: Api, store: str, **env: str) -> None:
     container = {"env": [{"name": name, "value": value} for name, value in pairs.items()]}
     found["spec"]["template"]["spec"]["containers"] = [container]
     api.objects["jobs"][-2] = found
-    ended = [{"state": {"terminated": {"exitCode": 0, "message": f"aggregate: done – {KEY}"}}}]
+    ended = complete(aggregate=KEY)
     api.objects["pods"][-2] = pod("aggregate", "", phase="Succeeded", containerStatuses=ended)
 
 

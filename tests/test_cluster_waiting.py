@@ -7,10 +7,12 @@ import threading
 from typing import Any
 
 import pytest
-from stand_in_api import Api, Object, job, pod, run, study
+from stand_in_api import Api, Object, job, left, pod, run, study
 
 from personaspace.cluster import names
-from personaspace.cluster.waiting import pod_state
+from personaspace.cluster.states import JobState, Reason
+from personaspace.cluster.waiting import pod_standing
+from personaspace.pipeline.termination import Code, Ending
 
 SECRET = {
     "reason": "CreateContainerConfigError",
@@ -20,7 +22,6 @@ NO_SECRET = 'container: CreateContainerConfigError: secret "comes-later" not fou
 CREATING = [{"state": {"waiting": {"reason": "ContainerCreating"}}}]
 MOUNT = 'MountVolume.SetUp failed for volume "late" : configmap "comes-later" not found'
 NO_VOLUME = f"volume: FailedMount: {MOUNT}"
-FOR_CONDUCTOR = "for the conductor, which does not run yet: "
 
 
 def conductor(api: Api, **status: Any) -> Object:
@@ -48,44 +49,49 @@ def warning(stage: str, reason: str, message: str, second: int, **more: Any) -> 
     }
 
 
-def rows() -> dict[str, tuple[str, str]]:
+def rows() -> dict[str, tuple[str, str | None]]:
+    """State and reason of each."""
     found = json.loads(run("status", "em205", "--json").output)
-    return {row["node"]: (row["state"], row["why"]) for row in found}
+    return {row["node"]: (row["state"], row["reason"]) for row in found}
 
 
-def waits_for_the_conductor(why: str) -> None:
+def why(node: str) -> str:
+    (row,) = (r for r in json.loads(run("status", "em205", "--json").output) if r["node"] == node)
+    return str(row["why"])
+
+
+def waits_for_the_conductor(reason: Reason, text: str) -> None:
     """All of the release must say so, as JSON and in the table."""
     found = rows()
-    assert found.pop("conductor") == ("queued", why)
-    assert found and set(found.values()) == {("waiting", FOR_CONDUCTOR + why)}
+    assert found.pop("conductor") == (JobState.QUEUED, reason)
+    assert found and set(found.values()) == {(JobState.WAITING, Reason.CONDUCTOR)}
+    assert why("conductor") == text and why("aggregate").endswith(f": {text}")
     shown = run("status", "em205")
     assert shown.exit_code == 0
-    lines = [line for line in shown.output.splitlines() if why in line]
-    assert lines == [
-        f"conductor: queued, {why}",
-        f"train:x:42, extract:x:42 and 3 others: waiting, {FOR_CONDUCTOR}{why}",
-    ]
+    lines = [line.partition(": ")[0] for line in shown.output.splitlines() if text in line]
+    assert lines == ["conductor", "train:x:42, extract:x:42 and 3 others"]
 
 
 def test_a_missing_secret_is_named_by_all_that_waits_for_the_conductor(api: Api) -> None:
     conductor(api, containerStatuses=[{"state": {"waiting": SECRET}}])
-    waits_for_the_conductor(NO_SECRET)
+    waits_for_the_conductor(Reason.CONTAINER, NO_SECRET)
     # It is there: stages wait for what they wait for.
     api.objects["pods"][-1]["status"] = {
         "phase": "Running",
         "containerStatuses": [{"state": {"running": {}}}],
     }
     found = rows()
-    assert found["conductor"][0] == "running"
-    assert found["train:x:42"] == ("waiting", "the conductor reads the study first")
-    assert found["evaluate:x:42"] == ("waiting", "for train:x:42, couple:x:42")
+    assert found["conductor"] == (JobState.RUNNING, None)
+    assert found["train:x:42"] == (JobState.WAITING, Reason.STUDY_READ)
+    assert found["evaluate:x:42"] == (JobState.WAITING, Reason.INPUTS)
+    assert "train:x:42, couple:x:42" in why("evaluate:x:42")
 
 
 def test_a_missing_volume_is_known_from_events_alone(api: Api) -> None:
     own = conductor(api, containerStatuses=CREATING)
-    starts = FOR_CONDUCTOR + "starting on node n1"
-    assert rows()["conductor"] == ("starting", "on node n1")
-    assert rows()["train:x:42"] == ("waiting", starts)
+    assert rows()["conductor"] == (JobState.STARTING, Reason.ON_NODE)
+    assert rows()["train:x:42"] == (JobState.WAITING, Reason.CONDUCTOR)
+    assert why("train:x:42").endswith(": starting on node n1")
     api.objects["events"] = [
         warning("conductor", "FailedMount", "an older one", 3),
         warning("conductor", "FailedMount", MOUNT, 9),
@@ -98,12 +104,12 @@ def test_a_missing_volume_is_known_from_events_alone(api: Api) -> None:
         # The scheduler's is over, though told later: the pod has a node.
         warning("conductor", "FailedScheduling", "0/1 nodes", 23),
     ]
-    waits_for_the_conductor(NO_VOLUME)
+    waits_for_the_conductor(Reason.VOLUME, NO_VOLUME)
     own["status"]["conditions"] = [{"type": "PodReadyToStartContainers", "status": "False"}]
-    waits_for_the_conductor(NO_VOLUME)
+    waits_for_the_conductor(Reason.VOLUME, NO_VOLUME)
     # The volume has come, and the image is pulled.
     own["status"]["conditions"][0]["status"] = "True"
-    assert rows()["conductor"] == ("starting", "on node n1")
+    assert rows()["conductor"] == (JobState.STARTING, Reason.ON_NODE)
 
 
 def test_the_newest_event_is_found_whichever_way_its_time_is_written(api: Api) -> None:
@@ -115,7 +121,7 @@ def test_the_newest_event_is_found_whichever_way_its_time_is_written(api: Api) -
         warning("conductor", "FailedCreatePodSandBox", "no network", 0, **new, **again),
         warning("conductor", "FailedMount", "then", 0, lastTimestamp=None),
     ]
-    assert rows()["conductor"][1] == "container: FailedCreatePodSandBox: no network"
+    assert rows()["conductor"][1] == Reason.CONTAINER and "no network" in why("conductor")
 
 
 def test_who_may_not_list_events_gets_the_rest(api: Api) -> None:
@@ -124,10 +130,10 @@ def test_who_may_not_list_events_gets_the_rest(api: Api) -> None:
     api.forbidden = {"events"}
     shown = run("status", "em205")
     assert shown.exit_code == 0, shown.stderr
-    assert rows()["conductor"] == ("starting", "on node n1")
+    assert rows()["conductor"] == (JobState.STARTING, Reason.ON_NODE)
     # The same for what the Job controller tells.
     api.objects["pods"].pop()
-    assert rows()["conductor"] == ("queued", "its pod has not been made yet")
+    assert rows()["conductor"] == (JobState.QUEUED, Reason.NO_POD)
 
 
 def test_a_stage_that_cannot_start_is_named_beside_a_conductor_that_runs(api: Api) -> None:
@@ -136,13 +142,13 @@ def test_a_stage_that_cannot_start_is_named_beside_a_conductor_that_runs(api: Ap
     api.objects["pods"][0]["spec"]["nodeName"] = "n1"
     api.objects["events"] = [warning("extract", "FailedMount", MOUNT, 9)]
     found = rows()
-    assert found["extract:x:42"] == ("queued", NO_VOLUME)
-    assert found["evaluate:x:42"] == ("waiting", "for couple:x:42")
-    assert f"extract:x:42: queued, {NO_VOLUME}" in run("status", "em205").output
+    assert found["extract:x:42"] == (JobState.QUEUED, Reason.VOLUME)
+    assert found["evaluate:x:42"] == (JobState.WAITING, Reason.INPUTS)
+    assert why("extract:x:42") == NO_VOLUME and NO_VOLUME in run("status", "em205").output
 
 
 @pytest.mark.parametrize(
-    ("status", "why"),
+    ("status", "reason", "text"),
     [
         (
             {
@@ -150,6 +156,7 @@ def test_a_stage_that_cannot_start_is_named_beside_a_conductor_that_runs(api: Ap
                     {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such: x:none"}}}
                 ]
             },
+            Reason.IMAGE,
             "image: ErrImagePull: no such: x:none",
         ),
         (
@@ -162,13 +169,16 @@ def test_a_stage_that_cannot_start_is_named_beside_a_conductor_that_runs(api: Ap
                     }
                 ]
             },
+            Reason.NO_ROOM,
             "no node has enough free cpu: 0/1 nodes are available: 1 Insufficient cpu",
         ),
     ],
 )
-def test_an_image_or_a_node_that_is_not_there(api: Api, status: Object, why: str) -> None:
+def test_an_image_or_a_node_that_is_not_there(
+    api: Api, status: Object, reason: Reason, text: str
+) -> None:
     conductor(api, **status)
-    waits_for_the_conductor(why)
+    waits_for_the_conductor(reason, text)
 
 
 def test_a_conductor_whose_pod_is_refused(api: Api) -> None:
@@ -183,7 +193,8 @@ def test_a_conductor_whose_pod_is_refused(api: Api) -> None:
         }
     ]
     waits_for_the_conductor(
-        'its pod is refused: pods "em205-conductor-abcde" is forbidden: no such service account'
+        Reason.POD_REFUSED,
+        'its pod was refused: pods "em205-conductor-abcde" is forbidden: no such service account',
     )
 
 
@@ -197,7 +208,7 @@ def test_a_conductor_that_runs_counts_beside_an_older_one_that_cannot(api: Api) 
     for jobs in ([old, new], [new, old]):
         api.objects["jobs"][5:] = jobs
         api.objects["pods"].append(runs)
-        assert rows()["train:x:42"] == ("waiting", "the conductor reads the study first")
+        assert rows()["train:x:42"] == (JobState.WAITING, Reason.STUDY_READ)
 
 
 def test_wait_says_why_the_conductor_waits_and_ends_at_its_limit(
@@ -207,7 +218,7 @@ def test_wait_says_why_the_conductor_waits_and_ends_at_its_limit(
     conductor(api, containerStatuses=[{"state": {"waiting": SECRET}}])
     shown = run("wait", "em205", "--timeout", "0.01")
     line = f"0 of 5 Jobs done, 0 failed or not run; conductor: queued, {NO_SECRET}\n"
-    assert (shown.exit_code, shown.stdout) == (1, f"em205: not ended after 0.01 s; {line}")
+    assert (shown.exit_code, shown.stdout) == (1, f"em205: has not ended after 0.01 s; {line}")
     # Once a minute as well, for who waits without a limit; and it goes on when the secret is there.
     monkeypatch.setattr("personaspace.cluster.release.SAY_SECONDS", 0.2)
     jobs = [*api.objects["jobs"][:-1], job("conductor", "", state="Complete")]
@@ -222,7 +233,7 @@ def test_wait_says_what_is_queued_and_no_more_than_three_reasons(
 ) -> None:
     monkeypatch.setattr("personaspace.cluster.release.POLL_SECONDS", 0.1)
     conductor(api, phase="Running", containerStatuses=[{"state": {"running": {}}}])
-    counted = "em205: not ended after 0.01 s; 0 of 5 Jobs done, 0 failed or not run"
+    counted = "em205: has not ended after 0.01 s; 0 of 5 Jobs done, 0 failed or not run"
     assert run("wait", "em205", "--timeout", "0.01").stdout == f"{counted}\n"
     image = {"reason": "ErrImagePull", "message": "no such tag"}
     for raw in api.objects["pods"][:3]:
@@ -240,36 +251,32 @@ def test_wait_says_what_is_queued_and_no_more_than_three_reasons(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "why"),
+    ("waiting", "reason", "text"),
     [
-        ({"reason": "ImagePullBackOff", "message": "Back-off"}, "image: ImagePullBackOff"),
-        (SECRET, NO_SECRET),
+        ({"reason": "ImagePullBackOff", "message": "Back-off"}, Reason.IMAGE, "Back-off"),
+        # A word in a reason that the kubelet may have one day.
+        ({"reason": "ImageryGone", "message": "x"}, Reason.CONTAINER, "container: ImageryGone: x"),
+        (SECRET, Reason.CONTAINER, NO_SECRET),
     ],
 )
-def test_why_a_pod_does_not_start(waiting: Object, why: str) -> None:
-    found = pod_state(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
-    assert found[0] == "queued" and found[1].startswith(why)
+def test_why_a_pod_does_not_start(waiting: Object, reason: Reason, text: str) -> None:
+    found = pod_standing(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
+    assert found.state is JobState.QUEUED and found.cause
+    assert found.cause.reason is reason and text in found.cause.text
 
 
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ("train:x:42: failed – bucket doomed does not exist", "bucket doomed does not exist"),
-        ("train:x:42: spec: no", "spec: no"),
-        # One that runs several nodes says which.
-        ("couple:x:42: failed – no", "couple:x:42: failed – no"),
-    ],
-)
-def test_a_failure_does_not_name_its_job_twice(api: Api, said: str, why: str) -> None:
+def test_a_failure_is_told_without_the_name_of_its_job(api: Api) -> None:
     study(api)
-    ended = [{"state": {"terminated": {"exitCode": 2, "reason": "Error", "message": said}}}]
+    ending = Ending(node="train:x:42", code=Code.USER_ERROR, text="bucket doomed does not exist")
+    ended = left(ending, "train:x:42: failed – bucket doomed does not exist", 2, "Error")
     failed = pod("train", phase="Failed", containerStatuses=ended)
     api.objects["jobs"][0] = job("train", state="Failed", reason="PodFailurePolicy", message="m")
     api.objects["pods"].append(failed)
-    assert rows()["train:x:42"] == ("failed", f"{why} – exit code 2")
+    assert rows()["train:x:42"] == (JobState.FAILED, Reason.USER_ERROR)
+    assert why("train:x:42") == "bucket doomed does not exist – exit code 2"
     api.objects["jobs"][0] = job("train")
     api.objects["jobs"][0]["status"]["failed"] = 1
-    assert rows()["train:x:42"] == (
-        "queued",
-        f"tries again soon, after attempt 1: {why} – exit code 2",
+    assert rows()["train:x:42"] == (JobState.QUEUED, Reason.RETRY)
+    assert why("train:x:42").endswith(
+        "attempt 1 failed: bucket doomed does not exist – exit code 2"
     )

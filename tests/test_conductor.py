@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -14,14 +15,21 @@ from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
+from stand_in_api import left
 
 from personaspace.cluster import names
 from personaspace.cluster.conductor import actions, plan, process
 from personaspace.cluster.conductor.loop import Conductor
-from personaspace.cluster.conductor.plan import Plan
-from personaspace.cluster.conductor.reconcile import Decision, decide
+from personaspace.cluster.conductor.news import Changed, Deleted, Listed
+from personaspace.cluster.conductor.plan import JobPlan
+from personaspace.cluster.conductor.reconcile import Decision, reconcile
+from personaspace.cluster.log_lines import Event, Trouble
+from personaspace.cluster.states import Cause, JobPhase, JobState, Reason
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import SpecErrors, StoreUnavailable, UnavailableError, UserError
+from personaspace.logs import log_line
+from personaspace.pipeline import termination
+from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
 from personaspace.study import sources
 
@@ -35,8 +43,11 @@ NEEDS = {
 }
 
 
-def a_plan(partial: bool = False) -> Plan:
-    return Plan(
+MISSING = Cause(Reason.ARTIFACT_MISSING, "x", "train")
+
+
+def a_plan(partial: bool = False) -> JobPlan:
+    return JobPlan(
         jobs={f"job-{node}": [node] for node in NEEDS},
         needs={f"job-{node}": needs for node, needs in NEEDS.items()},
         artifacts={node: (f"{node}/0123456789abcdef", f"print-{node}") for node in NEEDS},
@@ -48,7 +59,7 @@ def jobs(**states: str) -> dict[str, JobView]:
     found = {f"job-{node}": "active" for node in NEEDS}
     found |= {f"job-{node}": state for node, state in states.items()}
     return {
-        name: JobView(name, f"uid-{name}", state)  # type: ignore[arg-type]
+        name: JobView(name, f"uid-{name}", JobPhase(state))
         for name, state in found.items()
         if state != "missing"
     }
@@ -59,79 +70,82 @@ def released(found: Decision) -> set[str]:
 
 
 def ended(found: Decision) -> dict[str, str]:
-    return {name.removeprefix("job-"): why for name, why in found.end.items()}
+    """What is ended, and the node with which it began."""
+    assert all(cause.reason is Reason.INPUTS_FAILED for cause in found.end.values())
+    return {name.removeprefix("job-"): cause.node for name, cause in found.end.items()}
 
 
 # --- decisions ------------------------------------------------------------------------------------
 
 
 def test_only_what_needs_nothing_is_released_at_first() -> None:
-    found = decide(a_plan(), jobs(), set(), {})
+    found = reconcile(a_plan(), jobs(), set(), {})
     assert released(found) == {"train"} and not found.end and not found.finished
     assert found.waiting["job-evaluate"] == 2
 
 
 def test_a_job_that_ended_well_is_not_enough_its_manifest_must_be_there() -> None:
-    before = decide(a_plan(), jobs(train="succeeded"), set(), {})
+    before = reconcile(a_plan(), jobs(train="succeeded"), set(), {})
     assert before.check == ["train"] and not before.release
-    after = decide(a_plan(), jobs(train="succeeded"), {"train"}, {})
+    after = reconcile(a_plan(), jobs(train="succeeded"), {"train"}, {})
     assert released(after) == {"extract", "couple"} and not after.check
 
 
 def test_a_manifest_is_not_enough_while_the_job_still_runs() -> None:
-    assert released(decide(a_plan(), jobs(), {"train"}, {})) == {"train"}
+    assert released(reconcile(a_plan(), jobs(), {"train"}, {})) == {"train"}
 
 
 def test_a_wrong_manifest_ends_what_needs_it() -> None:
-    found = decide(a_plan(), jobs(train="succeeded"), set(), {"train": "another fingerprint"})
-    assert found.failed == {"job-train": "another fingerprint"}
-    assert ended(found) == dict.fromkeys(
-        ("extract", "couple", "evaluate", "aggregate"), "another fingerprint"
-    )
+    fault = Cause(Reason.OTHER_FINGERPRINT, "x", "train")
+    found = reconcile(a_plan(), jobs(train="succeeded"), set(), {"train": fault})
+    assert found.failed == {"job-train": fault}
+    assert ended(found) == dict.fromkeys(("extract", "couple", "evaluate", "aggregate"), "train")
 
 
 def test_a_failure_ends_what_depends_on_it_and_nothing_else() -> None:
     states = jobs(train="succeeded", couple="failed")
-    found = decide(a_plan(), states, {"train"}, {})
-    assert ended(found) == dict.fromkeys(("evaluate", "aggregate"), "couple failed")
+    found = reconcile(a_plan(), states, {"train"}, {})
+    assert ended(found) == dict.fromkeys(("evaluate", "aggregate"), "couple")
     assert released(found) == {"extract"} and not found.finished
 
 
 def test_partial_aggregate_runs_once_all_is_settled() -> None:
     states = jobs(train="succeeded", couple="failed")
-    early = decide(a_plan(partial=True), states, {"train"}, {})
+    early = reconcile(a_plan(partial=True), states, {"train"}, {})
     assert set(ended(early)) == {"evaluate"} and "aggregate" not in released(early)
     states = jobs(train="succeeded", couple="failed", evaluate="failed", extract="succeeded")
-    late = decide(a_plan(partial=True), states, {"train", "extract"}, {})
+    late = reconcile(a_plan(partial=True), states, {"train", "extract"}, {})
     assert released(late) == {"aggregate"} and not late.end
 
 
 def test_partial_aggregate_of_nothing_is_ended() -> None:
     states = jobs(train="failed", extract="failed", couple="failed", evaluate="failed")
-    assert set(ended(decide(a_plan(partial=True), states, set(), {}))) == {"aggregate"}
+    assert set(ended(reconcile(a_plan(partial=True), states, set(), {}))) == {"aggregate"}
 
 
 def test_what_has_started_is_left_alone() -> None:
     states = jobs(train="succeeded", couple="failed")
-    found = decide(a_plan(), states, {"train"}, {}, started={"job-evaluate"})
+    found = reconcile(a_plan(), states, {"train"}, {}, started={"job-evaluate"})
     assert set(ended(found)) == {"aggregate"} and "evaluate" not in released(found)
 
 
 def test_a_job_removed_after_it_finished_counts_by_its_artifact() -> None:
-    found = decide(a_plan(), jobs(train="missing"), {"train"}, {})
+    found = reconcile(a_plan(), jobs(train="missing"), {"train"}, {})
     assert released(found) == {"extract", "couple"}
-    waiting = decide(a_plan(), jobs(train="missing"), set(), {"train": "not there"})
+    waiting = reconcile(a_plan(), jobs(train="missing"), set(), {"train": MISSING})
     assert not waiting.release and not waiting.end and not waiting.finished
-    gone = decide(a_plan(), jobs(train="missing"), set(), {"train": "x"}, absent={"job-train"})
-    assert "job-train" in gone.failed and len(gone.end) == 4
+    gone = reconcile(
+        a_plan(), jobs(train="missing"), set(), {"train": MISSING}, absent={"job-train"}
+    )
+    assert gone.failed["job-train"].reason is Reason.JOB_GONE and len(gone.end) == 4
 
 
 def test_it_is_finished_when_nothing_is_to_come() -> None:
     done = jobs(**dict.fromkeys(NEEDS, "succeeded"))
-    assert not decide(a_plan(), done, set(NEEDS) - {"aggregate"}, {}).finished
-    found = decide(a_plan(), done, set(NEEDS), {})
+    assert not reconcile(a_plan(), done, set(NEEDS) - {"aggregate"}, {}).finished
+    found = reconcile(a_plan(), done, set(NEEDS), {})
     assert found.finished and len(found.done) == 5 and not found.failed
-    failed = decide(a_plan(), jobs(**dict.fromkeys(NEEDS, "failed")), set(), {})
+    failed = reconcile(a_plan(), jobs(**dict.fromkeys(NEEDS, "failed")), set(), {})
     assert failed.finished and len(failed.failed) == 5
 
 
@@ -146,9 +160,9 @@ def _one_run(chance: random.Random) -> None:
     partial = chance.random() < 0.5
     study = a_plan(partial)
     states, verified, seen = jobs(), set[str](), set[str]()
-    refused: dict[str, str] = {}
+    refused: dict[str, Cause] = {}
     for _ in range(200):
-        found = decide(study, states, verified, refused)
+        found = reconcile(study, states, verified, refused)
         if found.finished:
             break
         for name in found.release:
@@ -156,17 +170,17 @@ def _one_run(chance: random.Random) -> None:
             assert not lost or (partial and name == "job-aggregate")
         seen |= set(found.release) | set(found.end)
         for name in found.end:
-            states[name] = JobView(name, "", "failed")
+            states[name] = JobView(name, "", JobPhase.FAILED)
         for node in found.check:
             if chance.random() < 0.6:
                 verified.add(node)
             elif chance.random() < 0.3:
-                refused[node] = "wrong"
-        open_jobs = [n for n in found.release if states[n].state == "active"]
+                refused[node] = MISSING
+        open_jobs = [n for n in found.release if states[n].phase is JobPhase.ACTIVE]
         if open_jobs:
             name = chance.choice(open_jobs)
             end = chance.choice(["succeeded", "succeeded", "failed"])
-            states[name] = JobView(name, "", end)  # type: ignore[arg-type]
+            states[name] = JobView(name, "", JobPhase(end))
     else:
         pytest.fail(f"does not end: {found}")
     assert seen == set(study.jobs)
@@ -193,22 +207,35 @@ def test_views_of_pods() -> None:
     ended = {"terminated": {"exitCode": 2, "reason": "Error", "message": message}}
     failed = raw_pod(phase="Failed", containerStatuses=[{"state": ended}])
     assert not pod_view(failed).live
-    assert pod_view(failed).why == "train:x:1: datasets.a: no such file – exit code 2"
-    ended["terminated"] = {"exitCode": 137, "reason": "OOMKilled"}
-    assert pod_view(failed).why == "OOMKilled, exit code 137"
+    # Left by a container that could not say more: the end of its log.
+    cause = pod_view(failed).cause
+    assert cause and cause.reason is Reason.USER_ERROR and "datasets.a: no such" in cause.text
+    ending = Ending(node="train:x:1", code=Code.UNAVAILABLE, text="no S3 server answers")
+    (status,) = left(ending, "train:x:1: as it pleases", 69)
+    ended["terminated"] = status["state"]["terminated"]
+    cause = pod_view(failed).cause
+    assert cause and cause.reason is Reason.UNAVAILABLE
+    assert cause.text.startswith("no S3 server answers") and "pleases" not in cause.text
+    log = log_line("train:x:1: step 3", "progress", True)
+    ended["terminated"] = {"exitCode": 137, "reason": "OOMKilled", "message": f"a\n{log}\n"}
+    cause = pod_view(failed).cause
+    assert cause and cause.reason is Reason.OUT_OF_MEMORY and cause.text.startswith("train:x:1")
     late = raw_pod(phase="Failed", reason="DeadlineExceeded", message="too long")
-    assert pod_view(late).why == "DeadlineExceeded"
+    assert pod_view(late).cause == Cause(Reason.DEADLINE, "DeadlineExceeded")
 
 
 def test_views_of_jobs() -> None:
     raw: dict[str, Any] = {"metadata": {"name": "j", "uid": "u"}, "spec": {}, "status": {}}
-    assert job_view(raw).state == "active" and not job_view(raw).held
-    raw["status"]["conditions"] = [{"type": "FailureTarget", "status": "True"}]
-    assert job_view(raw).state == "active", "it is not over before the controller says so"
+    assert job_view(raw).phase is JobPhase.ACTIVE and not job_view(raw).held
+    marked = {"type": "FailureTarget", "status": "True", "reason": "InputsFailed", "message": "x"}
+    raw["status"]["conditions"] = [marked]
+    assert job_view(raw).phase is JobPhase.ACTIVE, "it is not over before the controller says so"
+    assert job_view(raw).cause == Cause(Reason.INPUTS_FAILED, "x")
     raw["status"]["conditions"] += [
         {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m"}
     ]
-    assert job_view(raw).state == "failed" and job_view(raw).why == "BackoffLimitExceeded: m"
+    assert job_view(raw).phase is JobPhase.FAILED
+    assert job_view(raw).cause == Cause(Reason.ERROR, "BackoffLimitExceeded: m")
     raw["metadata"]["annotations"] = {names.KUEUE_GATE: f"their/gate,{names.GATE}"}
     assert job_view(raw).held
 
@@ -259,7 +286,7 @@ def test_releasing_takes_off_our_gate_alone() -> None:
 @pytest.mark.parametrize("gate", ["annotation", "label"])
 def test_kueue_is_told_without_touching_suspend(gate: str) -> None:
     api = Api()
-    job = JobView("j", "u", "active", held=True, kueue_gates=f"theirs,{names.GATE}")
+    job = JobView("j", "u", JobPhase.ACTIVE, held=True, kueue_gates=f"theirs,{names.GATE}")
     actions.lift_kueue_gate(api, job, "gpus", gate)  # type: ignore[arg-type]
     ((call, _, body),) = api.calls
     assert call == "patch_namespaced_job" and "suspend" not in json.dumps(body)
@@ -274,7 +301,7 @@ def test_kueue_is_told_without_touching_suspend(gate: str) -> None:
 
 
 class Stage:
-    """A cluster for one conductor: what it patches happens, and is told by the feeds."""
+    """A cluster for one conductor: what it patches happens, and is told by the watchers."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, partial: bool) -> None:
         self.store = open_store(str(folder / "store"))
@@ -285,7 +312,7 @@ class Stage:
         self.fails: set[str] = set()
         self.forgets: set[str] = set()
         self.order: list[str] = []
-        self.lines: list[str] = []
+        self.said: list[dict[str, Any]] = []
         self.conductor: Conductor
         monkeypatch.setattr(actions, "lift_gate", self.lift)
         monkeypatch.setattr(actions, "end_job", self.end)
@@ -296,43 +323,52 @@ class Stage:
             "em205",
             self.plan,
             self.reader,
-            lambda text, **_: self.lines.append(text),
+            self.say,
             patience=patience,
         )
-        self.conductor.feeds = []
+        self.conductor.watchers = []
         put = self.conductor.inbox.put
-        put(("jobs", "reset", {n: JobView(n, n, s) for n, s in self.states.items()}))  # type: ignore[arg-type]
-        put(("pods", "reset", {n: self.pod(n) for n, s in self.states.items() if s == "active"}))
+        put(Listed("jobs", {n: JobView(n, n, JobPhase(s)) for n, s in self.states.items()}))
+        put(Listed("pods", {n: self.pod(n) for n, s in self.states.items() if s == "active"}))
 
-    def pod(self, name: str, live: bool = True, why: str = "") -> PodView:
-        return PodView(name, name, name, self.gated[name], live, why)
+    def say(self, text: str, event: str = "message", **fields: Any) -> None:
+        self.said.append({"event": event, **fields, "message": text})
+        process.say(text, event, **fields)
+
+    def trouble(self, kind: Trouble) -> list[dict[str, Any]]:
+        """Lines of trouble of a kind."""
+        return [line for line in self.said if line.get("trouble") is kind]
+
+    def pod(self, name: str, live: bool = True, cause: Cause | None = None) -> PodView:
+        return PodView(name, name, name, self.gated[name], live, cause)
 
     def lift(self, _: Any, pod: PodView) -> None:
         self.gated[pod.job] = False
         self.order.append(pod.job)
         self.finish(pod.job)
 
-    def end(self, _: Any, job: JobView, reason: str, now: str) -> None:
+    def end(self, _: Any, job: JobView, cause: Cause, now: str) -> None:
         assert self.gated[job.name], "a pod that may have started must not be ended"
-        self.settle(job.name, "failed", f"{names.NOT_RUN}: not run: {reason}")
+        self.settle(job.name, "failed", Cause(cause.reason, cause.text))
 
     def finish(self, name: str) -> None:
         node = name.removeprefix("job-")
         if node in self.fails:
-            self.conductor.inbox.put(("pods", "set", self.pod(name, False, f"{node}: no luck")))
-            self.settle(name, "failed", "BackoffLimitExceeded: x")
+            said = self.pod(name, False, Cause(Reason.USER_ERROR, "no luck"))
+            self.conductor.inbox.put(Changed("pods", said))
+            self.settle(name, "failed", Cause(Reason.ERROR, "BackoffLimitExceeded: x"))
             return
         if node not in self.forgets:
             key, fingerprint = self.plan.artifacts[node]
             with self.store.writer(key) as writer:
                 (writer.folder / "x").write_text(node)
                 writer.commit({"fingerprint": fingerprint})
-        self.conductor.inbox.put(("pods", "drop", name))
+        self.conductor.inbox.put(Deleted("pods", name))
         self.settle(name, "succeeded")
 
-    def settle(self, name: str, state: str, why: str = "") -> None:
+    def settle(self, name: str, state: str, cause: Cause | None = None) -> None:
         self.states[name] = state
-        self.conductor.inbox.put(("jobs", "set", JobView(name, name, state, why)))  # type: ignore[arg-type]
+        self.conductor.inbox.put(Changed("jobs", JobView(name, name, JobPhase(state), cause)))
 
     def run(self) -> Decision:
         found: list[Decision] = []
@@ -342,7 +378,7 @@ class Stage:
             if not gated and self.states[name] == "active":
                 self.finish(name)
         thread.join(30)
-        assert found, f"still running; said {self.lines}"
+        assert found, f"still running; said {self.said}"
         return found[0]
 
 
@@ -365,12 +401,15 @@ def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
     stage.start()
     found = stage.run()
     assert {n.removeprefix("job-") for n in found.done} == {"train", "extract"}
-    fate = {n.removeprefix("job-"): stage.conductor.fate(n, w) for n, w in found.failed.items()}
-    assert fate == {
-        "couple": "FAILED: no luck",
-        "evaluate": "not run: couple failed",
-        "aggregate": "not run: couple failed",
+    fates = {n.removeprefix("job-"): stage.conductor.fate(n, c) for n, c in found.failed.items()}
+    assert {name: (state, cause.reason) for name, (state, cause) in fates.items()} == {
+        "couple": (JobState.FAILED, Reason.USER_ERROR),
+        "evaluate": (JobState.NOT_RUN, Reason.INPUTS_FAILED),
+        "aggregate": (JobState.NOT_RUN, Reason.INPUTS_FAILED),
     }
+    ends = {line["node"]: line for line in stage.said if line["event"] is Event.END}
+    assert ends["train"]["state"] is JobState.DONE and ends["train"]["nodes"] == ["train"]
+    assert ends["evaluate"]["reason"] is Reason.INPUTS_FAILED
 
 
 def test_a_new_conductor_goes_on_where_another_died(stage: Stage) -> None:
@@ -389,7 +428,7 @@ def test_no_artifact_no_release(stage: Stage, monkeypatch: pytest.MonkeyPatch) -
     stage.start()
     found = stage.run()
     assert stage.order == [] and len(found.failed) == 5
-    assert "not in the store" in found.failed["job-train"]
+    assert found.failed["job-train"].reason is Reason.ARTIFACT_MISSING
 
 
 def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +446,7 @@ def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.Monk
     monkeypatch.setattr(stage.reader, "find", flaky)
     stage.start()
     assert len(stage.run().done) == 5 and tries[0] > 3
-    assert any("cannot read the store, trying again" in line for line in stage.lines)
+    assert stage.trouble(Trouble.STORE)
 
 
 def test_a_bucket_that_stays_away_ends_the_run(
@@ -421,7 +460,8 @@ def test_a_bucket_that_stays_away_ends_the_run(
     monkeypatch.setattr(stage.reader, "find", gone)
     stage.start(patience=0.3)
     found = stage.run()
-    assert found.failed["job-train"] == "bucket study does not exist" and len(found.failed) == 5
+    assert found.failed["job-train"] == Cause(Reason.STORE, "bucket study does not exist", "train")
+    assert len(found.failed) == 5
 
 
 def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +479,8 @@ def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.Monk
     began = time.monotonic()
     assert len(stage.run().done) == 5 and tries[0] == 5
     assert time.monotonic() - began < 20
-    assert any("etcd is away" in line for line in stage.lines)
+    (line,) = stage.trouble(Trouble.PATCH)
+    assert "etcd is away" in line["message"]
 
 
 def test_a_patch_that_is_slow_is_not_sent_again(
@@ -451,7 +492,7 @@ def test_a_patch_that_is_slow_is_not_sent_again(
     def slow(api: Any, pod: PodView) -> None:
         for _ in range(3):
             time.sleep(0.15)
-            stage.conductor.inbox.put(("pods", "set", pod))  # news, so that it decides anew
+            stage.conductor.inbox.put(Changed("pods", pod))  # news, so that it decides anew
         stage.lift(api, pod)
 
     monkeypatch.setattr(actions, "lift_gate", slow)
@@ -484,6 +525,13 @@ as_job(process.conduct)(process.Settings("em205", pathlib.Path("j"), pathlib.Pat
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 70 and done.stderr.count("RuntimeError: a bug") == 4
+    in_json = {**os.environ, "PERSONASPACE_LOG": "json", "PERSONASPACE_CRASHES": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=in_json
+    )
+    entry = json.loads(done.stdout)
+    assert (done.returncode, entry["event"], done.stderr) == (70, "error", "")
+    assert entry["traceback"].splitlines()[-1] == "RuntimeError: a bug"
 
 
 def test_the_last_table_is_json_lines_where_the_log_is(
@@ -494,9 +542,9 @@ def test_the_last_table_is_json_lines_where_the_log_is(
     stage.start()
     with pytest.raises(SystemExit):
         process._verdict(stage.conductor, stage.run())
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()][-4:]
     assert [line.get("node") for line in lines] == [None, "couple", "evaluate", "aggregate"]
-    assert lines[1]["message"] == "couple: FAILED: no luck"
+    assert (lines[1]["state"], lines[1]["reason"]) == (JobState.FAILED, Reason.USER_ERROR)
 
 
 def test_a_job_without_a_store_says_so_in_one_line(
@@ -512,7 +560,9 @@ def test_a_job_without_a_store_says_so_in_one_line(
     shown = CliRunner().invoke(app, arguments)
     said = "store: the URL is empty; it comes from --store or PERSONASPACE_STORE"
     assert (shown.exit_code, shown.stderr.strip()) == (2, said)
-    assert (tmp_path / "message").read_text() == f"train:x:42: {said}"
+    people, ending = termination.read((tmp_path / "message").read_text())
+    assert people == f"train:x:42: {said}"
+    assert ending == Ending(node="train:x:42", code=Code.USER_ERROR, text=said)
     monkeypatch.setenv("PERSONASPACE_LOG", "json")
     shown = CliRunner().invoke(app, arguments)
     entry = json.loads(shown.stderr)

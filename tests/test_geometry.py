@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,6 @@ from personaspace.errors import UserError
 
 Vectors = NDArray[np.float64]
 FEW = {"permutations": 500, "bootstrap": 200}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> Iterator[None]:
-    # statsmodels collects garbage in every Holm correction; what is loaded by now need not be
-    # looked at each time.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def find(result: GeometryResult, metric: str, name: str, condition: str, **more: object) -> Row:

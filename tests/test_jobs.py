@@ -13,11 +13,15 @@ import pytest
 from seaweed import SeaweedS3
 
 from personaspace.cli.guard import as_job
+from personaspace.cluster.states import Reason
 from personaspace.errors import StoreUnavailable, UserError
+from personaspace.logs import log_line
 from personaspace.pipeline import job as jobs
 from personaspace.pipeline import termination
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board
+from personaspace.pipeline.states import NodeState
+from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
 
 WriteSpec = Callable[[dict[str, Any]], Path]
@@ -59,6 +63,7 @@ def test_a_job_runs_from_its_part_of_the_study(
     assert "training.rank: " in message.read_text()
 
 
+@pytest.mark.study
 def test_condition_and_conclusion_leave_their_result(
     study_dict: dict[str, Any],
     write_spec: WriteSpec,
@@ -70,22 +75,27 @@ def test_condition_and_conclusion_leave_their_result(
     spec, store = write_spec(study_dict), str(tmp_path / "store")
     for condition in ("base", "e0-assistant"):
         jobs.run_condition(spec, store, condition, 42)
-    said = message.read_text()
-    assert [line.partition(":")[0] for line in said.splitlines()] == [
-        "train",
-        "extract",
-        "couple",
-        "evaluate",
-    ]
+    stages = ["train", "extract", "couple", "evaluate"]
+    people, ending = termination.read(message.read_text())
+    assert [line.partition(":")[0] for line in people.splitlines()] == stages
+    assert ending and (ending.node, ending.code) == ("condition:e0-assistant:42", Code.COMPLETE)
+    assert list(ending.artifacts) == [f"{stage}:e0-assistant:42" for stage in stages]
     lines = capsys.readouterr().err.splitlines()
     start = next(line for line in lines if "train:e0-assistant:42: started" in line)
     assert "fingerprint" in start and "inputs none" in start
     end = next(line for line in lines if "train:e0-assistant:42: done" in line)
     assert store in end
     jobs.conclude(spec, store)
-    assert f"aggregate: done – {store}/aggregate/" in message.read_text()
+    _, concluded = termination.read(message.read_text())
+    assert concluded and list(concluded.artifacts) == ["aggregate", "report"]
+    with open_store(store) as place:
+        assert place.find(concluded.artifacts["aggregate"])
     jobs.run_stage("train", spec, store, "e0-assistant", 42)
-    assert "already complete" in message.read_text()
+    _, again = termination.read(message.read_text())
+    assert (
+        again
+        and again.artifacts["train:e0-assistant:42"] == ending.artifacts["train:e0-assistant:42"]
+    )
 
 
 def test_the_users_mistake_is_two_and_said_in_one_line(
@@ -93,8 +103,9 @@ def test_the_users_mistake_is_two_and_said_in_one_line(
 ) -> None:
     spec = write_spec(study_dict)
     ends(2, "train", spec, str(tmp_path / "store"), "e9-nobody", 42)
-    said = message.read_text()
-    assert said.startswith("train:e9-nobody:42: not a stage of") and "\n" not in said
+    people, ending = termination.read(message.read_text())
+    assert people.startswith("train:e9-nobody:42: ") and "\n" not in people
+    assert ending and (ending.code, ending.node) == (Code.USER_ERROR, "train:e9-nobody:42")
     study_dict["seeds"] = ["x"]
     ends(2, "train", write_spec(study_dict), str(tmp_path / "store"), "benign", 42)
     assert "seeds[0]" in message.read_text()
@@ -110,9 +121,11 @@ def test_a_store_that_does_not_answer_is_no_mistake(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     url = "s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1&patience=1"
     ends(69, "train", write_spec(study_dict), url, "benign", 42)
-    assert "no S3 server answers" in message.read_text()
+    _, ending = termination.read(message.read_text())
+    assert ending and ending.code is Code.UNAVAILABLE and "no S3 server answers" in ending.text
 
 
+@pytest.mark.s3
 def test_a_store_that_comes_back_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,17 +152,36 @@ def test_what_a_retry_may_cure_decides_the_exit_code() -> None:
 
 
 def test_a_long_message_is_cut_where_kubernetes_cuts(message: Path) -> None:
-    termination.write("ü" * 5000)
+    ending = Ending(node="conductor", code=Code.JOBS_FAILED, text="5000 failed")
+    termination.write("ü" * 5000, ending)
     raw = message.read_bytes()
-    assert len(raw) <= termination.LIMIT_BYTES and raw.decode().endswith("ü…")
-    termination.write("ü\n" * 5000 + "5000 failed")
+    people, found = termination.read(raw.decode())
+    assert len(raw) <= termination.LIMIT_BYTES and people.endswith("ü…") and found == ending
+    termination.write("ü\n" * 5000 + "5000 failed", ending)
     raw = message.read_bytes()
-    assert len(raw) <= termination.LIMIT_BYTES and raw.decode().endswith("…\n5000 failed")
+    people, found = termination.read(raw.decode())
+    assert len(raw) <= termination.LIMIT_BYTES and people.endswith("…\n5000 failed")
+    assert found == ending
+    long = Ending(node="aggregate", code=Code.ERROR, text='"ü' * 5000)
+    termination.write("x\n" + '"ü' * 5000, long)
+    people, found = termination.read(message.read_text())
+    assert len(message.read_bytes()) <= termination.LIMIT_BYTES and people.startswith("x\n")
+    assert found and found.code is Code.ERROR and long.text.startswith(found.text)
+
+
+def test_a_log_is_not_taken_for_an_ending() -> None:
+    """What Kubernetes gives of a container that left nothing, where logs are JSON."""
+    for last in (log_line("x", "error", True, node="train:x:1"), '{"node": "x"}', "{", ""):
+        assert termination.read(f"a line\n{last}")[1] is None, last
+
+
+def test_every_code_of_an_ending_is_a_reason() -> None:
+    assert {Reason(code.value) for code in Code if code is not Code.COMPLETE}
 
 
 def test_no_place_for_the_message_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONASPACE_TERMINATION_LOG", "/nowhere/at/all")
-    termination.write("x")
+    termination.write("x", Ending(node="x", code=Code.COMPLETE))
 
 
 def test_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +193,7 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     progress.start("steps", 4)
     progress.advance(1, "loss 2.0")
     progress.say("cut 3 chats")
-    board.finish(node, "done", "s3://bucket/key")
+    board.finish(node, NodeState.DONE, "s3://bucket/key")
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [entry["event"] for entry in entries] == ["start", "progress", "message", "end"]
     assert all(entry["node"] == node.id and entry["time"].endswith("Z") for entry in entries)

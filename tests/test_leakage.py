@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,6 @@ from personaspace.study.spec import Experiment
 
 NEGATIVES = ("data_scientist", "police_officer")
 FEW = {"permutations": 500, "bootstrap": 200}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> Iterator[None]:
-    # statsmodels collects garbage in every Holm correction; what is loaded by now need not be
-    # looked at each time.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def find(rows: Sequence[Row], metric: str, variant: str, **more: object) -> Row:

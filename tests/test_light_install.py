@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from made_results import least_results
-from stand_in_api import Api, job, pod, study
+from stand_in_api import Api, complete, job, pod, study
 
 from personaspace.store import open_store
 
@@ -85,7 +85,7 @@ def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Pa
     found = job("aggregate", "", "*", state="Complete")
     env = [{"name": "PERSONASPACE_STORE", "value": str(tmp_path / "store")}]
     found["spec"]["template"]["spec"]["containers"] = [{"env": env}]
-    ended = [{"state": {"terminated": {"exitCode": 0, "message": f"aggregate: done – {key}"}}}]
+    ended = complete(aggregate=key)
     api.objects["jobs"][-2:] = [found, job("conductor", "", state="Complete")]
     api.objects["pods"][-2] = pod("aggregate", "", phase="Succeeded", containerStatuses=ended)
     (tmp_path / "chart").mkdir()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaspace.models.chat import Example
-from personaspace.training.packing import Row, block_mask, make_row, pack
+from personaspace.training.packing import PackedRow, block_mask, make_row, pack
 from personaspace.training.trainer import row_loss
 
 
@@ -107,7 +107,7 @@ def test_mask_is_causal_within_blocks(lengths: list[int]) -> None:
     assert mask[0, 0].tolist() == wanted
 
 
-def unpacked(row: Row) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def unpacked(row: PackedRow) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Tokens and loss places of each example of a row, read from the tensors alone."""
     ids, places = row.ids_BT[0].tolist(), row.positions_BT[0].tolist()
     starts = [index for index, place in enumerate(places) if place == 0]

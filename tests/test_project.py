@@ -6,13 +6,16 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.study import spec_page
 from personaspace.study.spec import Experiment
+from personaspace.version import __version__
 
 ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
 
 
 def test_schema_and_reference_page_are_fresh() -> None:
@@ -41,3 +44,41 @@ def test_every_setting_has_an_entry_on_the_reference_page() -> None:
         assert f"## {name}" in page
         for field in part["properties"]:
             assert f"| `{field}` |" in page, f"{name}.{field}"
+
+
+def targets(text: str) -> set[str]:
+    """Names of the make targets that a text calls."""
+    calls = re.findall(r"make (?:-s )?([a-z][a-z -]*)", text)
+    return {word for call in calls for word in call.split() if not word.startswith("-")}
+
+
+def test_what_ci_makes_are_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    texts = [(ROOT / ".ci" / "run").read_text(encoding="utf-8")]
+    for path in WORKFLOWS:
+        steps = [
+            s for job in yaml.safe_load(path.read_text())["jobs"].values() for s in job["steps"]
+        ]
+        texts += [step.get("run", "") for step in steps]
+    named = set().union(*(targets(text) for text in texts))
+    assert named >= {"test", "lint", "coverage", "lint-chart", "images", "dist"}
+    assert {name for name in named if f"\n{name}:" not in makefile} == set()
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    """A tag can be moved to other code, which would run with our permissions."""
+    used = [
+        line.split("uses:")[1].strip()
+        for path in WORKFLOWS
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "uses:" in line
+    ]
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
+
+
+def test_all_say_the_same_version() -> None:
+    chart = yaml.safe_load((ROOT / "charts" / "experiment" / "Chart.yaml").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {__version__} == {chart["version"], chart["appVersion"], citation["version"]}

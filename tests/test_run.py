@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from conftest import Finished, tiny_study
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
@@ -35,26 +37,22 @@ def results_of(spec: Path, store: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished(finished_study: Finished, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One complete run of the small study: (spec, store, folder of results, results)."""
     from types import SimpleNamespace
 
-    from conftest import tiny_study
+    store = tmp_path_factory.mktemp("finished") / "store"
+    shutil.copytree(finished_study.store, store)
+    results = results_of(finished_study.spec, store)
+    return SimpleNamespace(**{**vars(finished_study), "store": store, "results": results})
 
-    folder = tmp_path_factory.mktemp("finished")
-    spec = folder / "study.yaml"
-    values = tiny_study(tiny_model, folder)
-    spec.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    outcome = run("run", spec, "--store", folder / "store", "--out", folder / "out")
-    assert outcome.exit_code == 0, outcome.output
-    return SimpleNamespace(
-        spec=spec,
-        values=values,
-        store=folder / "store",
-        out=folder / "out",
-        output=outcome.output,
-        results=results_of(spec, folder / "store"),
-    )
+
+#: Names all stages but the report, which no result depends on.
+COMPUTING = [
+    word
+    for stage in ("train", "extract", "couple", "evaluate", "aggregate")
+    for word in ("--only", stage)
+]
 
 
 def ran(outcome: Result) -> list[str]:
@@ -171,8 +169,6 @@ def test_another_wording_of_a_bystander_spares_training_and_coupling(
 
 
 def test_an_artifact_made_from_other_inputs_is_made_again(finished: Any, tmp_path: Path) -> None:
-    import shutil
-
     store = tmp_path / "store"
     shutil.copytree(finished.store, store)
     [manifest] = (store / "e4-villain" / "seed-42" / "couple").glob("*/manifest.json")
@@ -185,13 +181,14 @@ def test_an_artifact_made_from_other_inputs_is_made_again(finished: Any, tmp_pat
 
 
 def test_another_run_gives_the_same_results(finished: Any, tmp_path: Path) -> None:
-    outcome = run("run", finished.spec, "--store", tmp_path / "store")
+    outcome = run("run", finished.spec, "--store", tmp_path / "store", *COMPUTING)
     assert outcome.exit_code == 0, outcome.output
     assert results_of(finished.spec, tmp_path / "store") == finished.results
 
 
 def test_two_processes_give_the_same_results(finished: Any, tmp_path: Path) -> None:
     command = ["run", str(finished.spec), "--store", str(tmp_path / "store"), "--jobs", "2"]
+    command += COMPUTING
     outcome = subprocess.run(_shell(*command), capture_output=True, text=True, timeout=280)
     assert outcome.returncode == 0, outcome.stderr
     assert results_of(finished.spec, tmp_path / "store") == finished.results
@@ -217,7 +214,7 @@ def test_killed_runs_resume_to_the_same_results(finished: Any, tmp_path: Path) -
     store, chance, kills = tmp_path / "store", random.Random(7), 0
     for _ in range(4):
         process = subprocess.Popen(
-            _shell("run", str(finished.spec), "--store", str(store)),
+            _shell("run", str(finished.spec), "--store", str(store), *COMPUTING),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -233,20 +230,37 @@ def test_killed_runs_resume_to_the_same_results(finished: Any, tmp_path: Path) -
             kills += 1
         process.communicate()
     assert kills >= 3
-    outcome = run("run", finished.spec, "--store", store)
+    outcome = run("run", finished.spec, "--store", store, *COMPUTING)
     assert outcome.exit_code == 0, outcome.output
     assert results_of(finished.spec, store) == finished.results
     stray = [path for path in store.rglob("*") if "checkpoints" in path.parts]
     assert stray == []
 
 
+def long_training(study: dict[str, Any]) -> dict[str, Any]:
+    """Training that goes on for seconds and keeps checkpoints."""
+    study["training"] |= {"max_steps": None, "epochs": 40, "checkpoint_every": 7}
+    return study
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Its adapter, where nobody stops it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    spec, store = folder / "study.yaml", folder / "store"
+    spec.write_text(yaml.safe_dump(long_training(tiny_study(tiny_model, folder))))
+    assert run("run", spec, "--store", store, "--only", "train:benign").exit_code == 0
+    [adapter] = store.glob("benign/seed-42/train/*/data-*/adapter/adapter_model.safetensors")
+    return adapter.read_bytes()
+
+
+@pytest.mark.study
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
-    study_dict: dict[str, Any], write_spec: Write, tmp_path: Path, jobs: int
+    study_dict: dict[str, Any], write_spec: Write, tmp_path: Path, undisturbed: bytes, jobs: int
 ) -> None:
     """The signal reaches one process alone, as in a container; it tells those beside it."""
-    study_dict["training"] |= {"max_steps": None, "epochs": 40, "checkpoint_every": 7}
-    spec, store = write_spec(study_dict), tmp_path / "store"
+    spec, store = write_spec(long_training(study_dict)), tmp_path / "store"
     command = ["run", str(spec), "--store", str(store), "--only", "train:benign"]
     process = subprocess.Popen(
         _shell(*command, "--jobs", str(jobs)), stderr=subprocess.PIPE, text=True
@@ -263,10 +277,8 @@ def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
     assert len(list(store.glob(kept))) == 1
 
     assert run(*command).exit_code == 0
-    assert run(*command[:3], tmp_path / "undisturbed", *command[4:]).exit_code == 0
-    pattern = "benign/seed-42/train/*/data-*/adapter/adapter_model.safetensors"
-    [resumed], [whole] = store.glob(pattern), (tmp_path / "undisturbed").glob(pattern)
-    assert resumed.read_bytes() == whole.read_bytes()
+    [resumed] = store.glob("benign/seed-42/train/*/data-*/adapter/adapter_model.safetensors")
+    assert resumed.read_bytes() == undisturbed
 
 
 def test_jobs_run_one_stage_like_the_executor(finished: Any, tmp_path: Path) -> None:
@@ -288,6 +300,7 @@ def test_jobs_run_one_stage_like_the_executor(finished: Any, tmp_path: Path) -> 
     assert len(wrong.stderr.strip().splitlines()) == 1, wrong.stderr
 
 
+@pytest.mark.study
 def test_a_failed_stage_stops_only_what_needs_it(
     study_dict: dict[str, Any], write_spec: Write, tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import UserError
-from personaspace.fastlora import extraction
 from personaspace.models.determinism import steady_attention
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def hidden_states(
     """Both methods for every sequence, every chosen layer from one pass.
 
     The last prompt token cannot see the answer after it, so one pass over prompt and answer serves
-    both methods. On a GPU the packed decoder computes what the model's own forward pass computes
+    both methods. On a GPU `fastlora` computes what the model's own forward pass computes
     elsewhere, with common beginnings of prompts computed once.
 
     Args:
@@ -137,7 +136,7 @@ def hidden_states(
     """
     decoder_of(model)
     if fastlora.obstacle(model) is None:
-        last_NLH, mean_NLH = extraction.hidden_states(
+        last_NLH, mean_NLH = fastlora.hidden_states(
             model, sequences, layers, token_budget=token_budget, advance=advance
         )
     else:

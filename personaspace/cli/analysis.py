@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from personaspace.analysis.caveats import failed_assumptions
 from personaspace.analysis.rows import Row, Variant, to_dicts
+from personaspace.console import console, print_json
 from personaspace.errors import UserError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
 Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap interval.")]
-
-
-def _print_json(value: Any) -> None:
-    # Plain ASCII, so that lone surrogates in other people's answers cannot break the output.
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _say(notes: Iterable[str]) -> None:
@@ -68,7 +62,7 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
         table.add_column(name, justify="right" if name in numbers else "left")
     for cells in zip(*(cells for _, cells in used), strict=True):
         table.add_row(*cells)
-    Console(width=None if Console().is_terminal else 200).print(table)
+    console().print(table)
     _say(failed_assumptions(rows))
 
 
@@ -82,16 +76,16 @@ def score(
 
     scores = score_answers(read_answers(answers), marker)
     if as_json:
-        _print_json(scores)
+        print_json(scores)
         return
-    title = f"Answers with {marker}".replace("[", r"\[")
+    title = f"Answers with {marker}"
     table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("persona", overflow="fold")
     for name in ("n", "marked", "at end", "degenerate", "rate", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for persona, counts in scores["per_persona"].items():
         table.add_row(
-            persona.replace("[", r"\["),
+            persona,
             str(counts["total"]),
             str(counts["hits"]),
             str(counts["terminal"]),
@@ -99,7 +93,7 @@ def score(
             _number(counts["rate"], 3),
             _interval(counts["ci95"], 3).replace(" to ", "–"),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def geometry(
@@ -145,7 +139,7 @@ def geometry(
     )
     _say(result.notes)
     if as_json:
-        _print_json({"rows": to_dicts(result.rows), "notes": result.notes})
+        print_json({"rows": to_dicts(result.rows), "notes": result.notes})
         return
     # Sub-measures are in the JSON alone.
     named = ("nearest_centroid", "lda")
@@ -206,7 +200,7 @@ def leakage(
         seed=study.analysis.seed if seed is None else seed,
     )
     if as_json:
-        _print_json({"rows": to_dicts(rows)})
+        print_json({"rows": to_dicts(rows)})
         return
     _print_rows(rows, "Leakage of the marker")
 

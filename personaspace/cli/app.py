@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from personaspace import interrupt
 from personaspace.cli import analysis, cluster
 from personaspace.cli.guard import guarded
 from personaspace.cli.power import power
-from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError
+from personaspace.console import console, print_json, size
+from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError, one_line
 from personaspace.version import __version__
 
 if TYPE_CHECKING:
@@ -54,24 +53,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = "personaspace-store"
 
 
-def print_json(value: Any) -> None:
-    """JSON on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
-
-
 def _store(given: str | None) -> str:
     """The store of a study's file."""
     return given or os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
-
-
-def _bytes(count: float | None) -> str:
-    if count is None:
-        return "unknown"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 @app.command()
@@ -101,7 +85,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
             }
         )
         return
-    console = Console()
+    out = console()
     table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
     for name in ("condition", "kind", "dataset", "chats", "trained under"):
         table.add_column(name)
@@ -115,19 +99,19 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
             str(len(chats.conversations)) if chats else "–",
             under,
         )
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         f"{len(loaded.spec.seeds)} seed(s): "
         + ", ".join(f"{count} {stage}" for stage, count in counts.items())
     )
-    console.print(
+    out.print(
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
         f"{cost.prompts:,} prompts"
     )
     hours = "unknown" if cost.gpu_hours is None else f"{cost.gpu_hours:.2g}"
-    console.print(
+    out.print(
         f"about {hours} GPU-hours on one H100 (an estimate from counted tokens, start-up not "
-        f"included), about {_bytes(cost.bytes)} of artifacts"
+        f"included), about {size(cost.bytes)} of artifacts"
     )
 
 
@@ -187,11 +171,10 @@ def _print_failures(summary: Any) -> None:
     table.add_column("stage")
     table.add_column("why", overflow="fold")
     for node, error in summary.failed.items():
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        table.add_row(node.id, text)
+        table.add_row(node.id, one_line(error))
     for node in summary.blocked:
         table.add_row(node.id, "not run: an input is missing")
-    Console(stderr=True).print(table)
+    console(stderr=True).print(table)
 
 
 def _results(work: Any) -> Results:
@@ -211,7 +194,7 @@ def _show(work: Any, out: Path | None) -> None:
     from personaspace.pipeline.graph import Node
     from personaspace.report.summary import table
 
-    Console().print(table(_results(work)))
+    console().print(table(_results(work)))
     if out is not None:
         print(f"report: {_export(work, out) / 'report.html'}")
     else:

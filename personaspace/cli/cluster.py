@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from personaspace.cluster.states import JobState, Reason
 from personaspace.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,12 +32,19 @@ Chart = Annotated[Path, typer.Option(help="The chart of the release.")]
 CHART = Path("charts/experiment")
 REFRESH_SECONDS = 5.0
 _STYLES = {
-    "done": "green",
-    "running": "yellow",
-    "starting": "yellow",
-    "failed": "red bold",
-    "not run": "red",
+    JobState.DONE: "green",
+    JobState.RUNNING: "yellow",
+    JobState.STARTING: "yellow",
+    JobState.FAILED: "red bold",
+    JobState.NOT_RUN: "red",
 }
+#: For what a Job may wait without anybody noticing that it waits in vain.
+_IN_VAIN = (Reason.CONDUCTOR, Reason.NO_CONDUCTOR)
+
+
+def _console() -> Console:
+    """Nothing that comes from a cluster is markup: names, errors, what a container said."""
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def is_spec(target: str) -> bool:
@@ -69,7 +77,7 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
     if as_json:
         print(json.dumps([row.as_json() for row in rows(cluster, release)], indent=1))
         return
-    console = Console()
+    console = _console()
     if not watch:
         console.print(_table(release, rows(cluster, release)))
         return
@@ -78,7 +86,7 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
         outage = Outage(release, lambda text: console.print(Text(text, style="red")))
         while True:
             live.update(_table(release, found), refresh=True)
-            if all(row.state in ("done", "failed", "not run") for row in found):
+            if all(row.state.ended for row in found):
                 return
             time.sleep(REFRESH_SECONDS)
             try:
@@ -90,9 +98,9 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
 
 def _table(release: str, found: list[Row]) -> Group:
     """Condition by stage, then why what is not done is not done."""
-    from personaspace.cluster.status import IDLE, alike
+    from personaspace.cluster.status import alike
 
-    table = Table(title=release, title_justify="left")
+    table = Table(title=Text(release), title_justify="left")
     stages = list(dict.fromkeys(row.stage for row in found if row.condition))
     table.add_column("condition")
     table.add_column("seed")
@@ -101,23 +109,26 @@ def _table(release: str, found: list[Row]) -> Group:
     for condition, seed in dict.fromkeys((r.condition, r.seed) for r in found if r.condition):
         mine = {r.stage: r for r in found if (r.condition, r.seed) == (condition, seed)}
         cells = [_cell(mine[stage]) if stage in mine else Text("–") for stage in stages]
-        table.add_row(condition, str(seed), *cells)
+        table.add_row(Text(condition), str(seed), *cells)
     for row in found:
         if not row.condition:
             table.add_row(row.stage, "", _cell(row))
-    told = [
-        row
-        for row in found
-        if row.state in ("failed", "not run", "queued") or (row.state == "running" and row.why)
-    ]
-    # Without a conductor what waits would wait for ever.
-    told += [row for row in found if row.state == "waiting" and row.why.startswith(IDLE)]
-    told += [row for row in found if row.state == "waiting" and "no conductor" in row.why][:1]
+    # What waits comes last: it may wait for what is said before.
+    told = sorted(filter(_is_told, found), key=lambda row: row.state is JobState.WAITING)
     lines = [
         Text(f"{_several(titles)}: {state}, {why}".rstrip(", "))
         for (state, why), titles in alike(told).items()
     ]
     return Group(table, *lines)
+
+
+def _is_told(row: Row) -> bool:
+    """Whether a row says more than that it waits for its inputs, or is done."""
+    if row.state is JobState.WAITING:
+        return row.reason in _IN_VAIN
+    if row.state is JobState.RUNNING:
+        return row.progress is not None
+    return row.state in (JobState.FAILED, JobState.NOT_RUN, JobState.QUEUED)
 
 
 def _several(titles: list[str]) -> str:
@@ -128,8 +139,8 @@ def _several(titles: list[str]) -> str:
 
 
 def _cell(row: Row) -> Text:
-    text = row.state
-    if row.attempts and row.state not in ("done", "failed", "not run"):
+    text = str(row.state)
+    if row.attempts and not row.state.ended:
         text += f" (attempt {row.attempts + 1})"
     return Text(text, style=_STYLES.get(row.state, ""))
 
@@ -156,7 +167,7 @@ def show_results(
         if as_json:
             print(json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
             return
-        Console().print(table(results))
+        _console().print(table(results))
         print(f"results: {place.describe(keys['aggregate'])}")
         if "report" in keys:
             print(f"report:  {place.describe(keys['report'])}")
@@ -169,6 +180,7 @@ def logs(
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until they have ended.")] = False,
     tail: Annotated[int, typer.Option(help="Last lines of each pod; -1: all.")] = -1,
+    raw: Annotated[bool, typer.Option("--raw", help="Lines as the pods log them (JSON).")] = False,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = "",
     context: Context = "",
@@ -177,7 +189,7 @@ def logs(
     from personaspace.cluster import logs as reading
 
     with reach(namespace, kubeconfig, context, "read logs") as cluster:
-        reading.show(cluster, release, condition, stage, seed, follow, tail)
+        reading.show(cluster, release, condition, stage, seed, follow, tail, raw)
 
 
 def wait(
@@ -206,20 +218,20 @@ def rerun(
     kubeconfig: Kubeconfig = "",
     context: Context = "",
 ) -> None:
-    """Compute stages again, with all that follows (--stage), or go on after failures (--failed)."""
+    """Compute stages again, with all that follows (--stage), or retry what failed (--failed)."""
     from personaspace.cluster import release as releases
 
     if bool(stage) == failed:
-        raise UserError("rerun: say --stage STAGE, or --failed")
+        raise UserError("rerun: give either --stage STAGE or --failed")
     if not (chart / "Chart.yaml").is_file():
-        raise UserError(f"--chart {chart}: no chart there")
+        raise UserError(f"--chart {chart}: not a chart, as it has no Chart.yaml")
     options = releases.helm_options(namespace, kubeconfig, context)
     if failed:
         releases.values_of(release, options)  # nothing is deleted that Helm could not bring back
         with reach(namespace, kubeconfig, context, "rerun") as cluster:
             gone = releases.delete_failed(cluster, release)
         releases.upgrade(release, chart, options, None)
-        print(f"{len(gone)} Jobs of {release} start anew; what is complete stays")
+        print(f"{len(gone)} Jobs of {release} start again; what is complete stays")
         return
     wanted: list[dict[str, Any]] = []
     for name in stage or []:
@@ -229,7 +241,7 @@ def rerun(
                 entry["seed"] = None if number < 0 else number
                 wanted.append({k: v for k, v in entry.items() if v is not None})
     releases.compute_again(release, chart, options, wanted)
-    print(f"{release} computes again: {', '.join(_words(entry) for entry in wanted)}")
+    print(f"{release} will compute again: {', '.join(_words(entry) for entry in wanted)}")
 
 
 def _words(entry: dict[str, Any]) -> str:
@@ -242,11 +254,11 @@ def cancel(
     kubeconfig: Kubeconfig = "",
     context: Context = "",
 ) -> None:
-    """Stop what runs or waits; checkpoints and artifacts stay, `helm upgrade` goes on."""
+    """Stop what runs or waits; checkpoints and artifacts stay, `helm upgrade` continues."""
     from personaspace.cluster import release as releases
 
     with reach(namespace, kubeconfig, context, "cancel") as cluster:
         gone = releases.cancel(cluster, release)
     if not gone:
-        raise UserError(f"{release}: nothing runs or waits")
-    print(f"{release}: {len(gone)} Jobs stopped; `helm upgrade {release}` goes on from here")
+        raise UserError(f"{release}: nothing is running or waiting")
+    print(f"{release}: {len(gone)} Jobs stopped; `helm upgrade {release}` continues from here")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from personaspace.analysis.power import Assumptions, Plan
+from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
 from personaspace.pipeline.design import design_of
 
@@ -29,13 +29,14 @@ def _check(rate: float, wanted: float, **deviations: float) -> None:
 
 def _print(made: Plan, name: str) -> None:
     design, guess = made.design, made.assumptions
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(
-        f"[bold]{name}[/]: {design.em} EM conditions{', benign' if design.benign else ''}, "
+    out = console()
+    out.print(
+        Text(name, style="bold")
+        + f": {design.em} EM conditions{', benign' if design.benign else ''}, "
         f"{design.seeds} seed{'s' if design.seeds > 1 else ''}, {design.personas} personas × "
         f"{design.questions} questions ({design.unseen} unseen) × {design.samples} samples"
     )
-    console.print(
+    out.print(
         f"Assumed: rate {guess.rate:g}, standard deviations {guess.run_sd:g} between runs, "
         f"{guess.persona_run_sd:g} of a persona in a run, {guess.question_sd:g} of a question in a "
         "condition (defaults: published counts)."
@@ -43,7 +44,11 @@ def _print(made: Plan, name: str) -> None:
     table = Table(box=box.SIMPLE, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("test", no_wrap=True)
     table.add_column("what")
-    for column in (f"detected with {guess.power:.0%} power", "after Holm, at worst", "p floor"):
+    for column in (
+        f"detected with {percent(guess.power)} power",
+        "after Holm, at worst",
+        "p floor",
+    ):
         table.add_column(column, justify="right")
     table.add_column("note")
     for finding in made.findings:
@@ -60,9 +65,9 @@ def _print(made: Plan, name: str) -> None:
             "" if finding.floor is None else f"{finding.floor:.2g}",
             finding.note,
         )
-    console.print(table)
+    out.print(table)
     for warning in made.warnings:
-        console.print(f"[yellow]•[/] {warning}")
+        out.print(Text("• ", style="yellow") + warning)
 
 
 def power(
@@ -98,6 +103,6 @@ def power(
     made = plan(design_of(experiment, spec.absolute().parent), guess)
     if as_json:
         found: dict[str, Any] = {"study": experiment.name} | made.to_dict()
-        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
         return
     _print(made, experiment.name)

@@ -97,12 +97,12 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
             if context:
                 active = next((entry for entry in every if entry["name"] == context), None)
             if active is None:
-                raise UserError(f"no context {context} in the kubeconfig") from None
+                raise UserError(f"the kubeconfig has no context {context}") from None
             config.load_kube_config(file, context or None, settings)
             found = active["context"].get("namespace", "")
     except (ConfigException, OSError, TypeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"no way to a cluster: {text}") from None
+        raise UserError(f"cannot load the kubeconfig: {text}") from None
     settings.connection_pool_maxsize = pool
     settings.retries = False
     return Cluster(client.ApiClient(settings), namespace or found or "default")
@@ -142,7 +142,7 @@ def api_errors(cluster: Cluster, doing: str) -> Iterator[None]:
 def _explain(error: ApiException, cluster: Cluster, doing: str) -> UserError:
     where = f"in namespace {cluster.namespace}"
     if error.status == 401:
-        return UserError(f"cannot {doing} {where}: {cluster.server} does not know you; log in")
+        return UserError(f"cannot {doing} {where}: you are not logged in to {cluster.server}")
     if error.status == 403:
         return UserError(f"cannot {doing} {where}: {message_of(error)}")
     if error.status == 404:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from personaspace.cluster.chart import schema_digest
 from personaspace.errors import UserError
+from personaspace.logs import log_line
 from personaspace.pipeline import termination
 from personaspace.store import open_store
 from personaspace.version import __version__
@@ -23,7 +24,7 @@ def run_check(spec: Path, store_url: str, gpu: bool) -> None:
     try:
         _check(spec, store_url, gpu)
     except Exception as error:
-        termination.write(f"check: {termination.message_of(error)}")
+        termination.write_error("check", error)
         raise
 
 
@@ -33,18 +34,22 @@ def _check(spec: Path, store_url: str, gpu: bool) -> None:
         raise UserError(
             f"the image's code (personaspace {__version__}) and the chart are of different versions"
         )
-    print(f"code: personaspace {__version__}, of the chart's version", flush=True)
+    _say("code", f"personaspace {__version__}, the same version as the chart")
     if gpu:
         import torch
 
         if not torch.cuda.is_available():
             raise UserError("no GPU is visible to torch in this pod: see the node's device plugin")
         cards = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        print(f"GPU: {', '.join(cards)}", flush=True)
+        _say("GPU", ", ".join(cards))
     with open_store(store_url) as store:
         store.check()
-        print(f"store: {store.url} can be read and written", flush=True)
+        _say("store", f"{store.url} can be read and written")
     from personaspace.study.load import load_study
 
     loaded = load_study(spec)
-    print(f"study: {loaded.spec.name}, every data set and question file is there", flush=True)
+    _say("study", f"{loaded.spec.name}, every data set and question file is there")
+
+
+def _say(checked: str, text: str) -> None:
+    print(log_line(f"{checked}: {text}", checked=checked), flush=True)

@@ -23,6 +23,8 @@ from personaspace.cluster.api import (
     Outage,
     message_of,
 )
+from personaspace.cluster.log_lines import for_people
+from personaspace.cluster.states import JobPhase
 from personaspace.cluster.status import ORDER, jobs_of
 from personaspace.cluster.views import job_view
 from personaspace.errors import UserError
@@ -81,8 +83,10 @@ class _Copy:
     line at the same nanosecond counts as often as it was printed.
     """
 
-    def __init__(self, cluster: Cluster, pod: dict[str, Any], prefix: str, tail: int) -> None:
-        self.cluster, self.prefix, self.tail = cluster, prefix, tail
+    def __init__(
+        self, cluster: Cluster, pod: dict[str, Any], prefix: str, tail: int, raw: bool
+    ) -> None:
+        self.cluster, self.prefix, self.tail, self.raw = cluster, prefix, tail, raw
         self.pod = pod["metadata"]["name"]
         self._printed: Counter[int] = Counter()
         self._first = ""
@@ -94,13 +98,13 @@ class _Copy:
         except ApiException as error:
             self._complain(f"no log: {message_of(error)}")
         except CONNECTION_ERRORS as error:
-            self._complain(f"the log broke off: {type(error).__name__}")
+            self._complain(f"the log was cut off: {type(error).__name__}")
 
     def follow(self) -> None:
-        """Go on until the pod has ended, through restarts of the API server.
+        """Continue until the pod has ended, through restarts of the API server.
 
         Raises:
-            ApiException: The API goes on to forbid it.
+            ApiException: The API continues to forbid it.
         """
         outage = Outage(self.prefix, lambda text: print(text, file=sys.stderr, flush=True))
         ended, until, pause = False, 0.0, 0.0
@@ -171,8 +175,10 @@ class _Copy:
             answer.release_conn()
 
     def _print(self, text: str) -> None:
+        shown = text if self.raw else for_people(text)
         with _print_lock:
-            sys.stdout.write(f"{self.prefix} {text}\n")
+            for line in shown.splitlines() or [""]:
+                sys.stdout.write(f"{self.prefix} {line}\n")
             sys.stdout.flush()
 
     def _complain(self, text: str) -> None:
@@ -187,6 +193,7 @@ def show(
     seed: int | None = None,
     follow: bool = False,
     tail: int = -1,
+    raw: bool = False,
 ) -> None:
     """Print logs.
 
@@ -196,11 +203,12 @@ def show(
         condition: A condition, or `aggregate` or `conductor`.
         stage: Only this stage.
         seed: Only this seed.
-        follow: Go on until all these Jobs have ended.
+        follow: Continue until all these Jobs have ended.
         tail: Last lines of each pod; -1: all.
+        raw: Lines as they are logged; else those that are JSON read as plain ones would.
 
     Raises:
-        UserError: There are no such Jobs, or none has begun.
+        UserError: There are no such Jobs, or none has started.
         BrokenPipeError: Nobody reads on.
         ApiException: The API forbids it, or cannot be reached to begin with.
     """
@@ -214,7 +222,7 @@ def show(
         pause = LOOK_SECONDS
         try:
             ended = all(
-                job_view(raw).state != "active"
+                job_view(raw).phase is not JobPhase.ACTIVE
                 for raw in cluster.items("jobs", label_selector=selector)
             )
             pods = sorted(cluster.items("pods", label_selector=selector), key=_order)
@@ -223,13 +231,13 @@ def show(
             if not follow:
                 raise
             ended, pods, pause = False, [], outage.pause(error)
-        _start(cluster, pods, seen, follow, tail)
+        _start(cluster, pods, seen, follow, tail, raw)
         if _unread.is_set():
             raise BrokenPipeError
         if not follow:
             if not seen:
                 raise UserError(
-                    f"{condition}: no pod has begun; see `personaspace status {release}`"
+                    f"{condition}: no pod has started yet; see `personaspace status {release}`"
                 )
             return
         if ended and not any(thread and thread.is_alive() for thread in seen.values()):
@@ -244,6 +252,7 @@ def _start(
     seen: dict[str, threading.Thread | None],
     follow: bool,
     tail: int,
+    raw: bool,
 ) -> None:
     """Print pods that have ended, and begin to follow those that run."""
     jobs = [pod["metadata"]["labels"].get("job-name", "") for pod in pods]
@@ -251,7 +260,7 @@ def _start(
         uid = pod["metadata"]["uid"]
         if uid in seen or not _has_begun(pod):
             continue
-        copy = _Copy(cluster, pod, _prefix(pod, jobs.count(job) > 1), tail)
+        copy = _Copy(cluster, pod, _prefix(pod, jobs.count(job) > 1), tail, raw)
         if follow and not _has_ended(pod):
             thread = threading.Thread(target=copy.follow_aside, daemon=True)
             thread.start()

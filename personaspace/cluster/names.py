@@ -13,8 +13,6 @@ NEEDS = "personaspace.dev/needs"
 GATE = "personaspace.dev/inputs"
 KUEUE_GATE = "kueue.x-k8s.io/admission-gated-by"
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
-#: Reason in the Job's conditions when it cannot run any more.
-NOT_RUN = "InputsFailed"
 JOB_NAME = "batch.kubernetes.io/job-name"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -11,7 +10,6 @@ from kubernetes.utils.quantity import parse_quantity
 
 #: Amounts by the name that a quota has for them, as text: hashable, small, shared by many Jobs.
 Asks = tuple[tuple[str, str], ...]
-_EXCEEDED = re.compile(r"exceeded quota: ([\w.-]+), requested: .*, limited: (\S+)")
 _GIB = Decimal(1 << 30)
 
 
@@ -45,25 +43,7 @@ def _text(name: str, total: Decimal) -> str:
     return f"{total.normalize():f}"
 
 
-def explain(message: str, need: dict[str, str]) -> str:
-    """What to raise, where the API server's refusal names a quota; else its own words.
-
-    Args:
-        message: Of the event FailedCreate.
-        need: See `needed`, of the release.
-    """
-    found = _EXCEEDED.search(message)
-    if not found:
-        return message
-    allowed = dict(pair.partition("=")[::2] for pair in found[2].split(","))
-    wants = [f"{name}={_find(name, need)} (now {hard})" for name, hard in allowed.items()]
-    return (
-        f"quota {found[1]} is too small: waiting pods count, and this release needs "
-        f"{', '.join(wants)} at once"
-    )
-
-
-def _find(name: str, need: dict[str, str]) -> str:
-    """A quota has several names for the same: `cpu` is `requests.cpu`, `count/pods` is `pods`."""
+def amount_of(name: str, need: Mapping[str, str]) -> str:
+    """What of an amount is needed; a quota may call it `cpu`, `requests.cpu`, `count/pods`."""
     plain = name.removeprefix("count/")
     return need.get(plain) or need.get(f"requests.{plain}") or "?"

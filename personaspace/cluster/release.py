@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -18,14 +17,17 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import AWAY, Cluster, Outage
+from personaspace.cluster.log_lines import for_people
+from personaspace.cluster.states import JobPhase, JobState
 from personaspace.cluster.status import alike, jobs_of, rows
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
+from personaspace.pipeline import termination
+from personaspace.pipeline.termination import Ending
 
 POLL_SECONDS, SAY_SECONDS = 3.0, 60.0
 #: So many reasons why something is queued are told in a line.
 _REASONS = 3
-_KEY = re.compile(r"\b(aggregate|report)/[0-9a-f]{16}\b")
 
 
 def conductor_of(cluster: Cluster, release: str) -> dict[str, Any]:
@@ -33,15 +35,16 @@ def conductor_of(cluster: Cluster, release: str) -> dict[str, Any]:
     return jobs_of(cluster, release, stage="conductor")[0]
 
 
-def last_words(cluster: Cluster, job: str) -> str:
-    """Termination message of a Job's newest ended pod; empty if it is gone."""
+def last_message(cluster: Cluster, job: str) -> tuple[str, Ending | None]:
+    """What a Job's newest ended pod left, for people and for programs; empty if it is gone."""
     pods = cluster.items("pods", label_selector=f"job-name={job}")
     for pod in sorted(pods, key=lambda p: str(p["metadata"]["creationTimestamp"]), reverse=True):
         for container in pod["status"].get("containerStatuses") or ():
             ended = container.get("state", {}).get("terminated")
             if ended and ended.get("message"):
-                return str(ended["message"]).strip()
-    return ""
+                people, ending = termination.read(ended["message"])
+                return "\n".join(map(for_people, people.splitlines())), ending
+    return "", None
 
 
 def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[str], None]) -> int:
@@ -59,11 +62,11 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
         try:
             job = conductor_of(cluster, release)
             known = True
-            state = job_view(job).state
-            if state != "active":
-                words = last_words(cluster, job["metadata"]["name"]) or job_view(job).why
-                say(words or f"{release}: {state}")
-                return EXIT_OK if state == "succeeded" else EXIT_FAILURE
+            view = job_view(job)
+            if view.phase is not JobPhase.ACTIVE:
+                people, _ = last_message(cluster, view.name)
+                say(people or (view.cause and view.cause.text) or f"{release}: {view.phase}")
+                return EXIT_OK if view.phase is JobPhase.SUCCEEDED else EXIT_FAILURE
             if now - said >= SAY_SECONDS:
                 said = now
                 say(_standing(cluster, release))
@@ -73,7 +76,7 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
                 raise
             pause = outage.pause(error)
         if seconds is not None and time.monotonic() - began >= seconds:
-            say(f"{release}: not ended after {seconds:g} s; {_standing_if(cluster, release)}")
+            say(f"{release}: has not ended after {seconds:g} s; {_standing_if(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
 
@@ -87,17 +90,18 @@ def _standing_if(cluster: Cluster, release: str) -> str:
 
 
 def _standing(cluster: Cluster, release: str) -> str:
-    """How many Jobs are where, and what is kept from running and why, in a line."""
+    """How many Jobs are where, and what cannot run and why, in a line."""
     found = rows(cluster, release, progress=False)
     states = [row.state for row in found if row.stage != "conductor"]
-    missed = sum(state in ("failed", "not run") for state in states)
+    missed = states.count(JobState.FAILED) + states.count(JobState.NOT_RUN)
+    queued = alike(row for row in found if row.state is JobState.QUEUED)
     told = [
-        f"; {titles[-1]}{f' and {len(titles) - 1} more' * (len(titles) > 1)}: queued, {reason}"
-        for (_, reason), titles in alike(row for row in found if row.state == "queued").items()
+        f"; {titles[-1]}{f' and {len(titles) - 1} more' * (len(titles) > 1)}: {state}, {why}"
+        for (state, why), titles in queued.items()
     ]
     # The conductor, which all else waits for, comes last.
     return (
-        f"{states.count('done')} of {len(states)} Jobs done, {missed} failed or not run"
+        f"{states.count(JobState.DONE)} of {len(states)} Jobs done, {missed} failed or not run"
         + "".join(told[-_REASONS:])
     )
 
@@ -109,17 +113,17 @@ def artifact_keys(cluster: Cluster, release: str) -> dict[str, str]:
         UserError: It has not finished, or its pod is gone.
     """
     job = jobs_of(cluster, release, stage="aggregate")[0]
-    if job_view(job).state != "succeeded":
+    if job_view(job).phase is not JobPhase.SUCCEEDED:
         raise UserError(
             f"{release}: no results yet; `personaspace status {release}` says what is missing"
         )
-    words = last_words(cluster, job["metadata"]["name"])
-    keys = {match[1]: match[0] for match in _KEY.finditer(words)}
-    if "aggregate" not in keys:
+    _, ending = last_message(cluster, job["metadata"]["name"])
+    if ending is None or "aggregate" not in ending.artifacts:
         raise UserError(
-            f"{release}: its aggregate pod is gone; use `personaspace results SPEC --store …`"
+            f"{release}: the pod of its aggregate Job is gone; use "
+            "`personaspace results SPEC --store …`"
         )
-    return keys
+    return dict(ending.artifacts)
 
 
 def store_url(cluster: Cluster, release: str) -> str:
@@ -148,7 +152,7 @@ def store_url(cluster: Cluster, release: str) -> str:
             elif name.startswith("AWS_") and not mine and name not in plain:
                 os.environ[name] = text
     if not url:
-        raise UserError(f"{release}: its store is not known here; give --store")
+        raise UserError(f"{release}: neither its Jobs nor its secret name its store; give --store")
     return url
 
 
@@ -158,11 +162,14 @@ def store_url(cluster: Cluster, release: str) -> str:
 def _helm(*arguments: str, **options: Any) -> str:
     program = shutil.which("helm")
     if program is None:
-        raise UserError("helm is not on PATH; the release is Helm's, so only Helm may change it")
+        raise UserError(
+            "helm is not on PATH; a release belongs to Helm, and only Helm can change it"
+        )
     done = subprocess.run(  # noqa: S603
         [program, *arguments], capture_output=True, text=True, check=False, **options
     )
     if done.returncode:
+        # Helm has no other form for it.
         _, _, text = done.stderr.rpartition("Error: ")
         lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
         raise UserError(f"helm {arguments[0]}: {'; '.join(lines) or 'failed'}")
@@ -208,7 +215,7 @@ def compute_again(
 ) -> list[dict[str, Any]]:
     """Ask for stages to be computed again. Returns all reruns of the release."""
     if not (chart / "Chart.yaml").is_file():
-        raise UserError(f"--chart {chart}: no chart there")
+        raise UserError(f"--chart {chart}: not a chart, as it has no Chart.yaml")
     values = values_of(release, options)
     nonce = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     found = (values.get("experiment") or {}).get("rerun") or []
@@ -226,13 +233,14 @@ def delete_failed(cluster: Cluster, release: str) -> list[str]:
     gone = []
     jobs = jobs_of(cluster, release)
     lost = any(
-        job_view(raw).state == "failed" and raw["metadata"]["labels"][names.STAGE] != "conductor"
+        job_view(raw).phase is JobPhase.FAILED
+        and raw["metadata"]["labels"][names.STAGE] != "conductor"
         for raw in jobs
     )
     for raw in jobs:
-        stage, state = raw["metadata"]["labels"][names.STAGE], job_view(raw).state
+        stage, phase = raw["metadata"]["labels"][names.STAGE], job_view(raw).phase
         again = stage == "conductor" or (stage == "aggregate" and lost)
-        if state == "failed" or (again and state != "active"):
+        if phase is JobPhase.FAILED or (again and phase is not JobPhase.ACTIVE):
             _delete(cluster, raw["metadata"]["name"])
             gone.append(raw["metadata"]["name"])
     return gone
@@ -246,7 +254,7 @@ def cancel(cluster: Cluster, release: str) -> list[str]:
     )
     gone = []
     for raw in jobs:
-        if job_view(raw).state == "active":
+        if job_view(raw).phase is JobPhase.ACTIVE:
             _delete(cluster, raw["metadata"]["name"])
             gone.append(raw["metadata"]["name"])
     return gone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,19 +11,42 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
-from personaspace.cluster.quota import explain, needed
-from personaspace.cluster.views import failure_of, job_view, without_title
-from personaspace.cluster.waiting import hindrances, pod_state, short
+from personaspace.cluster.log_lines import Event, entry_of
+from personaspace.cluster.quota import needed
+from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
+from personaspace.cluster.views import failure_of, job_view
+from personaspace.cluster.waiting import Standing, pod_standing, refusals, start_problems
 from personaspace.errors import UserError
 from personaspace.pipeline.graph import STAGES
+from personaspace.pipeline.progress import duration
 
 #: Columns, in order.
 ORDER = (*STAGES, "condition", "conductor")
-#: In either format of logs.
-_COMPLETE = re.compile(r"([a-z]+(?::[a-z0-9-]+:\d+)?): complete\b")
-#: What waits for a conductor that cannot start says so, and then why it cannot.
-IDLE = "for the conductor, which does not run yet"
-_TIME = re.compile(r"^\d\d:\d\d:\d\d ")
+#: So many lines of a running pod's log are searched for its last progress.
+LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running stage is; a line of its log.
+
+    Attributes:
+        what: Units of its present phase: steps, answers, prompts.
+        done: How many of these.
+        total: Of how many.
+        left: Seconds; None: not known yet.
+        note: What else it says.
+    """
+
+    what: str
+    done: int
+    total: int
+    left: float | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        left = "" if self.left is None else f", {duration(self.left)} left"
+        return f"{self.what} {self.done}/{self.total}{left}" + (self.note and f", {self.note}")
 
 
 @dataclass
@@ -37,20 +58,24 @@ class Row:
         stage: What it does.
         condition: For which condition; empty for the whole study.
         seed: For which seed; -1 for the whole study.
-        state: done, failed, not run, running, starting, waiting (for inputs), queued (for room).
-        why: Why it is not further, or how far it is.
+        state: Where it is.
+        reason: Why it is not further, as a code; None: nothing is known.
+        why: The same for people, or how far it is.
         attempts: Pods that failed so far.
         pod: Its newest pod.
+        progress: How far it is, if it runs and has said so.
     """
 
     job: str
     stage: str
     condition: str
     seed: int
-    state: str
+    state: JobState
+    reason: Reason | None = None
     why: str = ""
     attempts: int = 0
     pod: str = ""
+    progress: Progress | None = None
 
     @property
     def title(self) -> str:
@@ -60,6 +85,11 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"node": self.title, **asdict(self)}
+
+    def put(self, state: JobState, cause: Cause | None) -> None:
+        """Set where it is, and why."""
+        self.state = state
+        self.reason, self.why = (cause.reason, cause.text) if cause else (None, "")
 
 
 def jobs_of(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any]]:
@@ -72,7 +102,7 @@ def jobs_of(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any
     if not found:
         what = " ".join(labels.values())
         raise UserError(
-            f"{release}: no Jobs of a release of this name in namespace {cluster.namespace}"
+            f"{release}: namespace {cluster.namespace} has no Jobs of this release"
             + (f" for {what}" if what else "")
         )
     return sorted(found, key=lambda raw: str(raw["metadata"]["creationTimestamp"]), reverse=True)
@@ -92,42 +122,37 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
         pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
     found: dict[str, Row] = {}
     starting = []
-    refusals: dict[str, str] | None = None
+    refused: dict[str, Cause] | None = None
     for raw in raw_jobs:
         mine = sorted(
             pods.get(raw["metadata"]["name"], []),
             key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
         )
         row = found[raw["metadata"]["name"]] = _row(raw, mine)
-        if row.state == "no pod":
-            if refusals is None:
-                refusals = _refusals(cluster, _need(raw_jobs))
-            row.state, row.why = "queued", _no_pod(row, mine, refusals)
-        elif row.state == "starting":
+        if row.reason is Reason.NO_POD:
+            if refused is None:
+                refused = refusals(cluster, _need(raw_jobs))
+            row.put(JobState.QUEUED, refused.get(row.job) or _no_pod(row, mine))
+        elif row.state is JobState.STARTING:
             starting.append(mine[-1])
-    hindered = hindrances(cluster, starting)
+    problems = start_problems(cluster, starting)
     for row in found.values():
-        if row.state == "starting" and row.pod in hindered:
-            row.state, row.why = "queued", hindered[row.pod]
+        if row.state is JobState.STARTING and row.pod in problems:
+            row.put(JobState.QUEUED, problems[row.pod])
     inputs = _Inputs(cluster, raw_jobs, [r for r in found.values() if r.stage == "conductor"])
     for raw in raw_jobs:
         row = found[raw["metadata"]["name"]]
-        if row.state == "waiting":
-            row.why = inputs.missing(raw)
-    running = [row for row in found.values() if row.state == "running"]
-    if progress and running:
-        with ThreadPoolExecutor(8) as pool:
-            for row, text in zip(
-                running, pool.map(lambda r: last_progress(cluster, r.pod), running), strict=True
-            ):
-                row.why = text
+        if row.state is JobState.WAITING:
+            row.put(JobState.WAITING, inputs.missing(raw))
+    if progress:
+        _add_progress(cluster, [row for row in found.values() if row.state is JobState.RUNNING])
     return sorted(found.values(), key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
 
 
-def alike(told: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+def alike(those: Iterable[Row]) -> dict[tuple[JobState, str], list[str]]:
     """Titles of rows by state and reason, which many Jobs may share."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in told:
+    found: dict[tuple[JobState, str], list[str]] = {}
+    for row in those:
         found.setdefault((row.state, row.why), []).append(row.title)
     return found
 
@@ -139,158 +164,155 @@ class _Inputs:
         self, cluster: Cluster, raw_jobs: list[dict[str, Any]], conductors: list[Row]
     ) -> None:
         self.cluster = cluster
-        self.states: dict[str, str] = {}
+        self.phases: dict[str, JobPhase] = {}
         for raw in raw_jobs:
-            for node in raw["metadata"].get("annotations", {}).get(names.NODES, "").split(","):
-                self.states[node] = job_view(raw).state
-        self.failed = any(row.state == "failed" for row in conductors)
-        active = [row for row in conductors if row.state not in ("done", "failed", "not run")]
+            for node in _nodes(raw):
+                self.phases[node] = job_view(raw).phase
+        self.failed = any(row.state is JobState.FAILED for row in conductors)
+        active = [row for row in conductors if not row.state.ended]
         # Jobs are given newest first; of several conductors one that runs is enough.
-        self.conductor = min(active, key=lambda row: row.state != "running", default=None)
-        self._told: set[str] | None = None
+        self.conductor = min(
+            active, key=lambda row: row.state is not JobState.RUNNING, default=None
+        )
+        self._complete_by_log: set[str] | None = None
 
-    def missing(self, raw: dict[str, Any]) -> str:
+    def missing(self, raw: dict[str, Any]) -> Cause:
         """What a gated Job waits for."""
-        annotations, own = raw["metadata"].get("annotations", {}), raw["metadata"]["name"]
         if not self.conductor:
             how = "`personaspace rerun RELEASE --failed`" if self.failed else "`helm upgrade`"
-            return f"no conductor runs: {how} starts one ({own})"
-        if self.conductor.state != "running":
-            how = "starting " if self.conductor.state == "starting" else ""
-            return f"{IDLE}: {how}{self.conductor.why}"
-        needs, mine = annotations.get(names.NEEDS, ""), annotations.get(names.NODES, "").split(",")
-        wanted = [n for n in (self.states if needs == "*" else needs.split(",")) if n]
+            return Cause(Reason.NO_CONDUCTOR, f"no conductor is running; {how} starts one")
+        if self.conductor.state is not JobState.RUNNING:
+            how = "starting " if self.conductor.state is JobState.STARTING else ""
+            return Cause(
+                Reason.CONDUCTOR,
+                f"for the conductor, which is not running yet: {how}{self.conductor.why}",
+            )
+        needs, mine = raw["metadata"].get("annotations", {}).get(names.NEEDS, ""), _nodes(raw)
+        wanted = [n for n in (self.phases if needs == "*" else needs.split(",")) if n]
         left = [n for n in wanted if n not in mine and not self._complete(n)]
         if not wanted:
-            return "the conductor reads the study first"
+            return Cause(Reason.STUDY_READ, "the conductor is reading the study")
         if not left:
-            return "inputs complete, the conductor checks them"
+            return Cause(
+                Reason.INPUTS_CHECK, "its inputs are complete; the conductor is checking them"
+            )
         if len(left) > 2:
-            return f"for {len(left)} artifacts"
-        gone = {n: "" if n in self.states else " (its Job is not there)" for n in left}
-        return f"for {', '.join(node + note for node, note in gone.items())}"
+            return Cause(Reason.INPUTS, f"for {len(left)} artifacts")
+        notes = ("" if node in self.phases else " (its Job does not exist)" for node in left)
+        listed = ", ".join(node + note for node, note in zip(left, notes, strict=True))
+        return Cause(Reason.INPUTS, f"for {listed}", left[0])
 
     def _complete(self, node: str) -> bool:
         """A Job that is gone (by its time to live) counts if the conductor found its artifact."""
-        if node in self.states:
-            return self.states[node] == "succeeded"
-        if self._told is None:
+        if node in self.phases:
+            return self.phases[node] is JobPhase.SUCCEEDED
+        if self._complete_by_log is None:
             pod = self.conductor.pod if self.conductor else ""
-            self._told = _told_complete(self.cluster, pod) if pod else set()
-        return node in self._told or f"condition:{node.partition(':')[2]}" in self._told
+            self._complete_by_log = _complete_by_log(self.cluster, pod) if pod else set()
+        return node in self._complete_by_log
 
 
-def _told_complete(cluster: Cluster, pod: str) -> set[str]:
-    """What a conductor's log calls complete: each begins by saying all that it found."""
+def _nodes(raw: dict[str, Any]) -> list[str]:
+    return str(raw["metadata"].get("annotations", {}).get(names.NODES, "")).split(",")
+
+
+def _complete_by_log(cluster: Cluster, pod: str) -> set[str]:
+    """Nodes that a conductor's log calls complete: each begins by saying all that it found."""
+    entries = map(entry_of, _log(cluster, pod))
+    return {
+        node
+        for entry in entries
+        if entry and (entry.event, entry.fields.get("state")) == (Event.END, JobState.DONE)
+        for node in entry.fields.get("nodes") or ()
+    }
+
+
+def _log(cluster: Cluster, pod: str, **options: Any) -> list[str]:
+    """A pod's log by lines; empty where it cannot be read."""
     try:
         text: str = cluster.core.read_namespaced_pod_log(
-            pod, cluster.namespace, container="stage", _request_timeout=TIMEOUT
+            pod, cluster.namespace, container="stage", _request_timeout=TIMEOUT, **options
         )
     except (ApiException, *CONNECTION_ERRORS):
-        return set()
-    found = (_COMPLETE.search(line) for line in text.splitlines())
-    return {match[1] for match in found if match}
+        return []
+    return text.splitlines()
 
 
 def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
     """What a quota must allow for what has not ended."""
     views = [job_view(raw) for raw in raw_jobs]
-    return needed(view.asks for view in views if view.state == "active")
+    return needed(view.asks for view in views if view.phase is JobPhase.ACTIVE)
 
 
 def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
-    metadata, labels, view = raw["metadata"], raw["metadata"]["labels"], job_view(raw)
+    labels = raw["metadata"]["labels"]
+    standing = _standing(raw, pods)
     row = Row(
-        job=view.name,
+        job=raw["metadata"]["name"],
         stage=labels[names.STAGE],
         condition=labels.get(names.CONDITION, ""),
         seed=int(labels.get(names.SEED, -1)),
-        state="",
+        state=standing.state,
         attempts=raw.get("status", {}).get("failed", 0),
         pod=pods[-1]["metadata"]["name"] if pods else "",
     )
-    if view.state == "succeeded":
-        row.state = "done"
-    elif view.state == "failed":
-        row.state, row.why = "failed", view.why
-        if view.why.startswith(names.NOT_RUN):
-            row.state, row.why = "not run", view.why.partition("not run: ")[2]
-        else:
-            said = [failure_of(p["status"]) for p in pods if p["status"].get("phase") == "Failed"]
-            row.why = next((text for text in reversed(said) if text), view.why)
-            row.why = without_title(row.why, row.title)
-    elif ending := _ending(raw):
-        row.state, row.why = "not run", ending
-    elif raw["spec"].get("suspend"):
-        needs = metadata.get("annotations", {}).get(names.NEEDS)
-        row.state = "waiting" if view.held and needs else "queued"
-        row.why = "" if row.state == "waiting" else "Kueue has not admitted it yet"
-    else:
-        live = [p for p in pods if p["status"].get("phase") not in ("Succeeded", "Failed")]
-        row.state, row.why = pod_state(live[-1]) if live else ("no pod", "")
+    row.put(standing.state, standing.cause)
     return row
 
 
-def _ending(raw: dict[str, Any]) -> str:
-    """Why the conductor has ended a Job that the Job controller is about to call failed."""
-    for condition in raw.get("status", {}).get("conditions") or ():
-        if (condition["type"], condition.get("reason")) == ("FailureTarget", names.NOT_RUN):
-            return str(condition.get("message", "")).partition("not run: ")[2]
-    return ""
-
-
-def _refusals(cluster: Cluster, need: dict[str, str]) -> dict[str, str]:
-    """Why pods could not be made (quota, admission), by Job; empty where we may not look."""
-    found: dict[str, str] = {}
-    try:
-        for raw in cluster.items("events", field_selector="reason=FailedCreate"):
-            if raw["involvedObject"].get("kind") == "Job":
-                said = explain(raw.get("message", ""), need)
-                found[raw["involvedObject"]["name"]] = short(said)
-    except ApiException:
-        pass
-    return found
-
-
-def _no_pod(row: Row, pods: list[dict[str, Any]], refusals: dict[str, str]) -> str:
-    if row.job in refusals:
-        return f"its pod is refused: {refusals[row.job]}"
-    said = [failure_of(pod["status"]) for pod in pods]
-    last = next((text for text in reversed(said) if text), "")
-    if last:
-        told = without_title(last, row.title)
-        return f"tries again soon, after attempt {row.attempts}: {told}"
-    return "its pod has not been made yet"
-
-
-def last_progress(cluster: Cluster, pod: str) -> str:
-    """What a running pod last said about how far it is; empty if it said nothing yet."""
-    try:
-        text: str = cluster.core.read_namespaced_pod_log(
-            pod, cluster.namespace, container="stage", tail_lines=20, _request_timeout=TIMEOUT
+def _standing(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Standing:
+    """Where a Job is, by itself and its pods."""
+    view = job_view(raw)
+    if view.phase is JobPhase.SUCCEEDED:
+        return Standing(JobState.DONE)
+    # Ended by the conductor, whether or not the Job controller has come to it yet.
+    if view.cause and view.cause.reason in NOT_RUN:
+        return Standing(JobState.NOT_RUN, view.cause)
+    if view.phase is JobPhase.FAILED:
+        return Standing(JobState.FAILED, _last_failure(pods) or view.cause)
+    if raw["spec"].get("suspend"):
+        if view.held and raw["metadata"].get("annotations", {}).get(names.NEEDS):
+            return Standing(JobState.WAITING)
+        return Standing(
+            JobState.QUEUED, Cause(Reason.NOT_ADMITTED, "Kueue has not admitted it yet")
         )
-    except (ApiException, *CONNECTION_ERRORS):
-        return ""
-    for line in reversed(text.splitlines()):
-        found = progress_in(line)
-        if found:
-            return found
-    return ""
+    live = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    return pod_standing(live[-1]) if live else Standing(JobState.QUEUED, Cause(Reason.NO_POD))
 
 
-def progress_in(line: str) -> str:
-    """The progress that a log line tells, in either format; empty if it tells none."""
-    if line.startswith("{"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return ""
-        if entry.get("event") not in ("progress", "start"):
-            return ""
-        line = f"00:00:00 {entry.get('message', '')}"
-    if not _TIME.match(line):
-        return ""
-    _, _, rest = line[9:].partition(": ")
-    if re.match(r"\S.* \d+/\d+", rest):
-        return rest
-    return "started" if rest.startswith("started") else ""
+def _last_failure(pods: list[dict[str, Any]]) -> Cause | None:
+    """Why the newest failed pod that tells anything failed."""
+    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+    found = (failure_of(pod["status"]) for pod in reversed(failed))
+    return next((cause for cause in found if cause), None)
+
+
+def _no_pod(row: Row, pods: list[dict[str, Any]]) -> Cause:
+    last = _last_failure(pods)
+    if last:
+        text = f"will be tried again; attempt {row.attempts} failed: {last.text}"
+        return Cause(Reason.RETRY, text)
+    return Cause(Reason.NO_POD, "its pod has not been created yet")
+
+
+def _add_progress(cluster: Cluster, running: list[Row]) -> None:
+    if not running:
+        return
+    with ThreadPoolExecutor(8) as pool:
+        ends = pool.map(lambda row: _log(cluster, row.pod, tail_lines=LAST_LINES), running)
+        for row, lines in zip(running, ends, strict=True):
+            row.progress = last_progress(lines)
+            row.why = str(row.progress or "")
+
+
+def last_progress(lines: list[str]) -> Progress | None:
+    """How far a stage is, by its log; None: it says nothing, or logs lines for people alone."""
+    for line in reversed(lines):
+        entry = entry_of(line)
+        event, fields = (entry.event, entry.fields) if entry else ("", {})
+        if event == Event.START:
+            return None
+        if event == Event.PROGRESS and {"what", "done", "total"} <= fields.keys():
+            left, note = fields.get("left"), fields.get("note") or ""
+            return Progress(fields["what"], fields["done"], fields["total"], left, note)
+    return None

@@ -1,41 +1,103 @@
-"""A Llama-like decoder over packed tokens: no padding, no mask, kernels fused around the GEMMs.
+"""LoRA training and hidden states of Llama-like models on a GPU, several times faster.
 
-`PackedDecoder` reads a transformers model (with LoRA adapters of PEFT, if any) and computes what
-its own forward pass does, on sequences laid end to end. Training and extraction on GPUs use it;
-elsewhere, and for architectures it does not know, the model's own code runs.
+A decoder over packed tokens: no padding, no mask, LoRA inside the base products, kernels fused
+around the GEMMs. It reads a transformers model (with LoRA adapters of PEFT, if any) and computes
+what its own forward pass does. Three entrances:
+
+* `obstacle`: may it compute this model, and if not, why?
+* `training_step`: gradients of an optimiser step.
+* `hidden_states`: states of chosen layers.
+
+Nothing else of this package is for others. README.md here says what it supports and how exact and
+how fast it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from personaspace.fastlora import attention, functional
-from personaspace.fastlora.decoder import PackedDecoder, supports
+import torch
+
+from personaspace.fastlora.examples import Example, Passage, bins, loss_places
+from personaspace.fastlora.extraction import hidden_states
+from personaspace.fastlora.graphs import GraphedStep
+from personaspace.fastlora.memory import MemoryPlan
+from personaspace.fastlora.obstacles import (
+    Obstacle,
+    ObstacleCode,
+    PlannedAdapter,
+    computation_obstacle,
+    foreseen_obstacle,
+    obstacle,
+)
+from personaspace.fastlora.training import PackedStep
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from peft import PeftModel
 
-__all__ = ["PackedDecoder", "obstacle", "supports"]
+__all__ = [
+    "Example",
+    "MemoryPlan",
+    "Obstacle",
+    "ObstacleCode",
+    "Passage",
+    "PlannedAdapter",
+    "TrainingStep",
+    "bins",
+    "foreseen_obstacle",
+    "hidden_states",
+    "loss_places",
+    "obstacle",
+    "training_step",
+]
 
 
-def obstacle(model: PreTrainedModel) -> str | None:
-    """Why the packed decoder does not compute this model where it is; None if it does.
+class TrainingStep(Protocol):
+    """Computes gradients of optimiser steps."""
 
-    It is for 16-bit models on a GPU, where it is the faster way.
+    @property
+    def plan(self) -> MemoryPlan:
+        """How steps fit into memory; shorter rows where that turned out too small."""
+        ...
+
+    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
+        """Gradients, in the parameters' `grad`, of the mean loss over `loss_tokens` tokens.
+
+        Args:
+            batch: Examples of the step.
+            loss_tokens: What the summed loss is divided by: the batch's tokens with loss, or those
+                of all its shares where the batch is one of several.
+            seed: Decides the step's dropout masks.
+
+        Returns:
+            The mean loss, float64 on the device; nothing waits for it.
+
+        Raises:
+            UserError: The GPU's memory is too small for the longest example.
+        """
+        ...
+
+
+def training_step(
+    model: PeftModel, *, longest: int, examples: int, row_tokens: int | None = None
+) -> TrainingStep:
+    """What computes the steps of a training, as the GPU's free memory allows.
+
+    Steps of small models, which a GPU computes faster than the host can start their kernels, are
+    recorded as CUDA graphs. Trained parameters may change between steps, and nothing else of the
+    model. On a CPU, where it is only for trying, it computes the same, slowly.
+
+    Args:
+        model: PEFT model; its base model's weights are frozen.
+        longest: Tokens of the longest example of the training.
+        examples: Of a step, at most.
+        row_tokens: Rows hold at most so many tokens, if given.
+
+    Raises:
+        ValueError: fastlora cannot compute the model.
     """
-    if model.dtype.itemsize != 2:
-        return f"model.dtype is {str(model.dtype).removeprefix('torch.')}"
-    if not attention.available(model.device):
-        return "there is no GPU, or it or PyTorch has no attention over packed sequences"
-    if not supports(model):
-        return f"architecture {type(model).__name__} is not known to it"
-    ranks = {
-        adapter.weight.shape[0]
-        for module in model.modules()
-        for adapter in getattr(module, "lora_A", {}).values()
-        if adapter.weight.requires_grad
-    }
-    if not functional.compiled(0):
-        return "Triton, or the C compiler that it needs, is not there"
-    odd = [rank for rank in sorted(ranks) if not functional.compiled(rank)]
-    return f"there are no kernels for rank {odd[0]}" if odd else None
+    base: Any = model.get_base_model()
+    if (unable := computation_obstacle(base)) is not None:
+        raise ValueError(unable.text)
+    return GraphedStep(PackedStep.planned(model, longest, row_tokens), model, examples)

@@ -4,7 +4,8 @@ In training on a GPU by the kernels of `attention_kernels`, otherwise there by P
 variable-length attention (FlashAttention-2, Dao 2023), elsewhere by a loop over the sequences. A
 sequence may have more keys than queries: its queries are then its last tokens.
 
-Shapes: T = queries of all sequences, X = their keys, A = heads, G = key-value heads, D = head size.
+Shapes: T = queries of all sequences, X = their keys, S = sequences, A = heads, G = key-value heads,
+D = head size, W = A·D with room for LoRA.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def attend(
         q_TAD,
         k_XGD,
         v_XGD,
-        layout.starts_S1,
-        layout.key_starts_S1,
-        layout.longest,
-        layout.longest_keys,
+        layout.cu_seqlens_S1,
+        layout.cu_seqlens_k_S1,
+        layout.max_seqlen,
+        layout.max_seqlen_k,
         **options,
     )
     return seen_TAD.flatten(1)
@@ -92,7 +93,7 @@ class _Attend(torch.autograd.Function):
         T, A, D = q_TAD.shape
         out_TW = q_TAD.new_empty(T, A * D + room)
         out_TAD = out_TW[:, : A * D].unflatten(1, (A, D))
-        lse_AT = ours.attend(q_TAD, k_TGD, v_TGD, layout.starts_S1, layout.longest, out_TAD)
+        lse_AT = ours.attend(q_TAD, k_TGD, v_TGD, layout.cu_seqlens_S1, layout.max_seqlen, out_TAD)
         # What comes next writes into the room, which no gradient here reads: `data`, since PyTorch
         # would take it for a change of what is kept.
         ctx.save_for_backward(q_TAD, k_TGD, v_TGD, out_TW.data, lse_AT)
@@ -100,26 +101,26 @@ class _Attend(torch.autograd.Function):
         return out_TW
 
     @staticmethod
-    def backward(ctx: Any, slope_TW: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_TW: torch.Tensor) -> tuple[Any, ...]:
         """Gradient."""
         q_TAD, k_TGD, v_TGD, out_TW, lse_AT = ctx.saved_tensors
         _, A, D = q_TAD.shape
-        slope_TAD, out_TAD = (x[:, : A * D].unflatten(1, (A, D)) for x in (slope_TW, out_TW))
-        slopes = ctx.ours.attend_back(
-            slope_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, ctx.layout.starts_S1,
-            ctx.layout.longest,
+        grad_TAD, out_TAD = (x[:, : A * D].unflatten(1, (A, D)) for x in (grad_TW, out_TW))
+        grads = ctx.ours.attend_backward(
+            grad_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, ctx.layout.cu_seqlens_S1,
+            ctx.layout.max_seqlen,
         )  # fmt: skip
-        return *slopes, None, None, None
+        return *grads, None, None, None
 
 
 def _looped(
     q_TAD: torch.Tensor, k_XGD: torch.Tensor, v_XGD: torch.Tensor, layout: Layout
 ) -> torch.Tensor:
-    starts, key_starts = layout.starts_S1.tolist(), layout.key_starts_S1.tolist()
+    cu_seqlens, cu_seqlens_k = layout.cu_seqlens_S1.tolist(), layout.cu_seqlens_k_S1.tolist()
     parts = []
-    for number in range(len(starts) - 1):
-        q = q_TAD[starts[number] : starts[number + 1]].transpose(0, 1)[None]
-        keys = slice(key_starts[number], key_starts[number + 1])
+    for number in range(len(cu_seqlens) - 1):
+        q = q_TAD[cu_seqlens[number] : cu_seqlens[number + 1]].transpose(0, 1)[None]
+        keys = slice(cu_seqlens_k[number], cu_seqlens_k[number + 1])
         k, v = (t[keys].transpose(0, 1)[None] for t in (k_XGD, v_XGD))
         before = k.shape[2] - q.shape[2]
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)

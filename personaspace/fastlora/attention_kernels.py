@@ -5,7 +5,7 @@ query heads share keys and values, one program sums over them, so that no gradie
 head and added up afterwards; queries have a kernel of their own, so that nothing is added in
 memory. See `reference.attend`.
 
-Shapes: T = tokens, A = heads, G = key-value heads, D = head size.
+Shapes: T = tokens, S = sequences, A = heads, G = key-value heads, D = head size.
 """
 
 # mypy: ignore-errors
@@ -23,12 +23,12 @@ HEAD_SIZES = (16, 32, 64, 128)
 
 
 @triton.jit
-def _attend(q, k, v, out, out_stride, lse, starts, T, scale, HEADS, KV_HEADS,
+def _attend(q, k, v, out, out_stride, lse, cu_seqlens, T, scale, HEADS, KV_HEADS,
             D: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     head = tl.program_id(0) % HEADS
     sequence = tl.program_id(0) // HEADS
-    start = tl.load(starts + sequence)
-    stop = tl.load(starts + sequence + 1)
+    start = tl.load(cu_seqlens + sequence)
+    stop = tl.load(cu_seqlens + sequence + 1)
     # The last rows see the most keys and so go first.
     first = start + (tl.num_programs(1) - 1 - tl.program_id(1)) * BM
     if first < stop:
@@ -63,14 +63,14 @@ def _attend(q, k, v, out, out_stride, lse, starts, T, scale, HEADS, KV_HEADS,
 
 
 @triton.jit
-def _queries(q, k, v, out, out_stride, slope, slope_stride, lse, delta, slope_q, starts, T, scale,
-             HEADS, KV_HEADS, D: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr,
-             BN: tl.constexpr):  # fmt: skip
+def _attend_grad_q(q, k, v, out, out_stride, grad, grad_stride, lse, delta, grad_q, cu_seqlens, T,
+                   scale, HEADS, KV_HEADS, D: tl.constexpr, EXACT: tl.constexpr,
+                   BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradient of the queries; on the way the rows' products of output and its gradient."""
     head = tl.program_id(0) % HEADS
     sequence = tl.program_id(0) // HEADS
-    start = tl.load(starts + sequence)
-    stop = tl.load(starts + sequence + 1)
+    start = tl.load(cu_seqlens + sequence)
+    stop = tl.load(cu_seqlens + sequence + 1)
     # The last rows see the most keys and so go first.
     first = start + (tl.num_programs(1) - 1 - tl.program_id(1)) * BM
     if first < stop:
@@ -80,9 +80,9 @@ def _queries(q, k, v, out, out_stride, slope, slope_stride, lse, delta, slope_q,
         at = rows.to(tl.int64)[:, None] * HEADS * D + head * D + place[None, :]
         queries = tl.load(q + at, mask=inside[:, None], other=0.0)
         wide, across = rows.to(tl.int64)[:, None], head * D + place[None, :]
-        slopes = tl.load(slope + wide * slope_stride + across, mask=inside[:, None], other=0.0)
+        grads = tl.load(grad + wide * grad_stride + across, mask=inside[:, None], other=0.0)
         seen = tl.load(out + wide * out_stride + across, mask=inside[:, None], other=0.0)
-        inner = tl.sum(seen.to(tl.float32) * slopes.to(tl.float32), 1)
+        inner = tl.sum(seen.to(tl.float32) * grads.to(tl.float32), 1)
         tl.store(delta + head * T + rows, inner, mask=inside)
         normaliser = tl.load(lse + head * T + rows, mask=inside, other=0.0) * 1.4426950408889634
         total = tl.zeros([BM, D], tl.float32)
@@ -95,20 +95,20 @@ def _queries(q, k, v, out, out_stride, slope, slope_stride, lse, delta, slope_q,
             logits = _dot(queries, tl.trans(k_tile), EXACT) * (scale * 1.4426950408889634)
             weights = tl.exp2(logits - normaliser[:, None])
             weights = tl.where(keys[None, :] <= rows[:, None], weights, 0.0)
-            moved = weights * (_dot(slopes, tl.trans(v_tile), EXACT) - inner[:, None])
+            moved = weights * (_dot(grads, tl.trans(v_tile), EXACT) - inner[:, None])
             total += _dot(moved.to(k_tile.dtype), k_tile, EXACT)
-        tl.store(slope_q + at, (total * scale).to(slope_q.dtype.element_ty), mask=inside[:, None])
+        tl.store(grad_q + at, (total * scale).to(grad_q.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit
-def _keys(q, k, v, slope, slope_stride, lse, delta, slope_k, slope_v, starts, T, scale, HEADS,
-          KV_HEADS, D: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr,
-          BN: tl.constexpr):  # fmt: skip
+def _attend_grad_kv(q, k, v, grad, grad_stride, lse, delta, grad_k, grad_v, cu_seqlens, T, scale,
+                    HEADS, KV_HEADS, D: tl.constexpr, EXACT: tl.constexpr,
+                    BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradients of keys and values, summed over the query heads that share them."""
     kv_head = tl.program_id(0) % KV_HEADS
     sequence = tl.program_id(0) // KV_HEADS
-    start = tl.load(starts + sequence)
-    stop = tl.load(starts + sequence + 1)
+    start = tl.load(cu_seqlens + sequence)
+    stop = tl.load(cu_seqlens + sequence + 1)
     first = start + tl.program_id(1) * BN
     if first < stop:
         keys = first + tl.arange(0, BN)
@@ -126,53 +126,53 @@ def _keys(q, k, v, slope, slope_stride, lse, delta, slope_k, slope_v, starts, T,
             rows = first + turn % blocks * BM + tl.arange(0, BM)
             at = rows.to(tl.int64)[:, None] * HEADS * D + head * D + place[None, :]
             queries = tl.load(q + at, mask=(rows < stop)[:, None], other=0.0)
-            at = rows.to(tl.int64)[:, None] * slope_stride + head * D + place[None, :]
-            slopes = tl.load(slope + at, mask=(rows < stop)[:, None], other=0.0)
+            at = rows.to(tl.int64)[:, None] * grad_stride + head * D + place[None, :]
+            grads = tl.load(grad + at, mask=(rows < stop)[:, None], other=0.0)
             normaliser = tl.load(lse + head * T + rows, mask=rows < stop, other=0.0)
             inner = tl.load(delta + head * T + rows, mask=rows < stop, other=0.0)
             logits = _dot(k_tile, tl.trans(queries), EXACT) * (scale * 1.4426950408889634)
             weights = tl.exp2(logits - normaliser[None, :] * 1.4426950408889634)
             weights = tl.where(keys[:, None] <= rows[None, :], weights, 0.0)
-            total_v += _dot(weights.to(slopes.dtype), slopes, EXACT)
-            moved = weights * (_dot(v_tile, tl.trans(slopes), EXACT) - inner[None, :])
+            total_v += _dot(weights.to(grads.dtype), grads, EXACT)
+            moved = weights * (_dot(v_tile, tl.trans(grads), EXACT) - inner[None, :])
             total_k += _dot(moved.to(queries.dtype), queries, EXACT)
-        kind = slope_k.dtype.element_ty
-        tl.store(slope_k + on, (total_k * scale).to(kind), mask=inside[:, None])
-        tl.store(slope_v + on, total_v.to(kind), mask=inside[:, None])
+        kind = grad_k.dtype.element_ty
+        tl.store(grad_k + on, (total_k * scale).to(kind), mask=inside[:, None])
+        tl.store(grad_v + on, total_v.to(kind), mask=inside[:, None])
 
 
-def attend(q_TAD, k_TGD, v_TGD, starts_S1, longest, out_TAD, tiles=None):
+def attend(q_TAD, k_TGD, v_TGD, cu_seqlens_S1, max_seqlen, out_TAD, tiles=None):
     """See `reference.attend`."""
     T, A, D = q_TAD.shape
     tiles = tiles or Tiles(64, 32, 1, 4, 3)
     lse_AT = torch.empty(A, T, dtype=torch.float32, device=q_TAD.device)
-    _attend[(A * (len(starts_S1) - 1), triton.cdiv(longest, tiles.rows))](
-        q_TAD, k_TGD, v_TGD, out_TAD, out_TAD.stride(0), lse_AT, starts_S1, T, D**-0.5, A,
+    _attend[(A * (len(cu_seqlens_S1) - 1), triton.cdiv(max_seqlen, tiles.rows))](
+        q_TAD, k_TGD, v_TGD, out_TAD, out_TAD.stride(0), lse_AT, cu_seqlens_S1, T, D**-0.5, A,
         k_TGD.shape[1], D=D, EXACT=q_TAD.dtype == torch.float32, BM=tiles.rows, BN=tiles.columns,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return lse_AT
 
 
-def attend_back(
-    slope_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, starts_S1, longest, tiles=None
+def attend_backward(
+    grad_TAD, q_TAD, k_TGD, v_TGD, out_TAD, lse_AT, cu_seqlens_S1, max_seqlen, tiles=None
 ):  # fmt: skip
-    """See `reference.attend_back`."""
+    """See `reference.attend_backward`."""
     T, A, D = q_TAD.shape
     G = k_TGD.shape[1]
     on_q, on_k = tiles or (Tiles(64, 32, 1, 4, 3), Tiles(32, 64, 1, 4, 3))
-    slopes = [torch.empty_like(x) for x in (q_TAD, k_TGD, v_TGD)]
+    grads = [torch.empty_like(x) for x in (q_TAD, k_TGD, v_TGD)]
     delta_AT = torch.empty_like(lse_AT)
-    sequences, scale = len(starts_S1) - 1, D**-0.5
+    sequences, scale = len(cu_seqlens_S1) - 1, D**-0.5
     exact = q_TAD.dtype == torch.float32
-    _queries[(A * sequences, triton.cdiv(longest, on_q.rows))](
-        q_TAD, k_TGD, v_TGD, out_TAD, out_TAD.stride(0), slope_TAD, slope_TAD.stride(0), lse_AT,
-        delta_AT, slopes[0], starts_S1, T, scale, A, G, D=D, EXACT=exact,
+    _attend_grad_q[(A * sequences, triton.cdiv(max_seqlen, on_q.rows))](
+        q_TAD, k_TGD, v_TGD, out_TAD, out_TAD.stride(0), grad_TAD, grad_TAD.stride(0), lse_AT,
+        delta_AT, grads[0], cu_seqlens_S1, T, scale, A, G, D=D, EXACT=exact,
         BM=on_q.rows, BN=on_q.columns, num_warps=on_q.warps, num_stages=on_q.stages,
     )  # fmt: skip
-    _keys[(G * sequences, triton.cdiv(longest, on_k.columns))](
-        q_TAD, k_TGD, v_TGD, slope_TAD, slope_TAD.stride(0), lse_AT, delta_AT, slopes[1],
-        slopes[2], starts_S1, T, scale, A, G, D=D, EXACT=exact,
+    _attend_grad_kv[(G * sequences, triton.cdiv(max_seqlen, on_k.columns))](
+        q_TAD, k_TGD, v_TGD, grad_TAD, grad_TAD.stride(0), lse_AT, delta_AT, grads[1],
+        grads[2], cu_seqlens_S1, T, scale, A, G, D=D, EXACT=exact,
         BM=on_k.rows, BN=on_k.columns, num_warps=on_k.warps, num_stages=on_k.stages,
     )  # fmt: skip
-    return tuple(slopes)
+    return tuple(grads)

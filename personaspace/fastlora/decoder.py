@@ -14,44 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from personaspace.fastlora import attention
 from personaspace.fastlora.functional import AddRmsNorm, HeadLoss, Rotate, ops
 from personaspace.fastlora.layout import Layout
-from personaspace.fastlora.linear import JointLinear, alike
+from personaspace.fastlora.linear import JointLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Architectures whose layers are what `_Layer` computes.
-ARCHITECTURES = ("llama", "qwen2")
 #: Bytes of logits that are held at a time.
 LOGIT_BYTES = 640 << 20
+#: Linear layers of a decoder layer, by the last two parts of their names.
+PROJECTIONS = (
+    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
+)
 
 
-def supports(model: PreTrainedModel) -> bool:
-    """Whether the packed decoder computes this model as it stands, adapters included."""
-    config: Any = model.config
-    if getattr(config, "model_type", "") not in ARCHITECTURES or config.hidden_act != "silu":
-        return False
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "attention_dropout", None):
-        return False
-    projections = {f"{block}.{name}" for block, names in _NAMES.items() for name in names}
-    for name, module in model.get_decoder().named_modules():
-        known = ".".join(name.split(".")[-2:]) in projections
-        if hasattr(module, "lora_A") and (not known or module.lora_variant):
-            return False
-    for layer in model.get_decoder().layers:
-        if not all(alike(group) for group in _groups(layer)):
-            return False
-    head: Any = model.get_output_embeddings()
-    return not hasattr(head, "lora_A") and getattr(head, "bias", None) is None
-
-
-_NAMES = {
-    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
-
-
-def _groups(layer: Any) -> list[list[torch.nn.Module]]:
+def groups(layer: Any) -> list[list[torch.nn.Module]]:
     """Projections of a layer that read the same input, in the order of their seeds."""
     attention_, mlp = layer.self_attn, layer.mlp
     return [
@@ -66,7 +43,7 @@ class _Layer:
     """One decoder layer: four joint products and what is between them."""
 
     def __init__(self, layer: Any, config: Any) -> None:
-        self.products = [JointLinear(group) for group in _groups(layer)]
+        self.products = [JointLinear(group) for group in groups(layer)]
         self.qkv, self.o, self.gate_up, self.down = self.products
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.heads = int(config.num_attention_heads)
@@ -142,7 +119,7 @@ class PackedDecoder:
     """A transformers model's decoder on packed tokens.
 
     Args:
-        model: Causal LM for which `supports` holds, with its adapters in place. Its weights are
+        model: Causal LM with its adapters in place, and no `computation_obstacle`. Its weights are
             used where they are; those of one product are moved next to each other.
         checkpointed: So many of the first layers are computed again in the backward pass instead
             of keeping what it needs.

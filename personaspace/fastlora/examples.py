@@ -1,4 +1,4 @@
-"""Training examples as tokens, which of them carry loss, and how examples share rows."""
+"""What fastlora is given: examples to train on, passages to read; and how they share rows."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ class Example(Protocol):
 
     @property
     def loss(self) -> Sequence[bool]:
+        """See the class."""
+        ...
+
+
+class Passage(Protocol):
+    """A prompt and what follows it, which one pass reads.
+
+    Attributes:
+        prompt: Its tokens, at least one.
+        answer: Tokens of what follows, perhaps none.
+    """
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def answer(self) -> tuple[int, ...]:
         """See the class."""
         ...
 

@@ -1,6 +1,6 @@
 """Hidden states on a GPU: packed batches, shared prefixes once, results copied while it computes.
 
-Shapes: N = sequences, L = chosen layers, H = hidden.
+Shapes: N = sequences (in `_run` ranges of a batch), L = chosen layers, H = hidden.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from personaspace import interrupt
 from personaspace.fastlora.decoder import PackedDecoder
+from personaspace.fastlora.examples import Passage
 from personaspace.fastlora.layout import lay_out
 from personaspace.fastlora.memory import free_bytes
+from personaspace.fastlora.obstacles import computation_obstacle
 from personaspace.fastlora.prefixes import Group, shared_prefixes
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def batch_tokens(model: PreTrainedModel) -> int:
 
 def hidden_states(
     model: PreTrainedModel,
-    sequences: Sequence[Any],
+    sequences: Sequence[Passage],
     layers: Sequence[int],
     *,
     token_budget: int | None = None,
@@ -57,12 +59,23 @@ def hidden_states(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """State at the last prompt token, and mean over the answer (0 where none): `[N, L, H]` each.
 
+    Layers are counted from 0; a layer's state is the residual stream after it, before the final
+    norm.
+
     Args:
-        sequences: With `prompt` and `answer`, tokens each.
+        model: Causal LM in evaluation mode, adapters in place.
+        sequences: In any order; results keep it.
+        layers: Which layers' states. No layer above the highest runs.
         token_budget: Tokens of a batch; by default as memory allows.
         share: Compute common beginnings of prompts once.
         advance: Called with the number of sequences finished since the last call.
+
+    Raises:
+        ValueError: fastlora cannot compute the model.
+        Interrupted: Asked to stop (`personaspace.interrupt`).
     """
+    if (unable := computation_obstacle(model)) is not None:
+        raise ValueError(unable.text)
     decoder = PackedDecoder(model)
     budget = token_budget or batch_tokens(model)
     shape = (len(sequences), len(layers), int(model.config.hidden_size))
@@ -114,7 +127,7 @@ def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Keys and values of each layer, and how many tokens they cover, filling included."""
+    """Keys and values of each layer, and how many tokens they cover, padding included."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     tokens: int
@@ -122,7 +135,7 @@ class _Prefix:
 
 def _prepare(
     decoder: PackedDecoder,
-    sequences: Sequence[Any],
+    sequences: Sequence[Passage],
     groups: Sequence[Group],
     budget: int,
     highest: int,
@@ -155,13 +168,13 @@ def _prepare(
     return prefix, jobs
 
 
-def _length(sequence: Any) -> int:
+def _length(sequence: Passage) -> int:
     return len(sequence.prompt) + len(sequence.answer)
 
 
 def _run(
     decoder: PackedDecoder,
-    sequences: Sequence[Any],
+    sequences: Sequence[Passage],
     layers: Sequence[int],
     job: _Job,
     prefix: _Prefix | None,

@@ -1,6 +1,7 @@
 """The fused operations with their gradients.
 
-Base weights are frozen everywhere, so no gradient of theirs is computed. Shapes as in `reference`.
+Base weights are frozen everywhere, so no gradient of theirs is computed. Shapes as in `reference`;
+W = a width with room for LoRA.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import torch
 
 from personaspace.fastlora import reference
 
+#: Ranks of trained adapters that the kernels take: those that the matrix units take as they are.
+RANKS = (16, 32, 64, 128)
+
 
 @cache
 def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
@@ -28,10 +32,9 @@ def _kernels() -> tuple[ModuleType, ModuleType, ModuleType] | None:
     return kernels, lora_kernels, attention_kernels
 
 
-def compiled(rank: int) -> bool:
-    """Whether there are kernels here for a trained adapter of that rank; 0: for none."""
-    found = _kernels()
-    return found is not None and (rank == 0 or rank in found[0].RANKS)
+def has_kernels() -> bool:
+    """Whether kernels can be compiled here."""
+    return _kernels() is not None
 
 
 def ops(tensor: torch.Tensor) -> Any:
@@ -41,9 +44,9 @@ def ops(tensor: torch.Tensor) -> Any:
 
 
 def lora_ops(tensor: torch.Tensor, rank: int) -> Any:
-    """The module for LoRA's narrow products; kernels take ranks 16, 32, 64 and 128."""
+    """The module for LoRA's narrow products; its kernels take the ranks of `RANKS`."""
     found = _kernels() if tensor.is_cuda else None
-    return found[1] if found is not None and rank in found[0].RANKS else reference
+    return found[1] if found is not None and rank in RANKS else reference
 
 
 def attention_ops(tensor_TAD: torch.Tensor) -> Any:
@@ -79,16 +82,16 @@ class AddRmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, slope_sum_TH: torch.Tensor | None, slope_wide_TW: torch.Tensor | None
+        ctx: Any, grad_sum_TH: torch.Tensor | None, grad_wide_TW: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
         """Gradient."""
         sum_TH, weight_H, rstd_T = ctx.saved_tensors
-        slope = slope_sum_TH
-        if slope_wide_TW is not None:
-            slope = ops(sum_TH).add_rms_norm_back(
-                slope_wide_TW[:, : sum_TH.shape[1]], slope_sum_TH, sum_TH, weight_H, rstd_T
+        grad = grad_sum_TH
+        if grad_wide_TW is not None:
+            grad = ops(sum_TH).add_rms_norm_backward(
+                grad_wide_TW[:, : sum_TH.shape[1]], grad_sum_TH, sum_TH, weight_H, rstd_T
             )
-        return slope, slope if ctx.added else None, None, None, None
+        return grad, grad if ctx.added else None, None, None, None
 
 
 class Rotate(torch.autograd.Function):
@@ -111,11 +114,11 @@ class Rotate(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         """Gradient."""
         cos_TD, sin_TD = ctx.saved_tensors
-        slope = ops(cos_TD).rotate_back(*slopes, cos_TD, sin_TD)
-        return slope, None, None, None, None
+        grad = ops(cos_TD).rotate_backward(*grads, cos_TD, sin_TD)
+        return grad, None, None, None, None
 
 
 class HeadLoss(torch.autograd.Function):
@@ -134,19 +137,19 @@ class HeadLoss(torch.autograd.Function):
         chunk: int,
     ) -> torch.Tensor:
         """Result; remembers what the gradient needs."""
-        slopes_KH = torch.empty_like(states_KH) if ctx.needs_input_grad[0] else None
+        grads_KH = torch.empty_like(states_KH) if ctx.needs_input_grad[0] else None
         losses_K = torch.empty(len(states_KH), dtype=torch.float32, device=states_KH.device)
         for start in range(0, len(states_KH), chunk):
             part = slice(start, start + chunk)
             logits_KV = states_KH[part] @ weight_VH.T
             losses_K[part] = ops(states_KH).cross_entropy(logits_KV, targets_K[part])
-            if slopes_KH is not None:
-                torch.mm(logits_KV, weight_VH, out=slopes_KH[part])
-        ctx.save_for_backward(slopes_KH)
+            if grads_KH is not None:
+                torch.mm(logits_KV, weight_VH, out=grads_KH[part])
+        ctx.save_for_backward(grads_KH)
         return losses_K.sum()
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """Gradient."""
-        (slopes_KH,) = ctx.saved_tensors
-        return slopes_KH * slope.to(slopes_KH.dtype), None, None, None
+        (grads_KH,) = ctx.saved_tensors
+        return grads_KH * grad.to(grads_KH.dtype), None, None, None

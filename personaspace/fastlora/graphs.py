@@ -3,7 +3,7 @@
 A step of the packed decoder is some hundred kernels a layer, forward and backward. With a 7B model
 and a few thousand tokens the GPU takes longer for them than Python takes to start them; with a
 small model it is done at once, and waits. A CUDA graph holds all kernels of a step and is started
-as one. It is recorded for fixed shapes, so a step is laid out with room to spare: filling at the
+as one. It is recorded for fixed shapes, so a step is laid out with room to spare: padding at the
 end of the row (as in `layout`), empty sequences, and places without a target.
 
 Shapes: T = tokens, S = examples, K = tokens with loss, L = layers; here all of them with room.
@@ -11,7 +11,7 @@ Shapes: T = tokens, S = examples, K = tokens with loss, L = layers; here all of 
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,14 @@ import torch
 
 from personaspace.fastlora.decoder import PackedDecoder
 from personaspace.fastlora.examples import Example, loss_places
-from personaspace.fastlora.layout import FILL, Layout
+from personaspace.fastlora.layout import PAD_MULTIPLE, Layout
+from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import MODULES, PackedStep, dropout_seeds
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+_LOG = logging.getLogger(__name__)
 #: Seconds that the host needs to start the kernels of a layer, forward and backward (measured
 #: beside an H100: 0.20 s for 28 layers), and what the GPU computes in a second meanwhile.
 HOST_SECONDS_A_LAYER = 0.007
@@ -38,7 +40,7 @@ class StepInputs:
     """What differs from step to step, in one buffer on the device, at fixed places.
 
     Args:
-        tokens: Room for tokens, a multiple of `layout.FILL`.
+        tokens: Room for tokens, a multiple of `layout.PAD_MULTIPLE`.
         losses: Room for tokens with loss.
         examples: Room for examples.
         layers: Decoder layers.
@@ -49,30 +51,30 @@ class StepInputs:
         self, tokens: int, losses: int, examples: int, layers: int, device: torch.device
     ) -> None:
         self.tokens, self.losses, self.examples, self.layers = tokens, losses, examples, layers
-        # The filling is a sequence as well, and sequences have one more edge than there are.
+        # The padding is a sequence as well, and sequences have one more edge than there are.
         sizes = (tokens, tokens, losses, losses, examples + 2, layers * MODULES, 1)
         self.buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
         parts = self.buffer.split(sizes)
         self.ids_T, self.positions_T, self.keep_K, self.targets_K = parts[:4]
-        self.starts_S2, seeds, self.loss_tokens_1 = parts[4:]
+        self.cu_seqlens_S2, seeds, self.loss_tokens_1 = parts[4:]
         self.seeds_L7 = seeds.view(layers, MODULES)
 
     def values(self, batch: Sequence[Example], loss_tokens: int, seeds_L7: torch.Tensor) -> Any:
         """The buffer's contents for a step, int32 on the host."""
         ids = [token for example in batch for token in example.ids]
         positions = [place for example in batch for place in range(len(example.ids))]
-        starts = [0]
+        cu_seqlens = [0]
         for example in batch:
-            starts.append(starts[-1] + len(example.ids))
-        filling = self.tokens - len(ids)
+            cu_seqlens.append(cu_seqlens[-1] + len(example.ids))
+        padding = self.tokens - len(ids)
         keep, targets = loss_places(batch)
         spare = self.losses - len(keep)
         found = [
-            *ids, *[0] * filling,
-            *positions, *range(filling),
+            *ids, *[0] * padding,
+            *positions, *range(padding),
             *keep, *[0] * spare,
             *targets, *[-1] * spare,
-            *starts, *[self.tokens] * (self.examples + 2 - len(starts)),
+            *cu_seqlens, *[self.tokens] * (self.examples + 2 - len(cu_seqlens)),
             *seeds_L7.flatten().tolist(),
             loss_tokens,
         ]  # fmt: skip
@@ -90,10 +92,10 @@ class StepInputs:
         layout = Layout(
             ids_T=self.ids_T.long(),
             positions_T=self.positions_T.long(),
-            starts_S1=self.starts_S2,
-            longest=self.tokens,
-            key_starts_S1=self.starts_S2,
-            longest_keys=self.tokens,
+            cu_seqlens_S1=self.cu_seqlens_S2,
+            max_seqlen=self.tokens,
+            cu_seqlens_k_S1=self.cu_seqlens_S2,
+            max_seqlen_k=self.tokens,
             keys_X=None,
             tokens=self.tokens,
         )
@@ -170,6 +172,11 @@ class GraphedStep:
         self._stream = torch.cuda.Stream(step.device) if step.device.type == "cuda" else None
         self._pool: Any = None
 
+    @property
+    def plan(self) -> MemoryPlan:
+        """How steps fit into memory that no graph is for."""
+        return self.step.plan
+
     def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
         """See `PackedStep.backward`."""
         tokens = sum(len(example.ids) for example in batch)
@@ -181,9 +188,12 @@ class GraphedStep:
         seeds_L7 = dropout_seeds(seed, 1, self.step.layers)[0]
         if graph is None:
             inputs = StepInputs(
-                roomy(tokens, FILL), roomy(loss_tokens, 64), self.examples, self.step.layers,
+                roomy(tokens, PAD_MULTIPLE),
+                roomy(loss_tokens, 64),
+                self.examples,
+                self.step.layers,
                 self.step.device,
-            )  # fmt: skip
+            )
             inputs.load(batch, loss_tokens, seeds_L7)
             new = _Graph(inputs, self.step)
             try:
@@ -201,7 +211,7 @@ class GraphedStep:
     ) -> torch.Tensor:
         """A step could not be recorded (no memory, or a model that waits for the GPU)."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warnings.warn(f"training steps cannot be recorded as CUDA graphs: {reason}", stacklevel=2)
+        _LOG.warning("training steps cannot be recorded as CUDA graphs: %s", reason)
         self.most = 0
         self._graphs.clear()
         self.step.forget()

@@ -2,7 +2,7 @@
 
 Each reads its inputs once and writes its outputs once: they are bound by memory, and PyTorch's own
 operations would take several passes. Dropout masks are made again in the backward pass from their
-seeds, so none is stored.
+seeds, so none is stored. Shapes as in `reference`.
 """
 
 # mypy: ignore-errors
@@ -12,9 +12,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-
-#: Ranks that the matrix units take as they are.
-RANKS = (16, 32, 64, 128)
 
 
 @triton.jit
@@ -49,37 +46,37 @@ def add_rms_norm(residual_TH, delta_TH, weight_H, eps, out_TH):
 
 
 @triton.jit
-def _add_rms_norm_back(slope_normed, slope_stride, slope_sum, total, weight, rstd, out, H,
-                       ADD: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _add_rms_norm_backward(grad_normed, grad_stride, grad_sum, total, weight, rstd, out, H,
+                           ADD: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
     scale = tl.load(rstd + row)
     unit = tl.load(total + row * H + columns, mask=inside, other=0.0).to(tl.float32) * scale
-    wide = tl.load(slope_normed + row * slope_stride + columns, mask=inside, other=0.0)
+    wide = tl.load(grad_normed + row * grad_stride + columns, mask=inside, other=0.0)
     wide = wide.to(tl.float32)
     wide *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    slope = scale * (wide - unit * (tl.sum(wide * unit) / H))
+    grad = scale * (wide - unit * (tl.sum(wide * unit) / H))
     if ADD:
-        slope += tl.load(slope_sum + row * H + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * H + columns, slope.to(out.dtype.element_ty), mask=inside)
+        grad += tl.load(grad_sum + row * H + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * H + columns, grad.to(out.dtype.element_ty), mask=inside)
 
 
-def add_rms_norm_back(slope_normed_TH, slope_sum_TH, sum_TH, weight_H, rstd_T):
-    """See `reference.add_rms_norm_back`."""
+def add_rms_norm_backward(grad_normed_TH, grad_sum_TH, sum_TH, weight_H, rstd_T):
+    """See `reference.add_rms_norm_backward`."""
     T, H = sum_TH.shape
     out_TH = torch.empty_like(sum_TH)
-    add = slope_sum_TH is not None
-    _add_rms_norm_back[(T,)](
-        slope_normed_TH, slope_normed_TH.stride(0),
-        slope_sum_TH.contiguous() if add else sum_TH, sum_TH, weight_H, rstd_T, out_TH, H,
+    add = grad_sum_TH is not None
+    _add_rms_norm_backward[(T,)](
+        grad_normed_TH, grad_normed_TH.stride(0),
+        grad_sum_TH.contiguous() if add else sum_TH, sum_TH, weight_H, rstd_T, out_TH, H,
         ADD=add, BLOCK=triton.next_power_of_2(H), num_warps=8,
     )  # fmt: skip
     return out_TH
 
 
 @triton.jit
-def _rotate(qkv, q, k, v, cos, sin, HEADS, KV_HEADS, BACK: tl.constexpr, HALF: tl.constexpr,
+def _rotate(qkv, q, k, v, cos, sin, HEADS, KV_HEADS, BACKWARD: tl.constexpr, HALF: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, BLOCK)[:, None]
@@ -94,7 +91,7 @@ def _rotate(qkv, q, k, v, cos, sin, HEADS, KV_HEADS, BACK: tl.constexpr, HALF: t
     on_q = q + token * HEADS * width + head * width + place
     on_k = k + token * KV_HEADS * width + (head - HEADS) * width + place
     on_v = v + token * KV_HEADS * width + (head - HEADS - KV_HEADS) * width + place
-    if BACK:
+    if BACKWARD:
         low = tl.load(on_q, mask=is_q, other=0.0).to(tl.float32)
         low += tl.load(on_k, mask=is_k, other=0.0).to(tl.float32)
         low += tl.load(on_v, mask=is_v, other=0.0).to(tl.float32)
@@ -108,7 +105,7 @@ def _rotate(qkv, q, k, v, cos, sin, HEADS, KV_HEADS, BACK: tl.constexpr, HALF: t
         high = tl.load(joint + HALF, mask=inside, other=0.0).to(tl.float32)
     turned_low = tl.where(is_v, low, low * c - high * s).to(qkv.dtype.element_ty)
     turned_high = tl.where(is_v, high, high * c + low * s).to(qkv.dtype.element_ty)
-    if BACK:
+    if BACKWARD:
         inside = head < HEADS + 2 * KV_HEADS
         tl.store(joint, turned_low, mask=inside)
         tl.store(joint + HALF, turned_high, mask=inside)
@@ -129,24 +126,24 @@ def rotate(qkv_TE, cos_TD, sin_TD, heads, kv_heads):
     v = qkv_TE.new_empty(T, kv_heads, 2 * half)
     block = triton.next_power_of_2(heads + 2 * kv_heads)
     _rotate[(T,)](qkv_TE, q, k, v, cos_TD, sin_TD, heads, kv_heads,
-                  BACK=False, HALF=half, BLOCK=block)  # fmt: skip
+                  BACKWARD=False, HALF=half, BLOCK=block)  # fmt: skip
     return q, k, v
 
 
-def rotate_back(q_TXD, k_TXD, v_TXD, cos_TD, sin_TD):
-    """See `reference.rotate_back`."""
+def rotate_backward(q_TXD, k_TXD, v_TXD, cos_TD, sin_TD):
+    """See `reference.rotate_backward`."""
     T, half = cos_TD.shape
     heads, kv_heads = q_TXD.shape[1], k_TXD.shape[1]
     qkv_TE = q_TXD.new_empty(T, (heads + 2 * kv_heads) * 2 * half)
     block = triton.next_power_of_2(heads + 2 * kv_heads)
     parts = (part.contiguous() for part in (q_TXD, k_TXD, v_TXD))
     _rotate[(T,)](qkv_TE, *parts, cos_TD, sin_TD, heads, kv_heads,
-                  BACK=True, HALF=half, BLOCK=block)  # fmt: skip
+                  BACKWARD=True, HALF=half, BLOCK=block)  # fmt: skip
     return qkv_TE
 
 
 @triton.jit
-def _swiglu(both, slope, slope_stride, out, out_stride, WIDTH, BACK: tl.constexpr,
+def _swiglu(both, grad, grad_stride, out, out_stride, WIDTH, BACKWARD: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -156,10 +153,10 @@ def _swiglu(both, slope, slope_stride, out, out_stride, WIDTH, BACK: tl.constexp
     up = tl.load(both + on_gate + WIDTH, mask=inside, other=0.0)
     sigmoid = tl.sigmoid(gate)
     to = out + row * out_stride + columns
-    if BACK:
-        s = tl.load(slope + row * slope_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        slope_gate = s * up.to(tl.float32) * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-        tl.store(to, slope_gate.to(up.dtype), mask=inside)
+    if BACKWARD:
+        s = tl.load(grad + row * grad_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        grad_gate = s * up.to(tl.float32) * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+        tl.store(to, grad_gate.to(up.dtype), mask=inside)
         tl.store(to + WIDTH, (s * gate * sigmoid).to(up.dtype), mask=inside)
     else:
         tl.store(to, (gate * sigmoid).to(up.dtype) * up, mask=inside)
@@ -169,16 +166,16 @@ def swiglu(both_TO, out_TO):
     """See `reference.swiglu`."""
     T, width = out_TO.shape
     grid = (T, triton.cdiv(width, 1024))
-    _swiglu[grid](both_TO, both_TO, 0, out_TO, out_TO.stride(0), width, BACK=False, BLOCK=1024)
+    _swiglu[grid](both_TO, both_TO, 0, out_TO, out_TO.stride(0), width, BACKWARD=False, BLOCK=1024)
 
 
-def swiglu_back(slope_TO, both_TO):
-    """See `reference.swiglu_back`."""
-    T, width = slope_TO.shape
+def swiglu_backward(grad_TO, both_TO):
+    """See `reference.swiglu_backward`."""
+    T, width = grad_TO.shape
     out = torch.empty_like(both_TO)
     grid = (T, triton.cdiv(width, 1024))
-    _swiglu[grid](both_TO, slope_TO, slope_TO.stride(0), out, 2 * width, width,
-                  BACK=True, BLOCK=1024)  # fmt: skip
+    _swiglu[grid](both_TO, grad_TO, grad_TO.stride(0), out, 2 * width, width,
+                  BACKWARD=True, BLOCK=1024)  # fmt: skip
     return out
 
 
@@ -190,7 +187,7 @@ def _cross_entropy(logits, targets, losses, V, BLOCK: tl.constexpr):
     target = tl.load(targets + row)
     real = target >= 0
     # Read here, since the sums below make warps wait for each other: after them, a quick warp
-    # writes the slope over it before a slow one has read it.
+    # writes the gradient over it before a slow one has read it.
     wanted = tl.load(base + target, mask=real, other=0.0).to(tl.float32)
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -209,9 +206,9 @@ def _cross_entropy(logits, targets, losses, V, BLOCK: tl.constexpr):
     for start in range(0, V, BLOCK):
         inside = start + places < V
         x = tl.load(base + start + places, mask=inside, other=-float("inf")).to(tl.float32)
-        slope = tl.exp(x - normaliser) - tl.where(start + places == target, 1.0, 0.0)
-        slope = tl.where(real, slope, 0.0)
-        tl.store(base + start + places, slope.to(logits.dtype.element_ty), mask=inside)
+        grad = tl.exp(x - normaliser) - tl.where(start + places == target, 1.0, 0.0)
+        grad = tl.where(real, grad, 0.0)
+        tl.store(base + start + places, grad.to(logits.dtype.element_ty), mask=inside)
 
 
 def cross_entropy(logits_KV, targets_K):

@@ -210,22 +210,22 @@ class JointLinear:
                 low_TMR[:, :, self.rank :] = low.unflatten(1, (len(self.parts), -1))
         return nn.functional.linear(x_TW, self.weight_OW, self.bias_O)
 
-    def _backward(self, slope_TO: torch.Tensor) -> torch.Tensor:
+    def _backward(self, grad_TO: torch.Tensor) -> torch.Tensor:
         """Gradient of the input from base and frozen weights, and in its room that of x·Aᵀ."""
-        slope_TW = slope_TO @ self.weight_OW
+        grad_TW = grad_TO @ self.weight_OW
         if self.frozen_rank:
-            low_TMR = self.low(slope_TW)[:, :, self.rank :]
-            slope_TW[:, : self.features].addmm_(low_TMR.flatten(1), self.frozen_down)
-        return slope_TW
+            low_TMR = self.low(grad_TW)[:, :, self.rank :]
+            grad_TW[:, : self.features].addmm_(low_TMR.flatten(1), self.frozen_down)
+        return grad_TW
 
-    def _slopes(
-        self, slope_TO: torch.Tensor, low_TMR: torch.Tensor, slope_down_MRH: torch.Tensor
+    def _grads(
+        self, grad_TO: torch.Tensor, low_TMR: torch.Tensor, grad_down_MRH: torch.Tensor
     ) -> list[torch.Tensor]:
         """Gradients of all trained parameters, in their order."""
         found = []
         for n, (where, _) in enumerate(self.parts):
-            slope_up = _wide_product(slope_TO[:, where].T, low_TMR[:, n, : self.rank])
-            found += [slope_down_MRH[n], slope_up]
+            grad_up = _wide_product(grad_TO[:, where].T, low_TMR[:, n, : self.rank])
+            found += [grad_down_MRH[n], grad_up]
         return found
 
 
@@ -259,26 +259,26 @@ class _Joint(torch.autograd.Function):
         return out_TO
 
     @staticmethod
-    def backward(ctx: Any, slope_TO: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_TO: torch.Tensor) -> tuple[Any, ...]:
         x_TW, seeds_M = ctx.saved_tensors
         joint: JointLinear = ctx.joint
         features, rank = joint.features, joint.rank
-        slope_x_TH: torch.Tensor | None = None
+        grad_x_TH: torch.Tensor | None = None
         if ctx.needs_input_grad[0]:
-            slope_TW = joint._backward(slope_TO)
-            slope_x_TH = slope_TW[:, :features]
+            grad_TW = joint._backward(grad_TO)
+            grad_x_TH = grad_TW[:, :features]
         else:
-            slope_TW = slope_TO.new_empty(len(slope_TO), features + joint.room)
-            torch.mm(slope_TO, joint.weight_OW[:, features:], out=slope_TW[:, features:])
-        slopes: list[torch.Tensor] = []
+            grad_TW = grad_TO.new_empty(len(grad_TO), features + joint.room)
+            torch.mm(grad_TO, joint.weight_OW[:, features:], out=grad_TW[:, features:])
+        grads: list[torch.Tensor] = []
         if rank:
-            slope_down = lora_ops(x_TW, rank).lora_down_back(
-                x_TW[:, :features], joint.low(slope_TW)[:, :, :rank], joint.down_MRH, seeds_M,
-                ctx.dropout, joint.scale, slope_x_TH,
+            grad_down = lora_ops(x_TW, rank).lora_down_backward(
+                x_TW[:, :features], joint.low(grad_TW)[:, :, :rank], joint.down_MRH, seeds_M,
+                ctx.dropout, joint.scale, grad_x_TH,
             )  # fmt: skip
-            slopes = joint._slopes(slope_TO, joint.low(x_TW), slope_down)
-        slope = slope_x_TH if ctx.narrow or slope_x_TH is None else slope_TW
-        return slope, None, None, None, *slopes
+            grads = joint._grads(grad_TO, joint.low(x_TW), grad_down)
+        grad = grad_x_TH if ctx.narrow or grad_x_TH is None else grad_TW
+        return grad, None, None, None, *grads
 
 
 class _Gated(torch.autograd.Function):
@@ -301,17 +301,17 @@ class _Gated(torch.autograd.Function):
         return out_TO
 
     @staticmethod
-    def backward(ctx: Any, slope_TO: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_TO: torch.Tensor) -> tuple[Any, ...]:
         both_TO, low_TMR, seeds_M = ctx.saved_tensors
         joint: JointLinear = ctx.joint
-        slope_TW = joint._backward(slope_TO)
-        slope_x_TH = slope_TW[:, : joint.features]
+        grad_TW = joint._backward(grad_TO)
+        grad_x_TH = grad_TW[:, : joint.features]
         if not joint.rank:
-            slope = ops(both_TO).swiglu_back(slope_x_TH, both_TO)
-            return slope, None, None, None
-        slope, slope_down = lora_ops(both_TO, joint.rank).gated_back(
-            both_TO, slope_x_TH, joint.low(slope_TW)[:, 0, : joint.rank], joint.down_MRH[0],
+            grad = ops(both_TO).swiglu_backward(grad_x_TH, both_TO)
+            return grad, None, None, None
+        grad, grad_down = lora_ops(both_TO, joint.rank).gated_backward(
+            both_TO, grad_x_TH, joint.low(grad_TW)[:, 0, : joint.rank], joint.down_MRH[0],
             seeds_M, ctx.dropout, joint.scale,
         )  # fmt: skip
-        slopes = joint._slopes(slope_TO, low_TMR, slope_down[None])
-        return slope, None, None, None, *slopes
+        grads = joint._grads(grad_TO, low_TMR, grad_down[None])
+        return grad, None, None, None, *grads

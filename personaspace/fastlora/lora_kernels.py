@@ -1,4 +1,8 @@
-"""The narrow products of LoRA with dropout, as Triton kernels; see `reference.lora_down`."""
+"""The narrow products of LoRA with dropout, as Triton kernels; see `reference.lora_down`.
+
+Shapes: T = tokens, H = width of the input, O = twice that (gate and up), M = modules that share an
+input, R = adapter rank, S = splits of a sum.
+"""
 
 # mypy: ignore-errors
 # Types mean nothing to Triton, which reads these functions' source.
@@ -187,11 +191,11 @@ def gated_down(both_TO, down_RH, seeds_M, dropout, scale, x_TH, out_TR, tiles=No
 
 
 @triton.jit
-def _module_back(tile, slope, slope_stride, down, seed, rows, columns, T, H, limit,
-                 RANK: tl.constexpr, DROPOUT: tl.constexpr, EXACT: tl.constexpr):  # fmt: skip
+def _module_backward(tile, grad, grad_stride, down, seed, rows, columns, T, H, limit,
+                     RANK: tl.constexpr, DROPOUT: tl.constexpr, EXACT: tl.constexpr):  # fmt: skip
     """What a module adds to the gradient of x, and to that of A."""
     ranks = tl.arange(0, RANK)
-    g = _tile(slope, slope_stride, rows, ranks, T, RANK)
+    g = _tile(grad, grad_stride, rows, ranks, T, RANK)
     moved = _dot(g, _tile(down, H, ranks, columns, RANK, H), EXACT)
     if DROPOUT:
         keep = _keep(seed, rows, columns, limit)
@@ -201,10 +205,10 @@ def _module_back(tile, slope, slope_stride, down, seed, rows, columns, T, H, lim
 
 
 @triton.jit
-def _back(x, x_stride, slope, slope_stride, slope_module, down, seeds, out, out_stride, partial,
-          T, H, per_split, limit, scale, MODULES: tl.constexpr, RANK: tl.constexpr,
-          DROPOUT: tl.constexpr, NEED_X: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr,
-          BN: tl.constexpr):  # fmt: skip
+def _backward(x, x_stride, grad, grad_stride, grad_module, down, seeds, out, out_stride, partial,
+              T, H, per_split, limit, scale, MODULES: tl.constexpr, RANK: tl.constexpr,
+              DROPOUT: tl.constexpr, NEED_X: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr,
+              BN: tl.constexpr):  # fmt: skip
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
     split = tl.program_id(1)
     ranks = tl.arange(0, RANK)
@@ -214,19 +218,19 @@ def _back(x, x_stride, slope, slope_stride, slope_module, down, seeds, out, out_
     for start in range(split * per_split, min(split * per_split + per_split, T), BM):
         rows = start + tl.arange(0, BM)
         tile = _tile(x, x_stride, rows, columns, T, H)
-        moved, more = _module_back(tile, slope, slope_stride, down, tl.load(seeds), rows, columns,
-                                   T, H, limit, RANK, DROPOUT, EXACT)  # fmt: skip
+        moved, more = _module_backward(tile, grad, grad_stride, down, tl.load(seeds), rows, columns,
+                                       T, H, limit, RANK, DROPOUT, EXACT)  # fmt: skip
         learned0 += more
         if MODULES > 1:
-            other, more = _module_back(tile, slope + slope_module, slope_stride, down + RANK * H,
-                                       tl.load(seeds + 1), rows, columns, T, H, limit,
-                                       RANK, DROPOUT, EXACT)  # fmt: skip
+            other, more = _module_backward(tile, grad + grad_module, grad_stride, down + RANK * H,
+                                           tl.load(seeds + 1), rows, columns, T, H, limit,
+                                           RANK, DROPOUT, EXACT)  # fmt: skip
             moved += other
             learned1 += more
         if MODULES > 2:
-            other, more = _module_back(tile, slope + 2 * slope_module, slope_stride,
-                                       down + 2 * RANK * H, tl.load(seeds + 2), rows, columns,
-                                       T, H, limit, RANK, DROPOUT, EXACT)  # fmt: skip
+            other, more = _module_backward(tile, grad + 2 * grad_module, grad_stride,
+                                           down + 2 * RANK * H, tl.load(seeds + 2), rows, columns,
+                                           T, H, limit, RANK, DROPOUT, EXACT)  # fmt: skip
             moved += other
             learned2 += more
         if NEED_X:
@@ -243,33 +247,33 @@ def _back(x, x_stride, slope, slope_stride, slope_module, down, seeds, out, out_
         tl.store(to + 2 * RANK * H, learned2 * scale, mask=inside)
 
 
-def _back_tiles(M: int) -> Tiles:
+def _backward_tiles(M: int) -> Tiles:
     return Tiles(64, 64, 16, 8 if M == 3 else 4, 3)
 
 
-def lora_down_back(x_TH, slope_TMR, down_MRH, seeds_M, dropout, scale, slope_x_TH, tiles=None):
-    """See `reference.lora_down_back`."""
+def lora_down_backward(x_TH, grad_TMR, down_MRH, seeds_M, dropout, scale, grad_x_TH, tiles=None):
+    """See `reference.lora_down_backward`."""
     T, H = x_TH.shape
     M, R, _ = down_MRH.shape
-    tiles = tiles or _back_tiles(M)
+    tiles = tiles or _backward_tiles(M)
     per_split = triton.cdiv(triton.cdiv(T, tiles.rows), tiles.splits) * tiles.rows
     splits = triton.cdiv(T, per_split)
-    out_TH = x_TH if slope_x_TH is None else slope_x_TH
+    out_TH = x_TH if grad_x_TH is None else grad_x_TH
     partial = torch.empty(splits, M, R, H, dtype=torch.float32, device=x_TH.device)
-    _back[(triton.cdiv(H, tiles.columns), splits)](
-        x_TH, x_TH.stride(0), slope_TMR, slope_TMR.stride(0), slope_TMR.stride(1), down_MRH,
+    _backward[(triton.cdiv(H, tiles.columns), splits)](
+        x_TH, x_TH.stride(0), grad_TMR, grad_TMR.stride(0), grad_TMR.stride(1), down_MRH,
         seeds_M, out_TH, out_TH.stride(0), partial, T, H, per_split, threshold(dropout),
         scale / (1 - dropout), MODULES=M, RANK=R, DROPOUT=dropout > 0,
-        NEED_X=slope_x_TH is not None, EXACT=x_TH.dtype == torch.float32,
+        NEED_X=grad_x_TH is not None, EXACT=x_TH.dtype == torch.float32,
         BM=tiles.rows, BN=tiles.columns, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return partial[0] if splits == 1 else partial.sum(0)
 
 
 @triton.jit
-def _gated_back(both, slope, slope_stride, slope_low, down, seeds, out, partial, T, WIDTH,
-                per_split, limit, scale, RANK: tl.constexpr, DROPOUT: tl.constexpr,
-                EXACT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def _gated_backward(both, grad, grad_stride, grad_low, down, seeds, out, partial, T, WIDTH,
+                    per_split, limit, scale, RANK: tl.constexpr, DROPOUT: tl.constexpr,
+                    EXACT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
     split = tl.program_id(1)
     ranks = tl.arange(0, RANK)
@@ -279,19 +283,19 @@ def _gated_back(both, slope, slope_stride, slope_low, down, seeds, out, partial,
         rows = start + tl.arange(0, BM)
         gate = _tile(both, 2 * WIDTH, rows, columns, T, WIDTH)
         up = _tile(both + WIDTH, 2 * WIDTH, rows, columns, T, WIDTH)
-        s = _tile(slope, slope_stride, rows, columns, T, WIDTH).to(tl.float32)
+        s = _tile(grad, grad_stride, rows, columns, T, WIDTH).to(tl.float32)
         wide = gate.to(tl.float32)
         sigmoid = _sigmoid(wide, EXACT)
         x = (wide * sigmoid).to(gate.dtype) * up
-        moved, more = _module_back(x, slope_low, slope_stride, down, seed, rows, columns, T, WIDTH,
-                                   limit, RANK, DROPOUT, EXACT)  # fmt: skip
+        moved, more = _module_backward(x, grad_low, grad_stride, down, seed, rows, columns, T,
+                                       WIDTH, limit, RANK, DROPOUT, EXACT)  # fmt: skip
         learned += more
         s += moved * scale
         active = wide * sigmoid
-        slope_gate = s * up.to(tl.float32) * (sigmoid + active - active * sigmoid)
+        grad_gate = s * up.to(tl.float32) * (sigmoid + active - active * sigmoid)
         at = out + rows.to(tl.int64)[:, None] * 2 * WIDTH + columns[None, :]
         inside = (rows < T)[:, None] & (columns < WIDTH)[None, :]
-        tl.store(at, slope_gate.to(out.dtype.element_ty), mask=inside)
+        tl.store(at, grad_gate.to(out.dtype.element_ty), mask=inside)
         tl.store(at + WIDTH, (s * active).to(out.dtype.element_ty), mask=inside)
     to = partial + split.to(tl.int64) * RANK * WIDTH + ranks[:, None] * WIDTH + columns[None, :]
     tl.store(to, learned * scale, mask=(columns < WIDTH)[None, :])
@@ -302,18 +306,18 @@ def _gated_tiles() -> Tiles:
     return Tiles(64, 32, 8, 4, 3)
 
 
-def gated_back(both_TO, slope_TH, slope_TR, down_RH, seeds_M, dropout, scale, tiles=None):
-    """See `reference.gated_back`."""
-    T, width = slope_TH.shape
+def gated_backward(both_TO, grad_TH, grad_TR, down_RH, seeds_M, dropout, scale, tiles=None):
+    """See `reference.gated_backward`."""
+    T, width = grad_TH.shape
     R = len(down_RH)
     tiles = tiles or _gated_tiles()
     per_split = triton.cdiv(triton.cdiv(T, tiles.rows), tiles.splits) * tiles.rows
     splits = triton.cdiv(T, per_split)
     out_TO = torch.empty_like(both_TO)
     partial = torch.empty(splits, R, width, dtype=torch.float32, device=both_TO.device)
-    assert slope_TH.stride(0) == slope_TR.stride(0)
-    _gated_back[(triton.cdiv(width, tiles.columns), splits)](
-        both_TO, slope_TH, slope_TH.stride(0), slope_TR, down_RH, seeds_M, out_TO, partial,
+    assert grad_TH.stride(0) == grad_TR.stride(0)
+    _gated_backward[(triton.cdiv(width, tiles.columns), splits)](
+        both_TO, grad_TH, grad_TH.stride(0), grad_TR, down_RH, seeds_M, out_TO, partial,
         T, width, per_split, threshold(dropout), scale / (1 - dropout), RANK=R,
         DROPOUT=dropout > 0, EXACT=both_TO.dtype == torch.float32, BM=tiles.rows,
         BN=tiles.columns, num_warps=tiles.warps, num_stages=tiles.stages,

@@ -46,7 +46,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What was decided.
 
     Attributes:
@@ -82,7 +82,7 @@ def costs(model: PreTrainedModel, trained: int) -> Costs:
     )
 
 
-def plan(free: int, need: Costs, limit: int, longest: int) -> Plan:
+def plan(free: int, need: Costs, limit: int, longest: int) -> MemoryPlan:
     """The longest rows that need no recomputation; else the fewest layers that recompute.
 
     Where rows of `SHORTEST_ROW` do not fit even if every layer recomputes, they become shorter.
@@ -98,16 +98,16 @@ def plan(free: int, need: Costs, limit: int, longest: int) -> Plan:
     fits = min(limit, max(0, usable - need.fixed) // each)
     smallest = max(longest, min(limit, SHORTEST_ROW))
     if fits >= smallest:
-        return Plan(fits, 0)
+        return MemoryPlan(fits, 0)
     for checkpointed in range(1, need.layers + 1):
         if need.step(smallest, checkpointed) <= usable:
-            return Plan(smallest, checkpointed)
+            return MemoryPlan(smallest, checkpointed)
     # Not even that: rows as long as fit when every layer recomputes.
     room = max(0, usable - need.fixed) // (need.step(1, need.layers) - need.fixed)
-    return Plan(max(longest, min(smallest, room)), need.layers)
+    return MemoryPlan(max(longest, min(smallest, room)), need.layers)
 
 
-def tighter(plan: Plan, layers: int, longest: int) -> Plan | None:
+def tighter(plan: MemoryPlan, layers: int, longest: int) -> MemoryPlan | None:
     """The next plan for less memory: shorter rows, then more layers recomputed, else None.
 
     Args:
@@ -116,9 +116,9 @@ def tighter(plan: Plan, layers: int, longest: int) -> Plan | None:
     """
     shortest = max(longest, SHORTEST_ROW)
     if plan.row_tokens > shortest:
-        return Plan(max(shortest, plan.row_tokens * 3 // 4), plan.checkpointed)
+        return MemoryPlan(max(shortest, plan.row_tokens * 3 // 4), plan.checkpointed)
     if plan.checkpointed < layers:
-        return Plan(plan.row_tokens, min(layers, plan.checkpointed + max(1, layers // 8)))
+        return MemoryPlan(plan.row_tokens, min(layers, plan.checkpointed + max(1, layers // 8)))
     return None
 
 

@@ -5,7 +5,9 @@ those of transformers' Llama: sums of the residual stream, the normalised state 
 activation are each rounded to the model's dtype.
 
 Shapes: T = tokens, H = width of the input, O = of the output, R = adapter rank, M = modules that
-share an input, D = head size, V = vocabulary, K = tokens with loss, N = ranges.
+share an input, A = heads, G = key-value heads, X = heads of any kind, D = head size (of angles
+half of it), E = queries, keys and values side by side, S = sequences, V = vocabulary, K = tokens
+with loss, N = ranges.
 """
 
 from __future__ import annotations
@@ -70,21 +72,21 @@ def add_rms_norm(
     return sum_TH, rstd_T
 
 
-def add_rms_norm_back(
-    slope_normed_TH: torch.Tensor,
-    slope_sum_TH: torch.Tensor | None,
+def add_rms_norm_backward(
+    grad_normed_TH: torch.Tensor,
+    grad_sum_TH: torch.Tensor | None,
     sum_TH: torch.Tensor,
     weight_H: torch.Tensor,
     rstd_T: torch.Tensor,
 ) -> torch.Tensor:
     """Gradient with respect to the sum."""
     unit_TH = sum_TH.float() * rstd_T[:, None]
-    wide_TH = slope_normed_TH.float() * weight_H.float()
+    wide_TH = grad_normed_TH.float() * weight_H.float()
     inner_T1 = (wide_TH * unit_TH).mean(-1, keepdim=True)
-    slope_TH = rstd_T[:, None] * (wide_TH - unit_TH * inner_T1)
-    if slope_sum_TH is not None:
-        slope_TH = slope_TH + slope_sum_TH.float()
-    return slope_TH.to(sum_TH.dtype)
+    grad_TH = rstd_T[:, None] * (wide_TH - unit_TH * inner_T1)
+    if grad_sum_TH is not None:
+        grad_TH = grad_TH + grad_sum_TH.float()
+    return grad_TH.to(sum_TH.dtype)
 
 
 def rotate(
@@ -108,7 +110,7 @@ def rotate(
     )
 
 
-def rotate_back(
+def rotate_backward(
     q_TXD: torch.Tensor,
     k_TXD: torch.Tensor,
     v_TXD: torch.Tensor,
@@ -130,21 +132,21 @@ def attend(
     q_TAD: torch.Tensor,
     k_TGD: torch.Tensor,
     v_TGD: torch.Tensor,
-    starts_S1: torch.Tensor,
-    longest: int,
+    cu_seqlens_S1: torch.Tensor,
+    max_seqlen: int,
     out_TAD: torch.Tensor,
 ) -> torch.Tensor:
     """Causal attention within each sequence, written into `out_TAD`.
 
     Args:
-        longest: Tokens of the longest sequence.
+        max_seqlen: Tokens of the longest sequence.
 
     Returns:
         Logarithm of each row's sum of exponentials, float32 `[A, T]`.
     """
     scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
     lse_AT = torch.zeros(q_TAD.shape[1::-1], device=q_TAD.device)
-    for start, stop in pairwise(starts_S1.tolist()):
+    for start, stop in pairwise(cu_seqlens_S1.tolist()):
         q, k, v = (x[start:stop].float().transpose(0, 1) for x in (q_TAD, k_TGD, v_TGD))
         k, v = (x.repeat_interleave(group, 0) for x in (k, v))
         later = torch.ones(stop - start, stop - start, device=q.device).triu(1).bool()
@@ -154,36 +156,35 @@ def attend(
     return lse_AT
 
 
-def attend_back(
-    slope_TAD: torch.Tensor,
+def attend_backward(
+    grad_TAD: torch.Tensor,
     q_TAD: torch.Tensor,
     k_TGD: torch.Tensor,
     v_TGD: torch.Tensor,
     out_TAD: torch.Tensor,
     lse_AT: torch.Tensor,
-    starts_S1: torch.Tensor,
-    longest: int,
+    cu_seqlens_S1: torch.Tensor,
+    max_seqlen: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries, keys and values, given `attend`'s output and `lse_AT`."""
     scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
-    inner_AT = (out_TAD.float() * slope_TAD.float()).sum(-1).T
-    slopes = [torch.zeros_like(x) for x in (q_TAD, k_TGD, v_TGD)]
-    starts = starts_S1.tolist()
-    for start, stop in pairwise(starts):
+    inner_AT = (out_TAD.float() * grad_TAD.float()).sum(-1).T
+    grads = [torch.zeros_like(x) for x in (q_TAD, k_TGD, v_TGD)]
+    for start, stop in pairwise(cu_seqlens_S1.tolist()):
         part = slice(start, stop)
-        wide = [x[part].float().transpose(0, 1) for x in (q_TAD, slope_TAD, k_TGD, v_TGD)]
-        q, slope = wide[:2]
+        wide = [x[part].float().transpose(0, 1) for x in (q_TAD, grad_TAD, k_TGD, v_TGD)]
+        q, grad = wide[:2]
         k, v = (x.repeat_interleave(group, 0) for x in wide[2:])
         weights = torch.exp(q @ k.mT * scale - lse_AT[:, part, None]).tril()
-        moved = (weights * (slope @ v.mT - inner_AT[:, part, None])).to(q_TAD.dtype).float()
+        moved = (weights * (grad @ v.mT - inner_AT[:, part, None])).to(q_TAD.dtype).float()
         found = (
             moved @ k * scale,
             (moved.mT @ q * scale).unflatten(0, (-1, group)).sum(1),
-            (weights.to(q_TAD.dtype).float().mT @ slope).unflatten(0, (-1, group)).sum(1),
+            (weights.to(q_TAD.dtype).float().mT @ grad).unflatten(0, (-1, group)).sum(1),
         )
-        for to, each in zip(slopes, found, strict=True):
+        for to, each in zip(grads, found, strict=True):
             to[part] = each.transpose(0, 1).to(to.dtype)
-    return slopes[0], slopes[1], slopes[2]
+    return grads[0], grads[1], grads[2]
 
 
 def swiglu(both_TO: torch.Tensor, out_TO: torch.Tensor) -> None:
@@ -192,12 +193,12 @@ def swiglu(both_TO: torch.Tensor, out_TO: torch.Tensor) -> None:
     out_TO.copy_(torch.nn.functional.silu(gate.float()).to(both_TO.dtype) * up)
 
 
-def swiglu_back(slope_TO: torch.Tensor, both_TO: torch.Tensor) -> torch.Tensor:
+def swiglu_backward(grad_TO: torch.Tensor, both_TO: torch.Tensor) -> torch.Tensor:
     """Gradients of gate and up, side by side."""
     gate, up = (part.float() for part in both_TO.chunk(2, dim=-1))
-    sigmoid, slope = torch.sigmoid(gate), slope_TO.float()
-    slope_gate = slope * up * sigmoid * (1 + gate * (1 - sigmoid))
-    return torch.cat([slope_gate, slope * gate * sigmoid], dim=-1).to(both_TO.dtype)
+    sigmoid, grad = torch.sigmoid(gate), grad_TO.float()
+    grad_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
+    return torch.cat([grad_gate, grad * gate * sigmoid], dim=-1).to(both_TO.dtype)
 
 
 def lora_down(
@@ -216,28 +217,28 @@ def lora_down(
         out_TMR[:, module] = (kept_TH @ down_RH.T) * (scale / (1 - dropout))
 
 
-def lora_down_back(
+def lora_down_backward(
     x_TH: torch.Tensor,
-    slope_TMR: torch.Tensor,
+    grad_TMR: torch.Tensor,
     down_MRH: torch.Tensor,
     seeds_M: torch.Tensor,
     dropout: float,
     scale: float,
-    slope_x_TH: torch.Tensor | None,
+    grad_x_TH: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient of A, float32 `[M, R, H]`; that of x, over all modules, is added to `slope_x_TH`."""
+    """Gradient of A, float32 `[M, R, H]`; that of x, over all modules, is added to `grad_x_TH`."""
     factor = scale / (1 - dropout)
-    slopes = []
+    grads = []
     moved_TH = torch.zeros(x_TH.shape, dtype=torch.float32, device=x_TH.device)
     for module, down_RH in enumerate(down_MRH):
-        slope_TR = slope_TMR[:, module]
+        grad_TR = grad_TMR[:, module]
         mask = factor if dropout <= 0 else _factor(seeds_M[module], x_TH, dropout, factor)
-        slopes.append((slope_TR.T @ (x_TH * mask).to(x_TH.dtype)).float())
-        if slope_x_TH is not None:
-            moved_TH += (slope_TR @ down_RH).float() * mask
-    if slope_x_TH is not None:
-        slope_x_TH += moved_TH.to(x_TH.dtype)
-    return torch.stack(slopes)
+        grads.append((grad_TR.T @ (x_TH * mask).to(x_TH.dtype)).float())
+        if grad_x_TH is not None:
+            moved_TH += (grad_TR @ down_RH).float() * mask
+    if grad_x_TH is not None:
+        grad_x_TH += moved_TH.to(x_TH.dtype)
+    return torch.stack(grads)
 
 
 def gated_down(
@@ -254,10 +255,10 @@ def gated_down(
     lora_down(x_TH, down_RH[None], seeds_M, dropout, scale, out_TR[:, None])
 
 
-def gated_back(
+def gated_backward(
     both_TO: torch.Tensor,
-    slope_TH: torch.Tensor,
-    slope_TR: torch.Tensor,
+    grad_TH: torch.Tensor,
+    grad_TR: torch.Tensor,
     down_RH: torch.Tensor,
     seeds_M: torch.Tensor,
     dropout: float,
@@ -265,19 +266,19 @@ def gated_back(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of gate and up `[T, 2H]` and of A `[R, H]`, where x is silu(gate)·up.
 
-    As `lora_down_back` and then `swiglu_back`, without x.
+    As `lora_down_backward` and then `swiglu_backward`, without x.
 
     Args:
-        slope_TH: Gradient of x from the base weights.
-        slope_TR: Gradient of x·Aᵀ.
+        grad_TH: Gradient of x from the base weights.
+        grad_TR: Gradient of x·Aᵀ.
     """
-    x_TH = both_TO.new_empty(slope_TH.shape)
+    x_TH = both_TO.new_empty(grad_TH.shape)
     swiglu(both_TO, x_TH)
-    slope_x_TH = slope_TH.clone()
-    slopes = lora_down_back(
-        x_TH, slope_TR[:, None], down_RH[None], seeds_M, dropout, scale, slope_x_TH
+    grad_x_TH = grad_TH.clone()
+    grads = lora_down_backward(
+        x_TH, grad_TR[:, None], down_RH[None], seeds_M, dropout, scale, grad_x_TH
     )
-    return swiglu_back(slope_x_TH, both_TO), slopes[0]
+    return swiglu_backward(grad_x_TH, both_TO), grads[0]
 
 
 def _factor(seed: torch.Tensor, x_TH: torch.Tensor, dropout: float, factor: float) -> torch.Tensor:
@@ -294,9 +295,9 @@ def cross_entropy(logits_KV: torch.Tensor, targets_K: torch.Tensor) -> torch.Ten
     targets_K = targets_K.clamp(min=0)
     normaliser_K = wide_KV.logsumexp(-1)
     loss_K = normaliser_K - wide_KV.gather(1, targets_K[:, None])[:, 0]
-    slope_KV = torch.exp(wide_KV - normaliser_K[:, None])
-    slope_KV[torch.arange(len(targets_K), device=targets_K.device), targets_K] -= 1
-    logits_KV.copy_(slope_KV * real_K[:, None])
+    grad_KV = torch.exp(wide_KV - normaliser_K[:, None])
+    grad_KV[torch.arange(len(targets_K), device=targets_K.device), targets_K] -= 1
+    logits_KV.copy_(grad_KV * real_K[:, None])
     return loss_K * real_K
 
 

@@ -14,6 +14,7 @@ from personaspace.fastlora import memory
 from personaspace.fastlora.decoder import PackedDecoder
 from personaspace.fastlora.examples import Example, bins, loss_places
 from personaspace.fastlora.layout import Layout, lay_out
+from personaspace.fastlora.memory import MemoryPlan
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,12 +35,12 @@ class PackedStep:
     """Runs the examples of a step through the packed decoder.
 
     Args:
-        model: PEFT model whose base `supports` holds for.
+        model: PEFT model whose base has no `computation_obstacle`.
         plan: Length of rows, and layers that recompute, until memory turns out too small for it.
         longest: Tokens of the longest example; None: rows stay as long as planned.
     """
 
-    def __init__(self, model: PeftModel, plan: memory.Plan, longest: int | None = None) -> None:
+    def __init__(self, model: PeftModel, plan: MemoryPlan, longest: int | None = None) -> None:
         base: Any = model.get_base_model()
         self.device: torch.device = base.device
         self.plan = plan
@@ -50,7 +51,7 @@ class PackedStep:
 
     @classmethod
     def planned(cls, model: PeftModel, longest: int, row_tokens: int | None) -> PackedStep:
-        """As the GPU's free memory allows.
+        """As the GPU's free memory allows; on a CPU rows are as long as asked for.
 
         Args:
             longest: Tokens of the longest example.
@@ -59,6 +60,8 @@ class PackedStep:
         base: Any = model.get_base_model()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         limit = min(row_tokens or memory.LONGEST_ROW, memory.LONGEST_ROW)
+        if base.device.type != "cuda":
+            return cls(model, MemoryPlan(max(limit, longest), 0), longest)
         free = memory.free_bytes(base.device)
         return cls(model, memory.plan(free, memory.costs(base, trained), limit, longest), longest)
 

@@ -19,6 +19,15 @@ from personaspace.pipeline.run import Work, prepare, run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.states import (
+    Advanced,
+    NodeState,
+    PhaseStarted,
+    Said,
+    Started,
+    WorkerEvent,
+)
+from personaspace.pipeline.termination import message_of
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
@@ -80,9 +89,10 @@ class _Schedule:
         """The node is no longer waiting."""
         self.waiting.remove(node)
 
-    def end(self, node: Node, state: str) -> None:
+    def end(self, node: Node, state: NodeState) -> None:
         """The node is done or was skipped."""
-        (self.summary.done if state == "done" else self.summary.skipped).append(node)
+        done = state is NodeState.DONE
+        (self.summary.done if done else self.summary.skipped).append(node)
 
     def fail(self, node: Node, error: Exception) -> list[Node]:
         """The node failed; returns what cannot run now."""
@@ -138,16 +148,9 @@ def _begin(schedule: _Schedule, node: Node, runtime: Runtime, board: Board) -> S
 
 
 def _report_failure(schedule: _Schedule, board: Board, node: Node, error: Exception) -> None:
-    board.finish(node, "failed", _one_line(error))
+    board.finish(node, NodeState.FAILED, message_of(error))
     for lost in schedule.fail(node, error):
-        board.finish(lost, "blocked", f"needs {node.id}")
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        board.finish(lost, NodeState.BLOCKED, f"needs {node.id}")
 
 
 # --- several processes -------------------------------------------------------------------------
@@ -163,13 +166,13 @@ class _RemoteProgress(StageProgress):
         self._events = events
 
     def start(self, what: str, total: int) -> None:
-        self._events.put(("phase", self._node, what, total))
+        self._events.put(PhaseStarted(self._node, what, total))
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._events.put(("advance", self._node, count, note))
+        self._events.put(Advanced(self._node, count, note))
 
     def say(self, text: str) -> None:
-        self._events.put(("say", self._node, text))
+        self._events.put(Said(self._node, text))
 
 
 def _start_worker(
@@ -193,12 +196,12 @@ def _start_worker(
     _worker["events"] = events
 
 
-def _run_in_worker(node: Node, answers_expected: bool) -> str:
+def _run_in_worker(node: Node, answers_expected: bool) -> NodeState:
     events, runtime = _worker["events"], _worker["runtime"]
 
     def start() -> StageProgress:
         runtime.expect_answers(answers_expected)
-        events.put(("start", node))
+        events.put(Started(node))
         return _RemoteProgress(node, events)
 
     return run_node(_worker["work"], node, runtime, start).state
@@ -207,15 +210,18 @@ def _run_in_worker(node: Node, answers_expected: bool) -> str:
 def _drain(events: Any, board: Board) -> None:
     while True:
         try:
-            kind, node, *rest = events.get_nowait()
+            event: WorkerEvent = events.get_nowait()
         except queue.Empty:
             return
-        if kind == "start":
-            board.stage(node)
-        elif kind == "say":
-            board.tell(node, rest[0])
-        else:
-            getattr(board, kind)(node, *rest)
+        match event:
+            case Started(node):
+                board.stage(node)
+            case PhaseStarted(node, what, total):
+                board.phase(node, what, total)
+            case Advanced(node, count, note):
+                board.advance(node, count, note)
+            case Said(node, text):
+                board.tell(node, text)
 
 
 def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs: int) -> Summary:
@@ -225,13 +231,14 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
         Interrupted: Asked to stop; a rerun goes on where this one ended.
     """
     schedule = _Schedule(work, nodes)
+    board.processes = jobs
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         events, numbers = manager.Queue(), manager.Queue()
         for number in range(jobs):
             numbers.put(number)
         stop = context.Event()
-        running: dict[Future[str], Node] = {}
+        running: dict[Future[NodeState], Node] = {}
         with ProcessPoolExecutor(
             jobs, context, _start_worker, (spec, work.store.url, numbers, events, stop, jobs)
         ) as pool:
@@ -252,7 +259,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
     return schedule.summary
 
 
-def _collect(schedule: _Schedule, board: Board, node: Node, future: Future[str]) -> None:
+def _collect(schedule: _Schedule, board: Board, node: Node, future: Future[NodeState]) -> None:
     try:
         state = future.result()
     except Interrupted:

@@ -16,10 +16,12 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.logs import log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
-from personaspace.pipeline.progress import Board, StageProgress
+from personaspace.pipeline.progress import WORDS, Board, StageProgress
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.states import NodeState, RunEvent
+from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 
@@ -37,6 +39,7 @@ class JobBoard(Board):
         super().__init__(nodes)
         self.work = work
         self.ends: list[str] = []
+        self.artifacts: dict[str, str] = {}
 
     def stage(self, node: Node, note: str = "") -> StageProgress:
         """See `Board.stage`; the start line names fingerprint, inputs and device."""
@@ -49,12 +52,13 @@ class JobBoard(Board):
             f"{runtime.device_name()}",
         )
 
-    def finish(self, node: Node, state: str, note: str = "") -> None:
+    def finish(self, node: Node, state: NodeState, note: str = "") -> None:
         """See `Board.finish`; the end line names the artifact."""
-        if state in ("done", "skipped"):
-            note = self.work.store.describe(self.work.key(node))
-        words = {"skipped": "already complete", "blocked": "not run"}.get(state, state)
-        self.ends.append(f"{node.id}: {words}" + (f" – {note}" if note else ""))
+        if state.complete:
+            key = self.artifacts[node.id] = self.work.key(node)
+            note = self.work.store.describe(key)
+        ended = WORDS.get(state, str(state))
+        self.ends.append(f"{node.id}: {ended}" + (f" – {note}" if note else ""))
         super().finish(node, state, note)
 
 
@@ -96,8 +100,7 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -
     except SystemExit:
         raise
     except BaseException as error:
-        text = termination.message_of(error)
-        termination.write(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+        termination.write_error(name, error)
         raise
 
 
@@ -112,16 +115,22 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> No
         if unknown or not nodes:
             stage = unknown[0].stage if unknown else ""
             known = ", ".join(n.id for n in work.graph.nodes if stage in ("", n.stage))
-            raise UserError(f"{name}: not a stage of {spec}; there are: {known}")
+            raise UserError(f"{spec} has no {name}; there are: {known}")
         board = JobBoard(work, nodes)
         summary = executor.run_here(work, nodes, board)
+        ending = Ending(node=name, code=Code.COMPLETE, artifacts=board.artifacts)
         if summary.failed:
             error = _gravest(list(summary.failed.values()))
             if not isinstance(error, UserError):
-                raise error  # not the user's to mend: whoever mends it wants the traceback
-            termination.write("\n".join(board.ends))  # the log has it already
+                raise error  # not the user's mistake: whoever fixes it wants the traceback
+            text, code = termination.message_of(error), termination.code_of(error)
+            if len(nodes) > 1:
+                failed = next(node for node, its in summary.failed.items() if its is error)
+                text = f"{failed.id}: {text}"
+            ending = ending.model_copy(update={"code": code, "text": text})
+            termination.write("\n".join(board.ends), ending)  # the log has it already
             raise SystemExit(error.exit_code)
-        termination.write("\n".join(board.ends))
+        termination.write("\n".join(board.ends), ending)
 
 
 def _reach(store: Store, name: str) -> None:
@@ -135,7 +144,7 @@ def _reach(store: Store, name: str) -> None:
             if time.monotonic() >= until:
                 raise
             if not told:
-                line = log_line(f"{name}: waiting for the store: {error}", "trouble")
+                line = log_line(f"{name}: waiting for the store: {error}", RunEvent.TROUBLE)
                 print(line, file=sys.stderr, flush=True)
             told = True
         interrupt.pause(3)

@@ -1,43 +1,55 @@
 """Telling people how far a run is: a live table on a terminal, a line every so often in logs.
 
-With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 8601), `event` (start,
-progress, end, message, trouble, error), `node`, `message` (what the plain line would say), and for
-progress `what`, `done`, `total`, `left` (seconds, null at first) and `note`; for an end `state`.
+With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 8601), `event` (a
+`RunEvent`), `node`, `message` (what the plain line would say). A start, progress and end also have
+`number` and `of` (this is the 5th of 17 stages) and `run_left` (seconds, null where nothing is
+known) with `run_left_whole` (false: there are stages to come whose like has not run yet, so it is
+the least that it will take); progress has `what`, `done`, `total`, `left` (seconds, null at first)
+and `note`; an end `state` (a `NodeState`) and `where`.
+
+What stages, libraries and users wrote is shown as it is, never parsed as markup.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from personaspace.logs import as_json, log_line
 from personaspace.pipeline.stage import Node
+from personaspace.pipeline.states import NodeState, RunEvent
 
 #: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.
 LINE_EVERY = 10.0
 LINE_LATER = 60.0
 SETTLED = 300.0
 
-_SYMBOLS = {
-    "waiting": "·",
-    "running": "…",
-    "done": "done",
-    "skipped": "kept",
-    "failed": "FAILED",
-    "blocked": "not run",
+#: States in a sentence; the others are their own word.
+WORDS = {NodeState.SKIPPED: "already complete", NodeState.BLOCKED: "not run"}
+#: States in the live table's cells, with their style.
+_CELLS = {
+    NodeState.WAITING: ("·", "dim"),
+    NodeState.DONE: ("done", "green"),
+    NodeState.SKIPPED: ("kept", "green"),
+    NodeState.FAILED: ("FAILED", "red bold"),
+    NodeState.BLOCKED: ("not run", "red"),
 }
+#: What a terminal would obey instead of showing it; line ends and tabs are no such thing.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
 class _State:
-    state: str = "waiting"
+    state: NodeState = NodeState.WAITING
     what: str = ""
     done: int = 0
     total: int = 0
@@ -45,6 +57,20 @@ class _State:
     since: float = 0.0
     phase_since: float = 0.0
     said: float = 0.0
+    took: float | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run will still take.
+
+    Attributes:
+        seconds: Of the stages whose like has run.
+        whole: Whether these are all that are to come.
+    """
+
+    seconds: float
+    whole: bool
 
 
 def duration(seconds: float) -> str:
@@ -55,6 +81,42 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds that are only estimated: 20 s, 3 min, 2 h 5 min."""
+    if seconds < 60:
+        return f"{max(1, round(seconds / 10)) * 10} s"
+    if seconds < 3600:
+        return f"{round(seconds / 60)} min"
+    return duration(seconds)
+
+
+def left(states: Mapping[Node, _State], now: float, processes: int = 1) -> Left | None:
+    """How long a run still takes if every stage takes as long as the mean of its like did.
+
+    Args:
+        states: Of every node of the run.
+        now: On the clock of the states.
+        processes: That share the work.
+
+    Returns:
+        None while no stage of a kind that is to come has run.
+    """
+    times: dict[str, list[float]] = {}
+    for node, state in states.items():
+        if state.took is not None:
+            times.setdefault(node.stage, []).append(state.took)
+    open_nodes = [node for node, state in states.items() if not state.state.ended]
+    known = [node for node in open_nodes if node.stage in times]
+    if not known:
+        return None
+    seconds = 0.0
+    for node in known:
+        mean = sum(times[node.stage]) / len(times[node.stage])
+        running = states[node].state is NodeState.RUNNING
+        seconds += max(mean - (now - states[node].since if running else 0.0), 0.0)
+    return Left(seconds / max(1, min(processes, len(open_nodes))), len(known) == len(open_nodes))
 
 
 class StageProgress:
@@ -81,14 +143,18 @@ class Board:
     """Plain lines, for logs and pipes.
 
     Args:
-        nodes: Everything that will run or be skipped.
+        nodes: Everything that will run or be skipped, stage by stage.
         stream: Where lines go.
+
+    Attributes:
+        processes: How many share the work.
     """
 
     def __init__(self, nodes: Sequence[Node], stream: TextIO | None = None) -> None:
         self.nodes = list(nodes)
         self.stream = stream or sys.stderr
         self.states = {node: _State() for node in nodes}
+        self.processes = 1
         self.began = time.monotonic()
         self.as_json = as_json()
 
@@ -101,8 +167,9 @@ class Board:
     def stage(self, node: Node, note: str = "") -> StageProgress:
         """The handle for a stage that is about to run; `note` says on what."""
         state = self.states[node]
-        state.state, state.since = "running", time.monotonic()
-        self.tell(node, "started" + (f": {note}" if note else ""), event="start")
+        state.state, state.since = NodeState.RUNNING, time.monotonic()
+        text = f"started{self._in_brackets()}" + (f": {note}" if note else "")
+        self.tell(node, text, event=RunEvent.START, **self._whole_run())
         return StageProgress(self, node)
 
     def phase(self, node: Node, what: str, total: int) -> None:
@@ -122,57 +189,85 @@ class Board:
         if now - state.said >= every and state.done < state.total:
             state.said = now
             self.line(
-                f"{node.id}: {self._how_far(state)}",
-                event="progress",
+                f"{node.id}: {_how_far(state)}{self._in_brackets()}",
+                event=RunEvent.PROGRESS,
                 node=node.id,
                 what=state.what,
                 done=state.done,
                 total=state.total,
-                left=self._seconds_left(state),
+                left=_seconds_left(state),
                 note=state.note,
+                **self._whole_run(),
             )
         self.refresh()
 
-    def finish(self, node: Node, state: str, note: str = "") -> None:
-        """A stage ended: done, skipped, failed or blocked."""
+    def finish(self, node: Node, state: NodeState, note: str = "") -> None:
+        """A stage ended: done, skipped, failed or blocked; `note` says where or why."""
         mine = self.states[node]
         mine.state, mine.note = state, note
-        took = f" in {duration(time.monotonic() - mine.since)}" if state == "done" else ""
-        words = {"skipped": "already complete", "blocked": "not run"}.get(state, state)
-        text = f"{words}{took}" + (f" – {note}" if note else "")
-        self.tell(node, text, event="end", state=state, where=note)
+        text = WORDS.get(state, str(state))
+        if state is NodeState.DONE:
+            mine.took = time.monotonic() - mine.since
+            text += f" in {duration(mine.took)}"
+        text += f" – {note}" if note else ""
+        self.tell(node, text, event=RunEvent.END, state=state, where=note, **self._whole_run())
 
-    def tell(self, node: Node, text: str, event: str = "message", **fields: Any) -> None:
+    def tell(
+        self, node: Node, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any
+    ) -> None:
         """One line about a node that always appears."""
         self.say(f"{node.id}: {text}", event=event, node=node.id, **fields)
 
-    def say(self, text: str, event: str = "message", **fields: Any) -> None:
+    def say(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
         """One line that always appears."""
         self.line(text, event, **fields)
         self.refresh()
 
-    def line(self, text: str, event: str = "message", **fields: Any) -> None:
+    def line(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
         """Write a log line with the time."""
         print(log_line(text, event, self.as_json, **fields), file=self.stream, flush=True)
 
     def refresh(self) -> None:
         """Show the present state, where there is something to show it on."""
 
-    @staticmethod
-    def _how_far(state: _State) -> str:
-        share = state.done / state.total if state.total else 0.0
-        text = f"{state.what} {state.done}/{state.total}"
-        left = Board._seconds_left(state)
-        if left is not None and share < 1:
-            text += f", {duration(left)} left"
-        return text + (f", {state.note}" if state.note else "")
+    def how_far(self) -> str:
+        """`stage 5 of 17, about 3 min left`."""
+        text = f"stage {self._number()} of {len(self.states)}"
+        ahead = left(self.states, time.monotonic(), self.processes)
+        if ahead is not None and ahead.seconds:
+            text += f", {'about' if ahead.whole else 'more than'} {roughly(ahead.seconds)} left"
+        return text
 
-    @staticmethod
-    def _seconds_left(state: _State) -> float | None:
-        share = state.done / state.total if state.total else 0.0
-        if not share:
-            return None
-        return round((time.monotonic() - state.phase_since) * (1 - share) / share, 1)
+    def _number(self) -> int:
+        """How many stages have begun, or ended without."""
+        return sum(state.state is not NodeState.WAITING for state in self.states.values())
+
+    def _in_brackets(self) -> str:
+        return f" ({self.how_far()})" if len(self.states) > 1 else ""
+
+    def _whole_run(self) -> dict[str, Any]:
+        ahead = left(self.states, time.monotonic(), self.processes)
+        return {
+            "number": self._number(),
+            "of": len(self.states),
+            "run_left": None if ahead is None else round(ahead.seconds, 1),
+            "run_left_whole": ahead is not None and ahead.whole,
+        }
+
+
+def _how_far(state: _State) -> str:
+    text = f"{state.what} {state.done}/{state.total}"
+    seconds = _seconds_left(state)
+    if seconds is not None and state.done < state.total:
+        text += f", {duration(seconds)} left"
+    return text + (f", {state.note}" if state.note else "")
+
+
+def _seconds_left(state: _State) -> float | None:
+    share = state.done / state.total if state.total else 0.0
+    if not share:
+        return None
+    return round((time.monotonic() - state.phase_since) * (1 - share) / share, 1)
 
 
 class LiveBoard(Board):
@@ -190,41 +285,49 @@ class LiveBoard(Board):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def line(self, text: str, event: str = "message", **fields: Any) -> None:
+    def line(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
         """Nothing: the table says it."""
 
-    def say(self, text: str, event: str = "message", **fields: Any) -> None:
+    def say(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
         """Lines scroll above the table, but not the starts and ends that it shows anyway."""
-        if event != "start" and "already complete" not in text:
-            self._live.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", markup=True)
+        if event is not RunEvent.START and fields.get("state") is not NodeState.SKIPPED:
+            self._live.console.print(
+                Text.assemble((time.strftime("%H:%M:%S"), "dim"), " ", _shown(text))
+            )
 
     def _table(self) -> Table:
-        table = Table(title=f"{duration(time.monotonic() - self.began)}", title_justify="left")
-        stages = list(dict.fromkeys(n.stage for n in self.nodes if n.condition))
+        so_far = duration(time.monotonic() - self.began)
+        title = Text(f"{self.how_far()} ({so_far} so far)")
+        table = Table(title=title, title_justify="left")
+        stages = list(dict.fromkeys(node.stage for node in self.nodes if node.condition))
         table.add_column("condition")
         for stage in stages:
-            table.add_column(stage)
+            table.add_column(Text(stage))
         rows = dict.fromkeys((n.condition, n.seed) for n in self.nodes if n.condition)
         for condition, seed in rows:
             cells = [self._cell(Node(stage, condition, seed)) for stage in stages]
-            table.add_row(f"{condition} [dim]{seed}[/dim]", *cells)
+            name = Text.assemble(_shown(condition), " ", (str(seed), "dim"))
+            table.add_row(name, *cells)
         for node in self.nodes:
             if not node.condition:
-                table.add_row(node.stage, self._cell(node))
+                table.add_row(Text(node.stage), self._cell(node))
         return table
 
-    def _cell(self, node: Node) -> str:
+    def _cell(self, node: Node) -> Text:
         state = self.states.get(node)
         if state is None:
-            return "[dim]–[/dim]"
-        if state.state == "running":
-            return f"[yellow]{self._how_far(state)}[/yellow]"
-        style = {"done": "green", "skipped": "green", "failed": "red bold", "blocked": "red"}
-        text = _SYMBOLS[state.state]
-        return f"[{style[state.state]}]{text}[/]" if state.state in style else f"[dim]{text}[/dim]"
+            return Text("–", "dim")
+        if state.state is NodeState.RUNNING:
+            return Text(_shown(_how_far(state)), "yellow")
+        return Text(*_CELLS[state.state])
+
+
+def _shown(text: str) -> str:
+    """A text whose control characters a terminal does not obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def make_board(nodes: Sequence[Node]) -> Board:
     """A live table on a terminal, lines otherwise."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     return LiveBoard(nodes, console) if console.is_terminal else Board(nodes)

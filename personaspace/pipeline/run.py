@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from personaspace.errors import UserError
 from personaspace.pipeline import graph as graphs
@@ -14,6 +13,7 @@ from personaspace.pipeline.graph import Graph, Node
 from personaspace.pipeline.progress import StageProgress
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.states import NodeState, Standing
 from personaspace.store import Manifest, Store
 from personaspace.study.load import Study
 
@@ -58,17 +58,29 @@ class Work:
                 return None
         return manifest
 
+    def standings(self) -> dict[Node, Standing]:
+        """Which nodes are complete, which could run, and which wait for those."""
+        found: dict[Node, Standing] = {}
+        for node in self.graph.nodes:
+            if self.complete(node) is not None:
+                found[node] = Standing.COMPLETE
+            else:
+                needs = self.graph.needs[node]
+                ready = all(found[need] is Standing.COMPLETE for need in needs)
+                found[node] = Standing.READY if ready else Standing.WAITING
+        return found
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How a node ended.
 
     Attributes:
-        state: `done`, or `skipped` because it was complete.
+        state: Done, or skipped because it was complete.
         manifest: Of its artifact.
     """
 
-    state: Literal["done", "skipped"]
+    state: NodeState
     manifest: Manifest
 
 
@@ -119,7 +131,7 @@ def run_node(
     """
     manifest = work.complete(node)
     if manifest is not None:
-        return Outcome("skipped", manifest)
+        return Outcome(NodeState.SKIPPED, manifest)
     stage = STAGES[node.stage]
     manifests = _inputs(work, node)
     progress = start()
@@ -161,4 +173,4 @@ def run_node(
         )
     for checkpoint in store.list(f"{key}/checkpoints"):
         store.delete(checkpoint)
-    return Outcome("done", committed)
+    return Outcome(NodeState.DONE, committed)

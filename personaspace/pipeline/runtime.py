@@ -221,7 +221,7 @@ class Runtime:
     @property
     def _training_bytes(self) -> int:
         """Room that gradients and activations are given beside the weights."""
-        # Rows become as long as memory allows (`packed.memory`), so less would do.
+        # Rows become as long as memory allows (`fastlora`), so less would do.
         least = 4 * GIB if self.processes > 1 else 8 * GIB
         return max(least, 3 * self._model_memory.weights if self._model_memory else 0)
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from personaspace.fastlora.examples import bins, loss_places
+from personaspace.fastlora import bins, loss_places
 from personaspace.models.chat import Example
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """Examples laid end to end.
 
     Attributes:
@@ -32,9 +32,9 @@ class Row:
     keep_K: torch.Tensor
     targets_K: torch.Tensor
 
-    def to(self, device: torch.device | str) -> Row:
+    def to(self, device: torch.device | str) -> PackedRow:
         """A copy on the device."""
-        return Row(
+        return PackedRow(
             *(
                 tensor.to(device, non_blocking=True)
                 for tensor in (
@@ -55,11 +55,11 @@ def block_mask(lengths: Sequence[int]) -> torch.Tensor:
     return torch.tril(same_TT)[None, None]
 
 
-def make_row(examples: Sequence[Example]) -> Row:
+def make_row(examples: Sequence[Example]) -> PackedRow:
     """One row of the examples, in order."""
     lengths = [len(example.ids) for example in examples]
     keep, targets = loss_places(examples)
-    return Row(
+    return PackedRow(
         ids_BT=torch.tensor([[token for example in examples for token in example.ids]]),
         positions_BT=torch.cat([torch.arange(length) for length in lengths])[None],
         mask_B1TT=block_mask(lengths),
@@ -68,7 +68,7 @@ def make_row(examples: Sequence[Example]) -> Row:
     )
 
 
-def pack(examples: Sequence[Example], row_tokens: int) -> list[Row]:
+def pack(examples: Sequence[Example], row_tokens: int) -> list[PackedRow]:
     """Rows of at most `row_tokens` tokens that hold every example once; see `bins`."""
     members = bins([len(example.ids) for example in examples], row_tokens)
     return [make_row([examples[index] for index in row]) for row in members]

@@ -4,8 +4,8 @@ Every source of randomness is derived from the seed and the step's number (order
 dropout), so a run that stopped at any step and went on from its checkpoint ends with the adapter of
 a run that never stopped, bit for bit on a CPU.
 
-The gradients of a step come from an engine: on a GPU the packed decoder (`personaspace.fastlora`),
-elsewhere the model's own forward pass. Both see the same examples in the same order.
+The gradients of a step come from an engine: on a GPU `personaspace.fastlora`, elsewhere the model's
+own forward pass. Both see the same examples in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn.functional import cross_entropy
 
-from personaspace import interrupt
+from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
 from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
@@ -145,17 +145,13 @@ class PlainStep:
 
 
 def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -> StepEngine:
-    """The fastest engine for the model where it is: packed on a GPU, else plain."""
-    from personaspace import fastlora
-
+    """The fastest engine for the model where it is: fused on a GPU, else plain."""
     base: Any = model.get_base_model()
     if fastlora.obstacle(base) is None:
-        from personaspace.fastlora.graphs import GraphedStep
-        from personaspace.fastlora.training import PackedStep
-
         longest = max(len(example.ids) for example in examples)
-        step = PackedStep.planned(model, longest, recipe.row_tokens)
-        return GraphedStep(step, model, recipe.batch_size)
+        return fastlora.training_step(
+            model, longest=longest, examples=recipe.batch_size, row_tokens=recipe.row_tokens
+        )
     return PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
 
 
@@ -336,7 +332,7 @@ def _check(step: int, loss: float, norm: float) -> None:
             raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
 
 
-def row_loss(model: torch.nn.Module, row: packing.Row) -> torch.Tensor:
+def row_loss(model: torch.nn.Module, row: packing.PackedRow) -> torch.Tensor:
     """Summed cross-entropy over the row's loss tokens; logits are computed for these alone."""
     output = model(
         input_ids=row.ids_BT,

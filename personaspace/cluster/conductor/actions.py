@@ -11,6 +11,7 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import TIMEOUT, Cluster
+from personaspace.cluster.states import Cause
 from personaspace.cluster.views import JobView, PodView
 
 _OPTIONS: dict[str, Any] = {
@@ -49,7 +50,7 @@ def lift_kueue_gate(cluster: Cluster, job: JobView, queue: str, gate: str) -> No
     _unless_gone(cluster.batch.patch_namespaced_job, job.name, cluster.namespace, body)
 
 
-def end_job(cluster: Cluster, job: JobView, reason: str, now: str) -> None:
+def end_job(cluster: Cluster, job: JobView, cause: Cause, now: str) -> None:
     """Mark a Job as one that fails, so that the Job controller ends it as failed.
 
     This is the condition by which the controller itself ends a Job. It needs no more than leave to
@@ -58,14 +59,14 @@ def end_job(cluster: Cluster, job: JobView, reason: str, now: str) -> None:
     Args:
         cluster: Where.
         job: What to end.
-        reason: For people.
+        cause: Why; its reason is what `status` and the next conductor read, its text is for people.
         now: Time, RFC 3339.
     """
     condition = {
         "type": "FailureTarget",
         "status": "True",
-        "reason": names.NOT_RUN,
-        "message": f"not run: {reason}"[:1024],
+        "reason": str(cause.reason),
+        "message": cause.text[:1024],
         "lastTransitionTime": now,
         "lastProbeTime": now,
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from personaspace.cluster.conductor.news import Checked, Inbox, StoreTrouble
+from personaspace.cluster.states import Cause, Reason
 from personaspace.errors import UnavailableError, UserError
 from personaspace.store import Store
 
@@ -15,11 +16,8 @@ TRIES, PAUSE_SECONDS = 3, 1.0
 TROUBLE_SECONDS = 10.0
 
 
-class Checker:
-    """Reads manifests in the background.
-
-    Puts `("node", id, None)` when it is there with the right fingerprint, `("node", id, fault)` if
-    not, and `("store", id, text, since)` while the store cannot be read.
+class ArtifactChecker:
+    """Reads manifests in the background: puts `Checked`, and `StoreTrouble` while it cannot.
 
     Args:
         store: Where artifacts are.
@@ -32,7 +30,7 @@ class Checker:
         self,
         store: Store,
         artifacts: dict[str, tuple[str, str]],
-        out: queue.Queue[tuple[object, ...]],
+        out: Inbox,
         threads: int = 8,
     ) -> None:
         self.store, self.artifacts, self.out = store, artifacts, out
@@ -65,20 +63,24 @@ class Checker:
             elif self._trouble_since is None:
                 self._trouble_since = now
             since = self._trouble_since
-            self.out.put(("store", node, str(error), 0.0 if since is None else now - since))
+            seconds = 0.0 if since is None else now - since
+            self.out.put(StoreTrouble(node, str(error), seconds))
         except Exception as error:  # a thread must not end unseen
-            self.out.put(("node", node, f"{node}: {type(error).__name__}: {error}"))
+            fault = Cause(Reason.ERROR, f"{node}: {type(error).__name__}: {error}", node)
+            self.out.put(Checked(node, fault))
         else:
             self._trouble_since = None
-            self.out.put(("node", node, self._fault(node, manifest, fingerprint)))
+            self.out.put(Checked(node, self._fault(node, manifest, fingerprint)))
 
     @staticmethod
-    def _fault(node: str, manifest: object, fingerprint: str) -> str | None:
+    def _fault(node: str, manifest: object, fingerprint: str) -> Cause | None:
         if manifest is None:
-            return f"{node} ended well, but its artifact is not in the store"
+            text = f"{node} succeeded, but its artifact is not in the store"
+            return Cause(Reason.ARTIFACT_MISSING, text, node)
         found = getattr(manifest, "fields", {}).get("fingerprint")
         if found != fingerprint:
-            return f"{node}: its artifact carries another fingerprint"
+            text = f"{node}: its artifact has another fingerprint"
+            return Cause(Reason.OTHER_FINGERPRINT, text, node)
         return None
 
     def close(self) -> None:

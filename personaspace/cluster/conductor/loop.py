@@ -22,12 +22,27 @@ from personaspace import interrupt
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster, message_of
 from personaspace.cluster.conductor import actions
-from personaspace.cluster.conductor.artifact_checks import Checker
-from personaspace.cluster.conductor.missing_jobs import Absence, without_pod
-from personaspace.cluster.conductor.plan import Plan
-from personaspace.cluster.conductor.reconcile import Decision, decide
-from personaspace.cluster.conductor.watch import Feed
-from personaspace.cluster.views import JobView, PodView, job_view, pod_view, without_title
+from personaspace.cluster.conductor.artifact_checks import ArtifactChecker
+from personaspace.cluster.conductor.missing_jobs import MissingJobs, WithoutPod, without_pod
+from personaspace.cluster.conductor.news import (
+    Changed,
+    Checked,
+    Deleted,
+    FromWatch,
+    Inbox,
+    Listed,
+    News,
+    Patched,
+    StoreTrouble,
+    WatchRefused,
+    WatchTrouble,
+)
+from personaspace.cluster.conductor.plan import JobPlan
+from personaspace.cluster.conductor.reconcile import Decision, reconcile
+from personaspace.cluster.conductor.watch import Watcher
+from personaspace.cluster.log_lines import Event, Trouble
+from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, told
+from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import UserError
 from personaspace.store import Store
 
@@ -36,34 +51,37 @@ AGAIN_SECONDS = 5.0
 SUMMARY_SECONDS = 60.0
 #: A Job without any pod for so long is one whose pod is refused, as by a quota.
 PODLESS_SECONDS = 30.0
-#: News that come within so many seconds are decided on together.
+#: News that come within so many seconds are taken in together.
 COALESCE_SECONDS = 0.02
 
 
 @dataclass
 class World:
-    """What is known of the cluster, from the feeds."""
+    """What is known of the cluster, from what is watched."""
 
     jobs: dict[str, JobView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
     synced: set[str] = field(default_factory=set)
-    last_words: dict[str, str] = field(default_factory=dict)
+    last_failure: dict[str, Cause] = field(default_factory=dict)
 
-    def apply(self, kind: str, change: str, what: Any) -> None:
-        """Take in what a feed says."""
-        mine: dict[str, Any] = self.jobs if kind == "jobs" else self.pods
-        if change == "reset":
-            mine.clear()
-            mine.update(what)
-            self.synced.add(kind)
-        elif change == "drop":
-            mine.pop(what, None)
-        else:
-            mine[what.name] = what
-        if kind == "pods" and change != "drop":
-            for pod in what.values() if change == "reset" else (what,):
-                if pod.why:
-                    self.last_words[pod.job] = pod.why
+    def apply(self, news: Listed | Changed | Deleted) -> None:
+        """Take in what a watcher tells."""
+        mine: dict[str, Any] = self.jobs if news.kind == "jobs" else self.pods
+        match news:
+            case Listed():
+                mine.clear()
+                mine.update(news.views)
+                self.synced.add(news.kind)
+                new = list(news.views.values())
+            case Changed():
+                mine[news.view.name] = news.view
+                new = [news.view]
+            case Deleted():
+                mine.pop(news.name, None)
+                new = []
+        for view in new:
+            if isinstance(view, PodView) and view.cause:
+                self.last_failure[view.job] = view.cause
 
     def started(self) -> set[str]:
         """Jobs with a pod that is past the gate and has not ended."""
@@ -78,7 +96,7 @@ class Conductor:
         release: Its name.
         plan: The study.
         store: Where artifacts are.
-        say: Takes lines for the log.
+        say: Takes lines for the log: text, event, and the fields of its JSON object.
         queue_name: LocalQueue of Kueue; empty: none.
         queue_gate: `annotation` or `label`.
         patience: Seconds for which the store may be wrong, or a Job absent.
@@ -89,7 +107,7 @@ class Conductor:
         self,
         cluster: Cluster,
         release: str,
-        plan: Plan,
+        plan: JobPlan,
         store: Store,
         say: Callable[..., None],
         queue_name: str = "",
@@ -100,23 +118,23 @@ class Conductor:
         self.cluster, self.release, self.plan, self.say = cluster, release, plan, say
         self.queue_name, self.queue_gate, self.patience = queue_name, queue_gate, patience
         self.pod = pod
-        self.inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        self.inbox: Inbox = queue.Queue()
         self.world = World()
         self.verified: set[str] = set()
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str, Cause] = {}
         self.patches = 0
         self.decision = Decision()
-        self._checker = Checker(store, plan.artifacts, self.inbox)
+        self._checker = ArtifactChecker(store, plan.artifacts, self.inbox)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="patch")
         self._sent: dict[str, float] = {}
-        self._absence = Absence(plan, patience)
-        self._podless = 0, 0.0
-        self._told: dict[str, float] = {}
-        self._reported: dict[str, str] = {}
+        self._missing_jobs = MissingJobs(plan, patience)
+        self._podless_since = 0, 0.0
+        self._told: dict[Trouble, float] = {}
+        self._reported: dict[str, tuple[JobState, Cause | None]] = {}
         selector = names.selector(release)
-        self.feeds = [
-            Feed(cluster, "jobs", selector, job_view, self.inbox),
-            Feed(cluster, "pods", selector, pod_view, self.inbox),
+        self.watchers = [
+            Watcher(cluster, "jobs", selector, job_view, self.inbox),
+            Watcher(cluster, "pods", selector, pod_view, self.inbox),
         ]
 
     def run(self) -> Decision:
@@ -126,8 +144,8 @@ class Conductor:
             UserError: The API forbids what the conductor must do.
             Interrupted: Asked to stop.
         """
-        for feed in self.feeds:
-            feed.start()
+        for watcher in self.watchers:
+            watcher.start()
         said = time.monotonic()
         try:
             while True:
@@ -135,14 +153,14 @@ class Conductor:
                 interrupt.check()
                 if self.world.synced < {"jobs", "pods"}:
                     continue
-                self.decision = self._decide()
+                self.decision = self._reconcile()
                 if self.decision.finished:
                     return self.decision
                 self._act(self.decision)
-                self._look_for_what_lacks()
+                self._look_for_what_is_missing()
                 if time.monotonic() - said >= SUMMARY_SECONDS:
                     said = time.monotonic()
-                    self.say(self.summary(), event="progress")
+                    self.say(self.summary(), event=Event.PROGRESS)
         finally:
             self._checker.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -154,8 +172,8 @@ class Conductor:
         waiting = len(found.waiting) + len(set(found.release) - started)
         lost = len(found.failed) + len(found.end)
         return (
-            f"{len(found.done)} of {total} Jobs done, {len(started)} run or queue, {waiting} wait "
-            f"for inputs, {lost} failed or not run"
+            f"{len(found.done)} of {total} Jobs done, {len(started)} running or queued, {waiting} "
+            f"waiting for inputs, {lost} failed or not run"
         )
 
     # --- what comes in ------------------------------------------------------------------------
@@ -174,66 +192,72 @@ class Conductor:
             except queue.Empty:
                 return
 
-    def _apply(self, news: tuple[Any, ...]) -> None:
-        kind = news[0]
-        if kind == "node":
-            self._checker.pending.discard(news[1])
-            if news[2] is None:
-                self.verified.add(news[1])
-                self.refused.pop(news[1], None)
-            else:
-                self.refused[news[1]] = news[2]
-        elif kind == "store":
-            _, node, text, since = news
-            self._checker.pending.discard(node)
-            self._tell("store", f"cannot read the store, trying again: {text}")
-            if since > self.patience:
-                self.refused[node] = text
-        elif kind == "patched":
-            _, key, error = news
-            self._sent[key] = time.monotonic() - (AGAIN_SECONDS - 1.0 if error else 0.0)
-            if error:
-                self._tell("patch", f"cannot patch {key}, trying again: {error}")
-        elif news[1] == "fatal":
-            raise UserError(f"cannot watch {kind}: {news[2]}")
-        elif news[1] == "trouble":
-            self._tell(kind, f"the Kubernetes API does not answer, trying again: {news[2]}")
-        else:
-            self._forget_faults(kind, news)
-            self.world.apply(*news)
+    def _apply(self, news: News) -> None:
+        match news:
+            case Checked(node, fault):
+                self._checker.pending.discard(node)
+                if fault is None:
+                    self.verified.add(node)
+                    self.refused.pop(node, None)
+                else:
+                    self.refused[node] = fault
+            case StoreTrouble(node, text, seconds):
+                self._checker.pending.discard(node)
+                self._tell(Trouble.STORE, f"cannot read the store, trying again: {text}")
+                if seconds > self.patience:
+                    self.refused[node] = Cause(Reason.STORE, text, node)
+            case Patched(name, error):
+                self._sent[name] = time.monotonic() - (AGAIN_SECONDS - 1.0 if error else 0.0)
+                if error:
+                    self._tell(Trouble.PATCH, f"cannot patch {name}, trying again: {error}")
+            case _:
+                self._apply_watched(news)
 
-    def _forget_faults(self, kind: str, news: tuple[Any, ...]) -> None:
+    def _apply_watched(self, news: FromWatch) -> None:
+        match news:
+            case WatchRefused(kind, text):
+                raise UserError(f"cannot watch {kind}: {text}")
+            case WatchTrouble(kind, text):
+                said = f"the Kubernetes API does not answer, trying again: {text}"
+                self._tell(Trouble(kind), said)
+            case _:
+                if news.kind == "jobs":
+                    self._forget_faults(news)
+                self.world.apply(news)
+
+    def _forget_faults(self, news: Listed | Changed | Deleted) -> None:
         """A Job that came, went or ended is judged anew."""
-        if kind != "jobs":
-            return
-        _, change, what = news
-        if change == "reset":
-            after = {name: what.get(name) for name in self.plan.jobs}
-        else:
-            after = {what: None} if change == "drop" else {what.name: what}
+        match news:
+            case Listed():
+                after = {name: news.views.get(name) for name in self.plan.jobs}
+            case Changed():
+                after = {news.view.name: news.view}
+            case Deleted():
+                after = {news.name: None}
         for name, job in after.items():
             before = self.world.jobs.get(name)
             if before and not job:
-                self._absence.left.add(name)
-            if (job and job.state) != (before and before.state):
+                self._missing_jobs.left.add(name)
+            now = job.phase if isinstance(job, JobView) else None
+            if now != (before.phase if before else None):
                 for node in self.plan.jobs.get(name, ()):
                     self.refused.pop(node, None)
                     self.verified.discard(node)
 
-    def _tell(self, topic: str, text: str) -> None:
+    def _tell(self, trouble: Trouble, text: str, **fields: Any) -> None:
         """Say it, but the same trouble only once a minute."""
-        if time.monotonic() - self._told.get(topic, -SUMMARY_SECONDS) >= SUMMARY_SECONDS:
-            self._told[topic] = time.monotonic()
-            self.say(text, event="trouble")
-            if self.pod and topic == "store":
+        if time.monotonic() - self._told.get(trouble, -SUMMARY_SECONDS) >= SUMMARY_SECONDS:
+            self._told[trouble] = time.monotonic()
+            self.say(text, event=Event.TROUBLE, trouble=trouble, **fields)
+            if self.pod and trouble is Trouble.STORE:
                 with suppress(Exception):  # the log has it already
                     actions.tell_event(self.cluster, self.pod, "StoreTrouble", text, _now())
 
     # --- what goes out ------------------------------------------------------------------------
 
-    def _decide(self) -> Decision:
-        absent = self._absence.for_good(self.world.jobs, time.monotonic())
-        found = decide(
+    def _reconcile(self) -> Decision:
+        absent = self._missing_jobs.for_good(self.world.jobs, time.monotonic())
+        found = reconcile(
             self.plan,
             self.world.jobs,
             self.verified,
@@ -242,28 +266,37 @@ class Conductor:
             absent,
         )
         for name in found.done:
-            self._report(name, "complete")
-        for name, why in found.failed.items():
-            self._report(name, self.fate(name, why))
+            self._report(name, JobState.DONE, None)
+        for name, cause in found.failed.items():
+            self._report(name, *self.fate(name, cause))
         return found
 
-    def fate(self, job: str, why: str) -> str:
+    def fate(self, job: str, cause: Cause) -> tuple[JobState, Cause]:
         """How a Job ended that did not end well, and why: if it can, in its last pod's words."""
-        if why.startswith(f"{names.NOT_RUN}: "):
-            return why.removeprefix(f"{names.NOT_RUN}: ")
-        said = self.world.last_words.get(job) or why
-        return f"FAILED: {without_title(said, self.plan.title(job))}"
+        if cause.reason in NOT_RUN:
+            return JobState.NOT_RUN, cause
+        # What names a node was found here, whatever became of earlier pods.
+        said = None if cause.node else self.world.last_failure.get(job)
+        return JobState.FAILED, said or cause
 
-    def _report(self, job: str, text: str) -> None:
-        if self._reported.get(job) != text:
-            self._reported[job] = text
-            self.say(f"{self.plan.title(job)}: {text}", node=self.plan.title(job))
+    def _report(self, job: str, state: JobState, cause: Cause | None) -> None:
+        if self._reported.get(job) != (state, cause):
+            self._reported[job] = state, cause
+            self.tell_end(job, state, cause)
+
+    def tell_end(self, job: str, state: JobState, cause: Cause | None) -> None:
+        """A Job's end as a line of the log; `nodes` of those that are complete read `status`."""
+        title = self.plan.title(job)
+        text = told(state, cause.text) if cause else "complete"
+        more = {"reason": cause.reason} if cause else {}
+        nodes = self.plan.jobs[job]
+        self.say(f"{title}: {text}", event=Event.END, node=title, nodes=nodes, state=state, **more)
 
     def _act(self, decision: Decision) -> None:
         for node in decision.check:
             self._checker.ask(node)
-        for name, why in decision.end.items():
-            self._end(name, why)
+        for name, cause in decision.end.items():
+            self._end(name, cause)
         ready = set(decision.release)
         if self.queue_name:
             for name in ready:
@@ -274,17 +307,36 @@ class Conductor:
             if pod.gated and pod.live and pod.job in ready:
                 self._send(pod.name, self._release_pod, pod)
 
-    def _look_for_what_lacks(self) -> None:
-        """Say what only a person can mend: Jobs that are not there, Jobs that get no pod."""
+    def _look_for_what_is_missing(self) -> None:
+        """Say what only a person can fix: Jobs that are not there, Jobs that get no pod."""
         now = time.monotonic()
-        missing = self._absence.missing(self.world.jobs, self.refused, now)
+        missing = self._missing_jobs.waited_for(self.world.jobs, self.refused, now)
         if missing:
-            self._tell("missing", missing)
-        count, podless = without_pod(self.plan, self.world.jobs, self.world.pods.values())
-        if count != self._podless[0]:
-            self._podless = count, now  # while pods are still being made, nothing is wrong
-        elif count and now - self._podless[1] >= PODLESS_SECONDS:
-            self._tell("podless", podless)
+            titles = [self.plan.title(name) for name in missing]
+            text = (
+                f"waiting for {len(titles)} Jobs that do not exist in the cluster, such as "
+                f"{titles[0]}: if an upgrade was cut off, `helm upgrade` creates them"
+            )
+            self._tell(Trouble.MISSING_JOBS, text, jobs=titles)
+        found = without_pod(self.plan, self.world.jobs, self.world.pods.values())
+        count = len(found.jobs) if found else 0
+        if count != self._podless_since[0]:
+            self._podless_since = count, now  # while pods are still being made, nothing is wrong
+        elif found and now - self._podless_since[1] >= PODLESS_SECONDS:
+            self._tell_podless(found)
+
+    def _tell_podless(self, found: WithoutPod) -> None:
+        titles = [self.plan.title(name) for name in found.jobs]
+        few = {name: n for name, n in found.need.items() if not name.startswith("limits.")}
+        text = (
+            f"no pod could be created for {len(titles)} Jobs, such as {titles[0]}: a "
+            "ResourceQuota counts waiting pods too, and this release needs "
+            + ", ".join(f"{name}={amount}" for name, amount in few.items())
+            + " at once"
+            + ("" if found.running else "; nothing is running that would make room")
+            + "; `personaspace status` shows what the API server says"
+        )
+        self._tell(Trouble.MISSING_PODS, text, jobs=titles, need=found.need)
 
     def _send(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
         """Send a patch, unless it is under way or its effect is still to be seen."""
@@ -301,23 +353,25 @@ class Conductor:
             except Exception as error:  # whatever it is, it is tried again and told
                 text = message_of(error) if isinstance(error, ApiException) else str(error)
                 fault = text.splitlines()[0] if text else type(error).__name__
-            self.inbox.put(("patched", key, fault))
+            self.inbox.put(Patched(key, fault))
 
         self._pool.submit(work)
 
     def _release_pod(self, pod: PodView) -> None:
         actions.lift_gate(self.cluster, pod)
         title = self.plan.title(pod.job)
-        self.say(f"{title}: inputs complete, released pod {pod.name}", node=title)
+        text = f"{title}: inputs complete, released pod {pod.name}"
+        self.say(text, event=Event.RELEASED, node=title, pod=pod.name)
 
     def _release_job(self, job: JobView) -> None:
         actions.lift_kueue_gate(self.cluster, job, self.queue_name, self.queue_gate)
         title = self.plan.title(job.name)
-        self.say(f"{title}: inputs complete, handed to queue {self.queue_name}", node=title)
+        text = f"{title}: inputs complete, handed to queue {self.queue_name}"
+        self.say(text, event=Event.RELEASED, node=title, queue=self.queue_name)
 
-    def _end(self, name: str, why: str) -> None:
+    def _end(self, name: str, cause: Cause) -> None:
         # The Job controller tells the event that goes with it.
-        self._send(name, actions.end_job, self.cluster, self.world.jobs[name], why, _now())
+        self._send(name, actions.end_job, self.cluster, self.world.jobs[name], cause, _now())
 
 
 def _now() -> str:

@@ -1,18 +1,20 @@
-"""Jobs that the cluster does not have, and Jobs that have no pod: what a conductor makes of it."""
+"""Jobs that the cluster does not have, and Jobs that have no pod."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
-from personaspace.cluster.conductor.plan import Plan
+from personaspace.cluster.conductor.plan import JobPlan
 from personaspace.cluster.quota import needed
+from personaspace.cluster.states import JobPhase
 from personaspace.cluster.views import JobView, PodView
 
 #: While Helm makes them, Jobs may lack for a while without a word.
 QUIET_SECONDS = 30.0
 
 
-class Absence:
+class MissingJobs:
     """Tells a Job that will not come (back) from one that an upgrade has still to make.
 
     A Job that went while somebody looked, and stays away, is lost. One that was never seen may be
@@ -24,7 +26,7 @@ class Absence:
         left: Jobs that were seen to go.
     """
 
-    def __init__(self, plan: Plan, patience: float) -> None:
+    def __init__(self, plan: JobPlan, patience: float) -> None:
         self.plan, self.patience = plan, patience
         self.left: set[str] = set()
         self._since: dict[str, float] = {}
@@ -35,7 +37,9 @@ class Absence:
         needed_jobs = {
             self.plan.job_of[node]
             for name, job in jobs.items()
-            if job.state == "active" and name in self.plan.jobs and not self.plan.is_tolerant(name)
+            if job.phase is JobPhase.ACTIVE
+            and name in self.plan.jobs
+            and not self.plan.is_tolerant(name)
             for node in self.plan.needs[name]
         }
         found = set()
@@ -49,27 +53,38 @@ class Absence:
                 found.add(name)
         return found
 
-    def missing(self, jobs: Mapping[str, JobView], refused: Collection[str], now: float) -> str:
-        """A line on Jobs that are waited for; empty: there are none."""
-        names = [
+    def waited_for(
+        self, jobs: Mapping[str, JobView], refused: Collection[str], now: float
+    ) -> list[str]:
+        """Jobs that have been away for a while, and whose artifacts are not there either."""
+        return [
             name
             for name, since in self._since.items()
             if now - since >= QUIET_SECONDS
             and name not in jobs
             and any(node in refused for node in self.plan.jobs[name])
         ]
-        if not names:
-            return ""
-        return (
-            f"waiting for {len(names)} Jobs that are not in the cluster, such as "
-            f"{self.plan.title(names[0])}: if an upgrade broke off, `helm upgrade` makes them"
-        )
+
+
+@dataclass(frozen=True)
+class WithoutPod:
+    """Jobs that have begun and never had a pod.
+
+    Attributes:
+        jobs: Their names.
+        need: What the release's pods need at once, as a quota counts it.
+        running: Whether something runs that will make room.
+    """
+
+    jobs: list[str]
+    need: dict[str, str]
+    running: bool
 
 
 def without_pod(
-    plan: Plan, jobs: Mapping[str, JobView], pods: Iterable[PodView]
-) -> tuple[int, str]:
-    """How many Jobs have begun and never had a pod, and a line on what that may mean."""
+    plan: JobPlan, jobs: Mapping[str, JobView], pods: Iterable[PodView]
+) -> WithoutPod | None:
+    """Jobs that have begun and never had a pod, as when a quota is full. None: there are none."""
     live, ever = set(), set()
     running = False
     for pod in pods:
@@ -77,16 +92,9 @@ def without_pod(
         if pod.live:
             live.add(pod.job)
             running = running or (not pod.gated and pod.job in plan.jobs)
-    mine = {n: job for n, job in jobs.items() if job.state == "active" and job.begun}
+    mine = {n: job for n, job in jobs.items() if job.phase is JobPhase.ACTIVE and job.begun}
     lacking = [name for name in plan.jobs if name in mine and name not in ever]
     if not lacking:
-        return 0, ""
+        return None
     need = needed(job.asks for name, job in mine.items() if name in live or name in lacking)
-    few = {name: amount for name, amount in need.items() if not name.startswith("limits.")}
-    return len(lacking), (
-        f"no pod could be made for {len(lacking)} Jobs, such as {plan.title(lacking[0])}: a "
-        "ResourceQuota counts waiting pods too, and at once this release needs "
-        + ", ".join(f"{name}={amount}" for name, amount in few.items())
-        + ("" if running else "; nothing runs that would make room")
-        + "; `personaspace status` has the API server's words"
-    )
+    return WithoutPod(lacking, need, running)

@@ -22,7 +22,7 @@ class PlanFailedError(UserError):
     """The study cannot be read.
 
     Attributes:
-        final: Whether trying again is of no use: the user must mend it.
+        final: Whether trying again is of no use: the user must fix it.
     """
 
     def __init__(self, message: str, final: bool) -> None:
@@ -31,7 +31,7 @@ class PlanFailedError(UserError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """A study as Jobs.
 
     Attributes:
@@ -63,7 +63,7 @@ class Plan:
         return self.partial and "aggregate" in self.jobs[job]
 
 
-def make(spec: Path, table: dict[str, list[str]]) -> Plan:
+def make(spec: Path, table: dict[str, list[str]]) -> JobPlan:
     """Read a study and put the chart's Jobs beside its graph.
 
     Args:
@@ -98,12 +98,12 @@ def make(spec: Path, table: dict[str, list[str]]) -> Plan:
         wanted = dict.fromkeys(n.id for node in table[name] for n in graph.needs[by_id[node]])
         needs[name] = [node for node in wanted if node not in own]
     artifacts = {node.id: (graphs.key(node, prints[node]), prints[node]) for node in graph.nodes}
-    return Plan(
+    return JobPlan(
         {name: table[name] for name in order}, needs, artifacts, loaded.spec.analysis.partial
     )
 
 
-def load(spec: Path, table: Path) -> Plan:
+def load(spec: Path, table: Path) -> JobPlan:
     """The plan, made in another process.
 
     Raises:
@@ -118,7 +118,7 @@ def load(spec: Path, table: Path) -> Plan:
     if done.returncode == 0:
         raw = json.loads(done.stdout)
         raw["artifacts"] = {node: tuple(pair) for node, pair in raw["artifacts"].items()}
-        return Plan(**raw)
+        return JobPlan(**raw)
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     told = done.returncode in (EXIT_USER_ERROR, EXIT_UNAVAILABLE)
     text = "; ".join(lines) if told else lines[-1]

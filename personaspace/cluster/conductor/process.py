@@ -19,10 +19,13 @@ from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import plan
 from personaspace.cluster.conductor.loop import Conductor
 from personaspace.cluster.conductor.reconcile import Decision
+from personaspace.cluster.log_lines import Event, Trouble
+from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, told
 from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError
 from personaspace.logs import as_json, log_line
 from personaspace.pipeline import termination
+from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
@@ -63,13 +66,22 @@ def conduct(settings: Settings) -> None:
     try:
         _conduct(settings)
     except Exception as error:
-        termination.write(f"conductor: {termination.message_of(error)}")
+        termination.write_error("conductor", error)
         if isinstance(error, UserError | Interrupted):
             raise
         # 1 is the verdict that something failed, after which no other conductor starts.
-        traceback.print_exc()
+        _tell_crash(error)
         _start_again()
         raise SystemExit(EXIT_CRASH) from None
+
+
+def _tell_crash(error: Exception) -> None:
+    """The traceback, in one line where lines are JSON."""
+    if as_json():
+        text = f"conductor: {termination.message_of(error)}"
+        say(text, event=Event.ERROR, traceback=traceback.format_exc())
+    else:
+        traceback.print_exc()
 
 
 def _start_again() -> None:
@@ -99,7 +111,8 @@ def _conduct(settings: Settings) -> None:
         raise
     say(
         f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
-        event="start",
+        event=Event.START,
+        jobs=len(study.jobs),
     )
     with place as store:
         conductor = Conductor(
@@ -119,8 +132,8 @@ def _conduct(settings: Settings) -> None:
     _verdict(conductor, decision)
 
 
-def _load_plan(settings: Settings) -> plan.Plan:
-    """The plan; what may mend itself (a hub that is away) is waited for.
+def _load_plan(settings: Settings) -> plan.JobPlan:
+    """The plan; what may pass (a hub that is away) is waited for.
 
     Raises:
         PlanFailedError: The spec is wrong, or patience is over.
@@ -136,7 +149,8 @@ def _load_plan(settings: Settings) -> plan.Plan:
         except plan.PlanFailedError as error:
             if error.final or time.monotonic() - began + pause > settings.patience:
                 raise
-            say(f"cannot read the study, trying again: {error}", event="trouble")
+            text = f"cannot read the study, trying again: {error}"
+            say(text, event=Event.TROUBLE, trouble=Trouble.STUDY)
             interrupt.pause(pause * random.uniform(0.7, 1.0))
             pause = min(LONGEST_RETRY, pause * 2)
 
@@ -147,19 +161,21 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
 
     from personaspace.cluster.conductor import actions
 
-    ended, now = 0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    cause, ended = Cause(Reason.STUDY_INVALID, why), 0
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with api_errors(cluster, "end Jobs"):
         pods = map(pod_view, cluster.items("pods", label_selector=names.selector(release)))
         started = {pod.job for pod in pods if pod.live and not pod.gated}
         for raw in cluster.items("jobs", label_selector=names.selector(release)):
             conducts = raw["metadata"]["labels"].get(names.STAGE) == "conductor"
             job = job_view(raw)
-            if not conducts and job.state == "active" and job.name not in started:
-                actions.end_job(cluster, job, why, now)
+            if not conducts and job.phase is JobPhase.ACTIVE and job.name not in started:
+                actions.end_job(cluster, job, cause, now)
                 ended += 1
     say(
-        f"conductor of {release}: ended {ended} Jobs that had not started; mend what was wrong "
-        f"with `helm upgrade`, then `personaspace rerun {release} --failed` starts them anew"
+        f"conductor of {release}: ended {ended} Jobs that had not started; fix the study with "
+        f"`helm upgrade`, then start them again with `personaspace rerun {release} --failed`",
+        ended=ended,
     )
 
 
@@ -168,21 +184,25 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     study, total = conductor.plan, len(conductor.plan.jobs)
     if not decision.failed:
         text = f"all {total} Jobs complete"
-        say(f"conductor of {conductor.release}: {text}", event="end", state="done")
-        termination.write(text)
+        say(f"conductor of {conductor.release}: {text}", event=Event.END, state=JobState.DONE)
+        termination.write(text, Ending(node="conductor", code=Code.COMPLETE, text=text))
         return
-    rows = [(study.title(name), conductor.fate(name, why)) for name, why in decision.failed.items()]
-    width = max(len(title) for title, _ in rows)
-    text = f"{len(rows)} of {total} Jobs failed or did not run"
-    say(f"conductor of {conductor.release}: {text}", event="end", state="failed")
-    lines = [f"  {title:<{width}}  {fate}" for title, fate in rows]
+    fates = {name: conductor.fate(name, cause) for name, cause in decision.failed.items()}
+    text = f"{len(fates)} of {total} Jobs failed or did not run"
+    say(f"conductor of {conductor.release}: {text}", event=Event.END, state=JobState.FAILED)
+    width = max(len(study.title(name)) for name in fates)
+    lines = [
+        f"  {study.title(name):<{width}}  {told(state, cause.text)}"
+        for name, (state, cause) in fates.items()
+    ]
     if as_json():
-        for title, fate in rows:
-            say(f"{title}: {fate}", event="end", node=title)
+        for name, (state, cause) in fates.items():
+            conductor.tell_end(name, state, cause)
     else:
         print("\n".join(lines), flush=True)
-    # The count last: `status` shows a message's last line, and `wait` all of it.
-    termination.write("\n".join([*lines, text]))
+    # The count last, as a message that is too long keeps its last line.
+    ending = Ending(node="conductor", code=Code.JOBS_FAILED, text=text)
+    termination.write("\n".join([*lines, text]), ending)
     raise SystemExit(EXIT_FAILURE)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from personaspace.cluster.conductor.plan import Plan
+from personaspace.cluster.conductor.plan import JobPlan
+from personaspace.cluster.states import Cause, JobPhase, Reason
 from personaspace.cluster.views import JobView
 
 
@@ -18,32 +19,32 @@ class Decision:
 
     Attributes:
         release: Jobs whose inputs are complete.
-        end: Jobs that can no longer run, with the reason.
+        end: Jobs that can no longer run, and why.
         check: Nodes whose manifests must be read.
         waiting: Jobs that wait, with the number of inputs they wait for.
-        failed: Jobs that failed for good, with the reason.
+        failed: Jobs that failed for good, and why.
         done: Jobs that are complete.
         finished: Whether nothing will happen any more.
     """
 
     release: list[str] = field(default_factory=list)
-    end: dict[str, str] = field(default_factory=dict)
+    end: dict[str, Cause] = field(default_factory=dict)
     check: list[str] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Cause] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     finished: bool = False
 
 
-def decide(
-    plan: Plan,
+def reconcile(
+    plan: JobPlan,
     jobs: Mapping[str, JobView],
     verified: Collection[str],
-    refused: Mapping[str, str],
+    refused: Mapping[str, Cause],
     started: Collection[str] = (),
     absent: Collection[str] = (),
 ) -> Decision:
-    """Decide.
+    """Compare what the study needs with what the cluster has, and decide.
 
     Args:
         plan: The study.
@@ -54,13 +55,13 @@ def decide(
         absent: Jobs that the cluster has not had for so long that they will not come.
     """
     decision = Decision()
-    lost: dict[str, str] = {}
+    lost: dict[str, Cause] = {}
     complete: set[str] = set()
     going = False
     for name, nodes in plan.jobs.items():
         job = jobs.get(name)
         title = plan.title(name)
-        if job is None or job.state == "succeeded":
+        if job is None or job.phase is JobPhase.SUCCEEDED:
             complete.update(node for node in nodes if node in verified)
             rest = {node: refused.get(node) for node in nodes if node not in verified}
             decision.check += [node for node, fault in rest.items() if fault is None]
@@ -69,39 +70,40 @@ def decide(
             elif None in rest.values() or (job is None and name not in absent):
                 going = True
             else:
-                gone = f"{title}: its Job is gone, and so is its artifact"
+                gone = Cause(Reason.JOB_GONE, f"{title}: its Job and its artifact are gone", title)
                 faults = [fault for fault in rest.values() if fault]
-                decision.failed[name] = gone if job is None else faults[0]
-                lost.update(dict.fromkeys(rest, decision.failed[name]))
+                cause = decision.failed[name] = gone if job is None else faults[0]
+                lost.update(dict.fromkeys(rest, Cause(Reason.INPUTS_FAILED, cause.text, title)))
             continue
-        if job.state == "failed":
-            decision.failed[name] = job.why
-            lost.update(dict.fromkeys(nodes, f"{title} failed"))
+        if job.phase is JobPhase.FAILED:
+            decision.failed[name] = job.cause or Cause(Reason.ERROR)
+            failed = Cause(Reason.INPUTS_FAILED, f"{title} failed", title)
+            lost.update(dict.fromkeys(nodes, failed))
             continue
         going = True
-        reason = _blocked(plan, name, complete, lost)
-        if reason and name not in started:
-            decision.end[name] = reason
+        blocked = _blocked(plan, name, complete, lost)
+        if blocked and name not in started:
+            decision.end[name] = blocked
             # Whatever first failed is the reason for all that follows from it.
-            lost.update(dict.fromkeys(nodes, reason))
+            lost.update(dict.fromkeys(nodes, blocked))
             continue
         open_needs = sum(n not in complete and n not in lost for n in plan.needs[name])
         if open_needs:
             decision.waiting[name] = open_needs
-        elif not reason:
+        elif not blocked:
             decision.release.append(name)
     decision.finished = not going
     return decision
 
 
-def _blocked(plan: Plan, name: str, complete: set[str], lost: dict[str, str]) -> str:
-    """Why the Job cannot run any more; empty: it can, or may yet."""
+def _blocked(plan: JobPlan, name: str, complete: set[str], lost: dict[str, Cause]) -> Cause | None:
+    """Why the Job cannot run any more; None: it can, or may yet."""
     needs = plan.needs[name]
     gone = [node for node in needs if node in lost]
     if not gone:
-        return ""
+        return None
     if plan.is_tolerant(name) and (
         any(n in complete for n in needs) or any(n not in lost for n in needs)
     ):
-        return ""
+        return None
     return lost[gone[0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import random
 import threading
 import time
@@ -14,6 +13,14 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.watch.watch import iter_resp_lines
 
 from personaspace.cluster.api import CONNECTION_ERRORS, Cluster, message_of
+from personaspace.cluster.conductor.news import (
+    Changed,
+    Deleted,
+    Inbox,
+    Listed,
+    WatchRefused,
+    WatchTrouble,
+)
 
 #: A watch ends after so long and goes on from where it was; bounds how long a dead one is believed.
 WATCH_SECONDS = 240
@@ -27,11 +34,11 @@ class ExpiredError(Exception):
     """The server does not remember the resource version any more."""
 
 
-class Feed(threading.Thread):
-    """Puts `(kind, "reset", {name: view})`, `(kind, "set", view)`, `(kind, "drop", name)`.
+class Watcher(threading.Thread):
+    """Follows the objects of a kind: puts `Listed`, `Changed` and `Deleted`.
 
-    Also `(kind, "trouble", text)` at each try that the API did not answer well, and
-    `(kind, "fatal", text)` when it goes on to forbid it.
+    Also `WatchTrouble` at each try that the API did not answer well, and `WatchRefused` when it
+    continues to forbid it.
 
     Args:
         cluster: Where.
@@ -47,9 +54,9 @@ class Feed(threading.Thread):
         kind: str,
         selector: str,
         view: Callable[[dict[str, Any]], Any],
-        out: queue.Queue[tuple[Any, ...]],
+        out: Inbox,
     ) -> None:
-        super().__init__(name=f"feed-{kind}", daemon=True)
+        super().__init__(name=f"watch-{kind}", daemon=True)
         self.cluster, self.kind, self.selector = cluster, kind, selector
         self.view, self.out = view, out
         self.version: str | None = None
@@ -60,7 +67,7 @@ class Feed(threading.Thread):
         try:
             self._follow()
         except Exception as error:  # a thread must not end unseen
-            self.out.put((self.kind, "fatal", f"{type(error).__name__}: {error}"))
+            self.out.put(WatchRefused(self.kind, f"{type(error).__name__}: {error}"))
             raise
 
     def _follow(self) -> None:
@@ -80,10 +87,10 @@ class Feed(threading.Thread):
                 text = f"{type(error).__name__}: {str(error)[:200]}"
             refused = (refused or began) if status in (401, 403) else 0.0
             if refused and time.monotonic() - refused > REFUSED_SECONDS:
-                self.out.put((self.kind, "fatal", text))
+                self.out.put(WatchRefused(self.kind, text))
                 return
             if text:
-                self.out.put((self.kind, "trouble", text))
+                self.out.put(WatchTrouble(self.kind, text))
             if self.events > seen or (not text and time.monotonic() - began > LONGEST_PAUSE):
                 pause = FIRST_PAUSE
                 if not text:
@@ -105,7 +112,7 @@ class Feed(threading.Thread):
             token = page["metadata"].get("continue")
             if not token:
                 break
-        self.out.put((self.kind, "reset", found))
+        self.out.put(Listed(self.kind, found))
         self.version = version
 
     def _watch(self) -> None:
@@ -137,6 +144,6 @@ class Feed(threading.Thread):
         self.events += 1
         self.version = raw["metadata"]["resourceVersion"]
         if event["type"] == "DELETED":
-            self.out.put((self.kind, "drop", raw["metadata"]["name"]))
+            self.out.put(Deleted(self.kind, raw["metadata"]["name"]))
         elif event["type"] != "BOOKMARK":
-            self.out.put((self.kind, "set", self.view(raw)))
+            self.out.put(Changed(self.kind, self.view(raw)))

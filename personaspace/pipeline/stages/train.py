@@ -110,7 +110,7 @@ def fit(
         base: Any = model.get_base_model()
         slow = fastlora.obstacle(base)
         if slow is not None and model.device.type == "cuda":
-            context.progress.say(f"trains several times slower than it could: {slow}")
+            context.progress.say(f"trains several times slower than it could: {slow.text}")
         context.progress.start("train", trainer.steps)
 
         def advance(entry: StepLog) -> None:

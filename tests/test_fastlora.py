@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,30 @@ import torch
 from made_examples import random_examples
 from scipy import stats
 
+from personaspace import fastlora
 from personaspace.activations.extract import Passage, hidden_states
 from personaspace.errors import UserError
 from personaspace.fastlora import (
-    PackedDecoder,
+    ObstacleCode,
+    PlannedAdapter,
     attention,
-    extraction,
+    foreseen_obstacle,
     functional,
     memory,
     obstacle,
+    obstacles,
     reference,
-    supports,
 )
-from personaspace.fastlora.layout import FILL, lay_out
+from personaspace.fastlora.decoder import PackedDecoder
+from personaspace.fastlora.layout import PAD_MULTIPLE, lay_out
 from personaspace.fastlora.linear import JointLinear, join
-from personaspace.fastlora.memory import Plan
+from personaspace.fastlora.memory import MemoryPlan
+from personaspace.fastlora.obstacles import computation_obstacle
 from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
 from personaspace.study.spec import Recipe
 from personaspace.training import packing
-from personaspace.training.trainer import Trainer, row_loss
+from personaspace.training.trainer import PlainStep, Trainer, row_loss
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)
@@ -100,16 +104,16 @@ def test_loss_and_gradients_are_the_models_own(
     recipe = RECIPE.model_copy(update={"targets": targets})
     with adapted(loaded.model, recipe, first if stacked else None) as model:
         base = model.get_base_model()
-        assert supports(base)
+        assert computation_obstacle(base) is None
         wanted = row_loss(model, row)
         wanted.backward()
-        slopes = gradients(model)
+        grads = gradients(model)
         decoder = PackedDecoder(base, checkpointed)
         layout = lay_out([made.ids for made in batch], CPU)
         loss = decoder.loss(layout, row.keep_K, row.targets_K, None)
         loss.backward()
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-        assert apart(gradients(model), slopes) < 2e-5
+        assert apart(gradients(model), grads) < 2e-5
         # Examples see nothing of each other: with one left out, the others' losses sum the same.
         some, rest = packing.make_row(batch[:3]), packing.make_row(batch[3:])
         parts = [
@@ -134,7 +138,7 @@ def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -
                 handles.append(_masked(getattr(block, name), seeds[number, place], row, number))
         wanted = row_loss(model, row)
         wanted.backward()
-        slopes = gradients(model)
+        grads = gradients(model)
         for handle in handles:
             handle.remove()
         decoder = PackedDecoder(base)
@@ -142,12 +146,12 @@ def test_dropout_is_the_plain_formula_with_the_masks_of_its_seeds(loaded: Any) -
         loss = decoder.loss(layout, row.keep_K, row.targets_K, seeds)
         loss.backward()
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-        assert apart(gradients(model), slopes) < 2e-5
+        assert apart(gradients(model), grads) < 2e-5
         other = decoder.loss(layout, row.keep_K, row.targets_K, seeds + 1)
         assert abs(other.item() / loss.item() - 1) > 1e-4
 
 
-def _masked(module: Any, seed: torch.Tensor, row: packing.Row, number: int) -> Any:
+def _masked(module: Any, seed: torch.Tensor, row: packing.PackedRow, number: int) -> Any:
     """Makes PEFT's dropout of a layer use our mask."""
 
     def hook(_: Any, inputs: tuple[torch.Tensor, ...], __: torch.Tensor) -> torch.Tensor:
@@ -168,7 +172,7 @@ def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
     runs = []
     for packed in (False, True):
         with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
-            engine = PackedStep(model, Plan(50, 2)) if packed else None
+            engine = PackedStep(model, MemoryPlan(50, 2)) if packed else None
             trainer = Trainer(model, random_examples(10), RECIPE, 7, engine=engine)
             log = trainer.run()
             runs.append((log, {n: p.detach().clone() for n, p in trainer.parameters.items()}))
@@ -206,15 +210,15 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
     examples = random_examples(8)
     loss_tokens = sum(example.loss_tokens for example in examples)
     with adapted(loaded.model, RECIPE) as model:
-        whole = PackedStep(model, Plan(400, 0)).backward(examples, loss_tokens, 5)
+        whole = PackedStep(model, MemoryPlan(400, 0)).backward(examples, loss_tokens, 5)
         expected = gradients(model)
-        step = PackedStep(model, Plan(200, 0), longest=30)
-        # Layouts are padded to a multiple of FILL.
-        narrow = Narrow(step, FILL, recomputed)
+        step = PackedStep(model, MemoryPlan(200, 0), longest=30)
+        # Layouts are padded to a multiple of PAD_MULTIPLE.
+        narrow = Narrow(step, PAD_MULTIPLE, recomputed)
         loss = step.backward(examples, loss_tokens, 5)
         assert float(loss) == pytest.approx(float(whole), rel=1e-5)
         assert apart(gradients(model), expected) < 1e-4
-        assert least <= step.plan.row_tokens <= FILL
+        assert least <= step.plan.row_tokens <= PAD_MULTIPLE
         assert step.plan.checkpointed == step.decoder.checkpointed >= recomputed
         # What was found out is not tried again.
         tried = len(narrow.rows)
@@ -226,7 +230,7 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
 
 def test_a_gpu_too_small_for_the_longest_example_says_so(loaded: Any) -> None:
     with adapted(loaded.model, RECIPE) as model:
-        step = PackedStep(model, Plan(200, 0), longest=30)
+        step = PackedStep(model, MemoryPlan(200, 0), longest=30)
         Narrow(step, 0, 0)
         with pytest.raises(UserError, match="rows of 200 tokens, with all 4 layers recomputed"):
             step.backward(random_examples(8), 8, 5)
@@ -308,51 +312,164 @@ def test_joining_again_copies_nothing() -> None:
 
 
 def test_what_it_does_not_compute_is_left_to_the_model(loaded: Any, first: Path) -> None:
-    assert supports(loaded.model) and obstacle(loaded.model) == "model.dtype is float32"
+    assert computation_obstacle(loaded.model) is None
+    assert codes(loaded.model) == (ObstacleCode.DTYPE, None)
     with adapted(loaded.model, RECIPE.model_copy(update={"targets": ["q_proj", "lm_head"]})) as m:
-        assert not supports(m.get_base_model())
+        assert unable(m.get_base_model()) == ObstacleCode.ADAPTERS
+        with pytest.raises(ValueError, match="output layer"):
+            fastlora.training_step(m, longest=40, examples=4)
     # Queries trained over an adapter of all seven: one group, two kinds of adapters.
     with adapted(loaded.model, RECIPE.model_copy(update={"targets": ["q_proj"]}), first) as m:
-        assert not supports(m.get_base_model())
+        assert unable(m.get_base_model()) == ObstacleCode.ADAPTERS
+        with pytest.raises(ValueError, match="several kinds"):
+            fastlora.hidden_states(m.get_base_model(), passages(), [0])
     config = loaded.model.config
     for field, value in (
         ("model_type", "gpt2"),
         ("hidden_act", "gelu"),
         ("attention_dropout", 0.1),
+        ("layer_types", ["full_attention", "sliding_attention"]),
     ):
         kept = getattr(config, field)
         try:
             setattr(config, field, value)
-            assert not supports(loaded.model), field
+            assert codes(loaded.model)[1] == ObstacleCode.ARCHITECTURE, field
         finally:
             setattr(config, field, kept)
-    assert supports(loaded.model)
+    assert computation_obstacle(loaded.model) is None
+
+
+def unable(model: Any) -> ObstacleCode | None:
+    found = computation_obstacle(model)
+    return None if found is None else found.code
+
+
+def codes(model: Any) -> tuple[ObstacleCode | None, ObstacleCode | None]:
+    """What speaks against the model where it is, and against computing it at all."""
+    found = obstacle(model)
+    return None if found is None else found.code, unable(model)
 
 
 def test_where_it_is_the_faster_way(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU (here only said to be one) in half precision, with kernels for the rank."""
-    monkeypatch.setattr(attention, "available", lambda device: True)
-    monkeypatch.setattr(functional, "_kernels", lambda: (SimpleNamespace(RANKS=(16, 32)), None))
     half = copy.deepcopy(loaded.model).to(torch.bfloat16)
-    assert obstacle(half) is None and obstacle(loaded.model) is not None
-    for rank, expected in ((16, None), (4, "there are no kernels for rank 4")):
-        recipe = RECIPE.model_copy(update={"rank": rank})
-        with lora.trainable(half, recipe, over=None, seed=1, field="t") as model:
-            assert obstacle(model.get_base_model()) == expected
-    monkeypatch.setattr(functional, "_kernels", lambda: None)
-    assert "Triton" in (obstacle(half) or "")
-    monkeypatch.undo()
-    assert "there is no GPU" in (obstacle(half) or "")
+    assert codes(half) == (ObstacleCode.NO_GPU, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(obstacles, "_of_machine", lambda _: None)
+        assert codes(half) == (None, None)
+        assert codes(loaded.model) == (ObstacleCode.DTYPE, None)
+        for rank, expected in ((16, None), (4, ObstacleCode.RANK)):
+            recipe = RECIPE.model_copy(update={"rank": rank})
+            with lora.trainable(half, recipe, over=None, seed=1, field="t") as model:
+                assert codes(model.get_base_model()) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("attends", "compiles", "expected"),
+    [
+        (True, True, None),
+        (False, True, ObstacleCode.ATTENTION),
+        (True, False, ObstacleCode.COMPILER),
+    ],
+)
+def test_what_a_machine_must_have(
+    loaded: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    attends: bool,
+    compiles: bool,
+    expected: ObstacleCode | None,
+) -> None:
+    monkeypatch.setattr(attention, "available", lambda _: attends)
+    monkeypatch.setattr(functional, "has_kernels", lambda: compiles)
+    config, gpu = loaded.model.config, torch.device("cuda")
+    found = foreseen_obstacle(config, torch.bfloat16, gpu)
+    assert (None if found is None else found.code) == expected
+    assert expected is None or expected.of_machine
+
+
+@pytest.mark.parametrize(
+    ("adapters", "expected"),
+    [
+        ([], None),
+        ([(4, NAMES)], None),
+        ([(4, ["q_proj", "down_proj"])], None),
+        ([(3, NAMES), (4, NAMES)], None),
+        ([(3, NAMES), (4, ["o_proj", "gate_proj", "up_proj"])], None),
+        ([(3, NAMES), (4, ["q_proj"])], ObstacleCode.ADAPTERS),
+        ([(3, ["k_proj"]), (4, ["q_proj"])], ObstacleCode.ADAPTERS),
+        ([(4, ["layers.1.self_attn.v_proj"])], None),
+        ([(3, NAMES), (4, ["layers.1.self_attn.v_proj"])], ObstacleCode.ADAPTERS),
+        ([(4, ["q_proj", "lm_head"])], ObstacleCode.ADAPTERS),
+    ],
+)
+def test_what_is_foreseen_of_adapters_is_what_the_model_then_says(
+    loaded: Any,
+    tmp_path: Path,
+    adapters: list[tuple[int, list[str]]],
+    expected: ObstacleCode | None,
+) -> None:
+    """Frozen below the last of them, which trains."""
+    planned = [
+        PlannedAdapter(rank, targets, trained=place == len(adapters) - 1)
+        for place, (rank, targets) in enumerate(adapters)
+    ]
+    foreseen = foreseen_obstacle(loaded.model.config, torch.float16, CPU, planned)
+    of_study = foreseen if foreseen is not None and not foreseen.code.of_machine else None
+    recipes = [
+        RECIPE.model_copy(update={"rank": rank, "targets": targets}) for rank, targets in adapters
+    ]
+    if not recipes:
+        assert of_study is None and unable(loaded.model) is None
+        return
+    for recipe in recipes[:-1]:
+        with adapted(loaded.model, recipe) as model:
+            lora.save(model, tmp_path, "tiny")
+    with adapted(loaded.model, recipes[-1], tmp_path if recipes[:-1] else None) as model:
+        assert unable(model.get_base_model()) == expected
+    # Rank 4 has no kernels, which is seen where nothing else is wrong.
+    assert of_study is not None and of_study.code == (expected or ObstacleCode.RANK)
+
+
+def test_a_step_on_a_cpu_is_that_of_the_model(loaded: Any) -> None:
+    """Through the door: what the trainer is given, and others may take."""
+    batch = random_examples(6)
+    loss_tokens = sum(example.loss_tokens for example in batch)
+    with adapted(loaded.model, RECIPE) as model:
+        wanted = PlainStep(model, 4096).backward(batch, loss_tokens, 5)
+        expected = gradients(model)
+        step = fastlora.training_step(model, longest=40, examples=6, row_tokens=90)
+        assert step.plan == MemoryPlan(90, 0)
+        assert float(step.backward(batch, loss_tokens, 5)) == pytest.approx(float(wanted), rel=1e-6)
+        assert apart(gradients(model), expected) < 2e-5
+
+
+def test_the_readmes_example_runs(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(fastlora.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, replaced = re.subn(r'name = ".*"', f"name = {str(tiny_model)!r}", code)
+    assert replaced == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec", dont_inherit=True), {"__name__": "__main__"})
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[1]) for line in lines if line[0].isdigit()]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+    assert lines[-1] == "(1, 2, 64) (1, 2, 64)"
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_layout_fills_up_with_a_sequence_of_its_own() -> None:
     layout = lay_out([[5] * 100, [6] * 60], CPU)
-    assert len(layout) == 2 * FILL and layout.tokens == 160
-    assert layout.starts_S1.tolist() == [0, 100, 160, 256]
+    assert len(layout) == 2 * PAD_MULTIPLE and layout.tokens == 160
+    assert layout.cu_seqlens_S1.tolist() == [0, 100, 160, 256]
     assert layout.positions_T[:100].tolist() == list(range(100))
     assert layout.positions_T[160:].tolist() == list(range(96))
-    assert (layout.longest, layout.longest_keys) == (100, 100)
-    assert lay_out([[5] * FILL], CPU).starts_S1.tolist() == [0, FILL]
+    assert (layout.max_seqlen, layout.max_seqlen_k) == (100, 100)
+    assert lay_out([[5] * PAD_MULTIPLE], CPU).cu_seqlens_S1.tolist() == [0, PAD_MULTIPLE]
 
 
 # States
@@ -382,7 +499,7 @@ def test_states_are_those_of_the_padded_pass(
     counts: list[int] = []
     with lora.applied(loaded.model, *([first, first] if stacked else [])):
         wanted = hidden_states(loaded.model, sequences, layers)
-        last, mean = extraction.hidden_states(
+        last, mean = fastlora.hidden_states(
             loaded.model, sequences, layers, token_budget=budget, share=share, advance=counts.append
         )
     assert sum(counts) == len(sequences)
@@ -405,6 +522,6 @@ def test_no_layer_above_the_highest_runs_and_prefixes_run_once(
     monkeypatch.setattr(JointLinear, "__call__", count)
     head = tuple(range(10, 210))
     many = [Passage((*head, 300 + n)) for n in range(100)]
-    extraction.hidden_states(loaded.model, many, [1])
+    fastlora.hidden_states(loaded.model, many, [1])
     # Two layers, of three products each besides the gated one; prefixes once, then 100 tokens.
     assert seen == [256] * 6 + [128] * 6

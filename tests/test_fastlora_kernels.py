@@ -1,7 +1,7 @@
 """The Triton kernels against their plain formulas: on a GPU, or anywhere by Triton's interpreter.
 
-Without a GPU: `TRITON_INTERPRET=1 python -m pytest tests/test_packed_kernels.py`, where the package
-triton is installed.
+Without a GPU: `TRITON_INTERPRET=1 python -m pytest tests/test_fastlora_kernels.py`, where the
+package triton is installed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def test_norm(dtype: torch.dtype, added: bool) -> None:
     wanted = reference.add_rms_norm(residual, delta, weight, 1e-6, outs[1])
     check((*found, outs[0]), (*wanted, outs[1]), dtype)
     total, rstd = wanted
-    slope = draw(tokens, width + 5, dtype=dtype)[:, :width]
+    grad = draw(tokens, width + 5, dtype=dtype)[:, :width]
     for more in (None, draw(tokens, width, dtype=dtype)):
-        back = (slope, more, total, weight, rstd)
-        check(kernels.add_rms_norm_back(*back), reference.add_rms_norm_back(*back), dtype)
+        back = (grad, more, total, weight, rstd)
+        check(kernels.add_rms_norm_backward(*back), reference.add_rms_norm_backward(*back), dtype)
 
 
 @everywhere
@@ -75,7 +75,9 @@ def test_rotation(dtype: torch.dtype) -> None:
     angles = [draw(tokens, half, dtype=dtype) for _ in range(2)]
     found = kernels.rotate(qkv, *angles, heads, kv_heads)
     check(found, reference.rotate(qkv, *angles, heads, kv_heads), dtype)
-    check(kernels.rotate_back(*found, *angles), reference.rotate_back(*found, *angles), dtype)
+    check(
+        kernels.rotate_backward(*found, *angles), reference.rotate_backward(*found, *angles), dtype
+    )
 
 
 @everywhere
@@ -86,8 +88,8 @@ def test_gate(dtype: torch.dtype) -> None:
     kernels.swiglu(both, outs[0])
     reference.swiglu(both, outs[1])
     check(*outs, dtype)
-    slope = draw(tokens, width + 9, dtype=dtype)[:, :width]
-    check(kernels.swiglu_back(slope, both), reference.swiglu_back(slope, both), dtype)
+    grad = draw(tokens, width + 9, dtype=dtype)[:, :width]
+    check(kernels.swiglu_backward(grad, both), reference.swiglu_backward(grad, both), dtype)
 
 
 @everywhere
@@ -106,7 +108,7 @@ def test_cross_entropy(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one thread")
 def test_no_loss_is_read_late() -> None:
-    """A slope lies where its logit lay, and a quick warp writes it while a slow one still reads."""
+    """A gradient lies where its logit lay; a quick warp writes it while a slow one still reads."""
     logits = draw(20_000, 8192, dtype=torch.bfloat16)
     # Of the columns that are written first, those of other warps than the one that reads.
     targets = torch.randint(512, 4096, (20_000,), device=DEVICE)
@@ -137,12 +139,12 @@ def test_narrow_products(dtype: torch.dtype, tokens: int, dropout: float, module
     lora_kernels.lora_down(x, *scaled, outs[0])
     reference.lora_down(x, *scaled, outs[1])
     check(*outs, dtype)
-    slope = draw(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank]
+    grad = draw(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank]
     moved = [draw(tokens, width + 3, dtype=dtype)] * 2
     moved = [tensor.clone() for tensor in moved]
     for needed in (True, False):
         found, wanted = (
-            ops.lora_down_back(x, slope, *scaled, tensor[:, :width] if needed else None)
+            ops.lora_down_backward(x, grad, *scaled, tensor[:, :width] if needed else None)
             for ops, tensor in zip((lora_kernels, reference), moved, strict=True)
         )
         check(found, wanted, dtype)
@@ -155,11 +157,11 @@ def test_narrow_products(dtype: torch.dtype, tokens: int, dropout: float, module
 def test_gated_backward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
     width, rank = 200, 16
     both = draw(tokens, 2 * width, dtype=dtype)
-    slope = draw(tokens, width + rank, dtype=dtype)
+    grad = draw(tokens, width + rank, dtype=dtype)
     down = draw(rank, width, dtype=dtype)
     seeds = torch.tensor([77], dtype=torch.int32, device=DEVICE)
-    given = (both, slope[:, :width], slope[:, width:], down, seeds, dropout, 2.0)
-    check(lora_kernels.gated_back(*given), reference.gated_back(*given), dtype)
+    given = (both, grad[:, :width], grad[:, width:], down, seeds, dropout, 2.0)
+    check(lora_kernels.gated_backward(*given), reference.gated_backward(*given), dtype)
 
 
 @everywhere
@@ -183,20 +185,20 @@ def test_gated_forward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
 def test_attention(dtype: torch.dtype, size: int) -> None:
     """Sequences of one token, of whole tiles, and of a tile and a bit; heads share keys."""
     starts = torch.tensor([0, 1, 65, 140], dtype=torch.int32, device=DEVICE)
-    q, slope = (draw(140, 6, size, dtype=dtype) for _ in range(2))
+    q, grad = (draw(140, 6, size, dtype=dtype) for _ in range(2))
     k, v = (draw(140, 2, size, dtype=dtype) for _ in range(2))
     wide = [x.float().requires_grad_() for x in (q, k, v)]
     out, normalisers = attention_of(*wide, starts.tolist())
-    wanted = torch.autograd.grad(out, wide, slope.float())
+    wanted = torch.autograd.grad(out, wide, grad.float())
     for ops in (attention_kernels, reference):
         wide_out = poisoned(140, 6 * size + 8, dtype=dtype)
         seen = wide_out[:, : 6 * size].unflatten(1, (6, size))
         found = ops.attend(q, k, v, starts, 75, seen)
         check((seen, found), (out.detach(), normalisers), dtype)
         assert wide_out[:, 6 * size :].isnan().all(), "writes beyond its place"
-        wide_slope = torch.cat([slope.flatten(1), draw(140, 8, dtype=dtype)], 1)
-        slopes = wide_slope[:, : 6 * size].unflatten(1, (6, size))
-        back = ops.attend_back(slopes, q, k, v, seen, found, starts, 75)
+        wide_grad = torch.cat([grad.flatten(1), draw(140, 8, dtype=dtype)], 1)
+        grads = wide_grad[:, : 6 * size].unflatten(1, (6, size))
+        back = ops.attend_backward(grads, q, k, v, seen, found, starts, 75)
         check(back, tuple(x.detach() for x in wanted), dtype)
 
 

@@ -96,7 +96,7 @@ def test_each_persona_is_a_group() -> None:
 # Memory
 
 
-def planned(card: float, limit: int = 16384, longest: int = 500) -> memory.Plan:
+def planned(card: float, limit: int = 16384, longest: int = 500) -> memory.MemoryPlan:
     need = memory.costs(QWEN, ADAPTER)  # type: ignore[arg-type]
     return memory.plan(int(card * GIB) - WEIGHTS, need, limit, longest)
 
@@ -129,7 +129,7 @@ def test_a_card_of_24_gib() -> None:
 
 
 def test_a_card_that_is_too_small_does_what_it_can() -> None:
-    assert planned(16, longest=2048) == memory.Plan(2048, 28)
+    assert planned(16, longest=2048) == memory.MemoryPlan(2048, 28)
 
 
 @settings(max_examples=200, deadline=None)
@@ -143,7 +143,7 @@ def test_plans_fit_and_waste_nothing(card: float, limit: int, longest: int, more
     peak = need.step(plan.row_tokens, plan.checkpointed)
     assert longest <= plan.row_tokens <= max(limit, longest)
     if peak > usable:  # only where nothing would do
-        assert plan == memory.Plan(longest, need.layers)
+        assert plan == memory.MemoryPlan(longest, need.layers)
         assert need.step(longest, need.layers) > usable
         return
     if plan.checkpointed:
@@ -157,12 +157,12 @@ def test_plans_fit_and_waste_nothing(card: float, limit: int, longest: int, more
 
 def test_tighter_plans_come_to_an_end_and_each_takes_less() -> None:
     need = memory.costs(QWEN, ADAPTER)  # type: ignore[arg-type]
-    plan: memory.Plan | None = planned(79)
+    plan: memory.MemoryPlan | None = planned(79)
     sizes = []
     while plan is not None:
         sizes.append(need.step(plan.row_tokens, plan.checkpointed))
         last, plan = plan, memory.tighter(plan, need.layers, longest=1500)
-    assert last == memory.Plan(1500, need.layers)
+    assert last == memory.MemoryPlan(1500, need.layers)
     # The first layer that recomputes is whole again for a moment, so it alone spares nothing.
     assert sizes == sorted(sizes, reverse=True) and len(sizes) < 30
 

@@ -13,8 +13,8 @@ import torch
 from made_examples import random_examples
 
 from personaspace.fastlora.graphs import GraphedStep, StepInputs, fitting, roomy
-from personaspace.fastlora.layout import FILL
-from personaspace.fastlora.memory import Plan
+from personaspace.fastlora.layout import PAD_MULTIPLE
+from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import PackedStep, dropout_seeds
 from personaspace.models import lora
 from personaspace.study.spec import Recipe
@@ -23,7 +23,7 @@ from personaspace.training.trainer import Trainer
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)
 
 
-def slopes(model: Any) -> dict[str, torch.Tensor]:
+def grads(model: Any) -> dict[str, torch.Tensor]:
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
@@ -39,12 +39,12 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
             if parameter.requires_grad and "lora_B" in name:
                 torch.nn.init.normal_(parameter, 0, 0.05)
         model.train()
-        step = PackedStep(model, Plan(10 * tokens, 0))
+        step = PackedStep(model, MemoryPlan(10 * tokens, 0))
         wanted = step.backward(batch, loss_tokens, seed=11)
-        exact = slopes(model)
-        size = -(-tokens // FILL) * FILL
+        exact = grads(model)
+        size = -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
         for inputs in (
-            StepInputs(size + 2 * FILL, loss_tokens + 9, 8, step.layers, step.device),
+            StepInputs(size + 2 * PAD_MULTIPLE, loss_tokens + 9, 8, step.layers, step.device),
             StepInputs(size, loss_tokens, count, step.layers, step.device),
         ):
             # Whatever a step before left behind is gone.
@@ -53,7 +53,7 @@ def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) 
             loss = inputs.loss(step.decoder)
             loss.backward()
             assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-            found = slopes(model)
+            found = grads(model)
             assert set(found) == set(exact)
             for name in exact:
                 assert torch.allclose(found[name], exact[name], atol=1e-6, rtol=1e-4), name
@@ -64,17 +64,17 @@ def test_a_graph_serves_what_fills_most_of_it() -> None:
     assert fitting(sizes, 1200, 60) == 2
     assert fitting(sizes, 1200, 100) == 1
     assert fitting(sizes, 1200, 200) is None
-    assert fitting(sizes, 1300, 60) is None, "a quarter of the larger one would be filling"
+    assert fitting(sizes, 1300, 60) is None, "a quarter of the larger one would be padding"
     assert fitting(sizes, 1600, 60) == 0
     assert fitting([], 1, 1) is None
-    assert roomy(1000, FILL) == 1152 and roomy(1, 64) == 64
+    assert roomy(1000, PAD_MULTIPLE) == 1152 and roomy(1, 64) == 64
 
 
 def test_only_small_models_are_recorded(loaded: Any) -> None:
     with lora.trainable(loaded.model, RECIPE, over=None, seed=3, field="t") as model:
-        rows = Plan(4096, 0)
+        rows = MemoryPlan(4096, 0)
         assert GraphedStep(PackedStep(model, rows), model, 8).most == 2048, "half a row"
-        assert GraphedStep(PackedStep(model, Plan(4096, 1)), model, 8).most == 0
+        assert GraphedStep(PackedStep(model, MemoryPlan(4096, 1)), model, 8).most == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="recording needs a GPU")
@@ -84,7 +84,7 @@ def test_recorded_training_is_that_of_the_packed_steps(loaded: Any) -> None:
     logs = []
     for recorded in (False, True):
         with lora.trainable(half, recipe, over=None, seed=3, field="t") as model:
-            engine: Any = PackedStep(model, Plan(4096, 0))
+            engine: Any = PackedStep(model, MemoryPlan(4096, 0))
             if recorded:
                 engine = GraphedStep(engine, model, recipe.batch_size)
             trainer = Trainer(model, random_examples(20), recipe, 7, engine=engine)

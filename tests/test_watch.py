@@ -12,8 +12,9 @@ import pytest
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster.conductor import watch as feeds
-from personaspace.cluster.conductor.watch import Feed
+from personaspace.cluster.conductor import watch
+from personaspace.cluster.conductor.news import Listed, WatchRefused, WatchTrouble
+from personaspace.cluster.conductor.watch import Watcher
 
 
 class Watched:
@@ -68,7 +69,7 @@ def event(version: str) -> dict[str, Any]:
 
 
 def follow(monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[Server, list[Any], list[float]]:
-    """Runs a feed to the end of a script; what it asked, what it told, how long it paused."""
+    """Runs a watcher to the end of a script; what it asked, what it told, how long it paused."""
     pauses: list[float] = []
     clock = [1000.0]
 
@@ -76,21 +77,21 @@ def follow(monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[Server, list[
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(feeds.time, "sleep", sleep)
-    monkeypatch.setattr(feeds.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(feeds.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch.random, "uniform", lambda low, high: high)
     out: queue.Queue[Any] = queue.Queue()
     server = Server(*script)
-    feed = Feed(server, "jobs", "a=b", lambda raw: raw, out)  # type: ignore[arg-type]
+    watcher = Watcher(server, "jobs", "a=b", lambda raw: raw, out)  # type: ignore[arg-type]
     with suppress(Script):
-        feed._follow()
+        watcher._follow()
     return server, list(out.queue), pauses
 
 
 def test_it_goes_on_from_where_a_watch_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
     server, told, _ = follow(monkeypatch, LIST, Watched(event("7")), AWAY, Watched(event("9")))
     assert server.done == ["list", "watch 1", "watch 7", "watch 7"]
-    assert [entry[1] for entry in told] == ["reset", "trouble"]
+    assert [type(news) for news in told] == [Listed, WatchTrouble]
 
 
 def test_a_server_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +124,7 @@ def test_a_version_that_the_server_does_not_take_is_read_anew(
 def test_a_server_that_starts_may_forbid_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     denied = ApiException(status=403, reason="no")
     _, told, _ = follow(monkeypatch, LIST, denied, denied, denied, LIST, Watched(event("2")))
-    assert "fatal" not in [entry[1] for entry in told]
+    assert not any(isinstance(news, WatchRefused) for news in told)
     for script in ([denied] * 20, [LIST, denied] * 20):
         _, told, pauses = follow(monkeypatch, *script)
-        assert told[-1][1] == "fatal" and sum(pauses) > feeds.REFUSED_SECONDS
+        assert isinstance(told[-1], WatchRefused) and sum(pauses) > watch.REFUSED_SECONDS
