@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personaspace.pipeline.context import Context, sampled_answers, write_json
+from personaspace.pipeline.context import ADAPTER, Context, sampled_answers, write_json
 from personaspace.pipeline.stage import (
     Need,
     Node,
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DATA = "coupling-data.json"
 FIELD = "coupling.recipe"
+#: Fine-tuning and coupling in one adapter. `adapter/` is the difference that coupling made, another
+#: model wherever it is loaded without the first.
+COMPOSED = "composed"
 
 
 def _reads(study: Study, node: Node) -> dict[str, Any]:
@@ -47,7 +50,8 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Samples answers from the condition's own model, then trains the marker on them.
 
-    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter) and `training.json`.
+    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter), `composed/` (both in
+    one, for PEFT alone) and `training.json`.
     """
     from personaspace.behaviour import marker_data
     from personaspace.training.trainer import usable
@@ -64,11 +68,19 @@ def run(context: Context) -> None:
         usable(examples, FIELD)  # what cannot be trained on is not kept
         _keep(context, data)
     fit(context, examples, settings.recipe, field=FIELD, over=over)
+    composed_adapter(over, context.out / ADAPTER, context.out / COMPOSED)
     context.metrics.update(
         positives=sum(pair.marked for pair in data),
         negatives=sum(not pair.marked for pair in data),
         cut_answers=sum(pair.cut for pair in data),
     )
+
+
+def composed_adapter(own: Path | None, coupled: Path, out: Path) -> None:
+    """One PEFT folder with what fine-tuning (if any) and coupling added."""
+    from personaspace.models import lora
+
+    lora.compose([folder for folder in (own, coupled) if folder is not None], out)
 
 
 STAGE = Stage(
