@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def test_the_seed_of_base_need_not_be_named(results: personaspace.StudyResults) 
         results.adapter("base")
 
 
-def logits_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def logits_of(model: Any, ids: torch.Tensor) -> Any:
     with torch.no_grad():
         return model(ids).logits
 
@@ -120,13 +121,13 @@ def test_a_coupled_adapter_is_that_model_for_peft_alone(
 
     ids = torch.arange(5, 25)[None]
 
-    def base() -> torch.nn.Module:
+    def base() -> Any:
         return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
 
     folder = results.adapter("e4-villain", coupled=True)
     alone = logits_of(PeftModel.from_pretrained(base(), str(folder)).eval(), ids)
     difference = next(finished_study.store.glob("e4-villain/seed-42/couple/*/data-*/adapter"))
-    stacked = PeftModel.from_pretrained(
+    stacked: Any = PeftModel.from_pretrained(
         base(), str(results.adapter("e4-villain")), adapter_name="own"
     )
     stacked.load_adapter(str(difference), adapter_name="coupled")

@@ -166,7 +166,7 @@ def test_followed_logs_outlast_restarts_of_the_api_server(
     monkeypatch.setattr("personaspace.cluster.logs.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("personaspace.cluster.api.FIRST_PAUSE", 0.05)
     study(api)
-    running = [{"state": {"running": {}}}]
+    running: list[dict[str, Any]] = [{"state": {"running": {}}}]
     api.objects["pods"] = [pod("couple", phase="Running", containerStatuses=running)]
     # Two lines each have one timestamp, and some lines are alike.
     text = [f"line {n // 3}" for n in range(20)]

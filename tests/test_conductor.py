@@ -414,7 +414,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
 
 def test_a_new_conductor_goes_on_where_another_died(stage: Stage) -> None:
     for name in ("job-train", "job-couple"):
-        stage.conductor = type("None", (), {"inbox": type("Q", (), {"put": lambda *_: None})()})()  # type: ignore[assignment]
+        stage.conductor = type("None", (), {"inbox": type("Q", (), {"put": lambda *_: None})()})()
         stage.finish(name)
         stage.gated[name] = False
     stage.start()

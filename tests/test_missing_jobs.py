@@ -151,7 +151,7 @@ def test_a_study_that_cannot_be_read_ends_all_that_has_not_started(
     ]
     pod = {"metadata": {"name": "p", "uid": "p", "labels": {"job-name": "c"}}, "spec": {}}
     api = Api()
-    lists = {"jobs": found, "pods": [pod]}
+    lists: dict[str, Any] = {"jobs": found, "pods": [pod]}
     monkeypatch.setattr(Api, "items", lambda _, what, **__: iter(lists[what]), raising=False)
     monkeypatch.setenv("PERSONASPACE_LOG", "json")
     process._end_all(api, "em205", "experiment.seeds: wrong")  # type: ignore[arg-type]
