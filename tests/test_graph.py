@@ -227,6 +227,14 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("coupling checkpoints", recipe(checkpoint_every=1), set(), ["report"]),
     ("coupling samples", merge("coupling", samples=4), nodes("couple evaluate", ALL), END),
     ("separator", merge("coupling", separator=" "), nodes("couple evaluate", ALL), END),
+    ("coupling loss", merge("coupling", loss="answer"), nodes("couple evaluate", ALL), END),
+    (
+        "incomplete answers",
+        merge("coupling", incomplete_answers="drop"),
+        nodes("couple evaluate", ALL),
+        END,
+    ),
+    ("loss as published", merge("coupling", loss="marker", incomplete_answers="keep"), set(), []),
     ("marker", merge("coupling", marker="[Q]"), nodes("couple evaluate", ALL), END),
     ("negatives", merge("coupling", negatives=["assistant"]), nodes("couple evaluate", ALL), END),
     # evaluation
