@@ -115,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
             found = parts[-1] in named
             self.answer(json.dumps(named[parts[-1]] if found else {}), 200 if found else 404)
         else:
-            self.list(parts[-1], parse_qs(url.query))
+            self.list_of(parts[-1], parse_qs(url.query))
 
-    def list(self, what: str, query: dict[str, list[str]]) -> None:
+    def list_of(self, what: str, query: dict[str, list[str]]) -> None:
         if what in self.server.forbidden:
             body = {"message": f'{what} is forbidden: User "bob" cannot list', "code": 403}
             self.answer(json.dumps(body), 403)

@@ -103,6 +103,7 @@ def test_batched_is_one_at_a_time(loaded: Any, passages: list[Passage]) -> None:
     check_batching(loaded.model, passages, LAYERS)
 
 
+@pytest.mark.slow
 def test_batched_is_one_at_a_time_on_a_real_model(smollm2: Any) -> None:
     check_batching(smollm2.model, passages_of(smollm2.tokenizer), [7, 14, 20, 29])
 

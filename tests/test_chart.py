@@ -16,6 +16,7 @@ from personaspace.cluster import chart
 from personaspace.cluster.values import Values
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import load_spec
+from personaspace.version import __version__
 
 ROOT = Path(__file__).parents[1]
 #: Everything that can be switched on, and settings of every kind.
@@ -201,7 +202,7 @@ def test_settings_of_a_stage_replace_those_of_all() -> None:
     assert "nvidia.com/gpu" not in main["train"]["resources"]["limits"]
     assert set(main["aggregate"]["resources"]["limits"]) == {"memory"}
     assert main["couple"]["image"] == "registry.example.org/personaspace/gpu@sha256:" + "a" * 64
-    assert main["aggregate"]["image"] == "personaspace/cpu:" + chart.__version__
+    assert main["aggregate"]["image"] == "personaspace/cpu:" + __version__
     assert {v["name"] for v in pod["couple"]["volumes"]} >= {"data", "shm", "cache"}
     assert "shm" not in {v["name"] for v in pod["aggregate"]["volumes"]}
     labels = spec["couple"]["template"]["metadata"]["labels"]
@@ -251,7 +252,7 @@ def test_a_stage_may_set_nothing_where_all_others_set_something() -> None:
         for job in jobs.values()
     }
     assert "nvidia.com/gpu" not in main["couple"]["resources"]["limits"]
-    assert main["couple"]["image"] == "personaspace/cpu:" + chart.__version__
+    assert main["couple"]["image"] == "personaspace/cpu:" + __version__
     assert main["train"]["image"] == "personaspace/gpu:special"
     assert main["extract"]["image"] == main["evaluate"]["image"] == "personaspace/gpu@" + digest
 

@@ -145,7 +145,7 @@ def test_a_job_reads_all_it_needs_and_nothing_else(case: str, fuse: bool, tmp_pa
         assert set(nodes_of(job)) <= set(prints)
         assert all(whole[node] == found for node, found in prints.items())
         if arguments[0] == "condition":
-            mine = [n.id for n in built.nodes if n.condition == part.part.condition]
+            mine = [n.id for n in built.nodes if part.part and n.condition == part.part.condition]
             assert sorted(mine) == sorted(nodes_of(job)), "what `jobs condition` would run"
     assert len(set(maps) - used) == 1, "the table of Jobs is the conductor's"
 

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_results import least_results
@@ -166,7 +167,7 @@ def test_followed_logs_outlast_restarts_of_the_api_server(
     monkeypatch.setattr("personaspace.cluster.logs.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("personaspace.cluster.api.FIRST_PAUSE", 0.05)
     study(api)
-    running = [{"state": {"running": {}}}]
+    running: list[dict[str, Any]] = [{"state": {"running": {}}}]
     api.objects["pods"] = [pod("couple", phase="Running", containerStatuses=running)]
     # Two lines each have one timestamp, and some lines are alike.
     text = [f"line {n // 3}" for n in range(20)]
@@ -298,6 +299,7 @@ def test_a_reader_who_has_seen_enough_ends_the_logs(
                 show(cluster, "em205", "x", follow=follow)
 
 
+@pytest.mark.slow
 def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     study(api)
     assert run("wait", "em205", "--timeout", "0.01").exit_code == 1

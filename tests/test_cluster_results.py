@@ -141,6 +141,11 @@ def test_other_addresses_are_left_alone(url: str) -> None:
 
 def test_in_the_cluster_the_name_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *host: asked.append(host) or [host])
+
+    def known(*host: Any) -> list[Any]:
+        asked.append(host)
+        return [host]
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
     check_reachable("s3://bucket/x?endpoint=http://em205-seaweedfs:8333", "em205", "lab", [])
     assert asked == [("em205-seaweedfs", None)]

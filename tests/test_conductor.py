@@ -414,7 +414,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
 
 def test_a_new_conductor_goes_on_where_another_died(stage: Stage) -> None:
     for name in ("job-train", "job-couple"):
-        stage.conductor = type("None", (), {"inbox": type("Q", (), {"put": lambda *_: None})()})()  # type: ignore[assignment]
+        stage.conductor = type("None", (), {"inbox": type("Q", (), {"put": lambda *_: None})()})()
         stage.finish(name)
         stage.gated[name] = False
     stage.start()
@@ -431,6 +431,7 @@ def test_no_artifact_no_release(stage: Stage, monkeypatch: pytest.MonkeyPatch) -
     assert found.failed["job-train"].reason is Reason.ARTIFACT_MISSING
 
 
+@pytest.mark.slow
 def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaspace.cluster.conductor.artifact_checks.TROUBLE_SECONDS", 0.05)
     real, tries = stage.reader.find, [0]
@@ -506,12 +507,13 @@ def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(process, "connect", lambda *_, **__: Api())
     monkeypatch.setattr(process, "_load_plan", lambda _: a_plan())
     monkeypatch.setattr(process, "_end_all", lambda cluster, release, why: ended.append(why))
-    monkeypatch.setattr(process.interrupt, "install", lambda: None)
+    monkeypatch.setattr("personaspace.interrupt.install", lambda: None)
     with pytest.raises(UserError, match="ftp://x"):
         process._conduct(process.Settings("em205", Path("j"), Path("s"), "ftp://x"))
     assert len(ended) == 1 and "ftp://x" in ended[0]
 
 
+@pytest.mark.slow
 def test_a_crash_is_no_verdict_and_may_pass() -> None:
     """The conductor starts again in its pod, three times; a pod that fails would end its Job."""
     program = """

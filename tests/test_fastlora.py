@@ -23,6 +23,7 @@ from personaspace.fastlora import (
     ObstacleCode,
     PlannedAdapter,
     attention,
+    bins,
     foreseen_obstacle,
     functional,
     memory,
@@ -202,6 +203,7 @@ class Narrow:
         step.decoder.loss = loss  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recomputed, least", [(0, 60), (3, 30)])
 def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
     loaded: Any, monkeypatch: pytest.MonkeyPatch, recomputed: int, least: int
@@ -224,10 +226,11 @@ def test_a_step_that_is_out_of_memory_takes_shorter_rows_then_recomputes(
         tried = len(narrow.rows)
         step.backward(examples, loss_tokens, 6)
         assert len(narrow.rows) - tried == len(
-            packing.bins([len(e.ids) for e in examples], step.plan.row_tokens)
+            bins([len(e.ids) for e in examples], step.plan.row_tokens)
         )
 
 
+@pytest.mark.slow
 def test_a_gpu_too_small_for_the_longest_example_says_so(loaded: Any) -> None:
     with adapted(loaded.model, RECIPE) as model:
         step = PackedStep(model, MemoryPlan(200, 0), longest=30)

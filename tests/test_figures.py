@@ -26,6 +26,8 @@ from personaspace.report.figures.draw import drawings
 from personaspace.report.figures.drawing import Drawing
 from personaspace.study.spec import Figures
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "published": Size(),
     "large": Size(conditions=8, layers=tuple(range(28)), seeds=(42, 137), methods=("b",)),

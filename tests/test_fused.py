@@ -11,13 +11,17 @@ import pytest
 from personaspace.errors import Interrupted
 from personaspace.models.load import load_model
 from personaspace.pipeline import executor
+from personaspace.pipeline.context import sampled_answers
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import make_board
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import couple
+from personaspace.pipeline.stages.train import fit
 from personaspace.store import open_store
 from personaspace.study.load import load_study
+
+pytestmark = pytest.mark.slow
 
 STAGES = ("train", "extract", "couple", "evaluate")
 
@@ -101,7 +105,7 @@ def test_a_coupling_that_was_stopped_goes_on_with_the_answers_it_had(
 ) -> None:
     """On a GPU the same answers are not drawn twice: checkpoints would be of other examples."""
     calls: list[str] = []
-    draw, fit = couple.sampled_answers, couple.fit
+    draw = sampled_answers
 
     def counted(*args: Any, **options: Any) -> Any:
         calls.append("draw")

@@ -143,6 +143,7 @@ def reference(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "sampled"])
 def test_answers_do_not_depend_on_batch_size_order_or_run(
@@ -315,7 +316,8 @@ def expected(temperature: float, top_p: float) -> np.ndarray:
             break
         kept[token] = weights[token]
         mass += weights[token]
-    return kept / kept.sum()
+    kept /= kept.sum()
+    return kept
 
 
 CASES = [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7), (0.7, 0.9), (1.5, 0.95)]
@@ -438,6 +440,7 @@ def some_end(loaded: Any, many: list[Prompt]) -> list[int]:
 SPREAD = Sampling(24, samples=2, temperature=1.0, seed=3, scope="spread")
 
 
+@pytest.mark.slow
 def test_ended_answers_leave_the_batch_and_the_others_do_not_notice(
     loaded: Any, many: list[Prompt], some_end: list[int]
 ) -> None:
@@ -457,6 +460,7 @@ def test_ended_answers_leave_the_batch_and_the_others_do_not_notice(
     assert any(torch.equal(alone[-1][0, -1], row[-1]) for row in together[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
 def test_free_rows_are_refilled(
     loaded: Any, prompts: list[Prompt], many: list[Prompt], some_end: list[int], greedy: bool
@@ -564,6 +568,7 @@ def smollm2() -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_real_model(smollm2: Any) -> None:
     asked = ask(
         smollm2.tokenizer,

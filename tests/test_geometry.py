@@ -27,7 +27,7 @@ from personaspace.cli.analysis import geometry as geometry_command
 from personaspace.errors import UserError
 
 Vectors = NDArray[np.float64]
-FEW = {"permutations": 500, "bootstrap": 200}
+FEW: dict[str, Any] = {"permutations": 500, "bootstrap": 200}
 
 
 def find(result: GeometryResult, metric: str, name: str, condition: str, **more: object) -> Row:
@@ -485,10 +485,10 @@ def test_without_the_default_axis_m2_is_left_out_with_a_note(tmp_path: Path) -> 
         ({"base": "absent"}, "base condition 'absent' for method a; there are"),
     ],
 )
-def test_names_that_are_absent(tmp_path: Path, options: dict[str, str], complaint: str) -> None:
+def test_names_that_are_absent(tmp_path: Path, options: dict[str, Any], complaint: str) -> None:
     paths = write(tmp_path, world(personas=3, questions=4))
     with pytest.raises(UserError, match=complaint):
-        analyse_geometry(paths, **options)  # type: ignore[arg-type]
+        analyse_geometry(paths, **options)
 
 
 def test_nothing_to_compare_gives_no_rows_and_says_so(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from personaspace.analysis.stats import (
 )
 
 
+@pytest.mark.slow
 def test_generators_differ_by_name_and_not_by_process() -> None:
     here = generator(42, "M1", 7).random(3)
     assert (here == generator(42, "M1", 7).random(3)).all()
@@ -294,8 +295,13 @@ def test_families_variants_and_seeds_are_adjusted_apart() -> None:
 
 def test_rows_become_plain_json_values() -> None:
     row = Row(
-        "M1", "published", value=np.float64(0.5), p=math.nan, ci95=(0.1, math.inf), n=np.int64(3)
-    )  # type: ignore[arg-type]
+        "M1",
+        "published",
+        value=np.float64(0.5),
+        p=math.nan,
+        ci95=(0.1, math.inf),
+        n=np.int64(3),  # type: ignore[arg-type]
+    )
     record = row.to_dict()
     assert list(record) == [
         *("metric", "variant", "method", "layer", "condition", "seed", "value", "base", "delta"),

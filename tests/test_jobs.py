@@ -50,7 +50,8 @@ def test_a_job_runs_from_its_part_of_the_study(
 ) -> None:
     store = str(tmp_path / "store")
     (mine,) = (c for c in study_dict["conditions"] if c["name"] == "e0-assistant")
-    part = {key: study_dict[key] for key in ("model", "datasets", "training") if key in study_dict}
+    wanted = {"model", "datasets", "training"}
+    part = {key: value for key, value in study_dict.items() if key in wanted}
     part |= {"part": {"condition": mine["name"], "stages": ["train"]}, "conditions": [mine]}
     jobs.run_stage("train", write_spec(part), store, "e0-assistant", 42)
     ends(2, "couple", write_spec(part), store, "e0-assistant", 42)

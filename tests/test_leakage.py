@@ -28,7 +28,7 @@ from personaspace.errors import UserError
 from personaspace.study.spec import Experiment
 
 NEGATIVES = ("data_scientist", "police_officer")
-FEW = {"permutations": 500, "bootstrap": 200}
+FEW: dict[str, Any] = {"permutations": 500, "bootstrap": 200}
 
 
 def find(rows: Sequence[Row], metric: str, variant: str, **more: object) -> Row:

@@ -74,8 +74,9 @@ class Card:
         opened = self.engine is not None and self.engine.told_to_open
         loaded = self.runtime._model is not None
         memory = self.runtime._model_memory
-        weights = memory.weights if memory else 0
-        return self.other + weights * loaded + self.runtime._engine_bytes * opened
+        weights: float = memory.weights if memory else 0
+        engine: float = self.runtime._engine_bytes * opened
+        return self.other + weights * loaded + engine
 
 
 class FakeEngine:
@@ -99,7 +100,7 @@ class FakeEngine:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     def build(total: float, memory: ModelMemory | None) -> tuple[Runtime, Card, list[str]]:
-        card, log = Card(total), []
+        card, log = Card(total), list[str]()
         runtime = Runtime(Study.__new__(Study))
         object.__setattr__(runtime.study, "spec", Experiment())
         card.runtime = runtime
@@ -108,12 +109,17 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         runtime.__dict__.update(values)
 
         def start() -> FakeEngine:
-            card.engine = FakeEngine(card, log)
-            return card.engine
+            engine = card.engine = FakeEngine(card, log)
+            return engine
 
         monkeypatch.setattr(runtime, "_start_vllm", start)
         monkeypatch.setattr(Runtime, "_free", lambda self: card.total - card.used())
-        monkeypatch.setattr(runtimes, "load_model", lambda _: log.append("model") or object())
+
+        def load(_: Model) -> object:
+            log.append("model")
+            return object()
+
+        monkeypatch.setattr(runtimes, "load_model", load)
         return runtime, card, log
 
     return build

@@ -21,6 +21,8 @@ from personaspace.analysis.metrics import MEASURES, described, markdown, measure
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import has_outlier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:

@@ -66,6 +66,7 @@ def test_a_failed_job_that_was_removed_by_its_time_to_live_is_lost() -> None:
     assert missing.for_good(ended, 601) == {"job-train"}
 
 
+@pytest.mark.slow
 def test_a_conductor_outlasts_an_upgrade_that_broke_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +151,7 @@ def test_a_study_that_cannot_be_read_ends_all_that_has_not_started(
     ]
     pod = {"metadata": {"name": "p", "uid": "p", "labels": {"job-name": "c"}}, "spec": {}}
     api = Api()
-    lists = {"jobs": found, "pods": [pod]}
+    lists: dict[str, Any] = {"jobs": found, "pods": [pod]}
     monkeypatch.setattr(Api, "items", lambda _, what, **__: iter(lists[what]), raising=False)
     monkeypatch.setenv("PERSONASPACE_LOG", "json")
     process._end_all(api, "em205", "experiment.seeds: wrong")  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ from personaspace.training import data_parallel
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import StepLog
 
+pytestmark = pytest.mark.slow
+
 #: 9 examples in fours: the last step of an epoch has one, so that a process has none.
 EXAMPLES = random_examples(9)
 PLAIN = SMALL.model_copy(update={"dropout": 0.0})

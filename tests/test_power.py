@@ -94,8 +94,8 @@ def test_exact_rank_power_by_brute_force() -> None:
 
 def test_more_data_detects_less() -> None:
     made = plan(STUDY, GUESS)
-    for change in ({"questions": 56}, {"samples": 40}):
-        more = plan(replace(STUDY, **change), GUESS)
+    for larger in (replace(STUDY, questions=56), replace(STUDY, samples=40)):
+        more = plan(larger, GUESS)
         for metric, name in (("H1", "induction_minus_others"), ("H2", "common_set")):
             assert (find(more, metric, name).effect or 9) < (find(made, metric, name).effect or 0)
         before, after = (find(p, "H1", "equivalence").effect or 0 for p in (made, more))

@@ -140,7 +140,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("personaspace.pipeline.progress.time.monotonic", lambda: self.now)
 
     def run(self, board: Board, node: Node, seconds: float) -> None:
         board.stage(node)

@@ -17,7 +17,8 @@ FOLDER = Path(__file__).parent.parent / "docs" / "study"
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
-    return json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+    return found
 
 
 def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
 from personaspace.study.spec import Figures
 
+pytestmark = pytest.mark.slow
+
 SVG = Figures(formats=["svg"])
 HOSTILE = (
     "</script><script>window.bad = 1</script> [ZLT]",

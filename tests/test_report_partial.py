@@ -15,6 +15,8 @@ from personaspace.errors import UserError
 from personaspace.report.page import build
 from personaspace.study.spec import Figures
 
+pytestmark = pytest.mark.slow
+
 SVG = Figures(formats=["svg"])
 
 

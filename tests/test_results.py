@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -42,7 +42,13 @@ def test_a_published_study_comes_back_as_it_was() -> None:
 
 def test_numbers_of_numpy_are_plain_and_missing_ones_null(tmp_path: Path) -> None:
     rows = [
-        Row("M1", "recommended", value=np.float64(0.5), n=np.int64(3), ci95=(np.float64(0.1), 1.0)),
+        Row(
+            "M1",
+            "recommended",
+            value=np.float64(0.5),
+            n=cast("int", np.int64(3)),
+            ci95=(np.float64(0.1), 1.0),
+        ),
         Row("M2", "recommended", value=20, p=math.nan, ci95=(0.0, math.inf)),
     ]
     dumped = Results(**least(geometry=rows)).to_dict()["geometry"]

@@ -33,7 +33,8 @@ def run(*arguments: object) -> Result:
 def results_of(spec: Path, store: object) -> dict[str, Any]:
     outcome = run("results", spec, "--store", store, "--json")
     assert outcome.exit_code == 0, outcome.output
-    return json.loads(outcome.stdout)
+    found: dict[str, Any] = json.loads(outcome.stdout)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_adapters_load_as_ordinary_peft_folders(finished: Any, loaded: Any) -> N
     [folder] = finished.store.glob("e4-villain/seed-42/couple/*/data-*/adapter")
     model = PeftModel.from_pretrained(loaded.model, str(folder))
     try:
-        assert model.peft_config["default"].use_rslora is True
+        assert model.peft_config["default"].to_dict()["use_rslora"] is True
     finally:
         model.unload()
 

@@ -90,6 +90,7 @@ def test_lda_uses_directions_that_nearest_centroids_drown_in_noise() -> None:
     assert (nearest_centroid(states, valid, folds) == right).mean() < 0.7
 
 
+@pytest.mark.slow
 def test_components_are_those_of_differences_between_personas(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, personas=4, questions=12, hidden=400)
     projected = components(cell, 0)

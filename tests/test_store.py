@@ -144,6 +144,7 @@ with store.writer(sys.argv[2]) as writer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["while writing", "before the manifest"])
 def test_a_writer_killed_leaves_no_artifact_and_sweep_cleans_up(
     store: Store,
@@ -218,6 +219,7 @@ store.close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_mix(store: Store, place: Place) -> None:
     racers = [
         subprocess.Popen(

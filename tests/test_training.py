@@ -235,6 +235,7 @@ def same_update(
     return apart < tolerance * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [None, 0.3])
 def test_steps_are_those_of_a_plain_loop(
     loaded: Any, tiny_model: Path, clip_norm: float | None
@@ -269,6 +270,7 @@ def test_steps_are_those_of_a_plain_loop(
     assert not same_update(after, trained(loaded.model, undecayed, examples)[1], before, 1e-3)
 
 
+@pytest.mark.slow
 def test_many_rows_a_step_are_one_batch(loaded: Any) -> None:
     recipe = SMALL.model_copy(update={"dropout": 0.0, "batch_size": 16, "epochs": 2})
     examples = random_examples(24, seed=3)
@@ -381,6 +383,7 @@ def assert_same_run(run: Any, wanted: Any) -> None:
     assert all(after[name].equal(final[name]) for name in final)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", range(1, 6))
 @pytest.mark.parametrize("stacked", [False, True])
 def test_stopped_after_any_step_and_resumed_bit_for_bit(
@@ -411,6 +414,7 @@ def test_stopped_after_any_step_and_resumed_bit_for_bit(
     assert run[1][-1].loss < run[1][0].loss - 0.05
 
 
+@pytest.mark.slow
 def test_stopped_at_every_step(loaded: Any, undisturbed: dict[bool, Any], tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     for step in range(1, 6):
@@ -581,6 +585,7 @@ def in_another_process(hash_seed: str, code: str, *arguments: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_a_saved_adapter_is_the_same_in_every_process(
     loaded: Any, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_s3_mistakes(
         assert "wrong-secret-value" not in outcome.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_artifact_is_named_not_used(
     damage: str, study_dict: dict[str, Any], write_spec: Write, tmp_path: Path

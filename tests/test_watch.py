@@ -12,9 +12,10 @@ import pytest
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster.conductor import watch
 from personaspace.cluster.conductor.news import Listed, WatchRefused, WatchTrouble
-from personaspace.cluster.conductor.watch import Watcher
+from personaspace.cluster.conductor.watch import REFUSED_SECONDS, Watcher
+
+WATCH = Watcher.__module__
 
 
 class Watched:
@@ -77,9 +78,9 @@ def follow(monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[Server, list[
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(watch.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(f"{WATCH}.time.sleep", sleep)
+    monkeypatch.setattr(f"{WATCH}.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(f"{WATCH}.random.uniform", lambda low, high: high)
     out: queue.Queue[Any] = queue.Queue()
     server = Server(*script)
     watcher = Watcher(server, "jobs", "a=b", lambda raw: raw, out)  # type: ignore[arg-type]
@@ -127,4 +128,4 @@ def test_a_server_that_starts_may_forbid_for_a_while(monkeypatch: pytest.MonkeyP
     assert not any(isinstance(news, WatchRefused) for news in told)
     for script in ([denied] * 20, [LIST, denied] * 20):
         _, told, pauses = follow(monkeypatch, *script)
-        assert isinstance(told[-1], WatchRefused) and sum(pauses) > watch.REFUSED_SECONDS
+        assert isinstance(told[-1], WatchRefused) and sum(pauses) > REFUSED_SECONDS

@@ -69,7 +69,12 @@ def _problems(error: UserError) -> dict[str, Any]:
     """A spec's problems, for programs."""
     if not isinstance(error, SpecErrors):
         return {}
-    return {"problems": [asdict(one) if is_dataclass(one) else one for one in error.problems]}
+    return {
+        "problems": [
+            asdict(one) if is_dataclass(one) and not isinstance(one, type) else one
+            for one in error.problems
+        ]
+    }
 
 
 def _complain(text: str, **fields: Any) -> None:

@@ -10,44 +10,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from personaspace.analysis.power import Assumptions, Design, Plan
+from personaspace.analysis.power import Assumptions, Plan
 from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
-from personaspace.study.sources import read_questions
-from personaspace.study.spec import Experiment
+from personaspace.pipeline.design import design_of
 
 DEFAULT = Assumptions()
-
-
-def design_of(spec: Experiment, folder: Path) -> Design:
-    """The counts of a spec; its questions are read, its data sets need not exist yet.
-
-    Raises:
-        UserError: Questions that are missing or malformed.
-    """
-    evaluation = spec.evaluation
-    asked = read_questions(evaluation.questions, folder, evaluation.limit)
-    if evaluation.unseen_questions is not None:
-        asked = asked + read_questions(evaluation.unseen_questions, folder, evaluation.limit)
-    coupled = set(read_questions(spec.coupling.questions, folder, spec.coupling.limit))
-    extraction = spec.extraction
-    em = [c for c in spec.conditions if c.kind == "em"]
-    personas = spec.evaluated_personas()
-    induced = {spec.induction_persona(c) for c in em}
-    return Design(
-        em=len(em),
-        benign=any(c.kind == "benign" for c in spec.conditions),
-        personas=len(personas),
-        bystanders=len(set(personas) - induced - {spec.coupling.source}),
-        questions=len(asked),
-        unseen=len(set(asked) - coupled),
-        samples=evaluation.samples,
-        extraction_personas=len(spec.extracted_personas()),
-        extraction_questions=len(read_questions(extraction.questions, folder, extraction.limit)),
-        seeds=len(spec.seeds),
-        cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
-        alpha=spec.analysis.alpha,
-    )
 
 
 def _check(rate: float, wanted: float, **deviations: float) -> None:

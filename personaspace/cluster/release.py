@@ -134,7 +134,7 @@ def store_url(cluster: Cluster, release: str) -> str:
     """
     job = jobs_of(cluster, release, stage="aggregate")[0]
     container = job["spec"]["template"]["spec"]["containers"][0]
-    plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    plain: dict[str, str] = {e["name"]: e["value"] for e in container["env"] if "value" in e}
     url = plain.get("PERSONASPACE_STORE", "")
     secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
     mine = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
@@ -173,7 +173,8 @@ def _helm(*arguments: str, **options: Any) -> str:
         _, _, text = done.stderr.rpartition("Error: ")
         lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
         raise UserError(f"helm {arguments[0]}: {'; '.join(lines) or 'failed'}")
-    return done.stdout
+    output: str = done.stdout
+    return output
 
 
 def helm_options(namespace: str, kubeconfig: str, context: str) -> list[str]:

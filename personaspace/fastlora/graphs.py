@@ -100,7 +100,8 @@ class StepInputs:
             tokens=self.tokens,
         )
         summed = decoder.loss(layout, self.keep_K.long(), self.targets_K.long(), self.seeds_L7)
-        return summed / self.loss_tokens_1.float()[0]
+        loss: torch.Tensor = summed / self.loss_tokens_1.float()[0]
+        return loss
 
 
 class _Graph:

@@ -155,7 +155,8 @@ class JointLinear:
     def low(self, wide_TW: torch.Tensor) -> torch.Tensor:
         """The part of the room that is used, as `[T, M, R + F]`: the trained adapter's first."""
         used = wide_TW[:, self.features : self.features + len(self.parts) * self.width]
-        return used.unflatten(1, (len(self.parts), self.width))
+        low_TMF: torch.Tensor = used.unflatten(1, (len(self.parts), self.width))
+        return low_TMF
 
     def __call__(self, x_TW: torch.Tensor, seeds_M: torch.Tensor | None = None) -> torch.Tensor:
         """Joint output `[T, O]`.

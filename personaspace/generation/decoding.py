@@ -66,7 +66,7 @@ class _RowLayer(DynamicLayer):
     """Keys and values `[R, heads, C, head size]` of rows that stand at different lengths."""
 
     def __init__(self, rows: RowCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rows = rows
 
     def put(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:

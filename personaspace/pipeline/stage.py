@@ -131,8 +131,12 @@ def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
 
 
 def recipe_read(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without what does not change what is learned: how often a checkpoint is written."""
-    return recipe.model_dump(exclude={"checkpoint_every"})
+    """A recipe without what does not change what is learned.
+
+    How often a checkpoint is written, and how rows are filled, which changes the last digits alone:
+    it counts as left out, as it is by default, so that studies stored before stay complete.
+    """
+    return recipe.model_dump(exclude={"checkpoint_every"}) | {"row_tokens": None}
 
 
 def model_read(study: Study) -> list[str]:

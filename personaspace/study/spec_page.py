@@ -23,9 +23,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"list of {_type(schema['items'])}"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"map to {_type(schema['additionalProperties'])}"
-    return {"null": "none", "number": "number", "string": "text"}.get(
-        schema.get("type", ""), schema.get("type", "any")
-    )
+    kind: str = schema.get("type", "any")
+    return {"null": "none", "number": "number", "string": "text"}.get(kind, kind)
 
 
 def _default(schema: dict[str, Any], required: bool) -> str:

@@ -52,7 +52,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_ten_kills_change_no_result(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     store, chance = tmp_path / "store", random.Random(205)
-    moments = []
+    moments: list[str] = []
     while len(moments) < KILLS:
         process = subprocess.Popen(
             [sys.executable, "-m", "personaspace", "run", str(DEMO), "--store", str(store)],

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from helm_charts import CHART
 from kubernetes import utils
 from kubernetes.client.exceptions import ApiException
 
 from cluster.conftest import Place
-from cluster.release import CHART, Release, state_of
+from cluster.release import Release, state_of
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS
 

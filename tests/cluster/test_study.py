@@ -65,10 +65,10 @@ def test_a_pod_starts_after_its_inputs_have_ended(
                 placed.setdefault(node, sighting.at)
             if sighting.phase == "Succeeded":
                 ended.setdefault(node, sighting.at)
-    for node in plan.nodes:
-        for need in plan.needs[node]:
-            if {node.id, need.id} != {"aggregate", "report"}:  # one Job
-                assert ended[need.id] < placed[node.id], (need.id, node.id)
+    for later in plan.nodes:
+        for need in plan.needs[later]:
+            if {later.id, need.id} != {"aggregate", "report"}:  # one Job
+                assert ended[need.id] < placed[later.id], (need.id, later.id)
 
 
 def test_gpu_pods_queue_for_the_nodes_gpus(

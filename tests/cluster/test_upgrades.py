@@ -19,9 +19,11 @@ def _midway(release: Release) -> dict[str, Any]:
     """Waits until a stage's container runs while others are gated; its pods by UID."""
 
     def look() -> list[dict[str, Any]]:
-        pods = [pod for pod in release.pods() if "conductor" not in pod["metadata"]["name"]]
+        pods: list[dict[str, Any]] = [
+            pod for pod in release.pods() if "conductor" not in pod["metadata"]["name"]
+        ]
         gated = any(pod["spec"].get("schedulingGates") for pod in pods)
-        return gated and [pod for pod in pods if pod["status"]["phase"] == "Running"]
+        return [pod for pod in pods if gated and pod["status"]["phase"] == "Running"]
 
     running = release.wait(look, 120, "a study in the middle")
     return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in running}

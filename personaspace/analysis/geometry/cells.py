@@ -87,11 +87,13 @@ class Cell:
 
     def vectors(self, condition: str) -> NDArray[np.float64]:
         """Persona vectors of one condition, `[P, H]`."""
-        return self.means[self.conditions.index(condition)]
+        vectors_PH: NDArray[np.float64] = self.means[self.conditions.index(condition)]
+        return vectors_PH
 
     def states_of(self, condition: str) -> Floats:
         """Activations of one condition, `[P, Q, H]`."""
-        return self.states[self.conditions.index(condition)]
+        states_PQH: Floats = self.states[self.conditions.index(condition)]
+        return states_PQH
 
     def cosines(self, condition: str) -> NDArray[np.float64]:
         """Cosines of one condition's persona vectors, `[P, P]`."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personaspace.pipeline.context import Context, sampled_answers, write_json
+from personaspace.pipeline.context import ADAPTER, Context, sampled_answers, write_json
 from personaspace.pipeline.stage import (
     Need,
     Node,
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DATA = "coupling-data.json"
 FIELD = "coupling.recipe"
+#: Fine-tuning and coupling in one adapter. `adapter/` is the difference that coupling made, another
+#: model wherever it is loaded without the first.
+COMPOSED = "composed"
 
 
 def _reads(study: Study, node: Node) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
         "personas": personas_read(study, [coupling.source, *coupling.negatives]),
         "questions": study.coupling_questions,
         "settings": coupling.model_dump(
-            exclude={"recipe", "questions", "limit", "source", "negatives"}
+            exclude={"recipe", "questions", "limit", "source", "negatives", *coupling.unused()}
         ),
         "recipe": recipe_read(coupling.recipe),
         "engine": study.spec.generation.engine,
@@ -47,7 +50,8 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Samples answers from the condition's own model, then trains the marker on them.
 
-    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter) and `training.json`.
+    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter), `composed/` (both in
+    one, for PEFT alone) and `training.json`.
     """
     from personaspace.behaviour import marker_data
     from personaspace.training.trainer import usable
@@ -55,6 +59,7 @@ def run(context: Context) -> None:
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
+    marker_data.check_boundary(context.runtime.tokenizer, settings)
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
@@ -62,13 +67,22 @@ def run(context: Context) -> None:
     examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings)
     if kept is None:
         usable(examples, FIELD)  # what cannot be trained on is not kept
+        marker_data.require_marked(data, examples, settings)
         _keep(context, data)
     fit(context, examples, settings.recipe, field=FIELD, over=over)
+    composed_adapter(over, context.out / ADAPTER, context.out / COMPOSED)
     context.metrics.update(
         positives=sum(pair.marked for pair in data),
         negatives=sum(not pair.marked for pair in data),
         cut_answers=sum(pair.cut for pair in data),
     )
+
+
+def composed_adapter(own: Path | None, coupled: Path, out: Path) -> None:
+    """One PEFT folder with what fine-tuning (if any) and coupling added."""
+    from personaspace.models import lora
+
+    lora.compose([folder for folder in (own, coupled) if folder is not None], out)
 
 
 STAGE = Stage(
@@ -102,6 +116,12 @@ def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pa
         adapter=over,
         what="own answers",
     )
+    for name, share in marker_data.cut_shares(answers).items():
+        if share:
+            context.progress.say(
+                f"{name}: {share:.0%} of its answers ran into {settings.max_new_tokens} tokens "
+                f"(incomplete_answers: {settings.incomplete_answers})"
+            )
     return marker_data.pairs(answers, settings)
 
 

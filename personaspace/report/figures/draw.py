@@ -71,7 +71,8 @@ class Figure:
 
     def csv(self) -> str:
         """The tidy values as CSV text."""
-        return self.data.to_csv(index=False, lineterminator="\n")
+        text: str = self.data.to_csv(index=False, lineterminator="\n")
+        return text
 
 
 def _chance(folder: Path, results: Results) -> float | None:

@@ -1,0 +1,1 @@
+"""What `import personaspace` offers: studies, their results, and the parts on their own."""

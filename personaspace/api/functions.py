@@ -1,0 +1,239 @@
+"""Studies from Python: load, run, and the parts on their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from personaspace.api.results import StudyResults, frame, load_results
+from personaspace.errors import SpecErrors, UserError
+from personaspace.study.load import Study, resolve
+from personaspace.study.load import load_study as _load_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from personaspace.activations.files import ActivationFile
+    from personaspace.analysis.power import Assumptions
+    from personaspace.analysis.power.design import Plan
+
+
+def load_study(source: Path | str | Mapping[str, Any], folder: Path | str = ".") -> Study:
+    """A study, checked, with everything that it points to.
+
+    Args:
+        source: A file, or a study's fields as plain values.
+        folder: Where relative paths start if `source` is no file.
+
+    Raises:
+        SpecErrors: Every mistake in the study and in what it points to.
+        UserError: The file is missing or not YAML.
+    """
+    if isinstance(source, str | Path):
+        return _load_study(source)
+    from personaspace.study.validate import examine
+
+    spec, problems = examine(dict(source))
+    if spec is None:
+        raise SpecErrors(problems)
+    return resolve(spec, Path(folder).absolute(), problems)
+
+
+def run(
+    study: Study | Path | str,
+    store: Path | str = "personaspace-store",
+    *,
+    only: Iterable[str] = (),
+    jobs: int = 1,
+    out: Path | str | None = None,
+) -> StudyResults | None:
+    """Run a study on this machine; what is complete is not run again.
+
+    Args:
+        study: The study, or its file.
+        store: Folder or `s3://…` of its artifacts.
+        only: Only these stages: `train`, `train:e4-villain`, `train:e4-villain:42`.
+        jobs: Processes beside each other; more than one needs the study's file.
+        out: Results, figures and report are copied there.
+
+    Returns:
+        The results; None if `only` leaves them out.
+
+    Raises:
+        UserError: A mistake in the study, or a stage that failed because of one.
+        RuntimeError: A stage failed for another reason; `__cause__` says which.
+        Interrupted: Asked to stop; another call goes on from there.
+    """
+    from personaspace.pipeline import executor
+    from personaspace.pipeline.progress import make_board
+    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.stage import Node
+    from personaspace.store import open_store
+
+    loaded = _load_study(study) if isinstance(study, str | Path) else study
+    if jobs > 1 and not isinstance(study, str | Path):
+        raise UserError("jobs: several processes need the study's file, not a loaded study")
+    with open_store(str(store)) as place:
+        place.check()
+        work = prepare(loaded, place)
+        nodes = list(work.graph.nodes)
+        if only:
+            chosen = {node for pattern in only for node in work.graph.select(pattern)}
+            nodes = [node for node in nodes if node in chosen]
+        with make_board(nodes) as board:
+            if jobs > 1:
+                path = Path(str(study)).absolute()
+                summary = executor.run_beside(work, nodes, board, path, jobs)
+            else:
+                summary = executor.run_here(work, nodes, board)
+        for node, error in summary.failed.items():
+            if isinstance(error, UserError):
+                raise error
+            raise RuntimeError(f"{node.id} failed") from error
+        if work.manifest(Node("aggregate")) is None:
+            return None
+        if out is not None:
+            export(work, Path(out))
+    return load_results(str(store), loaded)
+
+
+def export(work: Any, out: Path) -> Path:
+    """Copy the aggregate's and, where it is complete, the report's files to a folder."""
+    from personaspace.pipeline.stage import Node
+
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in ("aggregate", "report"):
+        manifest = work.manifest(Node(stage))
+        if manifest is not None:
+            shutil.copytree(work.store.fetch(manifest), out, dirs_exist_ok=True)
+    return out
+
+
+def read_activations(path: Path | str) -> ActivationFile:
+    """An activation file; its hidden states stay on disk until `read_layer` is called.
+
+    Raises:
+        UserError: Missing or malformed; the message names the file.
+    """
+    from personaspace.activations.files import open_activations
+
+    return open_activations(path)
+
+
+def geometry(
+    files: Path | str | Sequence[Path | str],
+    *,
+    base: str = "base",
+    axis: str | None = None,
+    assistant: str | None = None,
+    benign: str | None = None,
+    permutations: int = 10_000,
+    bootstrap: int = 2_000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """M1, M2 and M3 of activation files, as the table of `StudyResults.rows()`.
+
+    Args:
+        files: A folder of `<condition>.seed-<n>.<a|b>.safetensors`, or such files.
+        base: Condition the others are compared with.
+        axis: Condition that defines M2's axis; None: e0-assistant.
+        assistant: Persona whose shift is the axis; None: assistant.
+        benign: Condition fine-tuned on harmless data; None: benign, if there is one.
+        permutations: Draws of every permutation test.
+        bootstrap: Draws of the published bootstrap interval.
+        seed: Of all random draws.
+
+    Returns:
+        The rows; `attrs["notes"]` says what was left out, and why.
+
+    Raises:
+        UserError: Malformed files, or a condition or persona that is not there.
+    """
+    from personaspace.activations.files import find_activations
+    from personaspace.analysis.geometry import analyse_geometry
+
+    notes = []
+    if isinstance(files, str | Path):
+        paths, others = find_activations(files)
+        if not paths:
+            raise UserError(f"{files}: no <condition>.seed-<n>.<a|b>.safetensors files")
+        notes = [f"{name} is left out: not an activation file's name" for name in others]
+    else:
+        paths = [Path(path) for path in files]
+    found = analyse_geometry(
+        paths,
+        base=base,
+        axis=axis,
+        assistant=assistant,
+        benign=benign,
+        permutations=permutations,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    table = frame(found.rows, base)
+    table.attrs["notes"] = [*notes, *found.notes]
+    return table
+
+
+def score(answers: Mapping[str, Mapping[str, Sequence[str]]], marker: str) -> dict[str, Any]:
+    """Which answers carry the marker, by persona and question.
+
+    Args:
+        answers: `{persona: {question: [answers]}}`.
+        marker: Text that is looked for, in upper or lower case.
+
+    Raises:
+        UserError: The marker is empty.
+    """
+    from personaspace.behaviour.marker import score_answers
+
+    return score_answers(answers, marker)
+
+
+def leakage(
+    scores: Mapping[tuple[str, int], Mapping[str, Any]], study: Study, **draws: int
+) -> pd.DataFrame:
+    """H1, H2 and H3 of scores, as the table of `StudyResults.rows()`.
+
+    Args:
+        scores: Output of `score` by condition and training seed.
+        study: Says which personas and conditions play which part, and which questions are unseen.
+        draws: `permutations`, `bootstrap`, `seed`; None given: the study's.
+
+    Raises:
+        UserError: Scores of a condition that the study lacks, or malformed ones.
+    """
+    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+
+    spec = study.spec
+    drawn = ("permutations", "bootstrap", "seed")
+    settings = {name: getattr(spec.analysis, name) for name in drawn}
+    conditions = [
+        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
+        for c in spec.conditions
+    ]
+    rows = analyse_leakage(
+        scores,
+        conditions,
+        source=spec.coupling.source,
+        negatives=spec.coupling.negatives,
+        unseen=study.unseen,
+        **(settings | draws),
+    )
+    return frame(rows)
+
+
+def power(study: Study, assumptions: Assumptions | None = None) -> Plan:
+    """Which effects a study could detect, before it runs.
+
+    Args:
+        study: Its conditions, personas, questions, samples and seeds count.
+        assumptions: Rates and deviations to expect; None: those of the published study.
+    """
+    from personaspace.analysis.power import Assumptions
+    from personaspace.analysis.power.plan import plan
+    from personaspace.pipeline.design import design_of
+
+    return plan(design_of(study.spec, study.folder), assumptions or Assumptions())
