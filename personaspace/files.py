@@ -18,7 +18,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen = dict(pairs)
     if len(seen) != len(pairs):
         name = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise UserError(f"{name!r} stands there twice")
+        raise UserError(f"duplicate key {name!r}")
     return seen
 
 

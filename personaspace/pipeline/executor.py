@@ -49,7 +49,7 @@ class Summary:
 
     @property
     def only_user_errors(self) -> bool:
-        """Whether every failure is the user's to mend."""
+        """Whether every failure is an error in the input."""
         return all(isinstance(error, UserError) for error in self.failed.values())
 
 
