@@ -299,15 +299,24 @@ def report(
 @guarded
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Of results.json instead.")] = False,
     chart: Annotated[
         Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
     ] = None,
 ) -> None:
-    """Print the JSON schema of a study."""
+    """Print the JSON schema of a study, or of its results."""
     if chart is not None:
         from personaspace.cluster.chart import write
 
         write(chart)
+        return
+    if results:
+        from personaspace.analysis import results as models
+
+        if markdown:
+            print(models.markdown(), end="")
+        else:
+            print_json(models.json_schema())
         return
     if markdown:
         from personaspace.study import spec_page
