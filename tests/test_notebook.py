@@ -22,9 +22,7 @@ def test_the_notebook_goes_from_a_store_to_a_figure(
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     notebook: Any = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
-    NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "hero.pdf").stat().st_size > 1000
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("e0-assistant" in output["data"].get("text/plain", "") for output in shown)

@@ -98,6 +98,10 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     tolerates_loss=lambda study: study.spec.analysis.partial,
+    spec_paths={
+        "study": "name",
+        "coupling_questions": "coupling.questions",
+    },
 )
 
 

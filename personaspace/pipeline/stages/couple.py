@@ -94,6 +94,12 @@ STAGE = Stage(
     run=run,
     draws_answers=lambda study: True,
     longest_answer=lambda spec: spec.coupling.max_new_tokens,
+    spec_paths={
+        "questions": "coupling.questions",
+        "settings": "coupling",
+        "recipe": "coupling.recipe",
+        "engine": "generation.engine",
+    },
 )
 
 

@@ -56,4 +56,5 @@ STAGE = Stage(
     needs=(Need("aggregate"),),
     reads=_reads,
     run=run,
+    spec_paths={"spec": ""},
 )
