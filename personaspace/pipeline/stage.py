@@ -128,8 +128,11 @@ def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
 
 
 def recipe_read(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without what does not change what is learned: how often a checkpoint is written."""
-    return recipe.model_dump(exclude={"checkpoint_every"})
+    """A recipe without what does not change what is learned.
+
+    How often a checkpoint is written does not, nor which code computes, up to rounding.
+    """
+    return recipe.model_dump(exclude={"checkpoint_every", "implementation"})
 
 
 def model_read(study: Study) -> list[str]:

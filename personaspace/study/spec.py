@@ -15,6 +15,8 @@ from personaspace.study import builtin
 
 Method = Literal["a", "b"]
 Kind = Literal["base", "benign", "em"]
+#: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
+Implementation = Literal["auto", "reference", "fused"]
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 PersonaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")]
@@ -152,6 +154,12 @@ class Recipe(Section):
         description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
         "memory holds on a GPU.",
     )
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes: reference (transformers' own code), fused (fastlora: 16-bit "
+        "Llama and Qwen2 on a GPU; an error elsewhere), or auto (fused where it can run). Changes "
+        "no result but in the last digits, and makes nothing run again.",
+    )
 
 
 class CouplingRecipe(Recipe):
@@ -181,6 +189,10 @@ class Extraction(Section):
     )
     methods: list[Method] = Field(["a", "b"], min_length=1)
     max_new_tokens: Count = 256
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes hidden states: as training.implementation.",
+    )
 
 
 class Coupling(Section):

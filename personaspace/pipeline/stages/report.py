@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
     # no part of the study.
-    return {"spec": study.spec.model_dump(mode="json", exclude={"rerun"})}
+    spec = study.spec.model_dump(mode="json", exclude={"rerun"})
+    # Reports made before there was such a field stay as they are.
+    for part in (spec["training"], spec["coupling"]["recipe"], spec["extraction"]):
+        if part["implementation"] == "auto":
+            del part["implementation"]
+    return {"spec": spec}
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:
