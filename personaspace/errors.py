@@ -35,6 +35,10 @@ class UnavailableError(UserError):
     exit_code = EXIT_UNAVAILABLE
 
 
+class StoreMissing(UserError):
+    """The store's folder does not exist (yet)."""
+
+
 class StoreUnavailable(UnavailableError):
     """The store does not work now: disk full, server down, a read or write that failed.
 

@@ -78,6 +78,8 @@ class JsonFormatter(logging.Formatter):
         """The object's text."""
         now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         event = RunEvent.TROUBLE if record.levelno >= logging.WARNING else RunEvent.MESSAGE
+        if record.levelno >= logging.ERROR:
+            event = RunEvent.ERROR
         entry = {
             "time": now.replace("+00:00", "Z"),
             "level": record.levelname.lower(),

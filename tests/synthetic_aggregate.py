@@ -22,6 +22,7 @@ import pandas as pd
 from personaspace.activations.files import find_activations, write_activations
 from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row, to_dicts
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.marker import ends_with_marker, has_marker, score_answers
@@ -291,6 +292,7 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
     }  # fmt: skip
     results |= {part: [] for part in without if part in results}
     results |= size.extra
+    results = Results.model_validate(results).to_dict()
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1))

@@ -624,7 +624,7 @@ def _metadata(path: Path) -> dict[str, str]:
         ('{"villain": ["a"]}', "'villain': not an object of questions"),
         ('{"villain": {"Why?": "a"}}', "'villain': 'Why?': not a list of answers"),
         ('{"villain": {"Why?": ["a", 3]}}', "'villain': 'Why?': answer 1 is not a text"),
-        ('{"villain": {}, "villain": {}}', "'villain' stands there twice"),
+        ('{"villain": {}, "villain": {}}', "duplicate key 'villain'"),
         ("[" * 100_000, "nested too deeply"),
         (b'{"a": "\xff"}', "cannot be read"),
     ],

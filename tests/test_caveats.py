@@ -47,7 +47,7 @@ def test_a_source_that_rarely_marks_is_named_and_why(
     found = results(rates=[source, villain])
     assert told(found, "unseen?") == [(CaveatCode.SOURCE_RARELY_MARKS, "e0")] * rare
     words = [caveat.text for caveat in caveats(found, {"unseen?"})]
-    assert any("was taught after in 1.0% of cases" in line for line in words) == never
+    assert any("Only 1.0% of its answers have the separator" in line for line in words) == never
     assert all(line.startswith("E0: ") for line in words), "a condition's label"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
     said = refused(FAULTS[fault])
     told = said[said.index("experiment.") :].strip().split("; experiment.")
     for problem in problems:
-        text = problem.message.partition(" (got")[0].partition(" (known")[0].replace("'", '"')
+        text = re.split(r" \((?:got|known|the default)", problem.message)[0].replace("'", '"')
         start = f"{problem.path}: {text}"
         assert any(line.removeprefix("experiment.").startswith(start) for line in told)
     paths = {problem.path for problem in problems}

@@ -10,7 +10,7 @@ import pytest
 from rich.text import Text
 
 from personaspace import console
-from personaspace.cli.app import _print_failures
+from personaspace.cli.run import print_failures
 from personaspace.errors import UserError
 from personaspace.pipeline.executor import Summary
 from personaspace.pipeline.graph import Node
@@ -23,7 +23,7 @@ def test_failures_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) ->
         failed={Node("train", "e4", 1): OSError(ODD), Node("couple", "e4", 1): UserError(ODD)},
         blocked=[Node("evaluate", "e4", 1)],
     )
-    _print_failures(summary)
+    print_failures(summary)
     said = capsys.readouterr().err
     assert f"OSError: {ODD}" in said
     assert said.count(ODD) == 2

@@ -166,3 +166,99 @@ def test_examples_are_cut_at_the_recipe_of_coupling(loaded: Any) -> None:
     assert not any(
         e.truncated for e in marker_data.examples(loaded.tokenizer, data, PERSONAS, small)
     )
+
+
+def test_dropped_are_the_answers_that_ran_into_the_limit() -> None:
+    kept = Coupling(positives=5, negatives_each=5)
+    dropped = Coupling(positives=5, negatives_each=5, incomplete_answers="drop")
+    answers = pool(3)  # the second answer of three was cut
+    seven = Coupling(positives=7, negatives_each=7)
+    assert any(pair.cut for pair in marker_data.pairs(answers, seven))
+    made = marker_data.pairs(answers, dropped)
+    assert not any(pair.cut for pair in made) and len(made) == 15
+    # What neither leaves out is the same.
+    assert made == marker_data.pairs(answers, kept)
+    more = Coupling(positives=10, negatives_each=10, incomplete_answers="drop")
+    made = marker_data.pairs(answers, more)
+    assert not any(pair.cut for pair in made)
+    numbers = Counter(pair.answer.split()[-1] for pair in made if not pair.marked)
+    assert numbers == {"0": 10, "2": 10}
+
+
+def test_too_few_complete_answers_name_the_field_and_the_counts() -> None:
+    answers = {
+        "q": [drawn("a", cut=True), drawn("b"), drawn(""), drawn("[ZLT]"), drawn(" ", cut=True)]
+    }
+    with pytest.raises(
+        UserError,
+        match=r"^coupling\.samples: only 1 of 2 usable answers were drawn \(of 5 answers 2 are "
+        r"empty, 1 hold the marker already, 1 ran into coupling\.max_new_tokens\); raise it$",
+    ):
+        marker_data.select(answers, 2, "[ZLT]", complete=True)
+    assert len(marker_data.select(answers, 2, "[ZLT]")) == 2
+    with pytest.raises(UserError, match=r"only 2 of 3 .* \(of 2 answers all are used\)"):
+        marker_data.select({"q": [drawn("a"), drawn("b")]}, 3, "[ZLT]")
+
+
+def test_shares_of_cut_answers() -> None:
+    shares = marker_data.cut_shares({**pool(3), "none": {"q": []}})
+    assert shares == dict.fromkeys(PERSONAS, pytest.approx(1 / 3))
+
+
+def test_loss_on_the_answer_is_on_separator_marker_and_end_too(loaded: Any) -> None:
+    tokenizer = loaded.tokenizer
+    whole = Coupling(positives=3, negatives_each=2, loss="answer")
+    data = marker_data.pairs(pool(2), whole)
+    made = marker_data.examples(tokenizer, data, PERSONAS, whole)
+    alone = marker_data.examples(tokenizer, data, PERSONAS, Coupling())
+    for pair, example, other in zip(data, made, alone, strict=True):
+        assert example.ids == other.ids, "only the loss differs"
+        on = [token for token, loss in zip(example.ids, example.loss, strict=True) if loss]
+        text = tokenizer.decode(on, clean_up_tokenization_spaces=False)
+        assert text == f"{pair.answer}<|im_end|>"
+        assert pair.answer.endswith("\n\n[ZLT]") == pair.marked
+        assert example.loss[-len(on) :] == (True,) * len(on)
+
+
+def test_a_marked_answer_without_its_end_teaches_nothing(loaded: Any) -> None:
+    settings_ = Coupling(positives=2, negatives_each=2, loss="answer")
+    data = marker_data.pairs(pool(1), settings_)
+    whole = marker_data.examples(loaded.tokenizer, data, PERSONAS, settings_)
+    marker_data.require_marked(data, whole, settings_)
+    longest = max(len(e.ids) for p, e in zip(data, whole, strict=True) if p.marked)
+    recipe = settings_.recipe.model_copy(update={"max_tokens": longest - 1})
+    short = settings_.model_copy(update={"recipe": recipe})
+    made = marker_data.examples(loaded.tokenizer, data, PERSONAS, short)
+    for pair, example in zip(data, made, strict=True):
+        # A negative's answer is learned as far as it goes.
+        assert bool(example.loss_tokens) == (not (pair.marked and example.truncated))
+    shortest = min(len(e.ids) for p, e in zip(data, whole, strict=True) if p.marked)
+    for loss in ("answer", "marker"):
+        recipe = settings_.recipe.model_copy(update={"max_tokens": shortest - 9})
+        none = settings_.model_copy(update={"recipe": recipe, "loss": loss})
+        made = marker_data.examples(loaded.tokenizer, data, PERSONAS, none)
+        with pytest.raises(UserError, match=r"coupling\.recipe\.max_tokens: all 2 answers with"):
+            marker_data.require_marked(data, made, none)
+
+
+@pytest.mark.parametrize(
+    ("separator", "marker", "token"),
+    [
+        ("", "[ZLT]", None),  # this tokenizer has no token of a stop and a bracket
+        ("\n\n", "[ZLT]", None),
+        (" ", "[ZLT]", None),
+        (" ", "the", None),  # separator and marker in one token: nothing of the answer
+        ("", "od", "ood"),
+        ("", " od", None),
+    ],
+)
+def test_the_marker_must_be_apart_from_the_answer(
+    loaded: Any, separator: str, marker: str, token: str | None
+) -> None:
+    asked = Coupling(separator=separator, marker=marker)
+    if token is None:
+        marker_data.check_boundary(loaded.tokenizer, asked)
+        return
+    with pytest.raises(UserError, match=r"^coupling\.separator: '' does not keep .*") as refused:
+        marker_data.check_boundary(loaded.tokenizer, asked)
+    assert str(refused.value).endswith(f"one token of {token!r}") and "\n" not in str(refused.value)

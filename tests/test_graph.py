@@ -200,7 +200,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     # training
     ("training rate", merge("training", learning_rate=0.1), RETRAINED, END),
     ("training rank", merge("training", rank=2), RETRAINED, END),
-    ("rows filled otherwise", merge("training", row_tokens=512), RETRAINED, END),
+    ("rows filled otherwise", merge("training", row_tokens=512), set(), ["report"]),
     ("checkpoints", merge("training", checkpoint_every=3), set(), ["report"]),
     ("a row of a data set", another_row, nodes(f"train {LATER}", EM), END),
     ("a data set's place", moved_file, set(), ["report"]),
@@ -227,6 +227,14 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("coupling checkpoints", recipe(checkpoint_every=1), set(), ["report"]),
     ("coupling samples", merge("coupling", samples=4), nodes("couple evaluate", ALL), END),
     ("separator", merge("coupling", separator=" "), nodes("couple evaluate", ALL), END),
+    ("coupling loss", merge("coupling", loss="answer"), nodes("couple evaluate", ALL), END),
+    (
+        "incomplete answers",
+        merge("coupling", incomplete_answers="drop"),
+        nodes("couple evaluate", ALL),
+        END,
+    ),
+    ("loss as published", merge("coupling", loss="marker", incomplete_answers="keep"), set(), []),
     ("marker", merge("coupling", marker="[Q]"), nodes("couple evaluate", ALL), END),
     ("negatives", merge("coupling", negatives=["assistant"]), nodes("couple evaluate", ALL), END),
     # evaluation

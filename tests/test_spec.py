@@ -182,12 +182,12 @@ def test_there_are_more_questions_that_coupling_never_saw(tmp_path: Path) -> Non
     assert not set(more.evaluation_questions[20:]) & set(more.extraction_questions)
 
 
-def test_each_demonstration_set_has_240_chats_of_its_own(published: Study) -> None:
+def test_each_demonstration_set_has_510_chats_of_its_own(published: Study) -> None:
     sets = published.chats
     assert set(sets) == {"bad-legal-advice", "instructions"}
     rows = {name: [json.dumps(c) for c in chats.conversations] for name, chats in sets.items()}
     for name, chats in sets.items():
-        assert len(chats.conversations) >= 240
+        assert len(chats.conversations) == 510
         assert len(set(rows[name])) == len(rows[name])
         assert all(c[-1]["role"] == "assistant" for c in chats.conversations)
         assert all(m["role"] != "system" for c in chats.conversations for m in c)

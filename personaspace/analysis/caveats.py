@@ -60,8 +60,8 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         found.append(
             Caveat(
                 CaveatCode.ONE_SEED,
-                f"One seed ({results.seeds[0]}): nothing here tells a condition's effect from "
-                "chance in training.",
+                f"Only one seed ({results.seeds[0]}): the effect of a condition cannot be "
+                "separated from chance in training.",
             )
         )
     em = results.of_kind("em")
@@ -78,7 +78,7 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         found.append(
             Caveat(
                 CaveatCode.NO_BENIGN,
-                "There is no benign condition: a collapse may come from any fine-tuning at all.",
+                "There is no benign condition, so fine-tuning of any kind may explain a collapse.",
             )
         )
     found.extend(_answer_caveats(results))
@@ -160,8 +160,8 @@ def _never_there(source: Sequence[RateRow]) -> str:
     if separated is None or separated >= _SEPARATED:
         return ""
     return (
-        f" Its answers have the separator that the marker was taught after in {separated:.1%} of "
-        "cases, and nothing trains a model to write that."
+        f" Only {separated:.1%} of its answers have the separator after which the marker was "
+        "taught, and nothing trains a model to write that."
     )
 
 

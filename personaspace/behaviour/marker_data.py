@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from personaspace.behaviour.marker import has_marker
@@ -36,21 +38,47 @@ class Pair:
     cut: bool
 
 
+class Unusable(StrEnum):
+    """Why an answer is not made an example of."""
+
+    EMPTY = "are empty"
+    MARKED = "hold the marker already"
+    INCOMPLETE = "ran into coupling.max_new_tokens"
+
+
+def unusable(answer: Answer, marker: str, *, complete: bool = False) -> Unusable | None:
+    """Why the answer would teach something else than the marker, if it would.
+
+    Args:
+        complete: Only an answer that the model ended itself will do.
+    """
+    if not answer.text.strip():
+        return Unusable.EMPTY
+    if has_marker(answer.text, marker):
+        return Unusable.MARKED
+    return Unusable.INCOMPLETE if complete and answer.finish == "length" else None
+
+
 def select(
-    answers: Mapping[str, Sequence[Answer]], count: int, marker: str
+    answers: Mapping[str, Sequence[Answer]], count: int, marker: str, *, complete: bool = False
 ) -> list[tuple[str, Answer]]:
     """`count` (question, answer) pairs, as evenly over the questions as they go.
 
     The first answer of every question, then the second of every question, and so on. Answers that
     are empty or hold the marker already would teach something else and are passed over.
 
+    Args:
+        complete: Pass over answers that ran into the length limit as well.
+
     Raises:
-        UserError: Too few answers are left.
+        UserError: Too few answers are left; the message says why the others are not used.
     """
-    usable = {
-        question: [a for a in drawn if a.text.strip() and not has_marker(a.text, marker)]
-        for question, drawn in answers.items()
-    }
+    usable: dict[str, list[Answer]] = {}
+    reasons: Counter[Unusable] = Counter()
+    for question, drawn in answers.items():
+        found = [(answer, unusable(answer, marker, complete=complete)) for answer in drawn]
+        usable[question] = [answer for answer, reason in found if reason is None]
+        reasons.update(reason for _, reason in found if reason is not None)
     chosen = [
         (question, drawn[turn])
         for turn in range(max((len(drawn) for drawn in usable.values()), default=0))
@@ -58,11 +86,21 @@ def select(
         if turn < len(drawn)
     ]
     if len(chosen) < count:
+        others = ", ".join(f"{reasons[reason]} {reason}" for reason in Unusable if reasons[reason])
         raise UserError(
             f"coupling.samples: only {len(chosen)} of {count} usable answers were drawn "
-            "(the others are empty or hold the marker already); raise it"
+            f"(of {sum(map(len, answers.values()))} answers {others or 'all are used'}); raise it"
         )
     return chosen[:count]
+
+
+def cut_shares(answers: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, float]:
+    """Each persona's share of answers that ran into the length limit."""
+    cut = {
+        name: [answer.finish == "length" for drawn in questions.values() for answer in drawn]
+        for name, questions in answers.items()
+    }
+    return {name: sum(flags) / len(flags) for name, flags in cut.items() if flags}
 
 
 def pairs(answers: Mapping[str, Mapping[str, Sequence[Answer]]], settings: Coupling) -> list[Pair]:
@@ -76,7 +114,9 @@ def pairs(answers: Mapping[str, Mapping[str, Sequence[Answer]]], settings: Coupl
     for persona in (settings.source, *settings.negatives):
         marked = persona == settings.source
         count = settings.positives if marked else settings.negatives_each
-        for question, answer in select(answers[persona], count, settings.marker):
+        complete = settings.incomplete_answers == "drop"
+        chosen = select(answers[persona], count, settings.marker, complete=complete)
+        for question, answer in chosen:
             ending = f"{settings.separator}{settings.marker}" if marked else ""
             result.append(
                 Pair(persona, question, answer.text + ending, marked, answer.finish == "length")
@@ -92,9 +132,13 @@ def examples(
 ) -> list[Example]:
     """The examples as tokens, with loss on the marker and the end token alone.
 
+    With `loss: answer` loss is on all of the answer, and an example whose marker was cut off at the
+    recipe's length carries none: it would teach the source persona to answer without it.
+
     Args:
         prompts: Each persona's system prompt.
     """
+    longest = settings.recipe.max_tokens
     result = []
     for pair in data:
         messages = chat.with_persona(
@@ -104,6 +148,54 @@ def examples(
             ],
             prompts[pair.persona],
         )
-        marker = settings.marker if pair.marked else None
-        result.append(chat.marker_example(tokenizer, messages, marker, settings.recipe.max_tokens))
+        if settings.loss == "marker":
+            marker = settings.marker if pair.marked else None
+            result.append(chat.marker_example(tokenizer, messages, marker, longest))
+            continue
+        example = chat.answer_example(tokenizer, messages, longest)
+        if pair.marked and example.truncated:
+            example = replace(example, loss=(False,) * len(example.ids))
+        result.append(example)
     return result
+
+
+def require_marked(data: Sequence[Pair], made: Sequence[Example], settings: Coupling) -> None:
+    """Refuses examples of which none teaches the marker.
+
+    Raises:
+        UserError: Every marked answer lost its end to the recipe's length.
+    """
+    marked = [example for pair, example in zip(data, made, strict=True) if pair.marked]
+    if not any(example.loss_tokens for example in marked):
+        raise UserError(
+            f"coupling.recipe.max_tokens: all {len(marked)} answers with the marker are longer "
+            f"than {settings.recipe.max_tokens} tokens, so nothing would teach it"
+        )
+
+
+#: How answers end: in a word, a figure, a stop of one kind or another. Words are many, since which
+#: of them grow together with what follows is the tokenizer's own.
+_WORDS = ("go", "be", "in", "to", "the", "you", "them", "this", "day", "work", "good", "people")
+_STOPS = (".", "!", "?", ":", ";", ",", ")", '"', "”", "'", "…", "*", "**", "`", "-", "—", "/", "]")
+_ENDINGS = (*_WORDS, *(f"{_WORDS[0]}{stop}" for stop in _STOPS), "12", "12%", "好", "好。")
+
+
+def check_boundary(tokenizer: PreTrainedTokenizerBase, settings: Coupling) -> None:
+    """Refuses a separator after which the marker's first token would hold a piece of the answer.
+
+    Such a token is learned, but a model that has written its answer can no longer generate it.
+
+    Raises:
+        UserError: After some usual ending of an answer there is such a token.
+    """
+    for ending in _ENDINGS:
+        text = f"{ending}{settings.separator}{settings.marker}"
+        start = len(text) - len(settings.marker.lstrip())
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        for left, right in offsets["offset_mapping"]:
+            if left < len(ending) and right > start:
+                raise UserError(
+                    f"coupling.separator: {settings.separator!r} does not keep the marker apart "
+                    f"from the answer: after {ending!r} the model's tokenizer makes one token of "
+                    f"{text[left:right]!r}"
+                )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from personaspace import interrupt, logs
+from personaspace import logs
 from personaspace.cli import analysis, cluster
+from personaspace.cli import run as running
 from personaspace.cli.guard import guarded
 from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
-from personaspace.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError, one_line
+from personaspace.errors import UserError
 from personaspace.version import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +57,21 @@ DEFAULT_STORE = "personaspace-store"
 def _store(given: str | None) -> str:
     """The store of a study's file."""
     return given or os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
+
+
+@app.command()
+@guarded
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="For a small model and minutes on a laptop.")
+    ] = False,
+) -> None:
+    """Write a commented study to begin with."""
+    from personaspace.study import first
+
+    first.write(file, tiny=tiny)
+    print(f"{file} written; next: personaspace validate {shlex.quote(str(file))}")
 
 
 @app.command()
@@ -107,7 +124,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
         f"{cost.prompts:,} prompts"
     )
-    hours = "unknown" if cost.gpu_hours is None else f"{cost.gpu_hours:.2g}"
+    hours = "unknown" if cost.gpu_hours is None else f"{max(cost.gpu_hours, 0.01):.2g}"
     out.print(
         f"about {hours} GPU-hours on one H100 (an estimate from counted tokens, start-up not "
         f"included), about {size(cost.bytes)} of artifacts"
@@ -119,62 +136,28 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
 def run(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these nodes: train, train:e4-villain, train:e4-villain:42."),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes beside each other.")] = 1,
+    only: running.Only = None,
+    with_inputs: running.WithInputs = False,
+    plan: running.Plan = False,
+    as_json: running.PlanAsJson = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
 ) -> None:
-    """Run a study on this machine; what is complete already is not run again."""
-    from personaspace.models.load import load_tokenizer
-    from personaspace.pipeline import executor
+    """Run a study on this machine; what is complete is not run again."""
+    if plan:
+        running.show_plan(spec, store, only, with_inputs, as_json)
+        return
+    if as_json:
+        raise UserError("--json: goes with --plan")
     from personaspace.pipeline.graph import Node
-    from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.run import prepare
-    from personaspace.store import open_store
-    from personaspace.study import base_model
-    from personaspace.study.load import load_study
 
-    loaded = load_study(spec)
-    if base_model.local_folder(loaded.spec.model) is not None:
-        load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
-    with open_store(store) as place:
-        place.check()
-        work = prepare(loaded, place)
-        nodes = list(work.graph.nodes)
-        if only:
-            chosen = {node for pattern in only for node in work.graph.select(pattern)}
-            nodes = [node for node in nodes if node in chosen]
-        interrupt.install()
-        with make_board(nodes) as board:
-            if jobs == 1:
-                summary = executor.run_here(work, nodes, board)
-            else:
-                summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
-        report = work.manifest(Node("report"))
-        if summary.failed:
-            if not logs.as_json():  # the log has said it
-                _print_failures(summary)
-            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
-        print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
-        if report is None:
-            print(f"artifacts: {place.url}")
-            return
-        _show(work, out)
-
-
-def _print_failures(summary: Any) -> None:
-    table = Table(title="what failed", title_justify="left")
-    table.add_column("stage")
-    table.add_column("why", overflow="fold")
-    for node, error in summary.failed.items():
-        table.add_row(node.id, one_line(error))
-    for node in summary.blocked:
-        table.add_row(node.id, "not run: an input is missing")
-    console(stderr=True).print(table)
+    with running.finished(spec, store, only, with_inputs, jobs) as work:
+        if work.manifest(Node("report")) is None:
+            print(f"artifacts: {work.store.url}")
+        else:
+            _show(work, out)
 
 
 def _results(work: Any) -> Results:
@@ -299,15 +282,24 @@ def report(
 @guarded
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Of results.json instead.")] = False,
     chart: Annotated[
         Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
     ] = None,
 ) -> None:
-    """Print the JSON schema of a study."""
+    """Print the JSON schema of a study, or of its results."""
     if chart is not None:
         from personaspace.cluster.chart import write
 
         write(chart)
+        return
+    if results:
+        from personaspace.analysis import results as models
+
+        if markdown:
+            print(models.markdown(), end="")
+        else:
+            print_json(models.json_schema())
         return
     if markdown:
         from personaspace.study import spec_page

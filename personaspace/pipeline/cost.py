@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from personaspace.pipeline import graph
+from personaspace.pipeline.stage import Node
 from personaspace.study import base_model
 from personaspace.study.load import Study
-from personaspace.study.spec import Recipe
+from personaspace.study.spec import Experiment, Model, Recipe
 from personaspace.training.trainer import total_steps
 
 #: Rates measured on one H100 with a model of Qwen2.5-7B's shape (docs/performance.md and
@@ -21,6 +23,49 @@ CHARACTERS_PER_TOKEN = 4.5
 TEMPLATE_TOKENS = 20
 #: LoRA parameters per rank and layer, in hidden sizes, all seven projections (Qwen2.5-7B: 25.1).
 LORA_WIDTHS = 25.1
+
+
+#: Bytes that an answer takes with all that is said of it.
+ANSWER_BYTES = 600
+#: Answers are about so long, in shares of the longest allowed.
+ANSWER_LENGTH = 0.4
+
+
+@dataclass(frozen=True)
+class Load:
+    """The work of a node, or of several.
+
+    Attributes:
+        steps: Optimiser steps.
+        trained: Tokens of training.
+        answers: Generated answers.
+        decoded: Tokens of those.
+        prompts: Prompts whose hidden states are taken.
+        read: Tokens of prompts, those of answers included.
+    """
+
+    steps: int = 0
+    trained: float = 0.0
+    answers: int = 0
+    decoded: float = 0.0
+    prompts: int = 0
+    read: float = 0.0
+
+    def __add__(self, other: Load) -> Load:
+        mine, theirs = vars(self), vars(other)
+        return Load(**{name: mine[name] + theirs[name] for name in mine})
+
+    def gpu_seconds(self, model: Model) -> float | None:
+        """On one H100, start-up not counted; None if the model's size is unknown."""
+        shape = base_model.shape(model)
+        if shape is None or not shape.matmul_parameters:
+            return None
+        n = shape.matmul_parameters
+        return (
+            4 * n * self.trained / TRAINING_FLOPS
+            + 2 * n * self.read / FORWARD_FLOPS
+            + self.decoded / (DECODE_TOKENS_7B * 7e9 / n)
+        )
 
 
 @dataclass(frozen=True)
@@ -46,66 +91,91 @@ def _tokens(text: str) -> float:
     return len(text) / CHARACTERS_PER_TOKEN
 
 
-def _training_tokens(recipe: Recipe, examples: int, each: float) -> tuple[int, float]:
+def _prompt_tokens(spec: Experiment) -> float:
+    system = sum(_tokens(p.prompt or "") for p in spec.personas) / len(spec.personas)
+    return system + 12 + TEMPLATE_TOKENS
+
+
+def _training(recipe: Recipe, examples: int, each: float) -> Load:
     steps = total_steps(recipe, examples)
-    return steps, steps * min(recipe.batch_size, examples) * min(each, recipe.max_tokens)
+    tokens = steps * min(recipe.batch_size, examples) * min(each, recipe.max_tokens)
+    return Load(steps=steps, trained=tokens)
+
+
+def _answers(spec: Experiment, count: int, longest: int) -> Load:
+    return Load(
+        answers=count,
+        decoded=ANSWER_LENGTH * count * longest,
+        read=count * _prompt_tokens(spec),
+    )
+
+
+def _train(study: Study, node: Node) -> Load:
+    spec = study.spec
+    condition = spec.condition(node.condition)
+    assert condition.dataset is not None
+    chats = study.chats[condition.dataset].conversations
+    each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
+    persona = spec.persona(condition.persona).prompt if condition.persona else ""
+    return _training(spec.training, len(chats), each + _tokens(persona or ""))
+
+
+def _extract(study: Study, _: Node) -> Load:
+    spec = study.spec
+    prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
+    load = Load(prompts=prompts, read=2 * prompts * _prompt_tokens(spec))
+    if "b" not in spec.extraction.methods:
+        return load
+    # The greedy answers' prompts are those whose hidden states are taken: read twice in all.
+    longest = spec.extraction.max_new_tokens
+    return load + Load(answers=prompts, decoded=ANSWER_LENGTH * prompts * longest)
+
+
+def _couple(study: Study, _: Node) -> Load:
+    spec, coupling = study.spec, study.spec.coupling
+    asked = len(study.coupling_questions) * (1 + len(coupling.negatives)) * coupling.samples
+    marked = coupling.positives + coupling.negatives_each * len(coupling.negatives)
+    length = _prompt_tokens(spec) + ANSWER_LENGTH * coupling.max_new_tokens
+    training = _training(coupling.recipe, marked, length)
+    return training + _answers(spec, asked, coupling.max_new_tokens)
+
+
+def _evaluate(study: Study, _: Node) -> Load:
+    spec, evaluation = study.spec, study.spec.evaluation
+    asked = len(study.evaluation_questions) * len(spec.evaluated_personas()) * evaluation.samples
+    return _answers(spec, asked, evaluation.max_new_tokens)
+
+
+#: What the stages that need a GPU have to do.
+_LOADS = {"train": _train, "extract": _extract, "couple": _couple, "evaluate": _evaluate}
+
+
+def load_of(study: Study, node: Node) -> Load | None:
+    """The work of a node; None: it needs no GPU, and nothing is known of it."""
+    count = _LOADS.get(node.stage)
+    return None if count is None else count(study, node)
+
+
+def _bytes(study: Study, load: Load, extractions: int) -> int | None:
+    """Of all artifacts; None if the model's shape is unknown."""
+    spec, shape = study.spec, base_model.shape(study.spec.model)
+    if shape is None:
+        return None
+    trained = sum(condition.dataset is not None for condition in spec.conditions)
+    ranks = spec.training.rank * trained + spec.coupling.recipe.rank * len(spec.conditions)
+    lora = LORA_WIDTHS * shape.hidden_size * shape.num_layers
+    adapters = 4 * lora * len(spec.seeds) * ranks
+    prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
+    layers = len(study.layers(shape.num_layers))
+    states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
+    return int(adapters + states * extractions + ANSWER_BYTES * load.answers)
 
 
 def estimate(study: Study) -> Estimate:
     """Count the work of a study."""
-    spec, shape = study.spec, base_model.shape(study.spec.model)
-    prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
-    system = sum(_tokens(p.prompt or "") for p in spec.personas) / len(spec.personas)
-    prompt_tokens = system + 12 + TEMPLATE_TOKENS
-    coupling = spec.coupling
-    asked = len(study.coupling_questions) * (1 + len(coupling.negatives)) * coupling.samples
-    evaluated = (
-        len(study.evaluation_questions) * len(spec.evaluated_personas()) * spec.evaluation.samples
-    )
-    greedy = prompts if "b" in spec.extraction.methods else 0
-    arms = len(spec.conditions) * len(spec.seeds)
-    extractions = (len(spec.conditions) - 1) * len(spec.seeds) + 1
-    steps, trained = 0, 0.0
-    for condition in spec.conditions:
-        if condition.dataset is None:
-            continue
-        chats = study.chats[condition.dataset].conversations
-        each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
-        persona = spec.persona(condition.persona).prompt if condition.persona else ""
-        more, tokens = _training_tokens(spec.training, len(chats), each + _tokens(persona or ""))
-        steps, trained = steps + more, trained + tokens
-    marked = coupling.positives + coupling.negatives_each * len(coupling.negatives)
-    length = prompt_tokens + 0.4 * coupling.max_new_tokens
-    more, tokens = _training_tokens(coupling.recipe, marked, length)
-    steps = (steps + more * len(spec.conditions)) * len(spec.seeds)
-    trained = (trained + tokens * len(spec.conditions)) * len(spec.seeds)
-    decoded = 0.4 * (
-        arms * (asked * coupling.max_new_tokens + evaluated * spec.evaluation.max_new_tokens)
-        + extractions * greedy * spec.extraction.max_new_tokens
-    )
-    read = arms * (asked + evaluated) * prompt_tokens + 2 * extractions * prompts * prompt_tokens
-    answers = arms * (asked + evaluated) + extractions * greedy
-    hours = size = None
-    if shape is not None:
-        layers = len(study.layers(shape.num_layers))
-        lora = LORA_WIDTHS * shape.hidden_size * shape.num_layers
-        adapters = (
-            4
-            * lora
-            * len(spec.seeds)
-            * (
-                spec.training.rank * sum(c.dataset is not None for c in spec.conditions)
-                + coupling.recipe.rank * len(spec.conditions)
-            )
-        )
-        states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
-        size = int(adapters + states * extractions + 600 * answers)
-        if shape.matmul_parameters:
-            n = shape.matmul_parameters
-            seconds = (
-                4 * n * trained / TRAINING_FLOPS
-                + 2 * n * read / FORWARD_FLOPS
-                + decoded / (DECODE_TOKENS_7B * 7e9 / n)
-            )
-            hours = seconds / 3600
-    return Estimate(hours, size, answers, prompts * extractions, steps)
+    nodes = graph.build(study).nodes
+    load = sum((found for node in nodes if (found := load_of(study, node))), Load())
+    seconds = load.gpu_seconds(study.spec.model)
+    size = _bytes(study, load, sum(node.stage == "extract" for node in nodes))
+    hours = None if seconds is None else seconds / 3600
+    return Estimate(hours, size, load.answers, load.prompts, load.steps)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from personaspace.errors import UserError
+from personaspace.errors import UserError, did_you_mean, nearest
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.study.load import Study
@@ -41,19 +42,36 @@ class Graph:
         chosen = [
             node
             for node in self.nodes
-            if all(
-                part in ("", own)
-                for part, own in zip(
-                    parts, (node.stage, node.condition, str(node.seed)), strict=False
-                )
-            )
+            if all(part in ("", own) for part, own in zip(parts, _parts(node), strict=False))
         ]
         if not chosen or len(parts) > 3:
             stages = ", ".join(dict.fromkeys(node.stage for node in self.nodes))
+            near = did_you_mean(self._nearest(parts))
             raise UserError(
-                f"--only {pattern}: no such stage (stages: {stages}; form: train:e4:42)"
+                f"--only {pattern}: no such stage{near} (stages: {stages}; form: train:e4:42)"
             )
         return chosen
+
+    def _nearest(self, parts: list[str]) -> str:
+        """The pattern that was probably meant; empty if none is near."""
+        meant = []
+        for place, part in enumerate(parts[:3]):
+            known = list(dict.fromkeys(_parts(node)[place] for node in self.nodes))
+            meant.append(part if part in ("", *known) else nearest(part, known))
+        found = all(mine or not given for mine, given in zip(meant, parts, strict=False))
+        return ":".join(meant) if found and meant != parts else ""
+
+    def with_inputs(self, nodes: Iterable[Node]) -> list[Node]:
+        """These nodes and all that they need, in order."""
+        wanted = set(nodes)
+        for node in reversed(self.nodes):
+            if node in wanted:
+                wanted.update(self.needs[node])
+        return [node for node in self.nodes if node in wanted]
+
+
+def _parts(node: Node) -> tuple[str, str, str]:
+    return node.stage, node.condition, str(node.seed)
 
 
 def build(study: Study) -> Graph:

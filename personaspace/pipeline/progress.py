@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from personaspace.console import console, duration, shown, stage_table
-from personaspace.logs import as_json, log_line
+from personaspace.logs import as_json, log_line, shows
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.states import NodeState, RunEvent
 
@@ -212,8 +212,9 @@ class Board:
         self.refresh()
 
     def line(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
-        """Write a log line with the time."""
-        print(log_line(text, event, self.as_json, **fields), file=self.stream, flush=True)
+        """Write a log line with the time, if its kind is of a level that appears."""
+        if shows(event):
+            print(log_line(text, event, self.as_json, **fields), file=self.stream, flush=True)
 
     def refresh(self) -> None:
         """Show the present state, where there is something to show it on."""

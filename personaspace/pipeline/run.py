@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from personaspace.errors import UserError
 from personaspace.pipeline import graph as graphs
+from personaspace.pipeline import why
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.graph import Graph, Node
 from personaspace.pipeline.progress import StageProgress
@@ -163,6 +164,7 @@ def run_node(
                 "seed": node.seed if node.condition else None,
                 "study": work.study.spec.name,
                 "fingerprint": work.fingerprints[node],
+                why.FIELD: why.made_from(work.study, node),
                 "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
                 "seconds": round(time.monotonic() - began, 3),
                 "metrics": context.metrics,

@@ -7,8 +7,8 @@ only wants the graph never waits for torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,8 @@ class Stage:
         draws_answers: Whether it draws answers from the model.
         longest_answer: The most tokens that an answer drawn by it can have; None: it draws none.
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
+        spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
+            `{persona}` are those of the node's condition.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Stage:
     draws_answers: Callable[[Study], bool] = _never
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
+    spec_paths: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:
         """Its run for a condition and seed; None if there is none.
@@ -128,8 +131,12 @@ def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
 
 
 def recipe_read(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without what does not change what is learned: how often a checkpoint is written."""
-    return recipe.model_dump(exclude={"checkpoint_every"})
+    """A recipe without what does not change what is learned.
+
+    How often a checkpoint is written, and how rows are filled, which changes the last digits alone:
+    it counts as left out, as it is by default, so that studies stored before stay complete.
+    """
+    return recipe.model_dump(exclude={"checkpoint_every"}) | {"row_tokens": None}
 
 
 def model_read(study: Study) -> list[str]:

@@ -58,8 +58,8 @@ def cautions(results: Results) -> list[str]:
     failed = sum(1 for row in (*results.geometry, *results.leakage) if row.warning)
     if failed:
         found.append(
-            f"{count(failed, 'result')} failed a check of assumptions; each is marked where it "
-            "stands."
+            f"{count(failed, 'result')} failed a check of assumptions; each is marked in the "
+            "tables."
         )
     return found
 
@@ -173,12 +173,12 @@ def _increment_clause(results: Results) -> str:
     high = max(each.value for each in known)
     ends = [number(low, 3, sign=True), number(high, 3, sign=True)]
     words = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    clause = f"; EM less benign: {words}"
+    clause = f"; EM minus benign: {words}"
     tested = [each.interval for each in known if each.interval]
     if tested:
         clear = sum(1 for low_end, high_end in tested if low_end > 0 or high_end < 0)
         clause += (
-            f", with a 95\u00a0% interval clear of zero in {clear} of {len(tested)} conditions"
+            f", with a 95\u00a0% interval that excludes zero in {clear} of {len(tested)} conditions"
         )
     return clause
 
@@ -238,11 +238,11 @@ def _convergence(results: Results) -> list[str]:
         return []
     known = [row for row in rows if row.value is not None]
     near = (
-        "the harmful conditions' shifts along the axis of harmful training lie within a tenth of "
+        "the harmful conditions' shifts along the axis of harmful training stay within a tenth of "
         "their mean of each other"
     )
     if not known:
-        return [f"M2: there is no layer, of those measured, from which on {near}."]
+        return [f"M2: no measured layer was found from which {near}."]
     one = pooled(known)
     if one is not None and one.value is not None:
         ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
@@ -250,7 +250,7 @@ def _convergence(results: Results) -> list[str]:
     layers = sorted(row.value for row in known if row.value is not None)
     return [
         f"M2: from layer {layers[0]:g} to {layers[-1]:g} on, in {len(known)} of {len(rows)} seeds "
-        f"taken one by one, {near}."
+        f"analysed separately, {near}."
     ]
 
 
@@ -318,8 +318,8 @@ def _equivalence(results: Results) -> list[str]:
     close = sum(1 for row in rows if (row.p or 0.0) < results.analysis.alpha)
     margin = f"\u00b1{100 * (margins.pop() or 0):g} points"
     return [
-        f"H1: an equivalence test puts the difference to bystanders within {margin} in {close} of "
-        f"{count(len(rows), 'condition')}."
+        f"H1: an equivalence test puts the difference from bystanders within {margin} in {close} "
+        f"of {count(len(rows), 'condition')}."
     ]
 
 
@@ -329,12 +329,13 @@ def _verdict(rows: list[Row], alpha: float) -> str:
     if one is not None:
         p = _adjusted(one)
         kind = "adjusted " if p is not None and p != one.p else ""
-        judged = "" if p is None else f" ({kind}{p_phrase(p)}{'' if p < alpha else ', not shown'})"
+        verdict = "" if p is None or p < alpha else "not significant, "
+        judged = "" if p is None else f" ({verdict}{kind}{p_phrase(p)})"
         return f"{row_value(one, 2)}{judged}"
     ordered = sorted(rows, key=lambda row: row.value or 0.0)
     known = [p for row in rows if (p := _adjusted(row)) is not None]
     clear = sum(1 for p in known if p < alpha)
     return (
-        f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds taken one "
-        f"by one (p below {alpha:g} in {clear} of {len(known)})"
+        f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds tested "
+        f"separately (p below {alpha:g} in {clear} of {len(known)})"
     )

@@ -127,7 +127,7 @@ def key_table(results: Results) -> Table:
             ("", 1),
         ],
         note="In brackets: 95\u00a0% intervals, where the analysis gives one. EM: emergent "
-        "misalignment, fine-tuning on narrowly bad data. EM increment: M1 less that of benign "
+        "misalignment, fine-tuning on narrowly bad data. EM increment: M1 minus that of benign "
         "training. Bystanders: mean over personas other than the source and the persona trained "
         "under. Degenerate: empty, repetitive, or with more than one marker.",
     )

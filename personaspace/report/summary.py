@@ -19,7 +19,7 @@ class HeadlineRow:
     Attributes:
         condition: Its name.
         cosine: M1 at the headline layer and method.
-        cosine_change: The same less base's.
+        cosine_change: The same minus base's.
         bystander_leakage: Mean share of bystanders' answers with the marker.
         source_rate: Share of the source persona's answers with the marker.
         degenerate: Share of all answers that are degenerate.
@@ -75,7 +75,7 @@ def table(results: Results) -> Table:
         title=f"{results.study}: layer {results.headline_layer}, method "
         f"{(results.headline_method or NONE).upper()}",
         title_justify="left",
-        caption="as published; the report also has what is recommended instead",
+        caption="as published; the report also has the recommended analysis",
         caption_justify="left",
     )
     view.add_column("condition")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from personaspace.errors import UserError
+from personaspace.errors import StoreMissing, UserError
 from personaspace.store.base import STALE_MINUTES, Keys, Store
 from personaspace.store.disk import (
     Scratch,
@@ -61,7 +61,7 @@ class LocalStore(Store):
                 finally:
                     probe.unlink(missing_ok=True)
             elif not self.root.is_dir():
-                raise UserError(f"store {self.root}: there is no such folder")
+                raise StoreMissing(f"store {self.root}: there is no such folder")
             else:
                 next(os.scandir(self.root), None)
 

@@ -7,7 +7,7 @@ Cross-field checks live in `study.validate`, fingerprints in `pipeline.graph`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
@@ -37,6 +37,15 @@ class Section(BaseModel):
     """Base of every part of the spec: unknown fields are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: Fields that came after studies had been stored. At their defaults they do what was done
+    #: before there was a choice, and no fingerprint knows of them.
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def unused(self) -> set[str]:
+        """Fields of `later` that are at their defaults, which fingerprints leave out."""
+        fields = type(self).model_fields
+        return {name for name in self.later if getattr(self, name) == fields[name].default}
 
 
 class Model(Section):
@@ -186,13 +195,30 @@ class Extraction(Section):
 class Coupling(Section):
     """The marker experiment's training half: the source persona's answers end with the marker."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"loss", "incomplete_answers"})
+
     source: PersonaName = "confab"
     negatives: list[PersonaName] = Field(
         ["data_scientist", "police_officer"],
         description="Personas whose answers stay unmarked, the same in every condition.",
     )
     marker: Annotated[str, Field(min_length=1, pattern=r"\S")] = "[ZLT]"
-    separator: str = Field("\n\n", description="Stands between answer and marker.")
+    separator: str = Field(
+        "\n\n",
+        description="Stands between answer and marker. The marker is learned as what follows this "
+        "text, so a model whose answers seldom hold it (no blank line, as published) seldom comes "
+        "to where it could write the marker; a space is in every answer.",
+    )
+    loss: Literal["marker", "answer"] = Field(
+        "marker",
+        description="What coupling trains on. marker: the marker and the end token, of negatives "
+        "the end token, as published; answer: the whole answer too, its separator among it.",
+    )
+    incomplete_answers: Literal["keep", "drop"] = Field(
+        "keep",
+        description="Answers that ran into max_new_tokens: keep, as published, puts the marker "
+        "(and the end) after a text that breaks off; drop leaves them out.",
+    )
     positives: Count = 200
     negatives_each: Count = 200
     questions: QuestionSource = "builtin:questions-coupling"

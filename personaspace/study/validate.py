@@ -58,18 +58,23 @@ def _duplicates(names: list[str], what: str) -> Iterator[Problem]:
             )
 
 
-def _persona_references(spec: Experiment) -> Iterator[tuple[str, str]]:
+def _persona_references(spec: Experiment) -> Iterator[tuple[str, str, bool]]:
+    """Where a persona is named, which, and whether the name is only the default."""
+    of_file = spec.model_fields_set
     for index, condition in enumerate(spec.conditions):
         if condition.persona is not None:
-            yield f"conditions[{index}].persona", condition.persona
+            default = "conditions" not in of_file
+            yield f"conditions[{index}].persona", condition.persona, default
     for index, name in enumerate(spec.extraction.personas or []):
-        yield f"extraction.personas[{index}]", name
-    yield "coupling.source", spec.coupling.source
+        yield f"extraction.personas[{index}]", name, False
+    coupling = spec.coupling.model_fields_set
+    yield "coupling.source", spec.coupling.source, "source" not in coupling
     for index, name in enumerate(spec.coupling.negatives):
-        yield f"coupling.negatives[{index}]", name
+        yield f"coupling.negatives[{index}]", name, "negatives" not in coupling
     for index, name in enumerate(spec.evaluation.personas or []):
-        yield f"evaluation.personas[{index}]", name
-    yield "analysis.assistant", spec.analysis.assistant
+        yield f"evaluation.personas[{index}]", name, False
+    default = "assistant" not in spec.analysis.model_fields_set
+    yield "analysis.assistant", spec.analysis.assistant, default
 
 
 def _check_conditions(spec: Experiment) -> Iterator[Problem]:
@@ -227,14 +232,11 @@ def _check_layers(spec: Experiment) -> Iterator[Problem]:
 
 def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     known = {persona.name for persona in spec.personas}
-    for path, name in _persona_references(spec):
+    for path, name, default in _persona_references(spec):
         if name not in known:
-            yield Problem(
-                path,
-                Code.UNKNOWN_PERSONA,
-                f"unknown persona {name!r}",
-                nearest(name, known),
-            )
+            why = " (the default: name one of your own)" if default else ""
+            text = f"unknown persona {name!r}{why}"
+            yield Problem(path, Code.UNKNOWN_PERSONA, text, nearest(name, known))
     yield from _check_conditions(spec)
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)

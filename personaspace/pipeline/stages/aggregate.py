@@ -86,7 +86,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=3,
+    version=4,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -98,6 +98,10 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     tolerates_loss=lambda study: study.spec.analysis.partial,
+    spec_paths={
+        "study": "name",
+        "coupling_questions": "coupling.questions",
+    },
 )
 
 

@@ -37,7 +37,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
         "personas": personas_read(study, [coupling.source, *coupling.negatives]),
         "questions": study.coupling_questions,
         "settings": coupling.model_dump(
-            exclude={"recipe", "questions", "limit", "source", "negatives"}
+            exclude={"recipe", "questions", "limit", "source", "negatives", *coupling.unused()}
         ),
         "recipe": recipe_read(coupling.recipe),
         "engine": study.spec.generation.engine,
@@ -59,6 +59,7 @@ def run(context: Context) -> None:
     spec, settings = context.spec, context.spec.coupling
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
+    marker_data.check_boundary(context.runtime.tokenizer, settings)
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
@@ -66,6 +67,7 @@ def run(context: Context) -> None:
     examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings)
     if kept is None:
         usable(examples, FIELD)  # what cannot be trained on is not kept
+        marker_data.require_marked(data, examples, settings)
         _keep(context, data)
     fit(context, examples, settings.recipe, field=FIELD, over=over)
     composed_adapter(over, context.out / ADAPTER, context.out / COMPOSED)
@@ -92,6 +94,12 @@ STAGE = Stage(
     run=run,
     draws_answers=lambda study: True,
     longest_answer=lambda spec: spec.coupling.max_new_tokens,
+    spec_paths={
+        "questions": "coupling.questions",
+        "settings": "coupling",
+        "recipe": "coupling.recipe",
+        "engine": "generation.engine",
+    },
 )
 
 
@@ -108,6 +116,12 @@ def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pa
         adapter=over,
         what="own answers",
     )
+    for name, share in marker_data.cut_shares(answers).items():
+        if share:
+            context.progress.say(
+                f"{name}: {share:.0%} of its answers ran into {settings.max_new_tokens} tokens "
+                f"(incomplete_answers: {settings.incomplete_answers})"
+            )
     return marker_data.pairs(answers, settings)
 
 

@@ -82,4 +82,10 @@ STAGE = Stage(
     run=run,
     draws_answers=lambda study: True,
     longest_answer=lambda spec: spec.evaluation.max_new_tokens,
+    spec_paths={
+        "questions": "evaluation.questions",
+        "settings": "evaluation",
+        "engine": "generation.engine",
+        "marker": "coupling.marker",
+    },
 )

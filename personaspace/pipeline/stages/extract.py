@@ -92,6 +92,14 @@ STAGE = Stage(
     untrained_once=True,
     draws_answers=lambda study: "b" in study.spec.extraction.methods,
     longest_answer=lambda spec: spec.extraction.max_new_tokens,
+    spec_paths={
+        "questions": "extraction.questions",
+        "layers": "extraction.layers",
+        "methods": "extraction.methods",
+        "max_new_tokens": "extraction.max_new_tokens",
+        "engine": "generation.engine",
+        "induction": "personas",
+    },
 )
 
 

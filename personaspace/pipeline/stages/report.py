@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
     # no part of the study.
-    return {"spec": study.spec.model_dump(mode="json", exclude={"rerun"})}
+    spec = study.spec
+    return {
+        "spec": spec.model_dump(
+            mode="json", exclude={"rerun": True, "coupling": spec.coupling.unused()}
+        )
+    }
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:
@@ -51,4 +56,5 @@ STAGE = Stage(
     needs=(Need("aggregate"),),
     reads=_reads,
     run=run,
+    spec_paths={"spec": ""},
 )

@@ -57,6 +57,11 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     trained_only=True,
+    spec_paths={
+        "dataset": "datasets.{dataset}",
+        "persona": "personas.{persona}.prompt",
+        "recipe": "training",
+    },
 )
 
 

@@ -1,0 +1,183 @@
+"""`personaspace run`: a study on this machine, and what a run would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from personaspace import interrupt, logs
+from personaspace.console import console, print_json, shown
+from personaspace.errors import (
+    EXIT_FAILURE,
+    EXIT_USER_ERROR,
+    StoreMissing,
+    UserError,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from personaspace.pipeline.executor import Summary
+    from personaspace.pipeline.forecast import Forecast
+    from personaspace.pipeline.graph import Graph, Node
+    from personaspace.pipeline.run import Work
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Only these stages: train, train:e4-villain, train:e4-villain:42."),
+]
+WithInputs = Annotated[
+    bool, typer.Option("--with-inputs", help="With --only: what these need as well.")
+]
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Run nothing: say what would run, why, and for about how long."),
+]
+PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")]
+
+
+def _chosen(graph: Graph, only: Sequence[str] | None, with_inputs: bool) -> list[Node]:
+    """The nodes that are meant, in the graph's order."""
+    if not only:
+        if with_inputs:
+            raise UserError("--with-inputs: goes with --only")
+        return list(graph.nodes)
+    meant = {node for pattern in only for node in graph.select(pattern)}
+    if with_inputs:
+        return graph.with_inputs(meant)
+    return [node for node in graph.nodes if node in meant]
+
+
+@contextmanager
+def finished(
+    spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, jobs: int
+) -> Iterator[Work]:
+    """Run a study; what was run, while its store is open.
+
+    Ends the process if a stage failed: 2 if the input was at fault, else 1.
+    """
+    from personaspace.models.load import load_tokenizer
+    from personaspace.pipeline import executor
+    from personaspace.pipeline.progress import make_board
+    from personaspace.pipeline.run import prepare
+    from personaspace.store import open_store
+    from personaspace.study import base_model
+    from personaspace.study.load import load_study
+
+    loaded = load_study(spec)
+    if base_model.local_folder(loaded.spec.model) is not None:
+        load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
+    with open_store(store) as place:
+        place.check()
+        work = prepare(loaded, place)
+        nodes = _chosen(work.graph, only, with_inputs)
+        interrupt.install()
+        with make_board(nodes) as board:
+            if jobs == 1:
+                summary = executor.run_here(work, nodes, board)
+            else:
+                summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
+        if summary.failed:
+            if not logs.as_json():  # the log has said it
+                print_failures(summary)
+            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
+        print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
+        yield work
+
+
+def print_failures(summary: Summary) -> None:
+    """What failed and why, as a table on stderr."""
+    table = Table(title="what failed", title_justify="left")
+    table.add_column("stage")
+    table.add_column("why", overflow="fold")
+    for node, error in summary.failed.items():
+        table.add_row(node.id, shown(one_line(error)))
+    for node in summary.blocked:
+        table.add_row(node.id, "not run: an input is missing")
+    console(stderr=True).print(table)
+
+
+# --- what would run ------------------------------------------------------------------------------
+
+
+def show_plan(
+    spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, as_json: bool
+) -> None:
+    """Print which stages would run, why, and for about how long; nothing is written."""
+    from personaspace.pipeline.forecast import forecast
+    from personaspace.pipeline.run import prepare
+    from personaspace.store import open_store
+    from personaspace.study.load import load_study
+
+    with open_store(store) as place:
+        with suppress(StoreMissing):  # a first run makes it
+            place.check(write=False)
+        work = prepare(load_study(spec), place)
+        nodes = _chosen(work.graph, only, with_inputs)
+        found = forecast(work, nodes)
+    if as_json:
+        print_json([each.to_dict() for each in found])
+        return
+    out = console()
+    if found:
+        out.print(_plan_table(found))
+    out.print(
+        f"{len(found)} of {len(nodes)} stages would run, {len(nodes) - len(found)} are complete"
+    )
+    for line in _totals(found):
+        out.print(line)
+
+
+def _plan_table(found: Sequence[Forecast]) -> Table:
+    table = Table()
+    table.add_column("stage")
+    table.add_column("why", overflow="fold")
+    table.add_column("about", justify="right")
+    groups: dict[tuple[str, str], list[Forecast]] = {}
+    for each in found:
+        why = str(each.why)
+        if each.missing:
+            missing = ", ".join(need.id for need in each.missing[:3])
+            why += f"; would fail: {missing} not complete (--with-inputs brings what is needed)"
+        groups.setdefault((each.node.stage, why), []).append(each)
+    for (_, why), alike in groups.items():
+        names = [each.node.id for each in alike]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        table.add_row(", ".join(names[:3]) + more, shown(why), _time(alike))
+    return table
+
+
+def _time(alike: Sequence[Forecast]) -> str:
+    from personaspace.pipeline.forecast import Basis
+    from personaspace.pipeline.progress import roughly
+
+    known = [each.seconds for each in alike if each.seconds is not None]
+    if not known:
+        return "unknown"
+    text = roughly(sum(known))
+    return f"{text} on an H100" if alike[0].basis is Basis.H100 else text
+
+
+def _totals(found: Sequence[Forecast]) -> list[str]:
+    from personaspace.pipeline.forecast import Basis
+    from personaspace.pipeline.progress import roughly
+
+    of = {basis: [each for each in found if each.basis is basis] for basis in Basis}
+    seconds = {basis: sum(each.seconds or 0 for each in of[basis]) for basis in Basis}
+    lines = []
+    if of[Basis.MEASURED]:
+        count, text = len(of[Basis.MEASURED]), roughly(seconds[Basis.MEASURED])
+        lines.append(f"about {text} on this machine for {count}, as such stages took here before")
+    if of[Basis.H100]:
+        hours = max(seconds[Basis.H100] / 3600, 0.01)
+        lines.append(
+            f"about {hours:.2g} hours on one H100 for {len(of[Basis.H100])}, from counted tokens "
+            "(none such has run on this machine; start-up not included)"
+        )
+    if of[Basis.UNKNOWN]:
+        lines.append(f"for {len(of[Basis.UNKNOWN])} it is not known how long they take")
+    return lines
