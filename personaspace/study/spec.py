@@ -15,6 +15,8 @@ from personaspace.study import builtin
 
 Method = Literal["a", "b"]
 Kind = Literal["base", "benign", "em"]
+#: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
+Implementation = Literal["auto", "reference", "fused"]
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 PersonaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")]
@@ -137,6 +139,8 @@ class Condition(Section):
 class Recipe(Section):
     """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
     rank: Count = 32
     alpha: Count = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -161,6 +165,12 @@ class Recipe(Section):
         description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
         "memory holds on a GPU.",
     )
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes: reference (transformers' own code), fused (fastlora: 16-bit "
+        "Llama and Qwen2 on a GPU; an error elsewhere), or auto (fused where it can run). Changes "
+        "no result but in the last digits, and makes nothing run again.",
+    )
 
 
 class CouplingRecipe(Recipe):
@@ -180,6 +190,8 @@ class CouplingRecipe(Recipe):
 class Extraction(Section):
     """Hidden states: method A (last prompt token), method B (mean over a greedy answer)."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
     personas: list[PersonaName] | None = Field(
         None, description="By default evaluation.personas.", min_length=2
     )
@@ -190,6 +202,10 @@ class Extraction(Section):
     )
     methods: list[Method] = Field(["a", "b"], min_length=1)
     max_new_tokens: Count = 256
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes hidden states: as training.implementation.",
+    )
 
 
 class Coupling(Section):

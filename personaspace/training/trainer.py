@@ -22,8 +22,10 @@ from torch.nn.functional import cross_entropy
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
+from personaspace.models import implementation
 from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
+from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
 from personaspace.study.spec import Recipe
 from personaspace.training import checkpoints, packing
@@ -144,10 +146,19 @@ class PlainStep:
         return total
 
 
-def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -> StepEngine:
-    """The fastest engine for the model where it is: fused on a GPU, else plain."""
+def step_engine(
+    model: PeftModel, examples: Sequence[Example], recipe: Recipe, field: str = "training"
+) -> StepEngine:
+    """The engine that the recipe asks for; by default the fastest for the model where it is.
+
+    Args:
+        field: Where the recipe stands in the spec.
+
+    Raises:
+        UserError: `fused` is asked for and cannot run.
+    """
     base: Any = model.get_base_model()
-    if fastlora.obstacle(base) is None:
+    if implementation.choose(recipe.implementation, base, field).taken is Taken.FUSED:
         longest = max(len(example.ids) for example in examples)
         return fastlora.training_step(
             model, longest=longest, examples=recipe.batch_size, row_tokens=recipe.row_tokens
@@ -181,7 +192,7 @@ class Trainer:
         examples: All with at least one loss token.
         recipe: Hyper-parameters.
         seed: The study's seed.
-        engine: Computes gradients; by default the fastest there is.
+        engine: Computes gradients; by default what the recipe asks for.
     """
 
     def __init__(
