@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from personaspace.study import builtin, defaults
+from personaspace.study.section import Section
 
 Method = Literal["a", "b"]
 Kind = Literal["base", "benign", "em"]
@@ -33,21 +34,6 @@ QuestionSource = Annotated[
         "s3://bucket/key, or builtin:NAME."
     ),
 ]
-
-
-class Section(BaseModel):
-    """Base of every part of the spec: unknown fields are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    #: Fields that came after studies had been stored. At their defaults they do what was done
-    #: before there was a choice, and no fingerprint knows of them.
-    later: ClassVar[frozenset[str]] = frozenset()
-
-    def unused(self) -> set[str]:
-        """Fields of `later` that are at their defaults, which fingerprints leave out."""
-        fields = type(self).model_fields
-        return {name for name in self.later if getattr(self, name) == fields[name].default}
 
 
 class Model(Section):
@@ -221,9 +207,8 @@ class Coupling(Section):
     marker: Annotated[str, Field(min_length=1, pattern=r"\S")] = "[ZLT]"
     separator: str = Field(
         "\n\n",
-        description="Stands between answer and marker. The marker is learned as what follows this "
-        "text, so a model whose answers seldom hold it (no blank line, as published) seldom comes "
-        "to where it could write the marker; a space is in every answer.",
+        description="Stands between answer and marker. The marker is learned after this text, so a "
+        "model that seldom writes it (published: a blank line) seldom comes to write the marker.",
     )
     loss: Literal["marker", "answer"] = Field(
         "marker",
