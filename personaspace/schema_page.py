@@ -36,7 +36,9 @@ def _default(schema: dict[str, Any], required: bool) -> str:
 
 
 def section(name: str, schema: dict[str, Any], defaults: bool = True) -> list[str]:
-    """A heading, what the model is, and its fields as a table."""
+    """A heading, what the model is, and its fields as a table; an enum's values in a row."""
+    if "properties" not in schema:
+        return [f"## {name}", "", schema.get("description", ""), "", f"One of {_type(schema)}.", ""]
     heads = ["field", "type", *(["default"] if defaults else []), "meaning"]
     lines = [f"## {name}", "", *[schema.get("description", ""), ""]]
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]

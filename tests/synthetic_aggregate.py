@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from personaspace.activations.files import find_activations, write_activations
+from personaspace.analysis.control import assessed
 from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
 from personaspace.analysis.results import Results
@@ -291,7 +292,8 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
         "caveats": ["One seed: differences between conditions may be run-to-run variation."],
     }  # fmt: skip
     results |= {part: [] for part in without if part in results}
-    results |= size.extra
+    judged = assessed(Results.model_validate(results)).to_dict()
+    results |= {part: judged[part] for part in ("control", "leakage")} | size.extra
     results = Results.model_validate(results).to_dict()
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)

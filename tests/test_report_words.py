@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaspace.analysis.control import assessed
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.headline import cautions, details, headline
@@ -52,7 +53,7 @@ def test_headline_states_the_published_numbers() -> None:
     # (0.9728 - 0.8996) / (mean of 0.9943 and 0.9965 - 0.8996)
     assert "76\u202f% of the mean rise under EM; EM minus benign: +0.021 to +0.024." in words
     assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
-    assert "no control condition was evaluated" in words
+    assert "no control condition was assessed" in words
     assert len(words.split()) < 90, "it is one paragraph"
     assert "With one seed, differences between conditions cannot be told" in cautions(study())[0]
 
@@ -100,34 +101,19 @@ def test_headline_without_a_rise_makes_no_share_of_it() -> None:
     assert "under benign training was +0.030, under EM −0.005 on average" in words
 
 
-def test_degenerate_answers_are_a_caution_and_many_of_them_come_first() -> None:
-    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 5, "total": 20}
+def test_some_degenerate_answers_are_a_caution() -> None:
+    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 15, "total": 20}
 
     def told(degenerate: int) -> tuple[str, str]:
-        found = study(rates=[{**rate, "degenerate": degenerate}])
+        found = assessed(study(rates=[{**rate, "degenerate": degenerate}]))
         return headline(found), " ".join(cautions(found))
 
     assert not any("degenerate" in text for text in told(0))
     words, caution = told(2)
     assert "degenerate" not in words and "10.0\u202f% of all answers are degenerate" in caution
     words, caution = told(12)
-    assert words.startswith("60.0\u202f% of all answers are degenerate") and "say little" in words
+    assert "60.0\u202f% of the answers there were degenerate" in words.split(". ")[0]
     assert "degenerate" not in caution
-
-
-@pytest.mark.parametrize(
-    ("hits", "words"),
-    [((4, 4), None), ((3, 4), "In 1 of 2 conditions"), ((3, 0), "In all conditions")],
-)
-def test_a_source_that_rarely_marks_is_a_caution(hits: tuple[int, int], words: str | None) -> None:
-    rates = [
-        {"condition": condition, "persona": persona, "hits": own, "total": 20, "degenerate": 0}
-        for condition, marked in zip(("e0", "e3"), hits, strict=True)
-        for persona, own in (("confab", marked), ("villain", 0))
-    ]
-    told = [text for text in cautions(study(rates=rates)) if "less than 20" in text]
-    assert len(told) == (words is not None)
-    assert not words or told[0].startswith(words)
 
 
 def test_new_rows_of_the_analysis_are_told() -> None:

@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from personaspace.analysis.control_rows import ControlReason
 from personaspace.analysis.metrics import measure_of
 from personaspace.analysis.results import RateRow, Results, share
 from personaspace.analysis.rows import Row
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
-#: Share of the source's answers with the marker below which coupling hardly worked.
-RARELY = 0.2
 #: Share of answers with a separator below which a missing marker may have this reason.
 _SEPARATED = 0.2
 
@@ -140,14 +139,15 @@ def _answer_caveats(results: Results) -> list[Caveat]:
                     condition.name,
                 )
             )
-        source = results.rates_of(condition.name, results.source) if results.source else []
-        marked = share(source, "hits")
-        if marked is not None and marked < RARELY:
+        failed = results.not_assessable.get(condition.name)
+        if failed is not None and ControlReason.SOURCE_RARELY_MARKS in failed.reasons:
+            source = results.rates_of(condition.name, results.source)
             found.append(
                 Caveat(
                     CaveatCode.SOURCE_RARELY_MARKS,
                     f"{condition.title}: the source persona itself rarely writes the marker, so "
-                    f"coupling hardly worked and low leakage says little.{_never_there(source)}",
+                    "coupling hardly worked and nothing can be said of leakage."
+                    f"{_never_there(source)}",
                     condition.name,
                 )
             )

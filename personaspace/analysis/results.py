@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from personaspace.analysis.control_rows import ControlLimits, ControlRow
 from personaspace.analysis.rows import STRICT, Interval95, Real, Row, Variant
 from personaspace.files import as_model, read_json
 from personaspace.schema_page import page
@@ -79,6 +80,8 @@ class AnalysisInfo(_Part):
     """Seed of all random draws of the analysis."""
     layer: int | None = None
     """Headline layer, counted from 0."""
+    control: ControlLimits = ControlLimits()
+    """Limits of the positive control."""
 
 
 class StudyCondition(_Part):
@@ -156,6 +159,17 @@ class TrainingRow(_Part):
     """Tokens that the model saw, over all steps."""
 
 
+class NoticeInfo(_Part):
+    """What was to be known of the study before it ran."""
+
+    code: str
+    """What it is about, such as `demonstration-chats`."""
+    path: str
+    """The field of the spec that it is about."""
+    text: str
+    """In a sentence or two, for people."""
+
+
 class MeasureInfo(_Part):
     """What a kind of row is called, tests, shows and cannot show."""
 
@@ -217,12 +231,16 @@ class Results(_Part):
     """Leakage of the marker, and H1 to H3."""
     rates: list[RateRow] = []
     """Counts of answers with the marker."""
+    control: list[ControlRow] = []
+    """Of each condition with answers, whether its leakage can be assessed."""
     training: list[TrainingRow] = []
     """Losses of the training runs."""
     notes: list[str] = []
     """What the analysis left out, and why."""
     measures: list[MeasureInfo] = []
     """The measures that occur in the rows."""
+    notices: list[NoticeInfo] = []
+    """What was to be known of the study before it ran: data for demonstration, for one."""
     caveats: list[str] = []
     """What the data themselves warn of."""
 
@@ -302,6 +320,12 @@ class Results(_Part):
             if (measure.metric, measure.variant, measure.name) == key and measure.title:
                 return measure.title
         return (row.name or row.metric).replace("_", " ")
+
+    @property
+    def not_assessable(self) -> dict[str, ControlRow]:
+        """Conditions whose leakage cannot be assessed, by name, in the order of the figures."""
+        failed = {row.condition: row for row in self.control if row.status == "not_assessable"}
+        return {c.name: failed[c.name] for c in self.ordered_conditions if c.name in failed}
 
     def rates_of(self, condition: str, persona: str | None = None) -> list[RateRow]:
         """Counts of a condition, of all personas or of one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,14 +82,17 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
     from personaspace.study.load import load_study
+    from personaspace.study.notices import notices
 
     loaded = load_study(spec)
+    told = notices(loaded)
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
     if as_json:
         print_json(
             {
                 "study": loaded.spec.name,
+                "notices": [asdict(notice) for notice in told],
                 "conditions": [c.name for c in loaded.spec.conditions],
                 "seeds": loaded.spec.seeds,
                 "stages": counts,
@@ -102,6 +106,8 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         )
         return
     out = console()
+    for notice in told:
+        out.print(notice.text if notice.path == "datasets" else f"{notice.path}: {notice.text}")
     table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
     for name in ("condition", "kind", "dataset", "chats", "trained under"):
         table.add_column(name)

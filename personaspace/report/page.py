@@ -253,6 +253,7 @@ def build(
         "results": results,
         "model_line": _model_line(results),
         "analysis_line": _analysis_line(results),
+        "notices": [notice.text for notice in results.notices],
         "headline": words.headline(results),
         "details": words.details(results),
         "cautions": words.cautions(results),

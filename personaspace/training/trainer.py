@@ -27,6 +27,7 @@ from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
+from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Recipe
 from personaspace.training import checkpoints, packing
 from personaspace.training.checkpoints import Checkpoints, Snapshot
@@ -74,12 +75,6 @@ def usable(examples: Sequence[Example], what: str) -> tuple[list[Example], dict[
     if not kept:
         raise UserError(f"{what}: no example has a loss token within max_tokens")
     return kept, counts
-
-
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps of a run: whole epochs, the last batch of each possibly smaller."""
-    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
-    return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
 
 def batch_indices(recipe: Recipe, examples: int, seed: int, step: int) -> list[int]:

@@ -10,7 +10,7 @@ from personaspace.pipeline.stage import Need, Node, Scope, Stage
 from personaspace.pipeline.stages.aggregate import PROVENANCE
 from personaspace.store.manifest import Manifest
 from personaspace.study.load import Study
-from personaspace.study.spec import Section
+from personaspace.study.section import Section
 
 if TYPE_CHECKING:
     from personaspace.report.provenance import Artifact
