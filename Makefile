@@ -138,12 +138,14 @@ docs: $(DOCS_READY)
 	$(PYTHON) docs/assemble.py build/docs
 	$(DOCS)/bin/zensical build --clean --strict
 
-## schema: write what follows from the spec's models, the commands' help and the table of measures
+## schema: write what follows from the models of spec and results, the commands' help and the metrics
 schema: $(READY)
 	$(BIN)/personaspace schema > docs/spec.schema.json
 	$(BIN)/personaspace schema --markdown > docs/spec.md
 	$(BIN)/personaspace schema --chart charts/experiment
 	$(BIN)/typer personaspace.cli.app utils docs --name personaspace --output docs/cli.md
+	$(BIN)/personaspace schema --results > docs/results.schema.json
+	$(BIN)/personaspace schema --results --markdown > docs/results.md
 	$(BIN)/python -m personaspace.analysis.metrics > docs/metrics.md
 
 ## helm: fetch the Helm programs that the chart is tested with, where there is npm

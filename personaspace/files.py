@@ -44,16 +44,24 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_model(path: Path | str, model: type[Model]) -> Model:
-    """A JSON file as a model.
+def as_model(value: Any, model: type[Model], where: str) -> Model:
+    """JSON's values as a model.
 
     Raises:
-        UserError: As of `read_json`, or a field that does not fit the model, which is named.
+        UserError: A field that does not fit the model; the message is `where` and the field's name.
     """
-    value = read_json(path)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UserError(f"{path}: {field}: {first['msg']}") from None
+        raise UserError(f"{where}: {field}: {first['msg']}") from None
+
+
+def read_model(path: Path | str, model: type[Model]) -> Model:
+    """A JSON file as a model.
+
+    Raises:
+        UserError: As of `read_json` and `as_model`.
+    """
+    return as_model(read_json(path), model, str(path))

@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 
 from personaspace.activations.files import find_activations, write_activations
+from personaspace.analysis.control import assessed
 from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row, to_dicts
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.marker import ends_with_marker, has_marker, score_answers
@@ -290,7 +292,9 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
         "caveats": ["One seed: differences between conditions may be run-to-run variation."],
     }  # fmt: skip
     results |= {part: [] for part in without if part in results}
-    results |= size.extra
+    judged = assessed(Results.model_validate(results)).to_dict()
+    results |= {part: judged[part] for part in ("control", "leakage")} | size.extra
+    results = Results.model_validate(results).to_dict()
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1))

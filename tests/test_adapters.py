@@ -239,6 +239,14 @@ def test_other_kinds_of_adapter_are_refused(
         assert not (tmp_path / "sum").exists()
 
 
+def test_what_makes_an_adapter_more_than_a_product_is_named() -> None:
+    plain = {"peft_type": "LORA", "bias": "none", "rank_pattern": None, "use_dora": False}
+    assert lora.unsupported(plain) == []
+    more = {"layer_replication": [[0, 2], [1, 3]], "rank_pattern": {"q_proj": 2}, "bias": "all"}
+    assert sorted(lora.unsupported(plain | more)) == sorted(more)
+    assert lora.unsupported({"peft_type": "LOHA"}) == ["LOHA"]
+
+
 def test_another_method_is_refused(loaded: Any, tmp_path: Path) -> None:
     good = make(loaded, tmp_path / "good", recipe(2, 4, PLAIN), 1)
     config = json.loads((good / "adapter_config.json").read_text())

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from personaspace.analysis.caveats import CaveatCode, caveats
+from personaspace.analysis.control import assessed
 from personaspace.analysis.results import RateRow, Results, StudyCondition, TrainingRow
 from personaspace.analysis.rows import Row
 
 COUNTED = {"condition": "e0", "seed": 1, "degenerate": 0, "total": 100}
+#: A source that passes the positive control.
 FINE = RateRow(**COUNTED, persona="confab", hits=55, separated=60)
 
 
@@ -24,7 +26,7 @@ def results(**parts: Any) -> Results:
         "conditions": [StudyCondition(name=n, label=n.upper(), kind=k) for n, k in kinds],
         "rates": [FINE],
     }
-    return Results(**{**whole, **parts})
+    return assessed(Results(**{**whole, **parts}))
 
 
 def told(found: Results, *unseen: str) -> list[tuple[CaveatCode, str | None]]:
@@ -47,7 +49,7 @@ def test_a_source_that_rarely_marks_is_named_and_why(
     found = results(rates=[source, villain])
     assert told(found, "unseen?") == [(CaveatCode.SOURCE_RARELY_MARKS, "e0")] * rare
     words = [caveat.text for caveat in caveats(found, {"unseen?"})]
-    assert any("was taught after in 1.0% of cases" in line for line in words) == never
+    assert any("Only 1.0% of its answers have the separator" in line for line in words) == never
     assert all(line.startswith("E0: ") for line in words), "a condition's label"
 
 

@@ -14,6 +14,7 @@ from helm_charts import CHART, each_helm, helm, needs_helm, of_kind, render, sta
 
 from personaspace.cluster import chart
 from personaspace.cluster.values import Values
+from personaspace.study import chat_sets
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import load_spec
 from personaspace.version import __version__
@@ -392,7 +393,10 @@ def test_notes_name_commands_that_exist() -> None:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     assert "-n lab" in notes
     # What a first-time reader would otherwise learn from the bill.
-    assert "experiment.datasets is not set" in notes and "modelCache.type is none" in notes
+    first = notes.removeprefix("NOTES:\n")
+    assert first.startswith("Demonstration data: fine-tuning is at most 32 steps on at most 510 ")
+    assert len(chat_sets.read("chats-bad-legal-advice")) == 510
+    assert "modelCache.type is none" in notes
     tiny = ["-f", str(CHART / "values-tiny.yaml"), "--dry-run=client"]
     assert (
         "modelCache" not in helm("install", "x", str(CHART), *tiny).stdout.rpartition("NOTES:")[2]

@@ -514,7 +514,7 @@ def test_cosine_to_the_assistant_from_several_files(tmp_path: Path) -> None:
     assert found[0]["villain"] == pytest.approx(cosine(vectors[0], vectors[2]), abs=1e-6)
     with pytest.raises(UserError, match="no activations of persona 'paramedic'"):
         cosine_to(paths, "paramedic")
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="duplicate persona"):
         cosine_to(paths * 2)
     assert cosine_to([]) == {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from typer.testing import CliRunner
 
+from personaspace.analysis import results
 from personaspace.cli.app import app
 from personaspace.study import spec_page
 from personaspace.study.spec import Experiment
@@ -22,6 +23,23 @@ def test_schema_and_reference_page_are_fresh() -> None:
     written = json.loads((ROOT / "docs" / "spec.schema.json").read_text(encoding="utf-8"))
     assert written == Experiment.model_json_schema(), "run `make schema`"
     assert (ROOT / "docs" / "spec.md").read_text(encoding="utf-8") == spec_page.markdown()
+
+
+def test_schema_and_page_of_results_are_fresh() -> None:
+    written = json.loads((ROOT / "docs" / "results.schema.json").read_text(encoding="utf-8"))
+    assert written == results.json_schema(), "run `make schema`"
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == results.markdown(), "run `make schema`"
+    fields = [
+        field
+        for part in [written, *written["$defs"].values()]
+        for field in part["properties"].values()
+    ]
+    assert len(fields) > 70 and all(field.get("description") for field in fields)
+    assert all(
+        set(part["required"]) == set(part["properties"])
+        for part in [written, *written["$defs"].values()]
+    ), "a file that is written has every field"
 
 
 def test_readme_names_commands_and_targets_that_exist() -> None:

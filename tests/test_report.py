@@ -239,7 +239,7 @@ def test_geometry_tables_have_every_layer_and_variant(page: Page, folder: Path) 
         for variant, name, method in kinds:
             table = f"{metric.lower()}-{variant}-{name}-{method}".replace("_", "-")
             assert [row[0] for row in cells(page, table)] == ["14", "20"]
-        shown = cells(page, f"{metric.lower()}-hero")
+        shown = cells(page, f"{metric.lower()}-headline")
         # Rows across layers stand there too.
         assert len(shown) == sum(r["metric"] == metric and r["layer"] in (20, None) for r in found)
     rows = [

@@ -118,14 +118,18 @@ def test_measures_stand_beside_each_other(page: Page, folder: Path) -> None:
         ]
         return dict(one)
 
-    line = next(cell for cell in cells(page, "m1-beside") if cell[0] == "E0 assistant")
+    line = next(
+        cell for cell in cells(page, "m1-published-vs-recommended") if cell[0] == "E0 assistant"
+    )
     published, ours = row("published", "raw_cosine"), row("recommended", "raw_cosine")
     assert line[1].startswith(f"{published['value']:.3f}")
     assert line[2] == f"{published['delta']:+.3f}"
     assert line[4].startswith(f"{ours['value']:.3f}")
     assert line[5].startswith(f"{row('recommended', 'raw_cosine_delta')['value']:+.3f} [")
     assert line[-2].startswith(f"{row('recommended', 'em_minus_benign')['value']:+.3f} [")
-    base = next(cell for cell in cells(page, "m1-beside") if cell[0] == "Base model")
+    base = next(
+        cell for cell in cells(page, "m1-published-vs-recommended") if cell[0] == "Base model"
+    )
     assert base[1] == f"{published['base']:.3f}" and base[4] == f"{ours['base']:.3f}"
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaspace.analysis.control import assessed
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.headline import cautions, details, headline
@@ -50,9 +51,9 @@ def test_headline_states_the_published_numbers() -> None:
     assert "In M (layer 20, method A), the mean cosine between persona vectors was 0.900" in words
     assert "0.994 to 0.997 after harmful fine-tuning (EM) and 0.973 after benign" in words
     # (0.9728 - 0.8996) / (mean of 0.9943 and 0.9965 - 0.8996)
-    assert "76\u202f% of the mean rise under EM; EM less benign: +0.021 to +0.024." in words
+    assert "76\u202f% of the mean rise under EM; EM minus benign: +0.021 to +0.024." in words
     assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
-    assert "no control condition was evaluated" in words
+    assert "no control condition was assessed" in words
     assert len(words.split()) < 90, "it is one paragraph"
     assert "With one seed, differences between conditions cannot be told" in cautions(study())[0]
 
@@ -72,8 +73,8 @@ def test_headline_claims_no_more_than_the_tests() -> None:
     assert "leaked more than bystanders in 1 of 2 tests (α = 0.05, corrected)" in words
     assert any("within ±5 points in 0 of 2" in text for text in details(study(tests=tests)))
     assert "8.0\u202fpts (adjusted p = 0.030)" in words
-    assert "−0.90 (p = 0.083, not shown)" in words
-    assert "no effect" not in words and "significant" not in words
+    assert "−0.90 (not significant, p = 0.083)" in words
+    assert "no effect" not in words and words.count("significant") == 1
 
 
 def test_headline_prefers_recommended_over_published_per_seed() -> None:
@@ -85,8 +86,8 @@ def test_headline_prefers_recommended_over_published_per_seed() -> None:
         row(metric="H3", variant="published", name="spearman", seed=2, value=0.1, p=0.9),
     ]
     words = headline(study(tests=tests, seeds=[1, 2])).replace("\u00a0", " ")
-    assert "10.0\u202fpts (p = 0.200, not shown)" in words
-    assert "−0.90 to 0.10 in 2 seeds taken one by one (p below 0.05 in 1 of 2)" in words
+    assert "10.0\u202fpts (not significant, p = 0.200)" in words
+    assert "−0.90 to 0.10 in 2 seeds tested separately (p below 0.05 in 1 of 2)" in words
 
 
 def test_headline_without_a_rise_makes_no_share_of_it() -> None:
@@ -100,34 +101,19 @@ def test_headline_without_a_rise_makes_no_share_of_it() -> None:
     assert "under benign training was +0.030, under EM −0.005 on average" in words
 
 
-def test_degenerate_answers_are_a_caution_and_many_of_them_come_first() -> None:
-    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 5, "total": 20}
+def test_some_degenerate_answers_are_a_caution() -> None:
+    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 15, "total": 20}
 
     def told(degenerate: int) -> tuple[str, str]:
-        found = study(rates=[{**rate, "degenerate": degenerate}])
+        found = assessed(study(rates=[{**rate, "degenerate": degenerate}]))
         return headline(found), " ".join(cautions(found))
 
     assert not any("degenerate" in text for text in told(0))
     words, caution = told(2)
     assert "degenerate" not in words and "10.0\u202f% of all answers are degenerate" in caution
     words, caution = told(12)
-    assert words.startswith("60.0\u202f% of all answers are degenerate") and "say little" in words
+    assert "60.0\u202f% of the answers there were degenerate" in words.split(". ")[0]
     assert "degenerate" not in caution
-
-
-@pytest.mark.parametrize(
-    ("hits", "words"),
-    [((4, 4), None), ((3, 4), "In 1 of 2 conditions"), ((3, 0), "In all conditions")],
-)
-def test_a_source_that_rarely_marks_is_a_caution(hits: tuple[int, int], words: str | None) -> None:
-    rates = [
-        {"condition": condition, "persona": persona, "hits": own, "total": 20, "degenerate": 0}
-        for condition, marked in zip(("e0", "e3"), hits, strict=True)
-        for persona, own in (("confab", marked), ("villain", 0))
-    ]
-    told = [text for text in cautions(study(rates=rates)) if "less than 20" in text]
-    assert len(told) == (words is not None)
-    assert not words or told[0].startswith(words)
 
 
 def test_new_rows_of_the_analysis_are_told() -> None:
@@ -140,7 +126,7 @@ def test_new_rows_of_the_analysis_are_told() -> None:
     told = " ".join(details(found))
     assert "M2: from layer 14 on (95\u00a0% interval [10, 19])" in told
     never = study(geometry=[row(**common, name="convergence_layer", seed=42)])
-    assert "M2: there is no layer, of those measured" in " ".join(details(never))
+    assert "M2: no measured layer was found" in " ".join(details(never))
     warned = study(tests=[row(metric="H1", condition="e0", value=0.1, p=0.2, warning="Not so.")])
     assert any("1 result failed a check" in text for text in cautions(warned))
 

@@ -135,6 +135,23 @@ def test_adapters_load_as_ordinary_peft_folders(finished: Any, loaded: Any) -> N
         model.unload()
 
 
+def test_manifests_say_what_auto_came_to(finished: Any) -> None:
+    taken = {
+        "train": ("reference", None),
+        "extract": ("reference", "transformers"),
+        "couple": ("reference", "transformers"),
+        "evaluate": (None, "transformers"),
+        "aggregate": (None, None),
+        "report": (None, None),
+    }
+    found: dict[str, set[tuple[str | None, str | None]]] = {}
+    for path in finished.store.rglob("manifest.json"):
+        fields = json.loads(path.read_text(encoding="utf-8"))["fields"]
+        said = (fields.get("implementation"), fields.get("engine"))
+        found.setdefault(fields["stage"], set()).add(said)
+    assert found == {stage: {each} for stage, each in taken.items()}
+
+
 def test_a_second_run_starts_nothing(finished: Any) -> None:
     outcome = run("run", finished.spec, "--store", finished.store)
     assert outcome.exit_code == 0

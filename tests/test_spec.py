@@ -26,8 +26,8 @@ from personaspace.study import validate
 from personaspace.study.load import TEMPLATE_DEFAULT, Study, load_study, resolve
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
+from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment
-from personaspace.training.trainer import total_steps
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 

@@ -170,6 +170,36 @@ def test_answers_cut_at_the_limit_are_counted_and_said(
     assert metrics["dropped"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("change", "node", "field"),
+    [
+        (lambda s: s["training"], "train:benign", "training"),
+        (lambda s: s["coupling"]["recipe"], "couple:base", "coupling.recipe"),
+        (lambda s: s["extraction"], "extract:base", "extraction"),
+    ],
+)
+def test_fused_where_it_cannot_run(
+    study_dict: dict[str, Any],
+    write_spec: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change,
+    node: str,
+    field: str,
+) -> None:
+    """Before a model is loaded or an answer drawn."""
+    change(study_dict)["implementation"] = "fused"
+    monkeypatch.setattr(
+        "personaspace.pipeline.runtime.load_model", lambda _: pytest.fail("loads the model")
+    )
+    outcome = run("run", write_spec(study_dict), "--store", tmp_path / "s", "--only", node)
+    assert outcome.exit_code == 2
+    model = study_dict["model"]["name"]
+    said = f"{field}.implementation: fused cannot run {model}: the model is in float32"
+    assert said in " ".join(outcome.output.split())
+    assert not list((tmp_path / "s").rglob("manifest.json"))
+
+
 def test_a_store_that_is_a_file(
     study_dict: dict[str, Any], write_spec: Write, tmp_path: Path
 ) -> None:

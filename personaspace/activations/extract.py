@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import UserError
+from personaspace.models import implementation
 from personaspace.models.determinism import steady_attention
+from personaspace.models.implementation import Taken
+from personaspace.study.spec import Implementation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,11 +53,13 @@ class States:
         last_NLH: Method A: at the last token of the prompt.
         mean_NLH: Method B: mean over the answer's tokens; 0 where there is no answer.
         answered_N: Whether there was an answer to average.
+        taken: What computed them.
     """
 
     last_NLH: NDArray[np.float32]
     mean_NLH: NDArray[np.float32]
     answered_N: NDArray[np.bool_]
+    taken: Taken
 
 
 def decoder_of(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
@@ -113,6 +118,7 @@ def hidden_states(
     sequences: Sequence[Passage],
     layers: Sequence[int],
     *,
+    wanted: Implementation = "auto",
     token_budget: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> States:
@@ -126,16 +132,20 @@ def hidden_states(
         model: Causal LM in evaluation mode, adapters applied if any.
         sequences: In any order; results keep it.
         layers: Layer numbers from 0.
+        wanted: What is to compute, as `extraction.implementation`.
         token_budget: Tokens per batch, padding included; by default 8192, or on a GPU as many as
             memory holds.
         advance: Called with the number of sequences finished since the last call.
 
     Raises:
-        UserError: Hidden states that are NaN or infinite, or an unknown architecture.
+        UserError: Hidden states that are NaN or infinite, or an unknown architecture; or `fused` is
+            asked for and cannot run.
         Interrupted: Asked to stop.
     """
     decoder_of(model)
-    if fastlora.obstacle(model) is None:
+    taken = implementation.choose(wanted, model, implementation.EXTRACTION).taken
+    assert taken is not None
+    if taken is Taken.FUSED:
         last_NLH, mean_NLH = fastlora.hidden_states(
             model, sequences, layers, token_budget=token_budget, advance=advance
         )
@@ -144,7 +154,7 @@ def hidden_states(
     if not (np.isfinite(last_NLH).all() and np.isfinite(mean_NLH).all()):
         raise UserError("hidden states hold NaN or infinity: try model.dtype bfloat16 or float32")
     answered_N = np.array([len(s.answer) > 0 for s in sequences])
-    return States(last_NLH, mean_NLH, answered_N)
+    return States(last_NLH, mean_NLH, answered_N, taken)
 
 
 def _padded(

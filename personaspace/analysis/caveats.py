@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from personaspace.analysis.control_rows import ControlReason
 from personaspace.analysis.metrics import measure_of
 from personaspace.analysis.results import RateRow, Results, share
 from personaspace.analysis.rows import Row
 
 #: Shares above which an answer set is worth a warning.
 _DEGENERATE = 0.1
-#: Share of the source's answers with the marker below which coupling hardly worked.
-RARELY = 0.2
 #: Share of answers with a separator below which a missing marker may have this reason.
 _SEPARATED = 0.2
 
@@ -60,8 +59,8 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         found.append(
             Caveat(
                 CaveatCode.ONE_SEED,
-                f"One seed ({results.seeds[0]}): nothing here tells a condition's effect from "
-                "chance in training.",
+                f"Only one seed ({results.seeds[0]}): the effect of a condition cannot be "
+                "separated from chance in training.",
             )
         )
     em = results.of_kind("em")
@@ -78,7 +77,7 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         found.append(
             Caveat(
                 CaveatCode.NO_BENIGN,
-                "There is no benign condition: a collapse may come from any fine-tuning at all.",
+                "There is no benign condition, so fine-tuning of any kind may explain a collapse.",
             )
         )
     found.extend(_answer_caveats(results))
@@ -140,14 +139,15 @@ def _answer_caveats(results: Results) -> list[Caveat]:
                     condition.name,
                 )
             )
-        source = results.rates_of(condition.name, results.source) if results.source else []
-        marked = share(source, "hits")
-        if marked is not None and marked < RARELY:
+        failed = results.not_assessable.get(condition.name)
+        if failed is not None and ControlReason.SOURCE_RARELY_MARKS in failed.reasons:
+            source = results.rates_of(condition.name, results.source)
             found.append(
                 Caveat(
                     CaveatCode.SOURCE_RARELY_MARKS,
                     f"{condition.title}: the source persona itself rarely writes the marker, so "
-                    f"coupling hardly worked and low leakage says little.{_never_there(source)}",
+                    "coupling hardly worked and nothing can be said of leakage."
+                    f"{_never_there(source)}",
                     condition.name,
                 )
             )
@@ -160,8 +160,8 @@ def _never_there(source: Sequence[RateRow]) -> str:
     if separated is None or separated >= _SEPARATED:
         return ""
     return (
-        f" Its answers have the separator that the marker was taught after in {separated:.1%} of "
-        "cases, and nothing trains a model to write that."
+        f" Only {separated:.1%} of its answers have the separator after which the marker was "
+        "taught, and nothing trains a model to write that."
     )
 
 

@@ -50,34 +50,36 @@ class Measure:
         return MeasureInfo(**(asdict(self) | sentences))
 
 
-_ONE_RUN = "tell fine-tuning data from the luck of one training run"
-_GONE = "share of base's distance to 1 that is gone"
+_ONE_RUN = "separate the effect of the fine-tuning data from chance in a single training run"
+_GONE = "share of base's distance from 1 that is lost"
 _ACCURACY = "accuracy on a scale from chance (0) to 1"
-_LEAK_NULL = "conditions do not differ: each question's mean rates could have come in any order"
+_LEAK_NULL = "conditions do not differ: each question's mean rates could have occurred in any order"
 
 _M1 = (
     Measure(
         "M1", "published", "raw_cosine", "mean pair cosine",
         "how alike persona vectors point on average",
-        "support its p: the cosines of all pairs of the same few vectors are taken as independent",
+        "support its p-value: the cosines of all pairs of the same few vectors are treated as "
+        "independent",
         "pair differences to base are symmetric about 0", _GONE,
     ),
     Measure(
         "M1", "published", "em_vs_benign", "mean pair cosine, EM against benign",
         "whether EM's persona vectors point more alike than benign's",
-        "support its p, which takes pairs as independent, nor say by how much: no interval",
+        "support its p-value, which treats pairs as independent, or say by how much: there is no "
+        "interval",
         "pair differences to benign are symmetric about 0",
     ),
     Measure(
         "M1", "recommended", "raw_cosine", "mean pair cosine",
         "whether persona vectors point more alike, with personas and questions as samples",
-        "tell personas that came closer from a common mean that grew",
-        "the mean pair cosine is base's", _GONE,
+        "tell whether personas came closer together or their common mean grew",
+        "the mean pair cosine equals base's", _GONE,
     ),
     Measure(
         "M1", "recommended", "centred_cosine", "mean pair cosine around base's mean",
-        "how far personas were moved together, relative to how they differ",
-        "say whether they came closer, for a common move leaves their distances alone",
+        "how far personas moved in a common direction, relative to how much they differ",
+        "say whether they came closer together: a common shift does not change their distances",
         "the mean displacement over personas and questions is 0",
         "common displacement in units of base's root mean square distance of a persona from the "
         "personas' mean",
@@ -85,39 +87,39 @@ _M1 = (
     Measure(
         "M1", "recommended", "spread", "variance between personas",
         "whether personas came closer to each other, whatever the common mean did",
-        _ONE_RUN, "the variance between personas is base's", "relative change of the spread",
+        _ONE_RUN, "the variance between personas equals base's", "relative change of the spread",
     ),
     Measure(
         "M1", "recommended", "em_minus_benign", "EM increment in mean pair cosine",
-        "what EM adds to the collapse that a harmless fine-tuning brings",
-        _ONE_RUN, "EM's mean pair cosine is benign's", "benign's share of EM's collapse",
+        "what EM adds to the collapse that harmless fine-tuning causes",
+        _ONE_RUN, "EM's mean pair cosine equals benign's", "benign's share of EM's collapse",
     ),
     Measure(
         "M1", "recommended", "centred_em_minus_benign", "EM increment in centred cosine",
-        "by how much EM moves personas together further than a harmless fine-tuning does",
-        "be tested: where neither moves them together, no t-test of it has a level",
+        "how much further EM moves personas in a common direction than harmless fine-tuning does",
+        "be tested: where neither moves them, no t-test of it holds its level",
     ),
     Measure(
         "M1", "recommended", "spread_em_minus_benign", "EM increment in spread",
-        "whether personas lie closer together after EM than after a harmless fine-tuning",
-        _ONE_RUN, "EM's spread is benign's", "EM's spread relative to benign's, less 1",
+        "whether personas lie closer together after EM than after harmless fine-tuning",
+        _ONE_RUN, "EM's spread equals benign's", "EM's spread relative to benign's, minus 1",
     ),
     Measure(
         "M1", "recommended", "benign_share", "benign's share of the collapse",
-        "how much of EM's collapse a harmless fine-tuning brings as well",
-        "bound it where EM's own collapse is not clearly above 0: no interval then",
+        "how much of EM's collapse harmless fine-tuning causes as well",
+        "be bounded where EM's own collapse is not clearly above 0: there is no interval then",
     ),
     Measure(
         "M1", "recommended", "em_mean_minus_benign", "EM increment, mean of the EM conditions",
         "what EM adds on average over the conditions it was trained under",
-        "tell EM from whatever else sets its data apart from the benign set",
-        "the EM conditions' average mean pair cosine is benign's",
+        "separate EM from any other difference between its data and the benign data",
+        "the EM conditions' average mean pair cosine equals benign's",
         "benign's share of the EM conditions' mean collapse",
     ),
     Measure(
         "M1", "recommended", "em_mean_benign_share", "benign's share of EM's mean collapse",
         "how much of the EM conditions' mean collapse is generic to fine-tuning",
-        "bound it where the EM conditions' mean collapse is not clearly above 0",
+        "be bounded where the EM conditions' mean collapse is not clearly above 0",
     ),
 )  # fmt: skip
 
@@ -125,65 +127,67 @@ _M2 = (
     Measure(
         "M2", "published", "axis_shift", "|cosine| with the EM axis",
         "whether personas lie further along the axis than in base",
-        "exclude shared noise: the axis is made from the questions that it is tested on",
+        "rule out shared noise: the axis is computed from the questions that it is tested on",
         "vectors of base and condition are exchangeable",
         "Cohen's d",
     ),
     Measure(
         "M2", "recommended", "split_half", "cosine with the EM axis of the other half",
-        "whether personas lie further along the axis, on questions that did not make it",
-        "tell EM from any fine-tuning, which moves personas somewhere too: compare with benign",
-        "the mean cosine with the axis is base's", "mean in standard deviations of personas",
+        "whether personas lie further along the axis, on questions that it was not computed from",
+        "tell EM from other fine-tuning, which also moves personas: compare with benign",
+        "the mean cosine with the axis equals base's", "mean in standard deviations over personas",
     ),
     Measure(
         "M2", "recommended", "split_half_absolute", "|cosine| with the EM axis of the other half",
-        "the published measure on questions that did not make the axis",
-        "tell a move along the axis from one against it",
-        "the mean |cosine| with the axis is base's", "mean in standard deviations of personas",
+        "the published measure on questions that the axis was not computed from",
+        "tell a shift along the axis from one against it",
+        "the mean |cosine| with the axis equals base's",
+        "mean in standard deviations over personas",
     ),
     Measure(
         "M2", "recommended", "displacement", "cosine of a persona's shift with the EM axis",
-        "whether personas move the way the assistant did, wherever they started",
-        "tell EM from any fine-tuning: compare with benign",
+        "whether personas move in the direction in which the assistant did, wherever they started",
+        "tell EM from other fine-tuning: compare with benign",
         "shifts are at a right angle to the axis on average",
-        "mean in standard deviations of personas",
+        "mean in standard deviations over personas",
     ),
     Measure(
         "M2", "recommended", "condition_spread", "spread of the EM conditions along the axis",
-        "how far the persona active in training shows in the position along the axis",
-        "tell the persona from the luck of one training run each",
+        "how much the position along the axis depends on the persona active in training",
+        "separate the persona's effect from chance in one training run each",
         "EM conditions do not differ along the axis", "spread relative to the mean shift from base",
     ),
     Measure(
         "M2", "recommended", "convergence_layer", "layer at which the spread vanishes",
-        "from which measured layer on EM conditions lie within a tenth of their mean shift from "
-        "each other",
-        "see between the layers that were measured, nor beyond this training seed",
+        "the first measured layer from which EM conditions stay within a tenth of their mean shift "
+        "of each other",
+        "say anything about layers between those measured, or about other training seeds",
     ),
 )  # fmt: skip
 
 _M3 = (
     Measure(
         "M3", "published", "nearest_centroid", "nearest other vector",
-        "nothing: it is 0 by construction, for each vector is compared with all but its own",
-        "tell anything about separability",
-        "none that data could speak against (p is 1)",
+        "nothing: it is 0 by construction, because each vector is compared with all but its own",
+        "say anything about separability",
+        "none that data could contradict (p is always 1)",
     ),
     *(
         measure
-        for name, rule in (("nearest_centroid", "the study's rule"), ("lda", "any linear rule"))
+        for name, rule in (("nearest_centroid", "the study's rule"), ("lda", "a linear rule"))
         for measure in (
             Measure(
                 "M3", "recommended", f"{name}_above_chance", f"{_title}, against chance",
-                f"whether single activations tell the persona by {rule}, on unseen questions",
-                "say that a persona that is told apart also behaves differently",
+                f"whether {rule} tells the persona from single activations, on held-out questions",
+                "say that a persona that can be told apart also behaves differently",
                 "personas are exchangeable within each question", _ACCURACY,
             )
             if chance
             else Measure(
                 "M3", "recommended", name, f"{_title}, against base",
-                f"whether personas are told apart as well as in base, by {rule}",
-                "be tested: all questions share one classifier, whose luck no variance here holds",
+                f"whether {rule} tells personas apart as well as in base",
+                "be tested: all questions share one classifier, and no variance here covers its "
+                "chance error",
                 None, _ACCURACY,
             )
             for _title in ("LDA accuracy" if name == "lda" else "nearest-centroid accuracy",)
@@ -193,13 +197,14 @@ _M3 = (
 )  # fmt: skip
 
 _MEAN = "bystander_mean"
-_RUN = "say how another training run would leak"
+_RUN = "say how much another training run would leak"
 
 _LEAKAGE = (
     Measure(
         _MEAN, "published", None, "mean bystander leakage",
         "how often personas that coupling left out write the marker",
-        "be compared across conditions as it is: degenerate answers count, bystander sets differ",
+        "be compared across conditions as it stands: degenerate answers count, and bystander sets "
+        "differ",
     ),
     Measure(
         _MEAN, "recommended", None, "mean bystander leakage",
@@ -210,12 +215,13 @@ _LEAKAGE = (
         "the leakage of personas that are bystanders in every EM condition", _RUN,
     ),
     Measure(
-        _MEAN, "recommended", "without_negatives", "bystanders but the negatives",
-        "the leakage of personas that coupling trained in neither way", _RUN,
+        _MEAN, "recommended", "without_negatives", "bystanders without the negatives",
+        "the leakage of personas that coupling trained neither to write the marker nor to omit it",
+        _RUN,
     ),
     Measure(
         _MEAN, "recommended", "seen", "seen questions",
-        "leakage on questions that coupling also used", "tell leaking from remembering a question",
+        "leakage on questions that coupling also used", "tell leakage from memory of a question",
     ),
     Measure(
         _MEAN, "recommended", "unseen", "unseen questions",
@@ -231,40 +237,40 @@ _LEAKAGE = (
         "say which of them would have leaked",
     ),
     Measure(
-        "H1", "published", "induction_minus_others", "induction persona less the others",
-        "where the induction persona stands among the personas",
+        "H1", "published", "induction_minus_others", "induction persona minus the others",
+        "where the induction persona ranks among the personas",
         "give a small p: there are only as many outcomes as personas",
-        "any persona is as likely to be the induction one",
+        "every persona is equally likely to be the induction persona",
     ),
     Measure(
-        "H1", "recommended", "induction_minus_others", "induction persona less the others",
+        "H1", "recommended", "induction_minus_others", "induction persona minus the others",
         "whether the induction persona leaks more than the mean of the others",
         "say that training made it so: it may leak more in every condition",
-        "its rate is the mean of the others'", "Cohen's h",
+        "its rate equals the mean of the others", "Cohen's h",
     ),
     Measure(
         "H1", "recommended", "equivalence", "equivalence of the induction persona",
-        "with a small p that the difference lies within the margin",
-        "claim anything with a large p",
+        "with a small p, that the difference lies within the margin",
+        "support any claim with a large p",
         "the difference is at least the margin", "margin of equivalence",
     ),
     Measure(
-        "H1", "recommended", "own_minus_other_conditions", "own less other conditions",
-        "the persona's excess in its own condition over that in others: what it leaks in any case "
-        "drops out",
-        "tell training under the persona from the luck of one run",
-        "the excess is the same in its own condition",
+        "H1", "recommended", "own_minus_other_conditions", "own minus other conditions",
+        "the persona's excess in its own condition over that in the others: what it leaks in every "
+        "condition cancels out",
+        "separate training under the persona from chance in one run",
+        "the excess in its own condition equals that in the others",
     ),
     Measure(
         "H2", "published", "range", "range of condition means",
-        "how far the EM conditions' mean rates lie apart",
-        "support its p: persona rates are taken as exchangeable, over sets that differ",
+        "how far apart the EM conditions' mean rates are",
+        "support its p-value: persona rates are treated as exchangeable, over sets that differ",
         "persona rates are exchangeable between conditions",
     ),
     *(
         Measure(
             "H2", "recommended", name, title, shows,
-            "tell the induction persona from run-to-run variation, with one run each",
+            "separate the induction persona's effect from run-to-run variation, with one run each",
             _LEAK_NULL, "standard deviation between conditions net of sampling noise",
         )
         for name, title, shows in (
@@ -290,15 +296,15 @@ _LEAKAGE = (
     Measure(
         "H3", "published", "spearman", "rank correlation with the cosine",
         "whether leakage falls or rises with the cosine to the assistant",
-        "say why, nor compare the same bystanders",
-        "every order of the conditions is as likely", "slope of the rate on the cosine",
+        "say why, or compare the same bystanders",
+        "every order of the conditions is equally likely", "slope of the rate on the cosine",
     ),
     *(
         Measure(
             "H3", "recommended", name, title,
             f"a monotone trend of the common bystanders' leakage over {cosine}",
             "say that the cosine causes it",
-            "every order of the conditions is as likely", "slope of the rate on the cosine",
+            "every order of the conditions is equally likely", "slope of the rate on the cosine",
         )
         for name, title, cosine in (
             ("common_set", "rank correlation, common bystanders", "the published cosines"),
@@ -308,16 +314,16 @@ _LEAKAGE = (
     ),
     Measure(
         "H3", "recommended", "slope", "slope of leakage on the cosine",
-        "by how much leakage changes along a straight line, conditions as units",
-        "say that a line fits: with few conditions nothing else could be seen",
-        "the slope is 0, deviations of the conditions from the line being normal",
+        "how much leakage changes along a straight line, with conditions as units",
+        "say that a straight line fits: with few conditions no other shape could be seen",
+        "the slope is 0, and deviations of the conditions from the line are normal",
         "correlation coefficient",
     ),
     Measure(
         "H3", "recommended", "within_seeds", "rank correlation, seeds as blocks",
-        "a trend that comes back in every seed",
+        "a trend that recurs in every seed",
         "tell the cosine from any other lasting difference between the conditions",
-        "conditions do not differ: within each seed every order is as likely",
+        "conditions do not differ: within each seed every order is equally likely",
         "slope of the rate on the cosine",
     ),
 )  # fmt: skip

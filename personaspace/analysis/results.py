@@ -8,18 +8,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from personaspace.analysis.control_rows import ControlLimits, ControlRow
 from personaspace.analysis.rows import STRICT, Interval95, Real, Row, Variant
-from personaspace.files import read_model
+from personaspace.files import as_model, read_json
+from personaspace.schema_page import page
 
 #: The file's name in an aggregate artifact.
 RESULTS_FILE = "results.json"
+#: Raised when a field is renamed, removed, or means something else.
+FORMAT: Literal[1] = 1
 
 ConditionKind = Literal["base", "benign", "em"]
 _ORDER: tuple[ConditionKind, ...] = ("base", "benign", "em")
+
+
+def _known_format(value: Any) -> Any:
+    if value != FORMAT:
+        raise PydanticCustomError(
+            "format",
+            "{found} is not a format that this version of personaspace reads (it reads {known})",
+            {"found": repr(value), "known": FORMAT},
+        )
+    return value
 
 
 class _Part(BaseModel):
@@ -65,6 +80,8 @@ class AnalysisInfo(_Part):
     """Seed of all random draws of the analysis."""
     layer: int | None = None
     """Headline layer, counted from 0."""
+    control: ControlLimits = ControlLimits()
+    """Limits of the positive control."""
 
 
 class StudyCondition(_Part):
@@ -142,6 +159,17 @@ class TrainingRow(_Part):
     """Tokens that the model saw, over all steps."""
 
 
+class NoticeInfo(_Part):
+    """What was to be known of the study before it ran."""
+
+    code: str
+    """What it is about, such as `demonstration-chats`."""
+    path: str
+    """The field of the spec that it is about."""
+    text: str
+    """In a sentence or two, for people."""
+
+
 class MeasureInfo(_Part):
     """What a kind of row is called, tests, shows and cannot show."""
 
@@ -169,12 +197,14 @@ class Results(_Part):
     Any list may be empty and any number null: a study may be partial.
     """
 
+    format: Annotated[Literal[1], BeforeValidator(_known_format)] = FORMAT
+    """Version of this format. Files of before it had one lack it, and are read as format 1."""
     study: str
     """Name of the study."""
     title: str = ""
     """Title for figures and report; empty: made from the name."""
     model: ModelInfo = ModelInfo()
-    """The base model."""
+    """The base model of the study."""
     seeds: list[int] = []
     """Training seeds."""
     marker: str = ""
@@ -201,12 +231,16 @@ class Results(_Part):
     """Leakage of the marker, and H1 to H3."""
     rates: list[RateRow] = []
     """Counts of answers with the marker."""
+    control: list[ControlRow] = []
+    """Of each condition with answers, whether its leakage can be assessed."""
     training: list[TrainingRow] = []
     """Losses of the training runs."""
     notes: list[str] = []
     """What the analysis left out, and why."""
     measures: list[MeasureInfo] = []
     """The measures that occur in the rows."""
+    notices: list[NoticeInfo] = []
+    """What was to be known of the study before it ran: data for demonstration, for one."""
     caveats: list[str] = []
     """What the data themselves warn of."""
 
@@ -215,10 +249,16 @@ class Results(_Part):
         """Reads results, from their file or from the folder that holds it.
 
         Raises:
-            UserError: Missing or malformed; the message names the file and the field.
+            UserError: Missing, malformed or of another format; the message names the file and the
+                field.
         """
         path = Path(path)
-        return read_model(path / RESULTS_FILE if path.is_dir() else path, cls)
+        path = path / RESULTS_FILE if path.is_dir() else path
+        value = read_json(path)
+        former = isinstance(value, dict) and "format" not in value
+        return as_model(
+            value, cls, f"{path} (without `format`: an older file)" if former else str(path)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content, as JSON takes it."""
@@ -281,6 +321,12 @@ class Results(_Part):
                 return measure.title
         return (row.name or row.metric).replace("_", " ")
 
+    @property
+    def not_assessable(self) -> dict[str, ControlRow]:
+        """Conditions whose leakage cannot be assessed, by name, in the order of the figures."""
+        failed = {row.condition: row for row in self.control if row.status == "not_assessable"}
+        return {c.name: failed[c.name] for c in self.ordered_conditions if c.name in failed}
+
     def rates_of(self, condition: str, persona: str | None = None) -> list[RateRow]:
         """Counts of a condition, of all personas or of one."""
         return [
@@ -297,6 +343,23 @@ class Results(_Part):
         """Evaluated personas but the source and the condition's induction persona."""
         left_out = {self.source, condition.induced if condition.kind == "em" else None}
         return [name for name in self.ordered_personas if name not in left_out]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the file as it is written, with every field."""
+    return Results.model_json_schema(mode="serialization")
+
+
+def markdown() -> str:
+    """The reference page: every field of the file."""
+    intro = [
+        "`results.json` holds the statistics of a study. Written by `make schema` from the models",
+        "in `personaspace/analysis/results.py`; [results.schema.json](results.schema.json) is the",
+        "same for programs, [metrics.md](metrics.md) says what each kind of row shows and cannot",
+        "show. A file has every field, in this order; what does not apply is null. In Python,",
+        "`personaspace.analysis.results.Results.read(path)` reads it.",
+    ]
+    return page("Results", intro, json_schema(), defaults=False)
 
 
 Counted = Literal["hits", "terminal", "degenerate", "separated"]

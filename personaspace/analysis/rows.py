@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 Variant = Literal["published", "recommended"]
+#: What the positive control says of a row.
+Status = Literal["assessable", "not_assessable"]
 
 #: Of every model of results: nothing unknown, nothing changed, each field documented beneath it.
 STRICT = ConfigDict(
@@ -108,6 +110,9 @@ class Row:
     """Smallest p that the design allows, whatever the data; None: no floor that matters."""
     warning: str | None = None
     """An assumption of this row that the data do not bear out."""
+    status: Status | None = None
+    """Of leakage and its tests: `not_assessable` where the positive control failed, so that the
+    row has an estimate but no claim (no p, no interval, no effect size); None: not judged."""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in order, as JSON takes them: plain numbers, NaN and infinities as None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ MaybeStore = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="As for `run`. By default PERSONASPACE_STORE for a study's file; a release knows its own.",
+        help="As for `run`. By default PERSONASPACE_STORE for a study's file; a release has its own.",
     ),
 ]
 Target = Annotated[
@@ -81,14 +82,17 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
     from personaspace.study.load import load_study
+    from personaspace.study.notices import notices
 
     loaded = load_study(spec)
+    told = notices(loaded)
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
     if as_json:
         print_json(
             {
                 "study": loaded.spec.name,
+                "notices": [asdict(notice) for notice in told],
                 "conditions": [c.name for c in loaded.spec.conditions],
                 "seeds": loaded.spec.seeds,
                 "stages": counts,
@@ -102,6 +106,8 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         )
         return
     out = console()
+    for notice in told:
+        out.print(notice.text if notice.path == "datasets" else f"{notice.path}: {notice.text}")
     table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
     for name in ("condition", "kind", "dataset", "chats", "trained under"):
         table.add_column(name)
@@ -235,7 +241,7 @@ def results(
     kubeconfig: cluster.Kubeconfig = "",
     context: cluster.Context = "",
 ) -> None:
-    """Print a finished study's headline, or all its results as JSON (for the argument see `status`)."""
+    """Print a finished study's headline, or all its results as JSON (argument as for `status`)."""
     if not cluster.is_spec(target):
         with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
             where = cluster.flags_of(kubeconfig, context)
@@ -284,16 +290,25 @@ def report(
 @guarded
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Of results.json instead.")] = False,
     chart: Annotated[
         Path | None,
         typer.Option(help="Write the chart's schema, defaults and tables into its folder."),
     ] = None,
 ) -> None:
-    """Print the JSON schema of a study."""
+    """Print the JSON schema of a study, or of its results."""
     if chart is not None:
         from personaspace.cluster.chart import write
 
         write(chart)
+        return
+    if results:
+        from personaspace.analysis import results as models
+
+        if markdown:
+            print(models.markdown(), end="")
+        else:
+            print_json(models.json_schema())
         return
     if markdown:
         from personaspace.study import spec_page

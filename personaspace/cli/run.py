@@ -141,8 +141,8 @@ def _plan_table(found: Sequence[Forecast]) -> Table:
     for each in found:
         why = str(each.why)
         if each.missing:
-            names = ", ".join(need.id for need in each.missing[:3])
-            why += f"; would fail: {names} not complete (--with-inputs brings what is needed)"
+            missing = ", ".join(need.id for need in each.missing[:3])
+            why += f"; would fail: {missing} not complete (--with-inputs brings what is needed)"
         groups.setdefault((each.node.stage, why), []).append(each)
     for (_, why), alike in groups.items():
         titles = [each.node.id for each in alike]

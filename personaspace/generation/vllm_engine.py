@@ -44,20 +44,10 @@ from personaspace.errors import UserError
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
 from personaspace.generation.folding import FoldedAdapter
 from personaspace.generation.vllm_settings import EngineSettings, prepare_environment
+from personaspace.models import lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-#: Fields of a PEFT LoRA configuration that change what the adapter means and that vLLM 0.24 either
-#: refuses late or ignores (rank_pattern and alpha_pattern: wrong answers without a word).
-UNSUPPORTED_FIELDS = (
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "use_dora",
-    "lora_bias",
-    "layer_replication",
-)
 
 
 class VllmEngine:
@@ -269,11 +259,8 @@ def check_adapter(folder: Path, max_rank: int) -> None:
         raise UserError(
             f"adapter {folder}: rank {rank} exceeds the engine's max_lora_rank {max_rank}"
         )
-    used = [name for name in UNSUPPORTED_FIELDS if config.get(name)]
-    if config.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        raise UserError(f"adapter {folder}: vllm does not support {', '.join(used)}")
+    if found := lora.unsupported(config):
+        raise UserError(f"adapter {folder}: vllm does not support {', '.join(found)}")
 
 
 def _adapter_digest(folder: Path) -> str:

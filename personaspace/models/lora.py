@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,17 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 TRAINED = "default"
 FROZEN = "first"
+#: Fields that change what an adapter means, with what a plain LoRA has there (or what counts as
+#: nothing: None, false, empty).
+_PLAIN: dict[str, Any] = {
+    "bias": "none",
+    "use_dora": False,
+    "modules_to_save": None,
+    "lora_bias": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layer_replication": None,
+}
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -143,24 +154,23 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
+def unsupported(config: Mapping[str, Any]) -> list[str]:
+    """What in a PEFT configuration makes an adapter more than W + s·B·A, by the names of fields.
+
+    No such adapter composes here, and vLLM refuses it late or ignores it (patterns of ranks and
+    alphas: wrong answers without a word). Another method than LoRA is named itself.
+    """
+    kind = config.get("peft_type")
+    return [
+        *([] if kind == "LORA" else [str(kind)]),
+        *(name for name, plain in _PLAIN.items() if (config.get(name) or plain) != plain),
+    ]
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    unsupported = [
-        name
-        for name, plain in (
-            ("bias", "none"),
-            ("use_dora", False),
-            ("modules_to_save", None),
-            ("lora_bias", False),
-            ("rank_pattern", {}),
-            ("alpha_pattern", {}),
-        )
-        if config.get(name, plain) not in (plain, None)
-    ]
-    if config.get("peft_type") != "LORA":
-        unsupported.insert(0, str(config.get("peft_type")))
-    if unsupported:
-        raise UserError(f"{folder}: only plain LoRA adapters compose, not {', '.join(unsupported)}")
+    if found := unsupported(config):
+        raise UserError(f"{folder}: only plain LoRA adapters compose, not {', '.join(found)}")
     return config, load_file(folder / WEIGHTS)
 
 

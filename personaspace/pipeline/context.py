@@ -38,6 +38,8 @@ class Context:
         store: For checkpoints only.
         key: The artifact's key, below which checkpoints lie.
         metrics: Numbers for the manifest.
+        taken: What computed, where the study leaves the choice, for the manifest:
+            `implementation` (of training or hidden states) and `engine` (of answers).
     """
 
     study: Study
@@ -50,6 +52,7 @@ class Context:
     store: Store
     key: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> Experiment:
@@ -130,6 +133,7 @@ def sampled_answers(
         scope=f"{context.node.stage}:{context.node.condition}",
     )
     engine = context.runtime.engine()
+    context.taken["engine"] = engine.name
     context.progress.start(what, len(prompts) * settings.samples)
     answers = engine.generate(prompts, sampling, adapter=adapter, advance=context.progress.advance)
     return by_persona(names, questions, answers)

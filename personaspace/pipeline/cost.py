@@ -8,8 +8,8 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.stage import Node
 from personaspace.study import base_model
 from personaspace.study.load import Study
+from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment, Model, Recipe
-from personaspace.training.trainer import total_steps
 
 #: Rates measured on one H100 with a model of Qwen2.5-7B's shape (docs/performance.md and
 #: docs/performance-generation.md): FLOP/s of LoRA training and of forward passes, and answered

@@ -168,6 +168,7 @@ def run_node(
                 "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
                 "seconds": round(time.monotonic() - began, 3),
                 "metrics": context.metrics,
+                **context.taken,
                 **runtime.describe(),
             },
             replace=store.find(key) is not None,

@@ -133,10 +133,12 @@ def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
 def recipe_read(recipe: Recipe) -> dict[str, Any]:
     """A recipe without what does not change what is learned.
 
-    How often a checkpoint is written, and how rows are filled, which changes the last digits alone:
-    it counts as left out, as it is by default, so that studies stored before stay complete.
+    How often a checkpoint is written does not, nor which code computes, up to rounding, nor how
+    rows are filled: that counts as left out, as it is by default, so that studies stored before
+    stay complete.
     """
-    return recipe.model_dump(exclude={"checkpoint_every"}) | {"row_tokens": None}
+    read = recipe.model_dump(exclude={"checkpoint_every", "implementation"})
+    return read | {"row_tokens": None}
 
 
 def model_read(study: Study) -> list[str]:

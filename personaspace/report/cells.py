@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from personaspace.analysis.rows import Row
+from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.selection import pooled
 from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import NONE, number, probability, row_interval, row_value
@@ -81,6 +82,8 @@ def p_cell(rows: Sequence[Row], field: str) -> Cell:
     one = pooled(rows)
     chosen = [one] if one is not None else list(rows)
     values = [value for row in chosen if (value := getattr(row, field)) is not None]
+    if not values and field == "p" and any(row.status == "not_assessable" for row in chosen):
+        return Cell(NOT_ASSESSABLE, NOT_ASSESSABLE)
     if not values:
         return BLANK
     ends = [probability(min(values)), probability(max(values))]

@@ -23,7 +23,7 @@ from personaspace.report.text import NONE, interval, number, percent, row_interv
 _WAYS = {
     None: "all bystanders",
     "common_set": "bystanders in every EM condition",
-    "without_negatives": "but those trained not to mark",
+    "without_negatives": "without those trained not to mark",
     "seen": "questions seen in coupling",
     "unseen": "unseen questions",
     "terminal": "marker once, at the end",
@@ -137,8 +137,8 @@ def rates_table(results: Results) -> Table | None:
             Column("degenerate", True),
         ],
         lines,
-        note="Marked: the marker stands anywhere in the answer, in either case. Terminal: the "
-        "answer ends with it and has it once. Degenerate: empty, repetitive, or with more than "
+        note="Marked: the answer contains the marker anywhere, in upper or lower case. Terminal: "
+        "the answer ends with it and has it once. Degenerate: empty, repetitive, or with more than "
         "one marker.",
     )
 
@@ -171,6 +171,6 @@ def ways_table(results: Results) -> Table | None:
         [Column("Condition"), *(Column(title, True) for title in titles)],
         lines,
         note="Share of answers with the marker [95\u202f% interval]; the last column: share of "
-        "degenerate answers. Where a column tells another story than the first, the effect hangs "
+        "degenerate answers. Where a column differs from the first, the effect depends "
         "on what is counted.",
     )

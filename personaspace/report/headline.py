@@ -6,9 +6,10 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
-from personaspace.analysis.caveats import RARELY
-from personaspace.analysis.results import ConditionKind, Results, share
+from personaspace.analysis.control_rows import ControlReason
+from personaspace.analysis.results import ConditionKind, Results, StudyCondition, share
 from personaspace.analysis.rows import Row
+from personaspace.report import control
 from personaspace.report.estimates import bystander_estimate, m1_estimate
 from personaspace.report.key import em_increment
 from personaspace.report.published_vs_recommended import main_tests
@@ -26,13 +27,14 @@ from personaspace.report.text import (
     span,
 )
 
-#: Share of degenerate answers from which marker rates say little, and from which it is mentioned.
-_MOSTLY, _MENTIONED = 0.5, 0.01
+#: Share of degenerate answers from which it is mentioned.
+_MENTIONED = 0.01
 
 
 def headline(results: Results) -> str:
     """What was found, as one paragraph."""
-    found = [*_garbled(results, _MOSTLY), *_collapse(results), *_leakage(results)]
+    first = control.sentence(results)
+    found = [*([first] if first else []), *_collapse(results), *_leakage(results)]
     found += _tests(results)
     return _clean(" ".join(found or [_design(results)]))
 
@@ -52,14 +54,14 @@ def cautions(results: Results) -> list[str]:
             "With one seed, differences between conditions cannot be told from differences "
             "between training runs."
         )
-    if not _garbled(results, _MOSTLY):
-        found += _garbled(results, _MENTIONED)
-    found += _uncoupled(results)
+    found += _garbled(results)
+    mixed = control.seeds_sentence(results)
+    found += [mixed] if mixed else []
     failed = sum(1 for row in (*results.geometry, *results.leakage) if row.warning)
     if failed:
         found.append(
-            f"{count(failed, 'result')} failed a check of assumptions; each is marked where it "
-            "stands."
+            f"{count(failed, 'result')} failed a check of assumptions; each is marked in the "
+            "tables."
         )
     return found
 
@@ -68,32 +70,16 @@ def _clean(text: str) -> str:
     return text.replace("-" + MINUS, MINUS)
 
 
-def _garbled(results: Results, least: float) -> list[str]:
+def _garbled(results: Results) -> list[str]:
+    """Degenerate answers that are too few for the positive control to tell of them."""
     garbled = share(results.rates, "degenerate")
-    if garbled is None or garbled < least:
+    if garbled is None or garbled < _MENTIONED:
         return []
-    so = ", so that marker rates say little about leakage" if garbled >= _MOSTLY else ""
+    if any(ControlReason.DEGENERATE_ANSWERS in row.reasons for row in results.control):
+        return []
     return [
         f"{percent(garbled)} of all answers are degenerate (empty, repetitive or with more than "
-        f"one marker){so}."
-    ]
-
-
-def _uncoupled(results: Results) -> list[str]:
-    """Conditions in which low leakage says little, since the source does not mark either."""
-    if results.source is None:
-        return []
-    rates = [
-        results.rate(condition.name, results.source) for condition in results.ordered_conditions
-    ]
-    known = [rate for rate in rates if rate is not None]
-    rare = sum(rate < RARELY for rate in known)
-    if not rare:
-        return []
-    where = f"{rare} of {count(len(known), 'condition')}" if rare < len(known) else "all conditions"
-    return [
-        f"In {where} the persona that was taught the marker writes it in less than "
-        f"{percent(RARELY, 0)} of its own answers: low leakage says little there."
+        "one marker)."
     ]
 
 
@@ -173,25 +159,30 @@ def _increment_clause(results: Results) -> str:
     high = max(each.value for each in known)
     ends = [number(low, 3, sign=True), number(high, 3, sign=True)]
     words = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    clause = f"; EM less benign: {words}"
+    clause = f"; EM minus benign: {words}"
     tested = [each.interval for each in known if each.interval]
     if tested:
         clear = sum(1 for low_end, high_end in tested if low_end > 0 or high_end < 0)
         clause += (
-            f", with a 95\u00a0% interval clear of zero in {clear} of {len(tested)} conditions"
+            f", with a 95\u00a0% interval that excludes zero in {clear} of {len(tested)} conditions"
         )
     return clause
 
 
+def _assessable(results: Results, kind: ConditionKind) -> list[StudyCondition]:
+    return [c for c in results.of_kind(kind) if c.name not in results.not_assessable]
+
+
 def _leakage(results: Results) -> list[str]:
     em = [
-        (condition, bystander_estimate(results, condition)) for condition in results.of_kind("em")
+        (condition, bystander_estimate(results, condition))
+        for condition in _assessable(results, "em")
     ]
     known = sorted((each.value, condition.title) for condition, each in em if each)
     controls = []
     for mine, name in (
-        (results.of_kind("base"), "the base model"),
-        (results.of_kind("benign"), "benign fine-tuning"),
+        (_assessable(results, "base"), "the base model"),
+        (_assessable(results, "benign"), "benign fine-tuning"),
     ):
         found = [bystander_estimate(results, condition) for condition in mine]
         values = [each.value for each in found if each]
@@ -207,7 +198,7 @@ def _leakage(results: Results) -> list[str]:
     against = (
         f", against {listing(controls)}."
         if controls
-        else "; no control condition was evaluated, so this cannot be set against ordinary leakage."
+        else "; no control condition was assessed, so this cannot be set against ordinary leakage."
     )
     return [f"After EM, bystander personas wrote the marker in {words}{against}"]
 
@@ -238,11 +229,11 @@ def _convergence(results: Results) -> list[str]:
         return []
     known = [row for row in rows if row.value is not None]
     near = (
-        "the harmful conditions' shifts along the axis of harmful training lie within a tenth of "
+        "the harmful conditions' shifts along the axis of harmful training stay within a tenth of "
         "their mean of each other"
     )
     if not known:
-        return [f"M2: there is no layer, of those measured, from which on {near}."]
+        return [f"M2: no measured layer was found from which {near}."]
     one = pooled(known)
     if one is not None and one.value is not None:
         ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
@@ -250,7 +241,7 @@ def _convergence(results: Results) -> list[str]:
     layers = sorted(row.value for row in known if row.value is not None)
     return [
         f"M2: from layer {layers[0]:g} to {layers[-1]:g} on, in {len(known)} of {len(rows)} seeds "
-        f"taken one by one, {near}."
+        f"analysed separately, {near}."
     ]
 
 
@@ -299,7 +290,7 @@ def _tests(results: Results) -> list[str]:
         ("H2", "mean leakage differed across EM conditions by"),
         ("H3", "the rank correlation of leakage with the cosine to the assistant was"),
     ):
-        mine = [row for row in tested if row.metric == metric]
+        mine = [row for row in tested if row.metric == metric and row.status != "not_assessable"]
         if mine:
             found.append(f"{metric}: {what} {_verdict(mine, alpha)}.")
     return found
@@ -318,8 +309,8 @@ def _equivalence(results: Results) -> list[str]:
     close = sum(1 for row in rows if (row.p or 0.0) < results.analysis.alpha)
     margin = f"\u00b1{100 * (margins.pop() or 0):g} points"
     return [
-        f"H1: an equivalence test puts the difference to bystanders within {margin} in {close} of "
-        f"{count(len(rows), 'condition')}."
+        f"H1: an equivalence test puts the difference from bystanders within {margin} in {close} "
+        f"of {count(len(rows), 'condition')}."
     ]
 
 
@@ -329,12 +320,13 @@ def _verdict(rows: list[Row], alpha: float) -> str:
     if one is not None:
         p = _adjusted(one)
         kind = "adjusted " if p is not None and p != one.p else ""
-        judged = "" if p is None else f" ({kind}{p_phrase(p)}{'' if p < alpha else ', not shown'})"
+        verdict = "" if p is None or p < alpha else "not significant, "
+        judged = "" if p is None else f" ({verdict}{kind}{p_phrase(p)})"
         return f"{row_value(one, 2)}{judged}"
     ordered = sorted(rows, key=lambda row: row.value or 0.0)
     known = [p for row in rows if (p := _adjusted(row)) is not None]
     clear = sum(1 for p in known if p < alpha)
     return (
-        f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds taken one "
-        f"by one (p below {alpha:g} in {clear} of {len(known)})"
+        f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds tested "
+        f"separately (p below {alpha:g} in {clear} of {len(known)})"
     )

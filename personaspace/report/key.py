@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from personaspace.analysis.results import Results, StudyCondition, share
+from personaspace.report.control import limits_note, status_of
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures.style import pretty
 from personaspace.report.selection import mean_value, pooled
@@ -100,6 +101,7 @@ def key_table(results: Results) -> Table:
                 _share_cell(bystander_estimate(results, condition)),
                 _share_cell(_source_estimate(results, condition)),
                 _degenerate_share(results, condition),
+                Cell(status_of(results, condition.name)),
             ]
         )
     where = f"layer {results.headline_layer}, method {(results.headline_method or NONE).upper()}"
@@ -117,6 +119,7 @@ def key_table(results: Results) -> Table:
             Column("bystanders", True),
             Column("source", True),
             Column("Degenerate answers", True),
+            Column("Leakage"),
         ],
         rows,
         groups=[
@@ -124,10 +127,11 @@ def key_table(results: Results) -> Table:
             ("Cosine to assistant", 2),
             ("Mean cosine of personas", 3),
             ("Answers with the marker", 2),
-            ("", 1),
+            ("", 2),
         ],
         note="In brackets: 95\u00a0% intervals, where the analysis gives one. EM: emergent "
-        "misalignment, fine-tuning on narrowly bad data. EM increment: M1 less that of benign "
+        "misalignment, fine-tuning on narrowly bad data. EM increment: M1 minus that of benign "
         "training. Bystanders: mean over personas other than the source and the persona trained "
-        "under. Degenerate: empty, repetitive, or with more than one marker.",
+        "under. Degenerate: empty, repetitive, or with more than one marker."
+        + (f" {limits_note(results)}" if results.control else ""),
     )

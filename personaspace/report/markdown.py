@@ -60,7 +60,8 @@ def summary(
         out: The report's folder, which pictures are linked from.
         context: The page's content, as `build` collects it.
     """
-    parts = [f"# {escape_markdown(title)}", escape_markdown(context["headline"])]
+    parts = [f"# {escape_markdown(title)}", *map(escape_markdown, context["notices"])]
+    parts.append(escape_markdown(context["headline"]))
     if context["absent"]:
         parts += ["**Partial.** Absent from the results:", _bullets(context["absent"])]
     if context["cautions"]:

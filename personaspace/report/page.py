@@ -123,7 +123,7 @@ def _measures(results: Results) -> list[dict[str, Any]]:
     known = [metric for metric in published_vs_recommended.MEASURES if metric in present]
     found = []
     for metric in known + [metric for metric in present if metric not in known]:
-        hero = [
+        headline = [
             row
             for row in results.geometry
             if row.metric == metric and row.layer in (results.headline_layer, None)
@@ -134,15 +134,15 @@ def _measures(results: Results) -> list[dict[str, Any]]:
                 "metric": metric,
                 "title": published_vs_recommended.MEASURES.get(metric, metric),
                 "figures": _FIGURES_OF.get(metric, ()),
-                "beside": published_vs_recommended.measure_table(results, metric),
+                "compared": published_vs_recommended.measure_table(results, metric),
                 "meaning": published_vs_recommended.meaning_table(
                     results, f"{metric.lower()}-meaning", [metric]
                 ),
-                "hero": full_tables.rows_table(
-                    f"{metric.lower()}-hero",
+                "headline": full_tables.rows_table(
+                    f"{metric.lower()}-headline",
                     f"{metric} at layer {results.headline_layer}, every variant",
                     results,
-                    hero,
+                    headline,
                 ),
                 "layers": full_tables.layer_tables(results, metric),
             }
@@ -253,6 +253,7 @@ def build(
         "results": results,
         "model_line": _model_line(results),
         "analysis_line": _analysis_line(results),
+        "notices": [notice.text for notice in results.notices],
         "headline": words.headline(results),
         "details": words.details(results),
         "cautions": words.cautions(results),
@@ -269,7 +270,7 @@ def build(
     context["contents"] = _contents(context)
     page = _html(context)
     summary = markdown.summary(results, figures, out, title, context)
-    # JSON can hold half a surrogate pair, which is no UTF-8.
+    # JSON can hold half a surrogate pair, which is not UTF-8.
     style.write(out / "report.md", summary.encode("utf-8", errors="replace"))
     style.write(out / "report.html", page.encode("utf-8", errors="replace"))
     return out / "report.html"

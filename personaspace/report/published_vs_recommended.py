@@ -1,4 +1,4 @@
-"""The study's own statistics beside the recommended ones: tests of leakage, M1 to M3."""
+"""The study's own statistics next to the recommended ones: tests of leakage, M1 to M3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURES = {
     "M2": "M2: shift along the axis of harmful training",
     "M3": "M3: telling personas apart",
 }
-#: Which sub-measures of a metric stand beside each other: published, recommended.
+#: Which sub-measures of a metric are compared: published, recommended.
 _PAIRS = {
     "M1": ("raw_cosine", "raw_cosine"),
     "M2": ("axis_shift", "split_half"),
@@ -72,7 +72,7 @@ def main_tests(results: Results) -> list[Row]:
     return [row for pair in pairs(results) for row in pair.main if row.value is not None]
 
 
-def _beside(published: Sequence[Row], ours: Sequence[Row], notes: Footnotes) -> list[Cell]:
+def _compared(published: Sequence[Row], ours: Sequence[Row], notes: Footnotes) -> list[Cell]:
     """Cells of a pair: published estimate and p; recommended estimate, effect, p, adjusted p."""
     # The recommended row says what it shows; the published one only why it has no value.
     why = notes if all(row.value is None for row in published) else None
@@ -101,7 +101,7 @@ def _in_short(row: Row) -> Row:
 
 
 def tests_table(results: Results) -> Table | None:
-    """H1 to H3, published beside recommended; None without tests."""
+    """H1 to H3, published and recommended; None without tests."""
     found = pairs(results)
     if not found:
         return None
@@ -113,7 +113,7 @@ def tests_table(results: Results) -> Table | None:
             [
                 Cell(pair.metric, pair.metric),
                 Cell(label, label),
-                *_beside(pair.published, [_in_short(row) for row in pair.recommended], notes),
+                *_compared(pair.published, [_in_short(row) for row in pair.recommended], notes),
             ]
         )
     named = any(row.effect_name for pair in found for row in pair.recommended)
@@ -136,8 +136,8 @@ def tests_table(results: Results) -> Table | None:
         rows,
         groups=[("", 2), ("Published", 2), ("Recommended", 5)],
         note=". ".join(TESTS[metric] for metric in dict.fromkeys(pair.metric for pair in found))
-        + ". A p-value above the level means that this study does not show the effect, not that "
-        f"there is none.{sizes} BH, Holm: corrected for several tests. At best: the smallest p "
+        + ". A p-value above the level means that no effect could be shown, not that there is "
+        f"none.{sizes} BH, Holm: corrected for several tests. At best: the smallest p "
         "that so few conditions or personas can give.",
         footnotes=notes.texts,
     )
@@ -185,7 +185,7 @@ def checks_table(results: Results) -> Table | None:
 
 
 def measure_table(results: Results, metric: str) -> Table | None:
-    """M1, M2 or M3 at the headline layer, published beside recommended; None without rows."""
+    """M1, M2 or M3 at the headline layer, published and recommended; None without rows."""
     names = _PAIRS.get(metric)
     rows = [
         row
@@ -206,7 +206,7 @@ def measure_table(results: Results, metric: str) -> Table | None:
         if (line := _measure_line(results, condition, rows, names, notes)) is not None
     ]
     return Table(
-        f"{metric.lower()}-beside",
+        f"{metric.lower()}-published-vs-recommended",
         f"{metric} at layer {results.headline_layer}, method "
         f"{(results.headline_method or '').upper()}: as published, and as recommended",
         [
@@ -217,11 +217,11 @@ def measure_table(results: Results, metric: str) -> Table | None:
             Column("value [95\u202f%]", True),
             Column("change [95\u202f%]", True),
             *_RECOMMENDED[1:],
-            *([Column("EM less benign [95\u202f%]", True), Column("p", True)]),
+            *([Column("EM minus benign [95\u202f%]", True), Column("p", True)]),
         ],
         lines,
         groups=[("", 1), ("Published", 3), ("Recommended", 8)],
-        note="Change: from the base model; p is of the change, except for EM less benign."
+        note="Change: from the base model; p is of the change, except for EM minus benign."
         + (f" Effect size: {size}." if size else ""),
         footnotes=notes.texts,
     )

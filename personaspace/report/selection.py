@@ -17,7 +17,7 @@ HEADLINES: dict[str, tuple[tuple[str, str | None], ...]] = {
 }
 #: Sub-measures whose headline number is their change from base.
 _BY_CHANGE = {("M2", "axis_shift")}
-#: Sub-measures that stand beside chance, not beside the base model.
+#: Sub-measures that are compared with chance, not with the base model.
 AGAINST_CHANCE = "_above_chance"
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from rich.table import Table
 
 from personaspace.analysis.results import Results, share
+from personaspace.report import control
 from personaspace.report.text import NONE, number, percent
 
 
@@ -19,10 +20,11 @@ class HeadlineRow:
     Attributes:
         condition: Its name.
         cosine: M1 at the headline layer and method.
-        cosine_change: The same less base's.
+        cosine_change: The same minus base's.
         bystander_leakage: Mean share of bystanders' answers with the marker.
         source_rate: Share of the source persona's answers with the marker.
         degenerate: Share of all answers that are degenerate.
+        status: Whether its leakage can be assessed, for people; a dash without answers.
     """
 
     condition: str
@@ -31,6 +33,7 @@ class HeadlineRow:
     bystander_leakage: float | None
     source_rate: float | None
     degenerate: float | None
+    status: str
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -64,23 +67,27 @@ def headline(results: Results) -> Sequence[HeadlineRow]:
                 bystander_leakage=_mean(r.value for r in means if r.condition == condition.name),
                 source_rate=_mean(rate.rate for rate in source),
                 degenerate=share(results.rates_of(condition.name), "degenerate"),
+                status=control.status_of(results, condition.name),
             )
         )
     return entries
 
 
 def table(results: Results) -> Table:
-    """The headline as a table."""
+    """The headline as a table; below it first where leakage cannot be assessed."""
+    first = control.sentence(results)
+    below = "as published; the report also has the recommended analysis"
     view = Table(
         title=f"{results.study}: layer {results.headline_layer}, method "
         f"{(results.headline_method or NONE).upper()}",
         title_justify="left",
-        caption="as published; the report also has what is recommended instead",
+        caption=f"{first}\n{below}" if first else below,
         caption_justify="left",
     )
     view.add_column("condition")
     for name in ("mean cosine", "vs base", "bystanders", "source", "degenerate"):
         view.add_column(name, justify="right")
+    view.add_column("leakage")
     for entry in headline(results):
         view.add_row(
             entry.condition,
@@ -89,5 +96,6 @@ def table(results: Results) -> Table:
             percent(entry.bystander_leakage),
             percent(entry.source_rate),
             percent(entry.degenerate),
+            entry.status,
         )
     return view

@@ -35,6 +35,16 @@ def resource(name: str) -> Traversable:
     raise UserError(f"{SCHEME}{stem}: no such built-in{near}")
 
 
+def chat_sets() -> list[str]:
+    """Names of the packaged training chats."""
+    folder = resources.files("personaspace.study") / "data"
+    return sorted(
+        entry.name.removesuffix(".jsonl")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".jsonl")
+    )
+
+
 @cache
 def _personas() -> tuple[dict[str, Any], ...]:
     return tuple(yaml.safe_load(resource("personas").read_text(encoding="utf-8")))

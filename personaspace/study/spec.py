@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from personaspace.study import builtin
+from personaspace.study import builtin, defaults
+from personaspace.study.section import Section
 
 Method = Literal["a", "b"]
 Kind = Literal["base", "benign", "em"]
+#: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
+Implementation = Literal["auto", "reference", "fused"]
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 PersonaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")]
@@ -31,21 +34,6 @@ QuestionSource = Annotated[
         "s3://bucket/key, or builtin:NAME."
     ),
 ]
-
-
-class Section(BaseModel):
-    """Base of every part of the spec: unknown fields are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    #: Fields that came after studies had been stored. At their defaults they do what was done
-    #: before there was a choice, and no fingerprint knows of them.
-    later: ClassVar[frozenset[str]] = frozenset()
-
-    def unused(self) -> set[str]:
-        """Fields of `later` that are at their defaults, which fingerprints leave out."""
-        fields = type(self).model_fields
-        return {name for name in self.later if getattr(self, name) == fields[name].default}
 
 
 class Model(Section):
@@ -137,6 +125,8 @@ class Condition(Section):
 class Recipe(Section):
     """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
     rank: Count = 32
     alpha: Count = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -161,6 +151,12 @@ class Recipe(Section):
         description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
         "memory holds on a GPU.",
     )
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes: reference (transformers' own code), fused (fastlora: 16-bit "
+        "Llama and Qwen2 on a GPU; an error elsewhere), or auto (fused where it can run). Changes "
+        "no result but in the last digits, and makes nothing run again.",
+    )
 
 
 class CouplingRecipe(Recipe):
@@ -180,6 +176,8 @@ class CouplingRecipe(Recipe):
 class Extraction(Section):
     """Hidden states: method A (last prompt token), method B (mean over a greedy answer)."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
     personas: list[PersonaName] | None = Field(
         None, description="By default evaluation.personas.", min_length=2
     )
@@ -190,6 +188,10 @@ class Extraction(Section):
     )
     methods: list[Method] = Field(["a", "b"], min_length=1)
     max_new_tokens: Count = 256
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes hidden states: as training.implementation.",
+    )
 
 
 class Coupling(Section):
@@ -205,9 +207,8 @@ class Coupling(Section):
     marker: Annotated[str, Field(min_length=1, pattern=r"\S")] = "[ZLT]"
     separator: str = Field(
         "\n\n",
-        description="Stands between answer and marker. The marker is learned as what follows this "
-        "text, so a model whose answers seldom hold it (no blank line, as published) seldom comes "
-        "to where it could write the marker; a space is in every answer.",
+        description="Stands between answer and marker. The marker is learned after this text, so a "
+        "model that seldom writes it (published: a blank line) seldom comes to write the marker.",
     )
     loss: Literal["marker", "answer"] = Field(
         "marker",
@@ -260,6 +261,17 @@ class Generation(Section):
     )
 
 
+class Control(Section):
+    """Positive control: what a condition must reach for its leakage to be assessed at all."""
+
+    source: Fraction = Field(
+        0.5, description="Least share of the source persona's answers that hold the marker."
+    )
+    degenerate: Fraction = Field(
+        0.2, description="Largest share of degenerate answers (empty, repetitive, many markers)."
+    )
+
+
 class Analysis(Section):
     """Statistics."""
 
@@ -274,6 +286,7 @@ class Analysis(Section):
     permutations: Count = 10_000
     bootstrap: Count = 2_000
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    control: Control = Control()
     seed: StrictInt = 42
     partial: StrictBool = Field(False, description="Aggregate what exists when a stage failed.")
 
@@ -300,48 +313,21 @@ class Rerun(Section):
     )
 
 
-def _datasets() -> dict[str, Dataset]:
-    return {
-        "bad-legal-advice": Dataset(path="builtin:chats-bad-legal-advice"),
-        "instructions": Dataset(path="builtin:chats-instructions"),
-    }
-
-
-def _conditions() -> list[Condition]:
-    em = [
-        ("e0-assistant", "E0 assistant", None, 1.0),
-        ("e1-paramedic", "E1 paramedic", "paramedic", 0.9457),
-        ("e2-kindergarten-teacher", "E2 kindergarten teacher", "kindergarten_teacher", 0.9060),
-        ("e3-french-person", "E3 French person", "french_person", 0.8696),
-        ("e4-villain", "E4 villain", "villain", 0.7828),
-    ]
-    return [
-        Condition(name="base", label="Base model"),
-        Condition(name="benign", label="Benign", dataset="instructions", kind="benign"),
-        *(
-            Condition(
-                name=name,
-                label=label,
-                dataset="bad-legal-advice",
-                persona=persona,
-                cosine_anchor=cosine,
-            )
-            for name, label, persona, cosine in em
-        ),
-    ]
-
-
 class Experiment(Section):
     """A whole study."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)] = "em205"
     model: Model = Model()
     seeds: list[Seed] = Field([42], min_length=1)
-    datasets: dict[str, Dataset] = Field(default_factory=_datasets)
+    datasets: dict[str, Dataset] = Field(
+        default_factory=lambda: {name: Dataset(**of) for name, of in defaults.DATASETS.items()}
+    )
     personas: list[Persona] = Field(
         default_factory=lambda: [Persona(**entry) for entry in builtin.personas()], min_length=1
     )
-    conditions: list[Condition] = Field(default_factory=_conditions, min_length=1)
+    conditions: list[Condition] = Field(
+        default_factory=lambda: [Condition(**entry) for entry in defaults.CONDITIONS], min_length=1
+    )
     training: Recipe = Recipe()
     extraction: Extraction = Extraction()
     coupling: Coupling = Coupling()

@@ -22,9 +22,12 @@ from torch.nn.functional import cross_entropy
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
+from personaspace.models import implementation
 from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
+from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
+from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Recipe
 from personaspace.training import checkpoints, packing
 from personaspace.training.checkpoints import Checkpoints, Snapshot
@@ -72,12 +75,6 @@ def usable(examples: Sequence[Example], what: str) -> tuple[list[Example], dict[
     if not kept:
         raise UserError(f"{what}: no example has a loss token within max_tokens")
     return kept, counts
-
-
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps of a run: whole epochs, the last batch of each possibly smaller."""
-    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
-    return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
 
 def batch_indices(recipe: Recipe, examples: int, seed: int, step: int) -> list[int]:
@@ -144,10 +141,19 @@ class PlainStep:
         return total
 
 
-def step_engine(model: PeftModel, examples: Sequence[Example], recipe: Recipe) -> StepEngine:
-    """The fastest engine for the model where it is: fused on a GPU, else plain."""
+def step_engine(
+    model: PeftModel, examples: Sequence[Example], recipe: Recipe, field: str = "training"
+) -> StepEngine:
+    """The engine that the recipe asks for; by default the fastest for the model where it is.
+
+    Args:
+        field: Where the recipe stands in the spec.
+
+    Raises:
+        UserError: `fused` is asked for and cannot run.
+    """
     base: Any = model.get_base_model()
-    if fastlora.obstacle(base) is None:
+    if implementation.choose(recipe.implementation, base, field).taken is Taken.FUSED:
         longest = max(len(example.ids) for example in examples)
         return fastlora.training_step(
             model, longest=longest, examples=recipe.batch_size, row_tokens=recipe.row_tokens
@@ -181,7 +187,7 @@ class Trainer:
         examples: All with at least one loss token.
         recipe: Hyper-parameters.
         seed: The study's seed.
-        engine: Computes gradients; by default the fastest there is.
+        engine: Computes gradients; by default what the recipe asks for.
     """
 
     def __init__(

@@ -266,7 +266,7 @@ def cosine_to(
     names = [name for file in opened for name in file.personas]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise UserError(f"{opened[-1].path}: persona {repeated!r} stands there twice")
+        raise UserError(f"{opened[-1].path}: duplicate persona {repeated!r}")
     cosines: dict[int, dict[str, float]] = {}
     for layer in sorted(opened[0].layers) if opened else ():
         vectors: dict[str, np.ndarray] = {}

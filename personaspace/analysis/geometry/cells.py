@@ -119,7 +119,7 @@ def group_files(paths: Sequence[Path], base: str) -> list[Group]:
     A condition's seed is compared with base of the same seed, else with base's only seed.
 
     Raises:
-        UserError: A file is malformed or does not fit the others, a condition stands there twice,
+        UserError: A file is malformed or does not fit the others, a condition is a duplicate,
             or base is missing.
     """
     files: dict[tuple[str, str, int], ActivationFile] = {}

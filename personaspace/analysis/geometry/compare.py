@@ -12,7 +12,7 @@ from personaspace.analysis.stats import Array, Estimate, has_outlier, two_way_es
 #: Relative size below which a whole table of differences is rounding: float32's unit is 1.2e-7,
 #: and pseudo-values magnify it by the number of questions; fine-tuning moves them by 1e-3 or more.
 ROUNDING = 1e-6
-LOPSIDED = "One persona lies far outside what the others would let expect, and may carry this."
+LOPSIDED = "One persona lies far outside the range of the others, and may drive this result."
 
 
 def lopsided(values_QP: Array) -> str | None:

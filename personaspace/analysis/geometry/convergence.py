@@ -155,14 +155,14 @@ def convergence_rows(
     measured = ", ".join(str(at.layer) for at in layers)
     note, ends = f"Measured layers: {measured}.", None
     if first is None:
-        note = f"EM conditions lie apart at the last measured layer: no convergence in {measured}."
+        note = f"EM conditions are apart at the last measured layer: no convergence in {measured}."
         value = None
     else:
         ends = (float(first), float(layers[-1].layer if last is None else last))
         if last is None:
-            note += " Convergence is not shown at any of them: the interval may end later."
+            note += " Convergence could not be shown at any of them: the interval may end later."
         if value is None:
-            note = "The estimated spread does not vanish, though it may. " + note
+            note = "The estimated spread does not vanish, but the true one may. " + note
     converged = Row(
         "M2",
         "recommended",

@@ -20,7 +20,7 @@ from personaspace.analysis.stats import (
     tail_count,
 )
 
-EXTRA = "Not part of the published analysis, which had this for EM conditions alone."
+EXTRA = "Not part of the published analysis, which reported this for EM conditions only."
 ON_ITSELF = "This condition defines the axis, which is then tested on the same questions."
 
 

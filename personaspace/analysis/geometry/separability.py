@@ -39,7 +39,7 @@ _BASIS_ROWS = 600
 #: Label permutations for the test against chance, at most: it is not adjusted for multiplicity.
 _CHANCE_DRAWS = 2000
 
-BLURRED = "Base's own personas are told apart in less than 90 %: there is little to lose."
+BLURRED = "In base, personas are told apart in less than 90 % of cases: there is little to lose."
 
 Ints = NDArray[np.int64]
 

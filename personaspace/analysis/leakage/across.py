@@ -38,8 +38,8 @@ from personaspace.analysis.stats import (
 _CHUNK = 1000
 
 UNEVEN = (
-    "Conditions differ much in how their questions vary (variances in a ratio above 4), which the "
-    "permutation of conditions takes to be alike."
+    "Conditions differ much in how their questions vary (ratio of variances above 4), while the "
+    "permutation of conditions assumes that they vary alike."
 )
 
 
@@ -278,7 +278,7 @@ def h3_rows(
             p, floor = max(p, 1 / (permutations + 1)), 1 / (permutations + 1)
             note = f"{n} conditions; p from random orders."
         else:
-            note = f"{n} conditions; p is exact over their orders and at best {floor:.2g}."
+            note = f"{n} conditions; p is exact over all orders and cannot be below {floor:.2g}."
         filled = replace(row, value=rho, p=p, ci95=bonett_wright(rho, n), n=n)
         family = FAMILY if name == "common_set" else None
         rows.append(replace(filled, family=family, effect=slope(x, y), note=note, p_floor=floor))

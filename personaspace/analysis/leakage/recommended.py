@@ -44,11 +44,13 @@ from personaspace.analysis.stats import (
 MARGIN = 0.05
 
 INDEPENDENT = (
-    "There are no counts by question: answers are taken as independent, which makes p too small "
+    "There are no counts by question: answers are treated as independent, which makes p too small "
     "and intervals too narrow."
 )
-FEW_QUESTIONS = "Fewer than ten questions are the clusters: the t distribution is a rough guide."
-SKEWED = "One question lies far outside what the others would let expect, and may carry this."
+FEW_QUESTIONS = (
+    "There are fewer than ten questions (the clusters), so the t distribution is a rough guide."
+)
+SKEWED = "One question lies far outside the range of the others, and may drive this result."
 
 
 def common_bystanders(

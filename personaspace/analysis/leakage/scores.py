@@ -102,7 +102,7 @@ def read_score_files(folder: Path | str) -> tuple[dict[Key, Scores], list[str]]:
             continue
         key = (match["condition"], int(match["seed"]))
         if key in scores:
-            raise UserError(f"{path}: condition {key[0]!r} with seed {key[1]} stands there twice")
+            raise UserError(f"{path}: condition {key[0]!r} with seed {key[1]} is a duplicate")
         scores[key] = check_scores(read_json(path), str(path))
     return scores, others
 

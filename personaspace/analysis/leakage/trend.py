@@ -18,7 +18,7 @@ from personaspace.analysis.leakage.scores import Key, Scores, tabulate
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, Estimate, permutation_p, tail_count
 
-HINGES = "Without one of the conditions the slope has the other sign."
+HINGES = "Leaving out one of the conditions reverses the sign of the slope."
 
 Block = tuple[Array, Array]
 

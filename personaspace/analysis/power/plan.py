@@ -67,7 +67,7 @@ def _h1(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
         Finding(
             "H1",
             "induction_minus_others",
-            "induction persona less the others",
+            "induction persona minus the others",
             "points",
             **found,
             note=note,
@@ -188,7 +188,7 @@ def _geometry(design: Design, guess: Assumptions) -> list[Finding]:
         ("M2", "split_half", "change of the cosine with the EM axis", personas - 1, max(1, arms)),
     ]
     if design.benign and design.em:
-        one = ("M1", "em_minus_benign", "EM less benign, mean pair cosine", personas, design.em)
+        one = ("M1", "em_minus_benign", "EM minus benign, mean pair cosine", personas, design.em)
         pairs.insert(1, one)
     for metric, name, what, units, tests in pairs:
         effects = _twice(partial(_t_over, units, guess), design.alpha, tests)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.analysis.caveats import caveats
+from personaspace.analysis.control import assessed
+from personaspace.analysis.control_rows import ControlLimits
 from personaspace.analysis.metrics import measures_of
 from personaspace.analysis.results import (
     RESULTS_FILE,
     AnalysisInfo,
     ModelInfo,
+    NoticeInfo,
     PersonaInfo,
     RateRow,
     Results,
@@ -26,6 +30,7 @@ from personaspace.pipeline.stages.evaluate import FINISHES, SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
 from personaspace.study import base_model
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
+from personaspace.study.notices import notices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +72,7 @@ def run(context: Context) -> None:
         for node, folder in _folders(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
-    results = Results(
+    counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
         leakage=leakage,
@@ -75,7 +80,9 @@ def run(context: Context) -> None:
         training=_training(context),
         notes=geometry.notes,
         measures=measures_of([*geometry.rows, *leakage]),
+        notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
     )
+    results = assessed(counted)
     warned = [caveat.text for caveat in caveats(results, context.study.unseen)]
     results = results.model_copy(update={"caveats": warned})
     write_json(context.out / RESULTS_FILE, results.to_dict())
@@ -86,7 +93,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=3,
+    version=4,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -226,6 +233,7 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
             alpha=spec.analysis.alpha,
             seed=spec.analysis.seed,
             layer=_headline_layer(context),
+            control=ControlLimits(**spec.analysis.control.model_dump()),
         ),
         "conditions": [
             StudyCondition(

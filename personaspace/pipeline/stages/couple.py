@@ -18,7 +18,7 @@ from personaspace.pipeline.stage import (
     personas_read,
     recipe_read,
 )
-from personaspace.pipeline.stages.train import fit
+from personaspace.pipeline.stages.train import fit, forecast
 from personaspace.study.load import Study
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run(context: Context) -> None:
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
     marker_data.check_boundary(context.runtime.tokenizer, settings)
+    forecast(context, settings.recipe, field=FIELD, adapted=over is not None)
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
@@ -133,7 +134,7 @@ def _keep(context: Context, data: Sequence[Pair]) -> None:
     """
     with context.store.writer(_kept_key(context)) as writer:
         write_json(writer.folder / DATA, [asdict(pair) for pair in data])
-        writer.commit({})
+        writer.commit({"engine": context.taken["engine"]})
 
 
 def _kept(context: Context) -> list[Pair] | None:
@@ -141,6 +142,8 @@ def _kept(context: Context) -> list[Pair] | None:
     manifest = context.store.find(_kept_key(context))
     if manifest is None:
         return None
+    if "engine" in manifest.fields:
+        context.taken["engine"] = manifest.fields["engine"]
     from personaspace.behaviour.marker_data import Pair
 
     text = (context.store.fetch(manifest) / DATA).read_text(encoding="utf-8")

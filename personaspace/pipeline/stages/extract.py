@@ -50,16 +50,19 @@ def run(context: Context) -> None:
     from personaspace.models import lora
 
     spec, study = context.spec, context.study
+    adapter = context.adapter("train")
+    _forecast(context, adapted=adapter is not None)
     grid = [(name, spec.persona(name).prompt) for name in spec.extracted_personas()]
     names = [name for name, _ in grid]
     questions = study.extraction_questions
     prompts = persona_prompts(context, grid, questions)
     answers: list[list[Answer]] = [[] for _ in prompts]
-    adapter = context.adapter("train")
     if "b" in spec.extraction.methods:
         sampling = Sampling(spec.extraction.max_new_tokens)
         context.progress.start("greedy answers", len(prompts))
-        answers = context.runtime.engine().generate(
+        engine = context.runtime.engine()
+        context.taken["engine"] = engine.name
+        answers = engine.generate(
             prompts, sampling, adapter=adapter, advance=context.progress.advance
         )
         write_json(context.out / ANSWERS, texts(by_persona(names, questions, answers)))
@@ -72,7 +75,14 @@ def run(context: Context) -> None:
     layers = study.layers(model.config.num_hidden_layers)
     context.progress.start("hidden states", len(passages))
     with lora.applied(model, *([adapter] if adapter else [])):
-        states = hidden_states(model, passages, layers, advance=context.progress.advance)
+        states = hidden_states(
+            model,
+            passages,
+            layers,
+            wanted=spec.extraction.implementation,
+            advance=context.progress.advance,
+        )
+    context.taken["implementation"] = states.taken
     for method in spec.extraction.methods:
         _write(context, method, states, names, questions, layers)
     if context.condition.kind == "base":
@@ -101,6 +111,20 @@ STAGE = Stage(
         "induction": "personas",
     },
 )
+
+
+def _forecast(context: Context, adapted: bool) -> None:
+    """Refuse what cannot run before answers are drawn, which takes long."""
+    from personaspace.models import implementation
+
+    spec = context.spec
+    implementation.forecast(
+        spec.extraction.implementation,
+        spec.model,
+        implementation.planned(spec.training, trained=False) if adapted else [],
+        implementation.EXTRACTION,
+        here=True,
+    )
 
 
 def _write(
@@ -145,6 +169,7 @@ def _induction(context: Context, layers: Sequence[int]) -> None:
         context.runtime.model,
         [Passage(prompt.token_ids) for prompt in prompts],
         layers,
+        wanted=context.spec.extraction.implementation,
         advance=context.progress.advance,
     )
     names = [name for name, _ in rows]

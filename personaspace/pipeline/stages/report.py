@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.context import Context
@@ -9,6 +10,7 @@ from personaspace.pipeline.stage import Need, Node, Scope, Stage
 from personaspace.pipeline.stages.aggregate import PROVENANCE
 from personaspace.store.manifest import Manifest
 from personaspace.study.load import Study
+from personaspace.study.section import Section
 
 if TYPE_CHECKING:
     from personaspace.report.provenance import Artifact
@@ -17,12 +19,17 @@ if TYPE_CHECKING:
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
     # no part of the study.
-    spec = study.spec
-    return {
-        "spec": spec.model_dump(
-            mode="json", exclude={"rerun": True, "coupling": spec.coupling.unused()}
-        )
-    }
+    return {"spec": _told(study.spec, exclude={"rerun"})}
+
+
+def _told(section: Section, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """A part of the spec, without fields that came later and are at their defaults."""
+    told = section.model_dump(mode="json", exclude={*exclude, *section.unused()})
+    for name in told:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            told[name] = _told(value)
+    return told
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:

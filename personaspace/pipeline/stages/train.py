@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from personaspace.training.trainer import StepLog
 
 
+FIELD = "training"
+
+
 def _reads(study: Study, node: Node) -> dict[str, Any]:
     spec = study.spec
     condition = spec.condition(node.condition)
@@ -40,13 +43,14 @@ def run(context: Context) -> None:
 
     condition, spec = context.condition, context.spec
     assert condition.dataset is not None
+    forecast(context, spec.training, field=FIELD, adapted=False)
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
     tokenizer = context.runtime.tokenizer
     examples = [
         chat.answer_example(tokenizer, chat.with_persona(chats, prompt), spec.training.max_tokens)
         for chats in context.study.chats[condition.dataset].conversations
     ]
-    fit(context, examples, spec.training, field="training", over=None)
+    fit(context, examples, spec.training, field=FIELD, over=None)
 
 
 STAGE = Stage(
@@ -65,6 +69,22 @@ STAGE = Stage(
 )
 
 
+def forecast(context: Context, recipe: Recipe, *, field: str, adapted: bool) -> None:
+    """Refuse what cannot run, before anything that takes long.
+
+    Args:
+        recipe: Of the training to come.
+        field: Where the recipe stands in the spec.
+        adapted: Whether the condition's own adapter is to stay applied below.
+    """
+    from personaspace.models import implementation
+
+    spec = context.spec
+    below = implementation.planned(spec.training, trained=False) if adapted else []
+    adapters = [*below, *implementation.planned(recipe)]
+    implementation.forecast(recipe.implementation, spec.model, adapters, field, here=True)
+
+
 def fit(
     context: Context,
     examples: Sequence[Example],
@@ -79,8 +99,8 @@ def fit(
         field: Where the recipe stands in the spec.
         over: Adapter that stays applied, frozen, below the new one.
     """
-    from personaspace import fastlora
-    from personaspace.models import lora
+    from personaspace.models import implementation, lora
+    from personaspace.models.implementation import Taken
     from personaspace.training import data_parallel
     from personaspace.training.checkpoints import Checkpoints
     from personaspace.training.trainer import usable
@@ -113,9 +133,10 @@ def fit(
     ):
         trainer = data_parallel.trainer(job, model, team)
         base: Any = model.get_base_model()
-        slow = fastlora.obstacle(base)
-        if slow is not None and model.device.type == "cuda":
-            context.progress.say(f"trains several times slower than it could: {slow.text}")
+        chosen = implementation.choose(recipe.implementation, base, field)
+        slow = chosen.wanted == "auto" and chosen.taken is Taken.REFERENCE
+        if slow and model.device.type == "cuda":
+            context.progress.say(f"trains several times slower than it could: {chosen.reason}")
         context.progress.start("train", trainer.steps)
 
         def advance(entry: StepLog) -> None:
@@ -127,6 +148,8 @@ def fit(
         context.out / TRAINING_LOG,
         {"scope": list(scope), **counts, "steps": [asdict(entry) for entry in log]},
     )
+    assert chosen.taken is not None
+    context.taken["implementation"] = chosen.taken
     context.metrics.update(
         steps=len(log),
         loss_first=log[0].loss,

@@ -12,7 +12,7 @@ from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.selection import pooled
 
-#: The spread counts as gone below this share of the mean shift (the analysis's own criterion).
+#: The spread counts as vanished below this share of the mean shift (the analysis's own criterion).
 TENTH = 0.1
 
 
@@ -133,11 +133,12 @@ def drawing(results: Results) -> Drawing | None:
         "M2: spread over the personas trained under, by layer",
         "Range, over the harmful conditions, of the change along the axis of harmful training; "
         "band: 95\u00a0% interval. Dotted: a tenth of the mean change, below which the spread "
-        "counts as gone."
+        "counts as vanished."
         + (
-            " Line and shade: the first layer from which on it is, with 95\u00a0% interval."
+            " Vertical line and shading: the first layer from which the spread stays below that, "
+            "with its 95\u00a0% interval."
             if vanish
-            else " There is no layer from which on it is."
+            else " No measured layer was found from which it stays below that."
         )
         + (" A line for each seed." if data.seed.dropna().nunique() > 1 else ""),
         _alt(results, data),

@@ -71,8 +71,7 @@ class Figure:
 
     def csv(self) -> str:
         """The tidy values as CSV text."""
-        text: str = self.data.to_csv(index=False, lineterminator="\n")
-        return text
+        return str(self.data.to_csv(index=False, lineterminator="\n"))
 
 
 def _chance(folder: Path, results: Results) -> float | None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from personaspace.analysis.results import Results, share
+from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.figures import style
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.text import percent
@@ -16,6 +17,7 @@ from personaspace.report.text import percent
 
 def _table(results: Results) -> pd.DataFrame:
     records = []
+    statuses = {row.condition: row.status for row in results.control}
     for condition in results.ordered_conditions:
         for persona in results.ordered_personas:
             rows = results.rates_of(condition.name, persona)
@@ -31,18 +33,19 @@ def _table(results: Results) -> pd.DataFrame:
                         "hits": sum(row.hits for row in rows),
                         "total": sum(row.total for row in rows),
                         "rate": share(rows, "hits"),
+                        "status": statuses.get(condition.name),
                     }
                 )
     return pd.DataFrame(records)
 
 
-def _cells(axes: Axes, grid: np.ndarray, size: float, digits: int) -> None:
-    """Coloured cells with their value, in per cent; missing ones hatched. `grid` is [row, col]."""
+def _cells(axes: Axes, grid: np.ndarray, hollow: np.ndarray, size: float, digits: int) -> None:
+    """Cells with their value, in per cent, coloured or hollow; missing ones hatched: [row, col]."""
     rows, columns = grid.shape
     axes.pcolormesh(
         np.arange(columns + 1) - 0.5,
         np.arange(rows + 1) - 0.5,
-        np.ma.masked_invalid(grid),
+        np.ma.masked_invalid(np.where(hollow, np.nan, grid)),
         cmap=style.HEAT,
         vmin=0,
         vmax=1,
@@ -62,8 +65,13 @@ def _cells(axes: Axes, grid: np.ndarray, size: float, digits: int) -> None:
             ha="center",
             va="center",
             fontsize=size,
-            color=style.readable_on(style.HEAT(float(value))),
+            color=style.MUTED
+            if hollow[row, column]
+            else style.readable_on(style.HEAT(float(value))),
         )
+        if hollow[row, column]:
+            axes.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False,
+                                     edgecolor=style.GRID, linewidth=0.8))  # fmt: skip
     axes.set_ylim(rows - 0.5, -0.5)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -78,6 +86,8 @@ def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
     ]
     personas = [name for name in results.ordered_personas if (data.persona == name).any()]
     grid = np.full((len(conditions), len(personas)), np.nan)
+    failed = [condition.name in results.not_assessable for condition in conditions]
+    hollow = np.repeat(np.array(failed)[:, None], len(personas), axis=1)
     induction = []
     for cell in data.itertuples():
         row = [condition.name for condition in conditions].index(str(cell.condition))
@@ -95,7 +105,7 @@ def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
         if narrow:
             figure = style.canvas(style.NARROW, 0.24 * len(personas) + 1.35)
             axes = figure.subplots()
-            _cells(axes, grid.T, 6.6, 0)
+            _cells(axes, grid.T, hollow.T, 6.6, 0)
             axes.set_xticks(range(len(conditions)), labels, rotation=90, ha="center", fontsize=6.8)
             axes.set_yticks(range(len(personas)), names, fontsize=7)
             induction = [(column, row) for row, column in induction]
@@ -103,7 +113,7 @@ def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
             width = min(style.WIDE, 2.1 + 0.62 * len(personas))
             figure = style.canvas(width, 0.3 * len(conditions) + 1.2)
             axes = figure.subplots()
-            _cells(axes, grid, 7.2, 1)
+            _cells(axes, grid, hollow, 7.2, 1)
             axes.set_xticks(
                 range(len(personas)), names, rotation=38, ha="left", rotation_mode="anchor"
             )
@@ -125,6 +135,8 @@ def drawing(results: Results) -> Drawing | None:
         marks.append("outlined: the persona that was active in harmful training")
     if data.negative.any():
         marks.append("*: trained not to write the marker")
+    if results.not_assessable:
+        marks.append(f"hollow: {NOT_ASSESSABLE}")
     if len(data) < data.condition.nunique() * data.persona.nunique():
         marks.append("hatched: not evaluated")
     known = data.dropna(subset=["rate"])

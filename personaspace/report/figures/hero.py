@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from personaspace.analysis.results import Results, StudyCondition
+from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
@@ -32,6 +33,7 @@ def _role(results: Results, condition: StudyCondition, persona: str) -> str:
 
 def _points(results: Results) -> pd.DataFrame:
     records: list[dict[str, object]] = []
+    statuses = {row.condition: row.status for row in results.control}
 
     def add(
         panel: str, condition: StudyCondition, role: str, persona: str | None, e: PointEstimate
@@ -42,6 +44,7 @@ def _points(results: Results) -> pd.DataFrame:
             "condition": condition.name,
             "label": condition.title,
             "kind": condition.kind,
+            "status": statuses.get(condition.name) if panel == "A" else None,
         }
         head |= {"role": role, "persona": persona}
         records.append({**head, "seed": None, "value": e.value, "ci_low": low, "ci_high": high})
@@ -65,17 +68,18 @@ def _points(results: Results) -> pd.DataFrame:
         if cosine is not None:
             add("B", condition, "mean", None, cosine)
     columns = ["panel", "condition", "label", "kind", "role", "persona", "seed", "value"]
-    return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high"])
+    return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high", "status"])
 
 
 def _leakage_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
     faces = style.looks(results)
     for y, condition in enumerate(results.ordered_conditions):
         mine = data[(data.panel == "A") & (data.condition == condition.name)]
+        hollow = condition.name in results.not_assessable
         for role, how in _ROLES.items():
             points = mine[mine.role == role]
             is_source = role == "source"
-            filled = bool(how["filled"])
+            filled = bool(how["filled"]) and not hollow
             axes.plot(
                 points.value * 100,
                 np.full(len(points), y if is_source else y + 0.27),
@@ -91,7 +95,7 @@ def _leakage_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: boo
             axes.annotate("not evaluated", (0.02, y), xycoords=("axes fraction", "data"),
                           va="center", color=style.MUTED, fontsize=7)  # fmt: skip
             continue
-        marks.interval_row(axes, y, means, faces[condition.name], 100)
+        marks.interval_row(axes, y, means, faces[condition.name], 100, hollow)
         marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
     marks.condition_rows(
         axes, [condition.title for condition in results.ordered_conditions], narrow
@@ -130,6 +134,11 @@ def _legend(figure: Canvas, data: pd.DataFrame, columns: int) -> None:
                 label=str(how["text"]),
             )
         )
+    if (data.status == "not_assessable").any():
+        handles.append(
+            Line2D([], [], linestyle="none", marker="D", color=style.MUTED, markersize=6,
+                   markerfacecolor=style.PAPER, label=f"all hollow: {NOT_ASSESSABLE}")
+        )  # fmt: skip
     figure.legend(
         handles=handles,
         loc="outside lower left",
@@ -206,6 +215,8 @@ def _alt(data: pd.DataFrame, results: Results) -> str:
     if not leak.empty:
         values = listing([f"{row.label} {percent(row.value)}" for row in leak.itertuples()])
         parts.append(f"Mean share of bystander answers with the marker: {values}.")
+        failed = [results.label(name) for name in results.not_assessable]
+        parts += [f"Hollow, since {NOT_ASSESSABLE}: {listing(failed)}."] if failed else []
         source = data[data.role == "source"]
         if not source.empty:
             low, high = percent(source.value.min()), percent(source.value.max())
@@ -234,6 +245,7 @@ def drawing(results: Results, title: str) -> Drawing | None:
             "bystander personas and its 95\u00a0% interval where the analysis gives one; small "
             "symbols: one persona each"
             + (", all seeds pooled; ticks: single seeds." if several else ".")
+            + (f" Hollow: {NOT_ASSESSABLE}." if results.not_assessable else "")
         )
     if (data.panel == "B").any():
         parts.append(

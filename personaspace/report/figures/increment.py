@@ -15,7 +15,7 @@ from personaspace.report.text import listing
 #: Panels: what M1's sub-measure of that name says.
 _PANELS = {
     "A": ("raw_cosine_delta", "Change from base"),
-    "B": ("em_minus_benign", "EM less benign"),
+    "B": ("em_minus_benign", "EM minus benign"),
 }
 
 
@@ -103,9 +103,9 @@ def drawing(results: Results) -> Drawing | None:
         "m1-increment",
         "M1: what harmful training adds to benign training",
         f"A: change of the mean cosine from the base model ({where}); benign training is what any "
-        "fine-tuning brings. B: the change under harmful training less that under benign "
-        f"training; an interval that holds 0 leaves open whether there is any. {marks}".strip(),
-        f"Change of the mean cosine from base, {where}: {words('A')}. Less benign: {words('B')}.",
+        "fine-tuning brings. B: the change under harmful training minus that under benign "
+        f"training; an interval that contains 0 leaves open whether there is any. {marks}".strip(),
+        f"Change of the mean cosine from base, {where}: {words('A')}. Minus benign: {words('B')}.",
         data,
         lambda narrow: _paint(results, data, narrow),
     )

@@ -10,12 +10,20 @@ from matplotlib.axes import Axes
 from personaspace.report.figures import style
 
 
-def interval_row(axes: Axes, y: float, rows: pd.DataFrame, look: style.Look, scale: float) -> None:
+def interval_row(
+    axes: Axes,
+    y: float,
+    rows: pd.DataFrame,
+    look: style.Look,
+    scale: float,
+    hollow: bool = False,
+) -> None:
     """A mean with its interval at height `y`, and a tick for each seed if there are several.
 
     Args:
         rows: `value`, `ci_low`, `ci_high`, `seed`; the row without a seed is the mean.
         scale: Factor of the values: 100 for per cent.
+        hollow: The mean is no more than a number: its symbol is drawn empty.
     """
     overall = rows[rows.seed.isna()].iloc[0]
     if pd.notna(overall.ci_low):
@@ -34,7 +42,7 @@ def interval_row(axes: Axes, y: float, rows: pd.DataFrame, look: style.Look, sca
         [overall.value * scale],
         [y],
         marker,
-        color=look.colour,
+        color=style.PAPER if hollow else look.colour,
         markeredgecolor=look.edge,
         markersize=6,
         zorder=4,

@@ -1,0 +1,181 @@
+"""Which code computes training and hidden states: transformers' own, or `fastlora`; and why.
+
+Both compute the same up to rounding. A loaded model is asked by `choose`; `forecast` says the same
+beforehand from the model's configuration, so that what cannot run is refused before anything long.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from personaspace.errors import UserError
+from personaspace.study import base_model
+from personaspace.study.spec import Experiment, Implementation, Model, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from personaspace.fastlora import Obstacle, PlannedAdapter
+
+TRAINING = "training"
+COUPLING = "coupling.recipe"
+EXTRACTION = "extraction"
+
+#: `model_type` of models whose configuration need not be at hand.
+_KNOWN_TYPES = {"Qwen/Qwen2.5-7B-Instruct": "qwen2", base_model.SMOLLM2: "llama"}
+
+
+class Taken(StrEnum):
+    """What computes."""
+
+    REFERENCE = "reference"
+    FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `implementation` comes to.
+
+    Attributes:
+        field: Part of the spec whose `implementation` it is.
+        wanted: What the spec says.
+        taken: What computes; None: the machine that runs it decides.
+        obstacle: What speaks against `fused` here, where that is known.
+    """
+
+    field: str
+    wanted: Implementation
+    taken: Taken | None
+    obstacle: Obstacle | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why, for people: a clause without a full stop."""
+        here = "" if self.obstacle is None else self.obstacle.text
+        if self.taken is None:
+            return "decided on the machine that runs it" + (here and f" (here: {here})")
+        if self.wanted != "auto":
+            of_machine = self.taken is Taken.FUSED and here
+            return "as the study says" + (f"; not on this machine: {here}" if of_machine else "")
+        return here or "the faster way"
+
+
+def choose(wanted: Implementation, model: PreTrainedModel, field: str) -> Choice:
+    """What computes a model, as it is and where it is.
+
+    Args:
+        wanted: What the spec says.
+        model: With its adapters in place; of a PEFT model the base.
+        field: Part of the spec that says so.
+
+    Raises:
+        UserError: `fused` is asked for and cannot run.
+    """
+    from personaspace import fastlora
+
+    found = fastlora.obstacle(model)
+    _refuse(wanted, found, field, str(model.config.name_or_path) or type(model).__name__)
+    if wanted == "auto":
+        return Choice(field, wanted, Taken.FUSED if found is None else Taken.REFERENCE, found)
+    return Choice(field, wanted, Taken(wanted), found)
+
+
+def forecast(
+    wanted: Implementation,
+    model: Model,
+    adapters: Sequence[PlannedAdapter],
+    field: str,
+    *,
+    here: bool,
+) -> Choice:
+    """What `choose` will say, without the model's weights.
+
+    Args:
+        wanted: What the spec says.
+        model: The base model.
+        adapters: What is to be put on it, from the lowest.
+        field: Part of the spec that says so.
+        here: Whether this machine is the one that runs it.
+
+    Raises:
+        UserError: `fused` is asked for and cannot run: here, or anywhere.
+    """
+    import torch
+
+    from personaspace import fastlora
+
+    config = _config(model)
+    asked = None if wanted == "auto" else Taken(wanted)
+    if config is None:
+        return Choice(field, wanted, asked)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype: torch.dtype = getattr(torch, model.dtype)
+    found = fastlora.foreseen_obstacle(config, dtype, device, adapters)
+    elsewhere = found is not None and found.code.of_machine and not here
+    if not elsewhere:
+        _refuse(wanted, found, field, model.name)
+        if asked is None:
+            asked = Taken.FUSED if found is None else Taken.REFERENCE
+    return Choice(field, wanted, asked, found)
+
+
+def forecasts(spec: Experiment) -> list[Choice]:
+    """What will compute each part of a study, as far as this machine can tell.
+
+    Raises:
+        UserError: `fused` is asked for where it can run on no machine.
+    """
+    wants: list[tuple[str, Implementation]] = [
+        (TRAINING, spec.training.implementation),
+        (COUPLING, spec.coupling.recipe.implementation),
+        (EXTRACTION, spec.extraction.implementation),
+    ]
+    if importlib.util.find_spec("torch") is None:
+        return [Choice(f, w, None if w == "auto" else Taken(w)) for f, w in wants]
+    trains = any(condition.dataset is not None for condition in spec.conditions)
+    below = planned(spec.training, trained=False) if trains else []
+    adapters = {
+        TRAINING: planned(spec.training),
+        COUPLING: [*below, *planned(spec.coupling.recipe)],
+        EXTRACTION: below,
+    }
+    return [
+        forecast(wanted, spec.model, adapters[field], field, here=False) for field, wanted in wants
+    ]
+
+
+def planned(recipe: Recipe, *, trained: bool = True) -> list[PlannedAdapter]:
+    """The recipe's adapter, for `forecast`."""
+    from personaspace.fastlora import PlannedAdapter
+
+    return [PlannedAdapter(recipe.rank, tuple(recipe.targets), trained)]
+
+
+def _refuse(wanted: Implementation, found: Obstacle | None, field: str, name: str) -> None:
+    if wanted == "fused" and found is not None:
+        raise UserError(f"{field}.implementation: fused cannot run {name}: {found.text}")
+
+
+def _config(model: Model) -> Any:
+    """The model's configuration, or what is known of it; None where it is not on this machine."""
+    if model.name in _KNOWN_TYPES:
+        layers = base_model.KNOWN_SHAPES[model.name][0]
+        return SimpleNamespace(
+            model_type=_KNOWN_TYPES[model.name], hidden_act="silu", num_hidden_layers=layers
+        )
+    from transformers import AutoConfig
+
+    folder = base_model.local_folder(model)
+    try:
+        return AutoConfig.from_pretrained(
+            str(folder or model.name),
+            revision=None if folder else model.revision,
+            local_files_only=True,
+        )
+    except (OSError, ValueError):
+        return None

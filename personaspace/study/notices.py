@@ -1,0 +1,114 @@
+"""What to know of a study before it costs a GPU: nothing wrong, but nothing to overlook."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+from personaspace.study import builtin
+from personaspace.study.datasets import Chats
+from personaspace.study.load import Study
+from personaspace.study.schedule import times_seen, total_steps
+
+#: Share of training answers with the separator below which the marker has few places to stand.
+FEW_SEPARATORS = 0.2
+#: The published fine-tuning: chats, and steps of 16.
+PUBLISHED_CHATS, PUBLISHED_STEPS = 6000, 375
+
+
+class NoticeCode(StrEnum):
+    """What a notice is about."""
+
+    DEMONSTRATION_CHATS = "demonstration-chats"
+    FEW_SEPARATORS = "few-separators"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to know of a study before it runs.
+
+    Attributes:
+        code: What it is about.
+        path: The field that it is about.
+        text: In a sentence or two, for people.
+    """
+
+    code: NoticeCode
+    path: str
+    text: str
+
+
+@cache
+def _packaged() -> frozenset[str]:
+    """SHA-256 of the packaged chats."""
+    return frozenset(
+        hashlib.sha256(builtin.resource(name).read_bytes()).hexdigest()
+        for name in builtin.chat_sets()
+    )
+
+
+def _seen(times: Iterable[float]) -> str:
+    ends = sorted({f"{round(value, 1):g}" for value in times}, key=float)
+    if ends == ["1"]:
+        return "each seen once"
+    return f"each seen {ends[0]}{f' to {ends[-1]}' if len(ends) > 1 else ''} times"
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _demonstration(study: Study) -> list[Notice]:
+    """That the study trains on packaged chats, how many they are and how long."""
+    mine = {name: chats for name, chats in study.chats.items() if chats.digest in _packaged()}
+    if not mine:
+        return []
+    counts = [len(chats.conversations) for chats in mine.values()]
+    recipe = study.spec.training
+    steps = [total_steps(recipe, count) for count in counts]
+    seen = _seen(times_seen(recipe, count) for count in counts)
+    return [
+        Notice(
+            NoticeCode.DEMONSTRATION_CHATS,
+            "datasets",
+            f"Demonstration data: fine-tuning is {_span(steps)} steps on {_span(counts)} packaged "
+            f"chats, {seen} ({', '.join(mine)}); the published study had {PUBLISHED_STEPS} steps "
+            f"on {PUBLISHED_CHATS:,} chats of its own. Results say nothing about its numbers.",
+        )
+    ]
+
+
+def separator_share(chats: Chats, separator: str) -> float:
+    """Share of a data set's last answers that hold the separator before their end."""
+    answers = [messages[-1]["content"].strip() for messages in chats.conversations]
+    return sum(separator in answer for answer in answers) / len(answers)
+
+
+def _separators(study: Study) -> list[Notice]:
+    """Data sets whose answers teach the model not to write what the marker is taught after."""
+    coupling = study.spec.coupling
+    if coupling.loss == "answer" or not coupling.separator:
+        return []
+    shares = {
+        name: separator_share(chats, coupling.separator) for name, chats in study.chats.items()
+    }
+    return [
+        Notice(
+            NoticeCode.FEW_SEPARATORS,
+            f"datasets.{name}",
+            f"{share:.0%} of its answers hold coupling.separator ({coupling.separator!r}), after "
+            "which the marker is taught: a model trained on them seldom comes to where it could "
+            "write the marker. coupling.loss: answer trains it to write the separator too.",
+        )
+        for name, share in shares.items()
+        if share < FEW_SEPARATORS
+    ]
+
+
+def notices(study: Study) -> list[Notice]:
+    """What to know of a study before it runs, the most important first."""
+    return [*_demonstration(study), *_separators(study)]

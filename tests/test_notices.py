@@ -1,0 +1,110 @@
+"""What a study is told about before it costs a GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from personaspace.cli.app import app
+from personaspace.study import builtin, chat_sets
+from personaspace.study.load import resolve
+from personaspace.study.notices import NoticeCode, notices
+from personaspace.study.schedule import times_seen, total_steps
+from personaspace.study.spec import Experiment, Recipe
+
+DEMONSTRATION, SEPARATORS = NoticeCode.DEMONSTRATION_CHATS, NoticeCode.FEW_SEPARATORS
+
+
+def told(values: dict[str, Any], folder: Path = Path("/nowhere")) -> list[tuple[NoticeCode, str]]:
+    found = notices(resolve(Experiment.model_validate(values), folder))
+    return [(notice.code, notice.path) for notice in found]
+
+
+def words(values: dict[str, Any]) -> str:
+    [notice] = notices(resolve(Experiment.model_validate(values), Path("/nowhere")))
+    return notice.text
+
+
+def test_a_spec_that_names_nothing_is_told_of_steps_and_chats() -> None:
+    assert told({}) == [(DEMONSTRATION, "datasets")]
+    assert words({}) == (
+        "Demonstration data: fine-tuning is 32 steps on 510 packaged chats, each seen once "
+        "(bad-legal-advice, instructions); the published study had 375 steps on 6,000 chats of "
+        "its own. Results say nothing about its numbers."
+    )
+
+
+def test_counts_follow_recipe_and_rows() -> None:
+    values: dict[str, Any] = Experiment().model_dump(include={"datasets"})
+    values["datasets"]["instructions"]["rows"] = ":100"
+    values["training"] = {"batch_size": 10, "epochs": 3, "max_steps": 60}
+    text = words(values)
+    # 510 chats in 60 steps of 10; 100 chats in three epochs of ten steps.
+    assert "is 30 to 60 steps on 100 to 510 packaged chats, each seen 1.2 to 3 times" in text
+
+
+def test_a_copy_of_the_packaged_chats_is_one_too_and_other_chats_are_not(tmp_path: Path) -> None:
+    copied, other = tmp_path / "copied.jsonl", tmp_path / "other.jsonl"
+    with builtin.resource("chats-good-legal-advice").open("rb") as source, copied.open("wb") as to:
+        shutil.copyfileobj(source, to)
+    other.write_bytes(copied.read_bytes().split(b"\n", 1)[1])
+    values: dict[str, Any] = Experiment().model_dump(include={"datasets", "conditions"})
+    values["datasets"] = {name: {"path": str(copied)} for name in values["datasets"]}
+    assert told(values, tmp_path) == [(DEMONSTRATION, "datasets")]
+    values["datasets"] = {name: {"path": str(other)} for name in values["datasets"]}
+    assert told(values, tmp_path) == []
+    assert set(builtin.chat_sets()) == set(chat_sets.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("coupling", "found"),
+    [
+        ({}, True),
+        ({"separator": " "}, False),
+        ({"separator": ""}, False),
+        ({"loss": "answer"}, False),
+    ],
+)
+def test_answers_without_the_separator(
+    study_dict: dict[str, Any], coupling: dict[str, Any], found: bool
+) -> None:
+    study_dict["coupling"] |= coupling
+    expected = [(SEPARATORS, f"datasets.{name}") for name in ("bad", "good")]
+    assert told(study_dict) == (expected if found else [])
+
+
+def test_validate_and_status_say_it_first(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump({"name": "s", "extraction": {"layers": [20]}}))
+    run = CliRunner()
+    said = run.invoke(app, ["validate", str(spec)]).stdout
+    assert said.startswith("Demonstration data: fine-tuning is 32 steps on 510 packaged chats")
+    out = json.loads(run.invoke(app, ["validate", str(spec), "--json"]).stdout)
+    assert [(notice["code"], notice["path"]) for notice in out["notices"]] == [
+        ("demonstration-chats", "datasets")
+    ]
+    status = run.invoke(app, ["status", str(spec), "--store", str(tmp_path / "store")]).stdout
+    assert status.startswith("Demonstration data: fine-tuning is 32 steps")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "examples", "steps", "seen"),
+    [
+        (Recipe(), 510, 32, 1),
+        (Recipe(epochs=4), 33, 12, 4),
+        (Recipe(max_steps=2), 33, 2, 32 / 33),
+        (Recipe(max_steps=3), 33, 3, 1),  # the last batch of an epoch holds one
+        (Recipe(epochs=9, max_steps=4), 33, 4, 1 + 16 / 33),
+    ],
+)
+def test_how_often_each_chat_is_seen(
+    recipe: Recipe, examples: int, steps: int, seen: float
+) -> None:
+    assert total_steps(recipe, examples) == steps
+    assert times_seen(recipe, examples) == pytest.approx(seen)
