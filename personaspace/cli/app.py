@@ -46,7 +46,7 @@ MaybeStore = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="As for `run`. By default PERSONASPACE_STORE for a study's file; a release has its own.",
+        help="As for `run`. Default: PERSONASPACE_STORE for a study's file; a release has its own.",
     ),
 ]
 Target = Annotated[
