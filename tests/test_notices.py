@@ -49,6 +49,12 @@ def test_counts_follow_recipe_and_rows() -> None:
     assert "is 30 to 60 steps on 100 to 510 packaged chats, each seen 1.2 to 3 times" in text
 
 
+def test_fewer_steps_than_chats_say_how_many_are_seen() -> None:
+    assert "4 steps on 510 packaged chats, of which 3% are seen" in words(
+        {"training": {"batch_size": 4, "max_steps": 4}}
+    )
+
+
 def test_a_copy_of_the_packaged_chats_is_one_too_and_other_chats_are_not(tmp_path: Path) -> None:
     copied, other = tmp_path / "copied.jsonl", tmp_path / "other.jsonl"
     with builtin.resource("chats-good-legal-advice").open("rb") as source, copied.open("wb") as to:

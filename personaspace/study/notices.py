@@ -51,7 +51,10 @@ def _packaged() -> frozenset[str]:
 
 
 def _seen(times: Iterable[float]) -> str:
-    ends = sorted({f"{round(value, 1):g}" for value in times}, key=float)
+    counts = list(times)
+    if max(counts) < 1:
+        return f"of which {max(counts):.0%} are seen"
+    ends = sorted({f"{round(value, 1):g}" for value in counts}, key=float)
     if ends == ["1"]:
         return "each seen once"
     return f"each seen {ends[0]}{f' to {ends[-1]}' if len(ends) > 1 else ''} times"
