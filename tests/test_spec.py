@@ -471,9 +471,9 @@ def test_json_is_a_spec_too(tmp_path: Path, study_dict: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: a\nname: b\n", "key 'name' is given twice (line 2, column 1)"),
-        ("training:\n  rank: 8\n  alpha: 4\n  rank: 16\n", "key 'rank' is given twice (line 4"),
-        ("conditions:\n- {name: base, name: b}\n", "key 'name' is given twice (line 2"),
+        ("name: a\nname: b\n", "duplicate key 'name' (line 2, column 1)"),
+        ("training:\n  rank: 8\n  alpha: 4\n  rank: 16\n", "duplicate key 'rank' (line 4"),
+        ("conditions:\n- {name: base, name: b}\n", "duplicate key 'name' (line 2"),
         ("name: [a\n", "not valid YAML"),
         ("name: a: b\n", "not valid YAML"),
         ("name: *x\n", "not valid YAML: found undefined alias 'x'"),
@@ -510,7 +510,7 @@ def test_anchors_and_merges_may_be_used(tmp_path: Path) -> None:
     message = refused(write(tmp_path, "merge.yaml", text))
     assert "twice" not in message and "training.label: unknown field" in message
     text = "training: &r {rank: 8}\ncoupling: {recipe: {<<: *r, alpha: 2, alpha: 3}}\n"
-    assert "key 'alpha' is given twice" in refused(write(tmp_path, "merge.yaml", text))
+    assert "duplicate key 'alpha'" in refused(write(tmp_path, "merge.yaml", text))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

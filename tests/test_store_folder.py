@@ -34,9 +34,9 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for url in (str(tmp_path / "file"), str(tmp_path / "file" / "below")):
         store = open_store(url)
-        with pytest.raises(UserError, match="is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             store.check()
-        with pytest.raises(UserError, match="is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             put(store)
 
 

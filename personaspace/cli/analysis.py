@@ -12,11 +12,11 @@ from rich.table import Table
 
 from personaspace.analysis.caveats import failed_assumptions
 from personaspace.analysis.rows import Row, Variant, to_dicts
+from personaspace.cli.options import AsJson
 from personaspace.console import console, print_json
 from personaspace.errors import UserError
 from personaspace.logs import tell
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
 Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap interval.")]
 
@@ -181,7 +181,7 @@ def leakage(
     ]
     found = {name for name, _ in scores}
     for name in sorted(found - {c.name for c in conditions}):
-        raise UserError(f"{folder}: scores of {name!r}, which is no condition of {spec}")
+        raise UserError(f"{folder}: scores of {name!r}, which is not a condition of {spec}")
     _say(f"{c.name} has no scores" for c in conditions if c.name not in found)
     unseen: set[str] | None = None
     try:

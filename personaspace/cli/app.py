@@ -16,6 +16,7 @@ from personaspace import logs
 from personaspace.cli import analysis, cluster
 from personaspace.cli import run as running
 from personaspace.cli.guard import guarded
+from personaspace.cli.options import AsJson, SpecPath
 from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
@@ -32,7 +33,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-SpecPath = Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")]
 StoreUrl = Annotated[
     str,
     typer.Option(
@@ -45,13 +45,13 @@ StoreUrl = Annotated[
 MaybeStore = Annotated[
     str | None,
     typer.Option(
-        "--store", help="As of `run` (PERSONASPACE_STORE for a file); a release's is known."
+        "--store",
+        help="As for `run`. Default: PERSONASPACE_STORE for a study's file; a release has its own.",
     ),
 ]
 Target = Annotated[
     str, typer.Argument(help="A study's file, or a release of the chart.", metavar="SPEC|RELEASE")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = "personaspace-store"
 
 
@@ -209,7 +209,9 @@ def _export(work: Any, out: Path) -> Path:
 def status(
     target: Target,
     store: MaybeStore = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Of a release: keep on.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Of a release: until it has ended.")
+    ] = False,
     as_json: AsJson = False,
     namespace: cluster.Namespace = "",
     kubeconfig: cluster.Kubeconfig = "",
@@ -217,7 +219,7 @@ def status(
 ) -> None:
     """Say which stages are complete, which can run, and which wait, here or in a cluster.
 
-    The argument is a study's file if there is such a file, or if it is written like one (.yaml, or
+    The argument is a study's file if such a file exists, or if it is written like one (.yaml, or
     with a slash); otherwise it is a release.
     """
     if not cluster.is_spec(target):
@@ -239,7 +241,7 @@ def results(
     kubeconfig: cluster.Kubeconfig = "",
     context: cluster.Context = "",
 ) -> None:
-    """Print a finished study's headline, or all its results as JSON (argument: see `status`)."""
+    """Print a finished study's headline, or all its results as JSON (argument as for `status`)."""
     if not cluster.is_spec(target):
         with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
             where = cluster.flags_of(kubeconfig, context)
@@ -265,7 +267,7 @@ def report(
     store: StoreUrl = DEFAULT_STORE,
     out: Annotated[Path, typer.Option(help="Folder for report, figures, tables.")] = Path("report"),
 ) -> None:
-    """Draw figures and report again where needed, and copy them to a folder."""
+    """Copy a finished study's report to a folder; it is drawn again if something of it changed."""
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.progress import make_board
@@ -287,10 +289,11 @@ def report(
 @app.command()
 @guarded
 def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of tables.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
     results: Annotated[bool, typer.Option("--results", help="Of results.json instead.")] = False,
     chart: Annotated[
-        Path | None, typer.Option(help="Write what follows from the models into a chart's folder.")
+        Path | None,
+        typer.Option(help="Write the chart's schema, defaults and tables into its folder."),
     ] = None,
 ) -> None:
     """Print the JSON schema of a study, or of its results."""

@@ -36,7 +36,7 @@ def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., 
             _complain(str(error), **_problems(error))
             raise SystemExit(error.exit_code if job else _code(error)) from None
         except Interrupted as error:
-            _complain(f"{error}; run again to go on from here")
+            _complain(f"{error}; run again to continue from here")
             raise SystemExit(error.exit_code) from None
         except BrokenPipeError:
             # The reader (head, less) has seen enough.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from personaspace.analysis.power import Assumptions, Plan
+from personaspace.cli.options import AsJson, SpecPath
 from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
 from personaspace.pipeline.design import design_of
@@ -71,7 +71,7 @@ def _print(made: Plan, name: str) -> None:
 
 
 def power(
-    spec: Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")],
+    spec: SpecPath,
     rate: Annotated[float, typer.Option(help="Mean share of marked answers.")] = DEFAULT.rate,
     run_sd: Annotated[
         float, typer.Option(help="Standard deviation between training runs (share of answers).")
@@ -88,7 +88,7 @@ def power(
     wanted: Annotated[
         float, typer.Option("--power", help="Wanted probability to detect an effect.")
     ] = DEFAULT.power,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which effects a study could detect, before anything runs."""
     _check(

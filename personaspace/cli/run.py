@@ -145,9 +145,9 @@ def _plan_table(found: Sequence[Forecast]) -> Table:
             why += f"; would fail: {missing} not complete (--with-inputs brings what is needed)"
         groups.setdefault((each.node.stage, why), []).append(each)
     for (_, why), alike in groups.items():
-        names = [each.node.id for each in alike]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        table.add_row(", ".join(names[:3]) + more, shown(why), _time(alike))
+        titles = [each.node.id for each in alike]
+        more = f" and {len(titles) - 3} more" if len(titles) > 3 else ""
+        table.add_row(", ".join(titles[:3]) + more, shown(why), _time(alike))
     return table
 
 

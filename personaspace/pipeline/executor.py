@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from personaspace import interrupt
+from personaspace import interrupt, logs
 from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import Work, prepare, run_node
@@ -49,7 +49,7 @@ class Summary:
 
     @property
     def only_user_errors(self) -> bool:
-        """Whether every failure is the user's to mend."""
+        """Whether every failure is an error in the input."""
         return all(isinstance(error, UserError) for error in self.failed.values())
 
 
@@ -179,6 +179,7 @@ def _start_worker(
 ) -> None:
     import torch
 
+    logs.setup()
     interrupt.install()
     # Where a signal reaches the parent alone (a container's first process), it passes it on.
     interrupt.follow(stop)

@@ -1,4 +1,4 @@
-"""Where a run is, in codes: states of nodes, kinds of log lines, what a worker tells its parent."""
+"""Where a run is, in codes: states of nodes, what a worker tells its parent."""
 
 from __future__ import annotations
 
@@ -35,17 +35,6 @@ class Standing(StrEnum):
     COMPLETE = "complete"
     READY = "ready"  # its inputs are complete
     WAITING = "waiting"
-
-
-class RunEvent(StrEnum):
-    """Kind of a log line: the member `event` of a JSON line."""
-
-    START = "start"
-    PROGRESS = "progress"
-    END = "end"
-    MESSAGE = "message"
-    TROUBLE = "trouble"
-    ERROR = "error"
 
 
 # --- what a worker process tells the one that shows it -------------------------------------------

@@ -49,7 +49,7 @@ class Item(NamedTuple):
 class Bucket:
     """A bucket at one server. Names are relative to the location's prefix; threads may share it.
 
-    Every method raises `UserError` for what the user can mend and `StoreUnavailable` for what may
+    Every method raises `UserError` for what the user can fix and `StoreUnavailable` for what may
     pass, the latter only after the location's patience is over. (botocore's own retries end after
     seconds: non-throttling ones start at 50 ms, and parallel parts soon use up their quota.)
 

@@ -176,7 +176,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 f"store {folder}: no permission ({error.strerror}: {error.filename or folder})"
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"store {folder}: {error.filename or folder} is no folder") from error
+            raise UserError(
+                f"store {folder}: {error.filename or folder} is not a folder"
+            ) from error
         reason = error.strerror or type(error).__name__
         at = f": {error.filename}" if error.filename else ""
         raise StoreUnavailable(f"store {folder}: {reason}{at}") from error

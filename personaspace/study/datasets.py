@@ -47,7 +47,8 @@ def _check_row(row: Any, where: str) -> list[Message]:
             message["content"].encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"{where}: messages[{number}] holds half of a surrogate pair, which is no character"
+                f"{where}: messages[{number}] holds half of a surrogate pair, which is not a "
+                "character"
             ) from None
         clean.append({"role": message["role"], "content": message["content"]})
     if clean[-1]["role"] != "assistant":

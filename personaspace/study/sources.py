@@ -79,7 +79,7 @@ class _StrictLoader(yaml.SafeLoader):
                     key = self.construct_object(key_node, deep=True)
                 if isinstance(key, str | int | float | bool) and key in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key!r} is given twice", key_node.start_mark
+                        None, None, f"duplicate key {key!r}", key_node.start_mark
                     )
                 seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
         super().flatten_mapping(node)
@@ -92,7 +92,7 @@ class _StrictLoader(yaml.SafeLoader):
                 return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
             except UnicodeDecodeError:
                 raise yaml.constructor.ConstructorError(
-                    None, None, "half of a surrogate pair is no character", node.start_mark
+                    None, None, "half of a surrogate pair is not a character", node.start_mark
                 ) from None
         return value
 
