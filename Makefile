@@ -174,7 +174,7 @@ chromium:
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo .tools $(VENV) $(VLLM) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo .tools $(VENV) $(VLLM) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -200,7 +200,7 @@ class Narrow:
                 raise torch.OutOfMemoryError("no more")
             return value
 
-        step.decoder.loss = loss  # type: ignore[method-assign]
+        step.decoder.loss = loss  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.slow

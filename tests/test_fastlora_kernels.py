@@ -72,11 +72,13 @@ def test_norm(dtype: torch.dtype, added: bool) -> None:
 def test_rotation(dtype: torch.dtype) -> None:
     tokens, heads, kv_heads, half = 37, 5, 2, 8
     qkv = draw(tokens, (heads + 2 * kv_heads) * 2 * half, dtype=dtype)
-    angles = [draw(tokens, half, dtype=dtype) for _ in range(2)]
-    found = kernels.rotate(qkv, *angles, heads, kv_heads)
-    check(found, reference.rotate(qkv, *angles, heads, kv_heads), dtype)
+    cos, sin = (draw(tokens, half, dtype=dtype) for _ in range(2))
+    found = kernels.rotate(qkv, cos, sin, heads, kv_heads)
+    check(found, reference.rotate(qkv, cos, sin, heads, kv_heads), dtype)
     check(
-        kernels.rotate_backward(*found, *angles), reference.rotate_backward(*found, *angles), dtype
+        kernels.rotate_backward(*found, cos, sin),
+        reference.rotate_backward(*found, cos, sin),
+        dtype,
     )
 
 
@@ -87,7 +89,7 @@ def test_gate(dtype: torch.dtype) -> None:
     outs = [poisoned(tokens, width + 7, dtype=dtype)[:, :width] for _ in range(2)]
     kernels.swiglu(both, outs[0])
     reference.swiglu(both, outs[1])
-    check(*outs, dtype)
+    check(outs[0], outs[1], dtype)
     grad = draw(tokens, width + 9, dtype=dtype)[:, :width]
     check(kernels.swiglu_backward(grad, both), reference.swiglu_backward(grad, both), dtype)
 
@@ -138,7 +140,7 @@ def test_narrow_products(dtype: torch.dtype, tokens: int, dropout: float, module
     outs = [poisoned(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank] for _ in range(2)]
     lora_kernels.lora_down(x, *scaled, outs[0])
     reference.lora_down(x, *scaled, outs[1])
-    check(*outs, dtype)
+    check(outs[0], outs[1], dtype)
     grad = draw(tokens, modules, rank + 4, dtype=dtype)[:, :, :rank]
     moved = [draw(tokens, width + 3, dtype=dtype)] * 2
     moved = [tensor.clone() for tensor in moved]
@@ -148,7 +150,7 @@ def test_narrow_products(dtype: torch.dtype, tokens: int, dropout: float, module
             for ops, tensor in zip((lora_kernels, reference), moved, strict=True)
         )
         check(found, wanted, dtype)
-        check(*moved, dtype)
+        check(moved[0], moved[1], dtype)
 
 
 @everywhere
@@ -188,7 +190,7 @@ def test_attention(dtype: torch.dtype, size: int) -> None:
     q, grad = (draw(140, 6, size, dtype=dtype) for _ in range(2))
     k, v = (draw(140, 2, size, dtype=dtype) for _ in range(2))
     wide = [x.float().requires_grad_() for x in (q, k, v)]
-    out, normalisers = attention_of(*wide, starts.tolist())
+    out, normalisers = attention_of(wide[0], wide[1], wide[2], starts.tolist())
     wanted = torch.autograd.grad(out, wide, grad.float())
     for ops in (attention_kernels, reference):
         wide_out = poisoned(140, 6 * size + 8, dtype=dtype)

@@ -47,7 +47,8 @@ def stored(paths: list[Path], condition: str) -> Vectors:
     from safetensors.numpy import load_file
 
     path = next(path for path in paths if path.name.startswith(f"{condition}."))
-    return load_file(path)["activations"].astype(np.float64)[:, :, 0].mean(axis=1)
+    vectors: Vectors = load_file(path)["activations"].astype(np.float64)[:, :, 0].mean(axis=1)
+    return vectors
 
 
 def cosine(a: Vectors, b: Vectors) -> float:

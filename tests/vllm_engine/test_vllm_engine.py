@@ -60,10 +60,11 @@ class World:
 
     def load(self) -> Qwen2ForCausalLM:
         """The reference model, in transformers."""
-        model = Qwen2ForCausalLM.from_pretrained(
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM.from_pretrained(
             self.model_folder, dtype=getattr(torch, DTYPE), device_map="cuda" if ON_GPU else "cpu"
         )
-        return model.eval()
+        model.eval()
+        return model
 
     def open_engine(self, **changes: Any) -> VllmEngine:
         """The engine under test."""
@@ -97,6 +98,7 @@ def ids(answers: Sequence[Sequence[Answer]]) -> list[tuple[int, ...]]:
 
 def agree(what: str, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
     """Prints and returns the share of identical answers."""
+    share: float
     share, position = tiny.agreement(first, second)
     print(f"{what}: {share:.1%} of {len(first)} answers identical, first difference at {position}")
     return share
