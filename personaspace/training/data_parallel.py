@@ -8,17 +8,14 @@ stage leads, and alone writes checkpoints and the result.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import tempfile
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +23,8 @@ import torch
 import torch.distributed as dist
 
 from personaspace import interrupt
-from personaspace.errors import Interrupted, UserError
+from personaspace.children import LOOK, Child, ChildGoneError, telling
+from personaspace.errors import Interrupted
 from personaspace.logs import quiet_libraries
 from personaspace.models import lora
 from personaspace.models.chat import Example
@@ -34,14 +32,12 @@ from personaspace.models.load import load_model
 from personaspace.seeds import derive_seed
 from personaspace.study.spec import Model, Recipe
 from personaspace.training.checkpoints import Checkpoints
-from personaspace.training.trainer import StepEngine, Trainer
+from personaspace.training.trainer import StepEngine, Trainer, step_engine
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-#: Seconds between looks at whether another process is still there.
-_LOOK = 0.2
 #: Seconds that a process may take to leave by itself.
 _PATIENCE = 30.0
 
@@ -197,7 +193,8 @@ def gpus(asked: int) -> list[str]:
 
 def trainer(job: Job, model: PeftModel, team: Team | None) -> Trainer:
     """The run's trainer in one process: alone, or as one of a team."""
-    made = Trainer(model, job.examples, job.recipe, job.run_seed)
+    engine = step_engine(model, job.examples, job.recipe, job.field)
+    made = Trainer(model, job.examples, job.recipe, job.run_seed, engine)
     if team is not None:
         made.engine = SharedStep(made.engine, team, list(made.parameters.values()))
         made.asked = team.asked
@@ -227,25 +224,21 @@ def leading(job: Job, devices: Sequence[str]) -> Iterator[Team | None]:
     if len(devices) < 2:
         yield None
         return
-    context = multiprocessing.get_context("spawn")
-    others: list[_Other] = []
+    others: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="personaspace-") as scratch:
         meeting = Path(scratch) / "meeting"
 
         def assemble() -> None:
             for other in others:
-                other.await_ready()
+                while other.receive(LOOK) is None:  # until its model is loaded
+                    interrupt.check()
             _join(meeting, 0, len(devices))
 
         try:
             for rank, device in enumerate(devices[1:], start=1):
-                ours, theirs = context.Pipe(duplex=False)
-                args = (theirs, job, rank, len(devices), meeting)
-                process = context.Process(target=_follow, args=args, daemon=True)
+                args = (job, rank, len(devices), meeting)
                 with _visible(device):
-                    process.start()
-                theirs.close()
-                others.append(_Other(rank, process, ours))
+                    others.append(Child(_follow, args, f"process {rank} of the training"))
             yield Team(0, len(devices), assemble)
         except GoneError as error:
             raise _cause(others) or error from None
@@ -258,60 +251,19 @@ def leading(job: Job, devices: Sequence[str]) -> Iterator[Team | None]:
                 other.end(patience)
 
 
-class _Other:
-    """A follower, as the leader sees it."""
-
-    def __init__(self, rank: int, process: BaseProcess, pipe: Connection) -> None:
-        self.rank = rank
-        self.process = process
-        self.pipe = pipe
-
-    def await_ready(self) -> None:
-        """Wait until its model is loaded."""
-        while True:
-            interrupt.check()
-            said = self.hear(_LOOK)
-            if said == ("ready", ""):
-                return
-            if said is not None:
-                raise _error(*said)
-
-    def hear(self, seconds: float) -> tuple[str, str] | None:
-        """What it says within so many seconds; its death counts as said."""
-        try:
-            if self.pipe.poll(seconds):
-                said: tuple[str, str] = self.pipe.recv()
-                return said
-        except (EOFError, OSError):
-            self.process.join(_PATIENCE)
-        if self.process.exitcode:
-            return "failure", (
-                f"process {self.rank} of the training ended with exit code "
-                f"{self.process.exitcode} (negative: killed by that signal, 9 mostly for want of "
-                "memory)"
-            )
-        return None
-
-    def end(self, patience: float) -> None:
-        """It leaves by itself within so many seconds, or is made to."""
-        self.process.join(patience)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.pipe.close()
-
-
-def _error(kind: str, text: str) -> Exception:
-    return UserError(text) if kind == "mistake" else RuntimeError(text)
-
-
-def _cause(others: Sequence[_Other]) -> Exception | None:
+def _cause(others: Sequence[Child]) -> Exception | None:
     """Why one of the others is gone, if it can be told."""
-    for _ in range(int(_PATIENCE / _LOOK / max(1, len(others)))):
-        for other in others:
-            said = other.hear(_LOOK)
-            if said is not None and said[0] != "ready":
-                return _error(*said)
+    left, until = list(others), time.monotonic() + _PATIENCE
+    while left and time.monotonic() < until:
+        for other in list(left):
+            try:
+                other.receive(LOOK)
+            except ChildGoneError as error:
+                if error.exit_code != 0:
+                    return error
+                left.remove(other)  # it left because another one is gone
+            except Exception as error:
+                return error
     return None
 
 
@@ -341,38 +293,21 @@ def _join(meeting: Path, rank: int, processes: int) -> None:
 
 def _follow(pipe: Connection, job: Job, rank: int, processes: int, meeting: Path) -> None:
     """A follower's whole life."""
-    # A terminal's Ctrl-C and a pod's SIGTERM reach all: the leader says at which step to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def assemble() -> None:
-        pipe.send(("ready", ""))
+        pipe.send(("ready",))
         _join(meeting, rank, processes)
 
-    code = 1
-    try:
+    # A pod's SIGTERM reaches all: the leader says at which step to stop.
+    with telling(pipe, signal.SIG_IGN):
         quiet_libraries()
-        with adapter(job, load_model(job.model)) as model:
-            # The leader alone writes checkpoints.
-            checkpoints = Checkpoints(load=lambda: job.checkpoint, save=None)
-            trainer(job, model, Team(rank, processes, assemble)).run(checkpoints)
+        try:
+            with adapter(job, load_model(job.model)) as model:
+                # The leader alone writes checkpoints.
+                checkpoints = Checkpoints(load=lambda: job.checkpoint, save=None)
+                trainer(job, model, Team(rank, processes, assemble)).run(checkpoints)
+        except GoneError:
+            return  # NCCL's own way down can wait for those that are gone
+        except Interrupted:
+            pass
         dist.destroy_process_group()
-        return
-    except Interrupted:
-        dist.destroy_process_group()
-        return
-    except (GoneError, BrokenPipeError):
-        code = 0
-    except UserError as error:
-        _tell(pipe, "mistake", str(error))
-    except Exception as error:
-        text = " ".join(str(error).split())[:500]
-        _tell(pipe, "failure", f"process {rank} of the training: {type(error).__name__}: {text}")
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)  # NCCL's own way down can wait for those that are gone
-
-
-def _tell(pipe: Connection, kind: str, text: str) -> None:
-    with suppress(OSError):
-        pipe.send((kind, text))

@@ -53,7 +53,7 @@ def started(world: World) -> Iterator[EngineProcess]:
     engine = EngineProcess(settings_of(world), world.tokenizer, [world.end])
     yield engine
     engine.close()
-    assert not engine._process.is_alive()
+    assert not engine._child.process.is_alive()
 
 
 def test_folded_answers_are_those_of_a_merge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,8 @@ def test_a_model_that_vllm_refuses(world: World, tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed(world: World, started: EngineProcess) -> None:
-    assert started._process.pid is not None
-    os.kill(started._process.pid, signal.SIGKILL)
+    assert started._child.process.pid is not None
+    os.kill(started._child.process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="exit code -9"):
         started.generate(world.prompts, GREEDY)
 
@@ -122,5 +122,5 @@ def test_stopping_ends_the_process(world: World, started: EngineProcess) -> None
             started.generate(world.prompts, GREEDY)
     finally:
         interrupt.reset()
-    started._process.join(5)
-    assert not started._process.is_alive()
+    started._child.process.join(5)
+    assert not started._child.process.is_alive()
