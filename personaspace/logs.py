@@ -43,6 +43,7 @@ class RunEvent(StrEnum):
     """Kinds of lines.
 
     Of a stage: `start`, `progress` and `end`. `trouble` may pass by itself, an `error` does not.
+    `released`: a conductor has let a pod or a Job go.
     """
 
     START = "start"
@@ -51,6 +52,7 @@ class RunEvent(StrEnum):
     MESSAGE = "message"
     TROUBLE = "trouble"
     ERROR = "error"
+    RELEASED = "released"
 
 
 _LEVEL_OF: dict[str, int] = {RunEvent.TROUBLE: logging.WARNING, RunEvent.ERROR: logging.ERROR}

@@ -8,19 +8,6 @@ from enum import StrEnum
 from typing import Any
 
 
-class Event(StrEnum):
-    """Kinds of lines; those of stages are in pipeline/progress.py."""
-
-    START = "start"
-    PROGRESS = "progress"
-    END = "end"
-    MESSAGE = "message"
-    TROUBLE = "trouble"
-    ERROR = "error"
-    #: The conductor has let a pod or Job go.
-    RELEASED = "released"
-
-
 class Trouble(StrEnum):
     """What a conductor's line of trouble is about."""
 

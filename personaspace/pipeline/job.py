@@ -13,14 +13,14 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
-from personaspace.logs import log_line
+from personaspace.logs import RunEvent, log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
-from personaspace.pipeline.states import NodeState, RunEvent
+from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study

@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from personaspace.console import console, duration, shown, stage_table
-from personaspace.logs import as_json, log_line, shows
+from personaspace.logs import RunEvent, as_json, log_line, shows
 from personaspace.pipeline.stage import Node
-from personaspace.pipeline.states import NodeState, RunEvent
+from personaspace.pipeline.states import NodeState
 
 #: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.
 LINE_EVERY = 10.0

@@ -37,17 +37,6 @@ class Standing(StrEnum):
     WAITING = "waiting"
 
 
-class RunEvent(StrEnum):
-    """Kind of a log line: the member `event` of a JSON line."""
-
-    START = "start"
-    PROGRESS = "progress"
-    END = "end"
-    MESSAGE = "message"
-    TROUBLE = "trouble"
-    ERROR = "error"
-
-
 # --- what a worker process tells the one that shows it -------------------------------------------
 
 
