@@ -166,6 +166,15 @@ def _conductor(
         act()
         book.add(heading, capsys.readouterr().out)
 
+    def unreadable() -> None:
+        raw = {"metadata": {"name": "a", "uid": "a", "labels": {}}, "spec": {}, "status": {}}
+        cluster = Patched()
+        lists: dict[str, list[Any]] = {"jobs": [raw], "pods": []}
+        monkeypatch.setattr(Patched, "items", lambda _, what, **__: lists[what], raising=False)
+        process._end_all(cluster, "em205", "seeds[0]: not a number")  # type: ignore[arg-type]
+        print(cluster.calls[0][2]["status"]["conditions"][0]["message"])
+
+    section("a study that cannot be read", unreadable)
     stage = Stage(folder, monkeypatch, partial=False)
     stage.start()
 
@@ -195,15 +204,6 @@ def _conductor(
 
         section(f"the end of a study in which {fails or 'nothing'} failed", end)
 
-    def unreadable() -> None:
-        raw = {"metadata": {"name": "a", "uid": "a", "labels": {}}, "spec": {}, "status": {}}
-        cluster = Patched()
-        lists: dict[str, list[Any]] = {"jobs": [raw], "pods": []}
-        monkeypatch.setattr(Patched, "items", lambda _, what, **__: lists[what], raising=False)
-        process._end_all(cluster, "em205", "seeds[0]: not a number")  # type: ignore[arg-type]
-        print(cluster.calls[0][2]["status"]["conditions"][0]["message"])
-
-    section("a study that cannot be read", unreadable)
     for reason in (Reason.ARTIFACT_MISSING, Reason.OTHER_FINGERPRINT):
         found = stage.conductor._checker._fault(
             "train", None if reason is Reason.ARTIFACT_MISSING else object(), "f"
@@ -246,4 +246,4 @@ def test_nothing_that_a_cluster_says_is_markup(api: Api) -> None:
     assert HOSTILE in run("wait", "em205").output
     api.logs["em205-couple-abcde"] = f"{HOSTILE}\n"
     assert f"[couple s42] {HOSTILE}" in run("logs", "em205", ":ghost:").output
-    assert run("status", "[/x] :ghost: [bold]").stderr.startswith("[/x] :ghost: [bold]: ")
+    assert run("status", "[x] :ghost: [bold]").stderr.startswith("[x] :ghost: [bold]: ")
