@@ -48,6 +48,7 @@ class Book:
         self.add(heading, f"{told}exit code {shown.exit_code}")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_word_of_a_release(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,8 @@ def _status(api: Api, book: Book, _: pytest.MonkeyPatch) -> None:
 
 
 def _commands(api: Api, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.objects |= {"jobs": [], "pods": []}
+    book.command("no release", "status", "em205")
     study(api)
     for arguments in (
         ("results", "em205"),
@@ -115,7 +118,6 @@ def _commands(api: Api, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
         ("logs", "em205", "x"),
         ("rerun", "em205"),
         ("rerun", "em205", "--failed"),
-        ("status", "nothere"),
         ("status", "em205", "--context", "no"),
         ("cancel", "em205"),
     ):
@@ -246,4 +248,5 @@ def test_nothing_that_a_cluster_says_is_markup(api: Api) -> None:
     assert HOSTILE in run("wait", "em205").output
     api.logs["em205-couple-abcde"] = f"{HOSTILE}\n"
     assert f"[couple s42] {HOSTILE}" in run("logs", "em205", ":ghost:").output
+    api.objects["jobs"] = []
     assert run("status", "[x] :ghost: [bold]").stderr.startswith("[x] :ghost: [bold]: ")

@@ -41,7 +41,7 @@ from personaspace.cluster.conductor.plan import JobPlan
 from personaspace.cluster.conductor.reconcile import Decision, reconcile
 from personaspace.cluster.conductor.watch import Watcher
 from personaspace.cluster.log_lines import Trouble
-from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, told
+from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, count_of_jobs, told
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import UserError
 from personaspace.logs import RunEvent
@@ -317,7 +317,7 @@ class Conductor:
         if missing:
             titles = [self.plan.title(name) for name in missing]
             text = (
-                f"waiting for {len(titles)} Jobs that do not exist in the cluster, such as "
+                f"waiting for {count_of_jobs(len(titles))} not in the cluster, such as "
                 f"{titles[0]}: if an upgrade was cut off, `helm upgrade` creates them"
             )
             self._tell(Trouble.MISSING_JOBS, text, jobs=titles)
@@ -332,7 +332,7 @@ class Conductor:
         titles = [self.plan.title(name) for name in found.jobs]
         few = {name: n for name, n in found.need.items() if not name.startswith("limits.")}
         text = (
-            f"no pod could be created for {len(titles)} Jobs, such as {titles[0]}: a "
+            f"no pod could be created for {count_of_jobs(len(titles))}, such as {titles[0]}: a "
             "ResourceQuota counts waiting pods too, and this release needs "
             + ", ".join(f"{name}={amount}" for name, amount in few.items())
             + " at once"

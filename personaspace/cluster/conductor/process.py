@@ -20,7 +20,7 @@ from personaspace.cluster.conductor import plan
 from personaspace.cluster.conductor.loop import Conductor
 from personaspace.cluster.conductor.reconcile import Decision
 from personaspace.cluster.log_lines import Trouble
-from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, told
+from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, count_of_jobs, told
 from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError, one_line
 from personaspace.logs import RunEvent, as_json, log_line
@@ -110,7 +110,7 @@ def _conduct(settings: Settings) -> None:
         _end_all(cluster, settings.release, str(error))
         raise
     say(
-        f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
+        f"conductor of {settings.release}: {count_of_jobs(len(study.jobs))} in {cluster.namespace}",
         event=RunEvent.START,
         jobs=len(study.jobs),
     )
@@ -173,8 +173,9 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
                 actions.end_job(cluster, job, cause, now)
                 ended += 1
     say(
-        f"conductor of {release}: ended {ended} Jobs that had not started; fix the study with "
-        f"`helm upgrade`, then start them again with `personaspace rerun {release} --failed`",
+        f"conductor of {release}: ended {count_of_jobs(ended)} that had not started; fix the "
+        f"study with `helm upgrade`, then start them again with `personaspace rerun {release} "
+        "--failed`",
         ended=ended,
     )
 
