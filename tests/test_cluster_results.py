@@ -56,9 +56,10 @@ def test_the_trial_bucket_is_reached_by_two_commands(api: Api, tmp_path: Path) -
     keys = {"AWS_ACCESS_KEY_ID": "trial", "AWS_SECRET_ACCESS_KEY": "trial"}
     release(api, url, **keys)
     assert said() == (
-        "em205: its bucket's server em205-seaweedfs:8333 is known in the cluster only: let "
-        "`kubectl port-forward -n lab service/em205-seaweedfs 8333` run, and beside it "
-        "`AWS_ACCESS_KEY_ID=trial AWS_SECRET_ACCESS_KEY=trial personaspace results em205 -n lab "
+        "em205: its bucket's server em205-seaweedfs:8333 can only be reached inside the cluster: "
+        "keep `kubectl port-forward -n lab service/em205-seaweedfs 8333` running and, in another "
+        "terminal, run `AWS_ACCESS_KEY_ID=trial AWS_SECRET_ACCESS_KEY=trial "
+        "personaspace results em205 -n lab "
         "--store 's3://personaspace?endpoint=http://127.0.0.1:8333&region=us-east-1'`"
     )
     config = tmp_path / "my config"

@@ -11,7 +11,7 @@ from stand_in_api import Api, Object, job, left, pod, run, study
 
 from personaspace.cluster import names
 from personaspace.cluster.states import JobState, Reason
-from personaspace.cluster.waiting import pod_standing
+from personaspace.cluster.waiting import pod_situation
 from personaspace.pipeline.termination import Code, Ending
 
 SECRET = {
@@ -260,7 +260,7 @@ def test_wait_says_what_is_queued_and_no_more_than_three_reasons(
     ],
 )
 def test_why_a_pod_does_not_start(waiting: Object, reason: Reason, text: str) -> None:
-    found = pod_standing(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
+    found = pod_situation(pod("train", containerStatuses=[{"state": {"waiting": waiting}}]))
     assert found.state is JobState.QUEUED and found.cause
     assert found.cause.reason is reason and text in found.cause.text
 

@@ -23,11 +23,11 @@ from personaspace.cluster.conductor.loop import Conductor
 from personaspace.cluster.conductor.news import Changed, Deleted, Listed
 from personaspace.cluster.conductor.plan import JobPlan
 from personaspace.cluster.conductor.reconcile import Decision, reconcile
-from personaspace.cluster.log_lines import Event, Trouble
+from personaspace.cluster.log_lines import Trouble
 from personaspace.cluster.states import Cause, JobPhase, JobState, Reason
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import SpecErrors, StoreUnavailable, UnavailableError, UserError
-from personaspace.logs import log_line
+from personaspace.logs import RunEvent, log_line
 from personaspace.pipeline import termination
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
@@ -407,7 +407,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(stage: Stage) -> None:
         "evaluate": (JobState.NOT_RUN, Reason.INPUTS_FAILED),
         "aggregate": (JobState.NOT_RUN, Reason.INPUTS_FAILED),
     }
-    ends = {line["node"]: line for line in stage.said if line["event"] is Event.END}
+    ends = {line["node"]: line for line in stage.said if line["event"] is RunEvent.END}
     assert ends["train"]["state"] is JobState.DONE and ends["train"]["nodes"] == ["train"]
     assert ends["evaluate"]["reason"] is Reason.INPUTS_FAILED
 

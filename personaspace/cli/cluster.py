@@ -13,8 +13,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from personaspace.cluster.states import JobState, Reason
-from personaspace.console import console, print_json, stage_table
+from personaspace.cluster.states import JobState, Reason, count_of_jobs
+from personaspace.console import console, print_json, shown, stage_table
 from personaspace.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
         return
     found = rows(cluster, release)
     with Live(console=out, auto_refresh=False) as live:
-        outage = Outage(release, lambda text: out.print(Text(text, style="red")))
+        outage = Outage(release, lambda text: out.print(Text(shown(text), style="red")))
         while True:
             live.update(_table(release, found), refresh=True)
             if all(row.state.ended for row in found):
@@ -98,7 +98,7 @@ def _table(release: str, found: list[Row]) -> Group:
     # What waits comes last: it may wait for what is said before.
     told = sorted(filter(_is_told, found), key=lambda row: row.state is JobState.WAITING)
     lines = [
-        Text(f"{_several(titles)}: {state}, {why}".rstrip(", "))
+        Text(shown(f"{_several(titles)}: {state}, {why}".rstrip(", ")))
         for (state, why), titles in alike(told).items()
     ]
     return Group(table, *lines)
@@ -185,7 +185,7 @@ def wait(
     from personaspace.cluster import release as releases
 
     with reach(namespace, kubeconfig, context, "wait") as cluster:
-        code = releases.wait(cluster, release, timeout, lambda text: print(text, flush=True))
+        code = releases.wait(cluster, release, timeout, lambda text: print(shown(text), flush=True))
     raise SystemExit(code)
 
 
@@ -213,7 +213,7 @@ def rerun(
         with reach(namespace, kubeconfig, context, "rerun") as cluster:
             gone = releases.delete_failed(cluster, release)
         releases.upgrade(release, chart, options, None)
-        print(f"{len(gone)} Jobs of {release} start again; what is complete stays")
+        print(f"{release}: {count_of_jobs(len(gone))} will start again; what is complete stays")
         return
     wanted: list[dict[str, Any]] = []
     for name in stage or []:
@@ -243,4 +243,5 @@ def cancel(
         gone = releases.cancel(cluster, release)
     if not gone:
         raise UserError(f"{release}: nothing is running or waiting")
-    print(f"{release}: {len(gone)} Jobs stopped; `helm upgrade {release}` continues from here")
+    stopped = count_of_jobs(len(gone))
+    print(f"{release}: stopped {stopped}; `helm upgrade {release}` continues from here")

@@ -8,19 +8,6 @@ from enum import StrEnum
 from typing import Any
 
 
-class Event(StrEnum):
-    """Kinds of lines; those of stages are in pipeline/progress.py."""
-
-    START = "start"
-    PROGRESS = "progress"
-    END = "end"
-    MESSAGE = "message"
-    TROUBLE = "trouble"
-    ERROR = "error"
-    #: The conductor has let a pod or Job go.
-    RELEASED = "released"
-
-
 class Trouble(StrEnum):
     """What a conductor's line of trouble is about."""
 
@@ -65,6 +52,9 @@ def entry_of(line: str) -> Entry | None:
 
 
 def for_people(line: str) -> str:
-    """A line as it would read in a log of plain lines: the time and the message."""
+    """A line as it would read in a log of plain lines: time, message, an error's traceback."""
     entry = entry_of(line)
-    return f"{entry.time[11:19]} {entry.message}" if entry else line
+    if entry is None:
+        return line
+    trace = entry.fields.get("traceback")
+    return f"{entry.time[11:19]} {entry.message}" + (f"\n{trace.rstrip()}" if trace else "")

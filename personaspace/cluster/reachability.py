@@ -51,10 +51,11 @@ def check_reachable(
     # No other key may be shown.
     trial = os.environ.get("AWS_ACCESS_KEY_ID") == _TRIAL
     keys = f"AWS_ACCESS_KEY_ID={_TRIAL} AWS_SECRET_ACCESS_KEY={_TRIAL} " if trial else ""
-    note = "" if trial else ", with the bucket's keys in the environment,"
+    note = "" if trial else " with the bucket's keys in the environment"
     raise UserError(
-        f"{release}: its bucket's server {server.netloc} is known in the cluster only: let "
-        f"`{shlex.join(forward)}` run, and beside it{note} `{keys}{shlex.join(results)}`"
+        f"{release}: its bucket's server {server.netloc} can only be reached inside the cluster: "
+        f"keep `{shlex.join(forward)}` running and, in another terminal{note}, run "
+        f"`{keys}{shlex.join(results)}`"
     )
 
 

@@ -98,6 +98,11 @@ class Cause:
     node: str = ""
 
 
+def count_of_jobs(count: int) -> str:
+    """A number of Jobs, for people."""
+    return f"{count} Job" if count == 1 else f"{count} Jobs"
+
+
 def told(state: JobState, text: str) -> str:
     """A state and why, as the conductor's table has it."""
     word = state.upper() if state is JobState.FAILED else str(state)

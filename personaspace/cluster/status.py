@@ -11,13 +11,14 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
-from personaspace.cluster.log_lines import Event, entry_of
+from personaspace.cluster.log_lines import entry_of
 from personaspace.cluster.quota import needed
 from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
 from personaspace.cluster.views import failure_of, job_view
-from personaspace.cluster.waiting import Standing, pod_standing, refusals, start_problems
+from personaspace.cluster.waiting import Situation, pod_situation, refusals, start_problems
 from personaspace.console import duration
 from personaspace.errors import UserError
+from personaspace.logs import RunEvent
 from personaspace.pipeline.graph import STAGES
 
 #: Columns, in order.
@@ -222,7 +223,7 @@ def _complete_by_log(cluster: Cluster, pod: str) -> set[str]:
     return {
         node
         for entry in entries
-        if entry and (entry.event, entry.fields.get("state")) == (Event.END, JobState.DONE)
+        if entry and (entry.event, entry.fields.get("state")) == (RunEvent.END, JobState.DONE)
         for node in entry.fields.get("nodes") or ()
     }
 
@@ -246,38 +247,38 @@ def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
 
 def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
     labels = raw["metadata"]["labels"]
-    standing = _standing(raw, pods)
+    situation = _situation(raw, pods)
     row = Row(
         job=raw["metadata"]["name"],
         stage=labels[names.STAGE],
         condition=labels.get(names.CONDITION, ""),
         seed=int(labels.get(names.SEED, -1)),
-        state=standing.state,
+        state=situation.state,
         attempts=raw.get("status", {}).get("failed", 0),
         pod=pods[-1]["metadata"]["name"] if pods else "",
     )
-    row.put(standing.state, standing.cause)
+    row.put(situation.state, situation.cause)
     return row
 
 
-def _standing(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Standing:
+def _situation(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Situation:
     """Where a Job is, by itself and its pods."""
     view = job_view(raw)
     if view.phase is JobPhase.SUCCEEDED:
-        return Standing(JobState.DONE)
+        return Situation(JobState.DONE)
     # Ended by the conductor, whether or not the Job controller has come to it yet.
     if view.cause and view.cause.reason in NOT_RUN:
-        return Standing(JobState.NOT_RUN, view.cause)
+        return Situation(JobState.NOT_RUN, view.cause)
     if view.phase is JobPhase.FAILED:
-        return Standing(JobState.FAILED, _last_failure(pods) or view.cause)
+        return Situation(JobState.FAILED, _last_failure(pods) or view.cause)
     if raw["spec"].get("suspend"):
         if view.held and raw["metadata"].get("annotations", {}).get(names.NEEDS):
-            return Standing(JobState.WAITING)
-        return Standing(
+            return Situation(JobState.WAITING)
+        return Situation(
             JobState.QUEUED, Cause(Reason.NOT_ADMITTED, "Kueue has not admitted it yet")
         )
     live = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
-    return pod_standing(live[-1]) if live else Standing(JobState.QUEUED, Cause(Reason.NO_POD))
+    return pod_situation(live[-1]) if live else Situation(JobState.QUEUED, Cause(Reason.NO_POD))
 
 
 def _last_failure(pods: list[dict[str, Any]]) -> Cause | None:
@@ -310,9 +311,9 @@ def last_progress(lines: list[str]) -> Progress | None:
     for line in reversed(lines):
         entry = entry_of(line)
         event, fields = (entry.event, entry.fields) if entry else ("", {})
-        if event == Event.START:
+        if event == RunEvent.START:
             return None
-        if event == Event.PROGRESS and {"what", "done", "total"} <= fields.keys():
+        if event == RunEvent.PROGRESS and {"what", "done", "total"} <= fields.keys():
             left, note = fields.get("left"), fields.get("note") or ""
             return Progress(fields["what"], fields["done"], fields["total"], left, note)
     return None

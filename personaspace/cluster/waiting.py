@@ -36,30 +36,30 @@ _LACKS = re.compile(r"Insufficient ([\w./-]*\w)")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Situation:
     """Where a pod is, and why it is not further."""
 
     state: JobState
     cause: Cause | None = None
 
 
-def pod_standing(pod: dict[str, Any]) -> Standing:
+def pod_situation(pod: dict[str, Any]) -> Situation:
     """Of a pod that has not ended."""
     spec, status = pod["spec"], pod["status"]
     if pod_view(pod).gated:
-        return Standing(JobState.WAITING)
+        return Situation(JobState.WAITING)
     for container in status.get("containerStatuses") or ():
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in _ON_THE_WAY:
-            return Standing(JobState.QUEUED, _container_waits(waiting))
+            return Situation(JobState.QUEUED, _container_waits(waiting))
     if status.get("phase") == "Running":
-        return Standing(JobState.RUNNING)
+        return Situation(JobState.RUNNING)
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            return Standing(JobState.QUEUED, _unschedulable(condition.get("message", "")))
+            return Situation(JobState.QUEUED, _unschedulable(condition.get("message", "")))
     if not spec.get("nodeName"):
-        return Standing(JobState.QUEUED, _unschedulable(""))
-    return Standing(JobState.STARTING, Cause(Reason.ON_NODE, f"on node {spec['nodeName']}"))
+        return Situation(JobState.QUEUED, _unschedulable(""))
+    return Situation(JobState.STARTING, Cause(Reason.ON_NODE, f"on node {spec['nodeName']}"))
 
 
 def _container_waits(waiting: dict[str, Any]) -> Cause:

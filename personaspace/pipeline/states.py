@@ -1,4 +1,4 @@
-"""Where a run is, in codes: states of nodes, what a worker tells its parent."""
+"""Where a run is, in codes: states of nodes, and what a worker tells its parent."""
 
 from __future__ import annotations
 

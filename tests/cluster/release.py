@@ -19,6 +19,9 @@ from kubernetes.watch import Watch
 
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, Cluster
+from personaspace.cluster.log_lines import Entry, entry_of
+from personaspace.logs import RunEvent
+from personaspace.pipeline.states import NodeState
 
 GPU = "nvidia.com/gpu"
 ONE_MIB = 1 << 20
@@ -206,6 +209,21 @@ class Release:
             self.pods(stage="conductor"), key=lambda pod: pod["metadata"]["creationTimestamp"]
         )
         return "".join(self.log(pod["metadata"]["name"]) for pod in pods)
+
+
+def entries_in(log: str) -> list[Entry]:
+    """The lines of a log that are objects."""
+    return [entry for line in log.splitlines() if (entry := entry_of(line))]
+
+
+def released_in(log: str) -> list[str]:
+    """The pods that a conductor's log says it has let go, in order."""
+    return [e.fields["pod"] for e in entries_in(log) if e.event == RunEvent.RELEASED]
+
+
+def was_skipped(log: str) -> bool:
+    """Whether a stage's log says that its artifact was complete before."""
+    return any(e.fields.get("state") == NodeState.SKIPPED for e in entries_in(log))
 
 
 def state_of(job: dict[str, Any]) -> str:

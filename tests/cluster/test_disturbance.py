@@ -17,17 +17,19 @@ from kubernetes.client import RbacAuthorizationV1Api
 from kubernetes.client.exceptions import ApiException
 
 from cluster.conftest import Place, run_here
-from cluster.release import Recorder, Release, state_of
+from cluster.release import Recorder, Release, entries_in, released_in, state_of
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS
+from personaspace.cluster.log_lines import Trouble
+from personaspace.cluster.states import JobState
 from personaspace.cluster.views import pod_view
+from personaspace.logs import RunEvent
 
 pytestmark = pytest.mark.timeout(1500)
 
 KILLS, RESTARTS = 10, 2
 RESTART = os.environ.get("PERSONASPACE_TEST_RESTART_API", "")
 KILL = os.environ.get("PERSONASPACE_TEST_KILL", "")
-RELEASED = "released pod"
 STAGES = ("train", "extract", "couple", "evaluate", "aggregate")
 
 
@@ -78,7 +80,7 @@ class Conductors:
 
         def look() -> dict[str, Any] | None:
             pod = self.pod()
-            if pod and "conductor of" in self.release.log(pod["metadata"]["name"]):
+            if pod and entries_in(self.release.log(pod["metadata"]["name"])):
                 return pod
             return None
 
@@ -90,7 +92,7 @@ class Conductors:
         kill(self.release, pod)
         log = self.release.log(pod["metadata"]["name"])
         before = sum(death.of_its_own for death in self.deaths)
-        self.deaths.append(Death(log.count(RELEASED), before))
+        self.deaths.append(Death(len(released_in(log)), before))
         self.logs.append(log)
         job = self.job()
         metadata = job["metadata"]
@@ -144,7 +146,7 @@ def test_same_end_however_often_the_conductor_dies(
         until = time.monotonic() + (60 if number % 2 else chance.uniform(0, 4))
         while time.monotonic() < until:
             with contextlib.suppress(ApiException, *CONNECTION_ERRORS):
-                if number % 2 and RELEASED in release.log(name):
+                if number % 2 and released_in(release.log(name)):
                     break
             time.sleep(0.1)
         assert release.conductor() == "active", (
@@ -219,11 +221,11 @@ def test_two_conductors_at_once_do_no_harm(
             place.cluster.core.create_namespaced_secret(space, body)
             # Each has read the study, tries to let pods go, and is not allowed to.
             refused = release.wait(
-                lambda: all("cannot patch" in log for log in logs()) and logs(),
+                lambda: all(map(_may_not_patch, logs())) and logs(),
                 180,
                 "two conductors that may not patch",
             )
-            assert all("conductor of" in log and RELEASED not in log for log in refused), refused
+            assert not any(map(released_in, refused)), refused
             assert all(pod_view(pod).gated for stage in STAGES for pod in release.pods(stage=stage))
         states = release.wait_ended()
 
@@ -236,16 +238,20 @@ def test_two_conductors_at_once_do_no_harm(
         assert set(states.values()) == {"Complete"}
         assert release.conductor() == "Complete"
         ended = logs()
-        print("pods let go by each:", [log.count(RELEASED) for log in ended])
+        print("pods let go by each:", [len(released_in(log)) for log in ended])
         for log in ended:
-            assert f"all {len(states)} Jobs complete" in log
+            last = entries_in(log)[-1]
+            assert (last.event, last.fields["state"]) == (RunEvent.END, JobState.DONE)
         # Together they let go each pod, some perhaps twice.
         pods = {pod["metadata"]["name"] for stage in STAGES for pod in release.pods(stage=stage)}
-        lines = [line for log in ended for line in log.splitlines() if RELEASED in line]
-        assert {line.split()[-1] for line in lines} == pods
+        assert {pod for log in ended for pod in released_in(log)} == pods
         assert place.results(release) == local_results
     finally:
         batch.delete_namespaced_job("second-conductor", space, propagation_policy="Background")
+
+
+def _may_not_patch(log: str) -> bool:
+    return any(entry.fields.get("trouble") == Trouble.PATCH for entry in entries_in(log))
 
 
 @contextlib.contextmanager

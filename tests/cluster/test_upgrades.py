@@ -10,7 +10,7 @@ import pytest
 from helm_charts import each_helm
 
 from cluster.conftest import Place
-from cluster.release import Release
+from cluster.release import Release, was_skipped
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -88,7 +88,7 @@ def _did(release: Release, since: set[str]) -> tuple[set[str], set[str]]:
         for name in new
         for pod in release.pods()
         if pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] == name
-        and "already complete" in release.log(pod["metadata"]["name"])
+        and was_skipped(release.log(pod["metadata"]["name"]))
     }
     return nodes, idle
 

@@ -40,10 +40,11 @@ from personaspace.cluster.conductor.news import (
 from personaspace.cluster.conductor.plan import JobPlan
 from personaspace.cluster.conductor.reconcile import Decision, reconcile
 from personaspace.cluster.conductor.watch import Watcher
-from personaspace.cluster.log_lines import Event, Trouble
-from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, told
+from personaspace.cluster.log_lines import Trouble
+from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, count_of_jobs, told
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
 from personaspace.errors import UserError
+from personaspace.logs import RunEvent
 from personaspace.store import Store
 
 #: A patch that failed is sent again after so many seconds; the same for a Job that does not end.
@@ -160,7 +161,7 @@ class Conductor:
                 self._look_for_what_is_missing()
                 if time.monotonic() - said >= SUMMARY_SECONDS:
                     said = time.monotonic()
-                    self.say(self.summary(), event=Event.PROGRESS)
+                    self.say(self.summary(), event=RunEvent.PROGRESS)
         finally:
             self._checker.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -248,7 +249,7 @@ class Conductor:
         """Say it, but the same trouble only once a minute."""
         if time.monotonic() - self._told.get(trouble, -SUMMARY_SECONDS) >= SUMMARY_SECONDS:
             self._told[trouble] = time.monotonic()
-            self.say(text, event=Event.TROUBLE, trouble=trouble, **fields)
+            self.say(text, event=RunEvent.TROUBLE, trouble=trouble, **fields)
             if self.pod and trouble is Trouble.STORE:
                 with suppress(Exception):  # the log has it already
                     actions.tell_event(self.cluster, self.pod, "StoreTrouble", text, _now())
@@ -288,9 +289,11 @@ class Conductor:
         """A Job's end as a line of the log; `nodes` of those that are complete read `status`."""
         title = self.plan.title(job)
         text = told(state, cause.text) if cause else "complete"
-        more = {"reason": cause.reason} if cause else {}
+        more: dict[str, Any] = {"reason": cause.reason} if cause else {}
         nodes = self.plan.jobs[job]
-        self.say(f"{title}: {text}", event=Event.END, node=title, nodes=nodes, state=state, **more)
+        self.say(
+            f"{title}: {text}", event=RunEvent.END, node=title, nodes=nodes, state=state, **more
+        )
 
     def _act(self, decision: Decision) -> None:
         for node in decision.check:
@@ -314,7 +317,7 @@ class Conductor:
         if missing:
             titles = [self.plan.title(name) for name in missing]
             text = (
-                f"waiting for {len(titles)} Jobs that do not exist in the cluster, such as "
+                f"waiting for {count_of_jobs(len(titles))} not in the cluster, such as "
                 f"{titles[0]}: if an upgrade was cut off, `helm upgrade` creates them"
             )
             self._tell(Trouble.MISSING_JOBS, text, jobs=titles)
@@ -329,7 +332,7 @@ class Conductor:
         titles = [self.plan.title(name) for name in found.jobs]
         few = {name: n for name, n in found.need.items() if not name.startswith("limits.")}
         text = (
-            f"no pod could be created for {len(titles)} Jobs, such as {titles[0]}: a "
+            f"no pod could be created for {count_of_jobs(len(titles))}, such as {titles[0]}: a "
             "ResourceQuota counts waiting pods too, and this release needs "
             + ", ".join(f"{name}={amount}" for name, amount in few.items())
             + " at once"
@@ -361,13 +364,13 @@ class Conductor:
         actions.lift_gate(self.cluster, pod)
         title = self.plan.title(pod.job)
         text = f"{title}: inputs complete, released pod {pod.name}"
-        self.say(text, event=Event.RELEASED, node=title, pod=pod.name)
+        self.say(text, event=RunEvent.RELEASED, node=title, pod=pod.name)
 
     def _release_job(self, job: JobView) -> None:
         actions.lift_kueue_gate(self.cluster, job, self.queue_name, self.queue_gate)
         title = self.plan.title(job.name)
         text = f"{title}: inputs complete, handed to queue {self.queue_name}"
-        self.say(text, event=Event.RELEASED, node=title, queue=self.queue_name)
+        self.say(text, event=RunEvent.RELEASED, node=title, queue=self.queue_name)
 
     def _end(self, name: str, cause: Cause) -> None:
         # The Job controller tells the event that goes with it.

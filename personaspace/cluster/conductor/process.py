@@ -19,11 +19,11 @@ from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import plan
 from personaspace.cluster.conductor.loop import Conductor
 from personaspace.cluster.conductor.reconcile import Decision
-from personaspace.cluster.log_lines import Event, Trouble
-from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, told
+from personaspace.cluster.log_lines import Trouble
+from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, count_of_jobs, told
 from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError, one_line
-from personaspace.logs import as_json, log_line
+from personaspace.logs import RunEvent, as_json, log_line
 from personaspace.pipeline import termination
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
@@ -79,7 +79,7 @@ def _tell_crash(error: Exception) -> None:
     """The traceback, in one line where lines are JSON."""
     if as_json():
         text = f"conductor: {one_line(error)}"
-        say(text, event=Event.ERROR, traceback=traceback.format_exc())
+        say(text, event=RunEvent.ERROR, traceback=traceback.format_exc())
     else:
         traceback.print_exc()
 
@@ -110,8 +110,8 @@ def _conduct(settings: Settings) -> None:
         _end_all(cluster, settings.release, str(error))
         raise
     say(
-        f"conductor of {settings.release}: {len(study.jobs)} Jobs in {cluster.namespace}",
-        event=Event.START,
+        f"conductor of {settings.release}: {count_of_jobs(len(study.jobs))} in {cluster.namespace}",
+        event=RunEvent.START,
         jobs=len(study.jobs),
     )
     with place as store:
@@ -150,7 +150,7 @@ def _load_plan(settings: Settings) -> plan.JobPlan:
             if error.final or time.monotonic() - began + pause > settings.patience:
                 raise
             text = f"cannot read the study, trying again: {error}"
-            say(text, event=Event.TROUBLE, trouble=Trouble.STUDY)
+            say(text, event=RunEvent.TROUBLE, trouble=Trouble.STUDY)
             interrupt.pause(pause * random.uniform(0.7, 1.0))
             pause = min(LONGEST_RETRY, pause * 2)
 
@@ -173,8 +173,9 @@ def _end_all(cluster: Cluster, release: str, why: str) -> None:
                 actions.end_job(cluster, job, cause, now)
                 ended += 1
     say(
-        f"conductor of {release}: ended {ended} Jobs that had not started; fix the study with "
-        f"`helm upgrade`, then start them again with `personaspace rerun {release} --failed`",
+        f"conductor of {release}: ended {count_of_jobs(ended)} that had not started; fix the "
+        f"study with `helm upgrade`, then start them again with `personaspace rerun {release} "
+        "--failed`",
         ended=ended,
     )
 
@@ -184,12 +185,12 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     study, total = conductor.plan, len(conductor.plan.jobs)
     if not decision.failed:
         text = f"all {total} Jobs complete"
-        say(f"conductor of {conductor.release}: {text}", event=Event.END, state=JobState.DONE)
+        say(f"conductor of {conductor.release}: {text}", event=RunEvent.END, state=JobState.DONE)
         termination.write(text, Ending(node="conductor", code=Code.COMPLETE, text=text))
         return
     fates = {name: conductor.fate(name, cause) for name, cause in decision.failed.items()}
     text = f"{len(fates)} of {total} Jobs failed or did not run"
-    say(f"conductor of {conductor.release}: {text}", event=Event.END, state=JobState.FAILED)
+    say(f"conductor of {conductor.release}: {text}", event=RunEvent.END, state=JobState.FAILED)
     width = max(len(study.title(name)) for name in fates)
     lines = [
         f"  {study.title(name):<{width}}  {told(state, cause.text)}"
