@@ -5,6 +5,7 @@ Other tests assert states, reasons and fields. Text from outside is printed as i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,18 @@ def _check(book: Book, folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         run_check(spec, str(folder / "store"), gpu=False)
     told = capsys.readouterr().out.replace(str(folder), "")
     book.add("helm test", re.sub(r"personaspace [\d.]+\S*", "personaspace VERSION,", told))
+
+
+def test_helm_tests_check_logs_json_lines_where_logs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PERSONASPACE_LOG", "json")
+    spec = tmp_path / "study.yaml"
+    spec.write_text("name: mine\nmodel: {name: /no/where}\n")
+    with pytest.raises(UserError):
+        run_check(spec, str(tmp_path / "store"), gpu=False)
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["checked"] for entry in entries] == ["code", "store"]
 
 
 # --- text from outside ----------------------------------------------------------------------------
