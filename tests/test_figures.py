@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from synthetic_aggregate import Size, write
 
 from personaspace.analysis.results import Results
 from personaspace.errors import UserError
-from personaspace.report.figures import Figure, draw, style
+from personaspace.report.figures import Figure, Style, draw, draw_hero, style
 from personaspace.report.figures.draw import drawings
 from personaspace.report.figures.drawing import Drawing
 from personaspace.study.spec import Figures
@@ -229,24 +229,88 @@ def drawn_texts(figure: Canvas) -> list[Text]:
     ]
 
 
+def assert_legible(figure: Canvas, name: str) -> None:
+    """No text leaves the figure, and no two overlap."""
+    room = figure.bbox.padded(0.5)
+    boxes = []
+    with style.styled():
+        for text in drawn_texts(figure):
+            box = text.get_window_extent()
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1
+            inside = inside and room.y0 <= box.y0 and box.y1 <= room.y1
+            assert inside, f"{name}: {text.get_text()!r} is cut"
+            if text.get_rotation() in (0, 90):
+                boxes.append((text.get_text(), box.padded(-0.75)))
+    assert len(boxes) > 5
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), f"{name}: {one!r} overlaps {other!r}"
+
+
 @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
 def test_no_text_is_cut_or_overlaps(aggregate: Path, narrow: bool) -> None:
     read = Results.read(aggregate)
     for drawing in drawings(aggregate, read, "A title that is long enough to wrap"):
-        figure = drawing.paint(narrow)
-        room = figure.bbox.padded(0.5)
-        boxes = []
-        with style.styled():
-            for text in drawn_texts(figure):
-                box = text.get_window_extent()
-                inside = room.x0 <= box.x0 and box.x1 <= room.x1
-                inside = inside and room.y0 <= box.y0 and box.y1 <= room.y1
-                assert inside, f"{drawing.id}: {text.get_text()!r} is cut"
-                if text.get_rotation() in (0, 90):
-                    boxes.append((text.get_text(), box.padded(-0.75)))
-        assert len(boxes) > 5
-        for (one, a), (other, b) in itertools.combinations(boxes, 2):
-            assert not a.overlaps(b), f"{drawing.id}: {one!r} overlaps {other!r}"
+        assert_legible(drawing.paint(narrow), drawing.id)
+
+
+SHAPES = {
+    "as it comes": {},
+    "two columns of a page": {"width": 7.2},
+    "one column": {"width": 5.25},
+    "slide": {"width": 13.3, "height": 7.5},
+    "serif": {"font_family": "DejaVu Serif", "width": 11},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("font_size", [8, 12])
+def test_hero_of_ones_own_is_legible(aggregate: Path, font_size: float, shape: str) -> None:
+    look = Style(font_size=font_size, **SHAPES[shape])
+    results = Results.read(aggregate)
+    figure = draw_hero(results, title="A title that is long enough to wrap", style=look)
+    assert_legible(figure, shape)
+    width, height = figure.get_size_inches()
+    assert width == pytest.approx(look.width or style.WIDE * font_size / 8)
+    assert look.height is None or height == look.height
+    labels = [text for axes in figure.axes for text in axes.get_yticklabels() if text.get_text()]
+    assert {text.get_fontsize() for text in labels} == {7.5 * font_size / 8}
+    assert {text.get_fontname() for text in labels} == {look.font_family}
+
+
+def test_hero_has_the_colours_that_are_set(published: Path) -> None:
+    results = Results.read(published)
+    colours = {"em": "#123456", "e4-villain": "tab:red", "base": "green"}
+    faces = style.looks(results, Style(colours=colours))
+    drawn = {name: to_hex(look.colour) for name, look in faces.items()}
+    assert drawn["e4-villain"] == to_hex("tab:red") and drawn["e0-assistant"] == "#123456"
+    assert drawn["base"] == to_hex("green") and drawn["benign"] == style.MUTED
+    figure = draw_hero(results, style=Style(colours=colours, dpi=72))
+    painted = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
+    assert {"#123456", to_hex("tab:red"), to_hex("green")} <= painted
+    assert figure.dpi == 72
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        (Style(colours={"e9": "red"}), "style.colours: 'e9' is not a condition or kind (base, ben"),
+        (Style(colours={"em": "reddish"}), "style.colours: em: 'reddish' is not a colour"),
+        (Style(font_size=1), "style.font_size: 1 is not between"),
+        (Style(dpi=1), "style.dpi: 1 is not between"),
+        (Style(font_family="No Such Font"), "style.font_family: 'No Such Font' is not installed"),
+        (Style(font_size=12, width=4), "style.width: 4 inches are too few for a font of 12 points"),
+        (Style(height=1), "style.height: 1 inches are too few for a font of 8 points"),
+    ],
+)
+def test_a_style_that_cannot_be_drawn_is_refused(published: Path, look: Style, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        draw_hero(Results.read(published), style=look)
+
+
+def test_hero_of_nothing_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, Size(layers=(20,)), ("rates", "leakage", "geometry"))
+    with pytest.raises(UserError, match="neither leakage nor geometry"):
+        draw_hero(Results.read(folder))
 
 
 def test_conditions_differ_without_colour(aggregate: Path) -> None:

@@ -24,7 +24,8 @@ RESULTS_FILE = "results.json"
 FORMAT: Literal[1] = 1
 
 ConditionKind = Literal["base", "benign", "em"]
-_ORDER: tuple[ConditionKind, ...] = ("base", "benign", "em")
+#: In the order of every figure and table.
+KINDS: tuple[ConditionKind, ...] = ("base", "benign", "em")
 
 
 def _known_format(value: Any) -> Any:
@@ -272,7 +273,7 @@ class Results(_Part):
     @cached_property
     def ordered_conditions(self) -> list[StudyCondition]:
         """Conditions in the order of every figure and table: base, benign, then EM as given."""
-        return sorted(self.conditions, key=lambda condition: _ORDER.index(condition.kind))
+        return sorted(self.conditions, key=lambda condition: KINDS.index(condition.kind))
 
     @cached_property
     def by_name(self) -> dict[str, StudyCondition]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from personaspace.analysis.results import Results, StudyCondition
+from personaspace.errors import UserError
 from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures import marks, style
@@ -71,8 +74,9 @@ def _points(results: Results) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*columns, "ci_low", "ci_high", "status"])
 
 
-def _leakage_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
-    faces = style.looks(results)
+def _leakage_panel(
+    axes: Axes, results: Results, data: pd.DataFrame, narrow: bool, faces: Mapping[str, style.Look]
+) -> None:
     for y, condition in enumerate(results.ordered_conditions):
         mine = data[(data.panel == "A") & (data.condition == condition.name)]
         hollow = condition.name in results.not_assessable
@@ -93,7 +97,7 @@ def _leakage_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: boo
         means = mine[mine.role == "mean"]
         if means.empty:
             axes.annotate("not evaluated", (0.02, y), xycoords=("axes fraction", "data"),
-                          va="center", color=style.MUTED, fontsize=7)  # fmt: skip
+                          va="center", color=style.MUTED, fontsize=style.points(7))  # fmt: skip
             continue
         marks.interval_row(axes, y, means, faces[condition.name], 100, hollow)
         marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
@@ -144,14 +148,15 @@ def _legend(figure: Canvas, data: pd.DataFrame, columns: int) -> None:
         loc="outside lower left",
         ncols=columns,
         frameon=False,
-        fontsize=7,
+        fontsize=style.points(7),
         handletextpad=0.5,
         columnspacing=1.6,
     )
 
 
-def _cosine_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> None:
-    faces = style.looks(results)
+def _cosine_panel(
+    axes: Axes, results: Results, data: pd.DataFrame, narrow: bool, faces: Mapping[str, style.Look]
+) -> None:
     mine = data[data.panel == "B"]
     base = mine[(mine.kind == "base") & mine.seed.isna()]
     if not base.empty:
@@ -175,37 +180,61 @@ def _cosine_panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool
     style.panel_title(axes, "Collapse of persona space", "B")
 
 
-def _paint(results: Results, data: pd.DataFrame, title: str, narrow: bool) -> Canvas:
+def _layout(panels: int, rows: int, title: str, narrow: bool) -> tuple[float, float]:
+    """Width and height in inches that panels with so many rows need at the report's font size."""
+    stacked = narrow or panels == 1
+    width = style.NARROW if narrow else style.WIDE * (0.66 if panels == 1 else 1)
+    each = 0.42 * rows + 0.8
+    return width, each * (panels if stacked else 1) + (0.3 if title else 0.0)
+
+
+def _paint(
+    results: Results,
+    data: pd.DataFrame,
+    title: str,
+    narrow: bool,
+    look: style.Style = style.REPORT,
+) -> Canvas:
     panels = [panel for panel in "AB" if (data.panel == panel).any()]
-    height = 0.42 * len(results.ordered_conditions) + 0.8
-    legend = (0.8 if narrow else 0.4) if "A" in panels else 0.0
-    head = 0.3 if title else 0.0
-    with style.styled():
+    least, height = _layout(len(panels), len(results.ordered_conditions), title, narrow)
+    height += (0.8 if narrow else 0.4) if "A" in panels else 0.0
+    width = look.fitting("width", least)
+    height = look.fitting("height", height)
+    faces = style.looks(results, look)
+    with style.styled(look):
+        figure = style.canvas(width, height, None if look is style.REPORT else look.dpi)
         if narrow or len(panels) == 1:
-            figure = style.canvas(
-                style.NARROW if narrow else style.WIDE * 0.66,
-                height * len(panels) + legend + head,
-            )
             grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         else:
-            figure = style.canvas(style.WIDE, height + legend + head)
             grid = figure.subplots(1, 2, squeeze=False, width_ratios=[1.25, 1])[0]
         for axes, panel in zip(grid, panels, strict=True):
             draw = _leakage_panel if panel == "A" else _cosine_panel
-            draw(axes, results, data, narrow)
+            draw(axes, results, data, narrow, faces)
         if "A" in panels:
             _legend(figure, data, 1 if narrow else len(panels) + 1)
         if len(panels) == 2 and not narrow:
             grid[1].set_yticklabels([])
         if title:
             figure.suptitle(
-                style.wrap(title, 44 if narrow else 92, 2),
-                fontsize=9.5,
+                style.wrap(title, int(92 * width / (style.WIDE * look.scale)), 2),
+                fontsize=style.points(9.5),
                 fontweight="bold",
                 x=0.01,
                 ha="left",
             )
         return style.settled(figure)
+
+
+def draw_styled(results: Results, title: str, look: style.Style) -> Canvas:
+    """See `personaspace.report.figures.draw_hero`."""
+    look.check(results)
+    data = _points(results)
+    if data.empty:
+        raise UserError(f"{results.study}: neither leakage nor geometry to draw")
+    # Narrow where the font leaves no room for the page's layout.
+    wide, _ = _layout(data.panel.nunique(), len(results.ordered_conditions), title, False)
+    narrow = look.width is not None and look.width < wide * look.scale
+    return _paint(results, data, title, narrow, look)
 
 
 def _alt(data: pd.DataFrame, results: Results) -> str:

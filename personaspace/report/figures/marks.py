@@ -66,7 +66,7 @@ def value_label(axes: Axes, y: float, text: str) -> None:
         (1.015, y),
         xycoords=("axes fraction", "data"),
         va="center",
-        fontsize=7.5,
+        fontsize=style.points(7.5),
         fontweight="bold",
     )
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, is_color_like, to_rgb
 from matplotlib.figure import Figure as Canvas
+from matplotlib.font_manager import FontProperties, findfont
 
-from personaspace.analysis.results import Results
+from personaspace.analysis.results import KINDS, Results
+from personaspace.errors import UserError
 
 # The report turns these exact colours, and three of the palette, into CSS variables, so that inline
 # figures follow the page's light or dark theme; nothing else may be drawn in them.
@@ -42,17 +44,84 @@ CELL_DARK, CELL_LIGHT = "#000000", "#ffffff"
 
 WIDE, NARROW = 7.2, 3.5  #: Figure widths in inches: two columns of a page; a phone or one column.
 POINT = 1 / 72
+_PALE = 1.5  #: Contrast with the paper below which a line is hard to see.
+
+FONT_SIZE = 8.0  #: Points. Every size is written for it, and grows with the font that is set.
+
+
+@dataclass(frozen=True)
+class Style:
+    """What may be set of a figure: colours, font and sizes. The default is the report's look.
+
+    Attributes:
+        colours: By condition's name, or by kind (`base`, `benign`, `em`); any colour that
+            matplotlib knows. A name counts more than a kind.
+        font_family: A font that is installed; DejaVu Sans comes with matplotlib.
+        font_size: Of labels, in points; all other text is in proportion.
+        width: In inches; None: what the font needs for two panels next to each other. In a narrow
+            figure the panels are on top of each other.
+        height: In inches; None: what rows and font need.
+        dpi: Resolution of pixel formats.
+    """
+
+    colours: Mapping[str, str] = field(default_factory=dict)
+    font_family: str = "DejaVu Sans"
+    font_size: float = FONT_SIZE
+    width: float | None = None
+    height: float | None = None
+    dpi: int = 160
+
+    @property
+    def scale(self) -> float:
+        """Factor of all lengths that go with the font."""
+        return self.font_size / FONT_SIZE
+
+    def fitting(self, length: Literal["width", "height"], least: float) -> float:
+        """Width or height in inches: what is set, else the least.
+
+        Args:
+            length: Which of the two.
+            least: Inches that the content needs at the report's font size.
+
+        Raises:
+            UserError: What is set is too little.
+        """
+        needed = least * self.scale
+        wanted = self.width if length == "width" else self.height
+        if wanted is not None and wanted < needed - 0.005:
+            raise UserError(
+                f"style.{length}: {wanted:g} inches are too few for a font of {self.font_size:g} "
+                f"points (at least {needed:.2f})"
+            )
+        return needed if wanted is None else wanted
+
+    def check(self, results: Results) -> None:
+        """Refuses what cannot be drawn of these results.
+
+        Raises:
+            UserError: An unknown condition, colour or font, or a size out of range.
+        """
+        for name, colour in self.colours.items():
+            if name not in results.by_name and name not in KINDS:
+                known = ", ".join([*results.by_name, *KINDS])
+                raise UserError(f"style.colours: {name!r} is not a condition or kind ({known})")
+            if not is_color_like(colour):
+                raise UserError(f"style.colours: {name}: {colour!r} is not a colour")
+        if not 4 <= self.font_size <= 72:
+            raise UserError(f"style.font_size: {self.font_size:g} is not between 4 and 72")
+        if not 20 <= self.dpi <= 2400:
+            raise UserError(f"style.dpi: {self.dpi} is not between 20 and 2400")
+        try:
+            findfont(FontProperties(family=self.font_family), fallback_to_default=False)
+        except ValueError:
+            raise UserError(f"style.font_family: {self.font_family!r} is not installed") from None
+
+
+REPORT = Style()
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
-    "font.size": 8,
-    "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -82,6 +151,17 @@ RC: dict[str, Any] = {
 }
 
 
+#: Sizes of text, in points at `FONT_SIZE`.
+_SIZES = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+}
+
+
 @dataclass(frozen=True)
 class Look:
     """How a condition is drawn everywhere."""
@@ -92,37 +172,44 @@ class Look:
     edge: str
 
 
-def looks(results: Results) -> dict[str, Look]:
+def looks(results: Results, style: Style = REPORT) -> dict[str, Look]:
     """A look for each condition, by name."""
     result: dict[str, Look] = {}
     em = 0
     for condition in results.ordered_conditions:
-        if condition.kind == "base":
-            result[condition.name] = Look(INK, "_", (0, (6, 2)), INK)
-        elif condition.kind == "benign":
-            result[condition.name] = Look(MUTED, "h", "-", MUTED)
-        else:
+        line: Any = (0, (6, 2))
+        marker, colour = "_", INK
+        if condition.kind == "benign":
+            marker, line, colour = "h", "-", MUTED
+        elif condition.kind == "em":
             colour = _EM_COLOURS[em % len(_EM_COLOURS)]
-            # Yellow alone is too pale for a line on white; its marker gets an ink edge.
-            edge = INK if colour == YELLOW else colour
-            marker = _EM_MARKERS[em % len(_EM_MARKERS)]
-            result[condition.name] = Look(colour, marker, _EM_LINES[em % len(_EM_LINES)], edge)
+            marker, line = _EM_MARKERS[em % len(_EM_MARKERS)], _EM_LINES[em % len(_EM_LINES)]
             em += 1
+        colour = style.colours.get(condition.name) or style.colours.get(condition.kind) or colour
+        # Yellow and paler is too pale for a line on white; its marker gets an ink edge.
+        pale = contrast(to_rgb(colour), to_rgb(PAPER)) < _PALE
+        result[condition.name] = Look(colour, marker, line, INK if pale else colour)
     return result
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(style: Style = REPORT) -> Iterator[None]:
     """Matplotlib's settings for one figure; whatever the user has set elsewhere is ignored."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        cast(Any, mpl.rcParams).update(RC)
+        sizes = {name: size * style.scale for name, size in _SIZES.items()}
+        cast(Any, mpl.rcParams).update(RC | sizes | {"font.family": style.font_family})
         yield
 
 
-def canvas(width: float, height: float) -> Canvas:
+def points(size: float) -> float:
+    """A size of text at `FONT_SIZE`, for the font that is set now."""
+    return size * float(mpl.rcParams["font.size"]) / FONT_SIZE
+
+
+def canvas(width: float, height: float, dpi: float | None = None) -> Canvas:
     """An empty figure without pyplot's global state. Sizes in inches."""
-    figure = Canvas(figsize=(width, height), layout="constrained")
+    figure = Canvas(figsize=(width, height), layout="constrained", dpi=dpi)
     FigureCanvasAgg(figure)
     engine = figure.get_layout_engine()
     assert engine is not None
