@@ -73,7 +73,7 @@ def test_without_answers_of_the_source_nothing_can_be_assessed() -> None:
 
 def study(base: int, e0: int, e3: int, garbled: int = 0) -> Results:
     """Rates of the source in three conditions, and tests that all claim something."""
-    claim = {
+    claim: dict[str, Any] = {
         "p": 0.01,
         "ci95": (0.0, 0.0),
         "effect": 0.05,

@@ -73,7 +73,7 @@ def test_rotation(dtype: torch.dtype) -> None:
     tokens, heads, kv_heads, half = 37, 5, 2, 8
     qkv = draw(tokens, (heads + 2 * kv_heads) * 2 * half, dtype=dtype)
     cos, sin = (draw(tokens, half, dtype=dtype) for _ in range(2))
-    found = kernels.rotate(qkv, cos, sin, heads, kv_heads)
+    found: Any = kernels.rotate(qkv, cos, sin, heads, kv_heads)
     check(found, reference.rotate(qkv, cos, sin, heads, kv_heads), dtype)
     check(
         kernels.rotate_backward(*found, cos, sin),

@@ -253,7 +253,7 @@ def test_no_text_is_cut_or_overlaps(aggregate: Path, narrow: bool) -> None:
         assert_legible(drawing.paint(narrow), drawing.id)
 
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "two columns of a page": {"width": 7.2},
     "one column": {"width": 5.25},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from personaspace import fastlora
 from personaspace.activations.extract import Passage, hidden_states
 from personaspace.errors import UserError
 from personaspace.fastlora import ObstacleCode, obstacles
-from personaspace.models import implementation, lora
+from personaspace.models import lora
 from personaspace.models.implementation import Taken, choose, forecast, forecasts, planned
 from personaspace.study.base_model import SMOLLM2
 from personaspace.study.spec import Experiment, Model, Recipe
@@ -129,5 +130,5 @@ def test_every_part_of_a_study_is_foreseen(a_gpu: None, monkeypatch: pytest.Monk
     narrow = Experiment.model_validate({"coupling": {"recipe": {"targets": ["q_proj"]}}})
     found = {each.field: each.taken for each in forecasts(narrow)}
     assert found == {"training": fused, "coupling.recipe": Taken.REFERENCE, "extraction": fused}
-    monkeypatch.setattr(implementation.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert [each.taken for each in forecasts(spec)] == [None, None, Taken.REFERENCE]
