@@ -11,7 +11,7 @@ from rich.console import Console
 from personaspace.analysis.control import assessed, positive_control
 from personaspace.analysis.control_rows import ControlLimits, ControlReason
 from personaspace.analysis.results import RateRow, Results
-from personaspace.analysis.rows import Row
+from personaspace.analysis.rows import Row, Variant
 from personaspace.report import published_vs_recommended
 from personaspace.report.control import sentence
 from personaspace.report.headline import cautions, details, headline
@@ -80,15 +80,16 @@ def study(base: int, e0: int, e3: int, garbled: int = 0) -> Results:
         "effect_name": "size",
         "family": "behavioral",
     }
+    kinds: list[tuple[Variant, str]] = [
+        ("published", "induction_minus_others"),
+        ("recommended", "induction_minus_others"),
+        ("recommended", "equivalence"),
+    ]
     tests = [
         *(
             Row("H1", variant, condition=name, value=0.1, name=test, warning="It is odd.", **claim)
             for name in ("e0", "e3")
-            for variant, test in (
-                ("published", "induction_minus_others"),
-                ("recommended", "induction_minus_others"),
-                ("recommended", "equivalence"),
-            )
+            for variant, test in kinds
         ),
         Row("H2", "recommended", value=0.2, name="common_set", **claim),
         Row("H3", "recommended", value=-0.9, name="common_set", p_floor=0.1, **claim),

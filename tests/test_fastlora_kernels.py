@@ -75,11 +75,8 @@ def test_rotation(dtype: torch.dtype) -> None:
     cos, sin = (draw(tokens, half, dtype=dtype) for _ in range(2))
     found: Any = kernels.rotate(qkv, cos, sin, heads, kv_heads)
     check(found, reference.rotate(qkv, cos, sin, heads, kv_heads), dtype)
-    check(
-        kernels.rotate_backward(*found, cos, sin),
-        reference.rotate_backward(*found, cos, sin),
-        dtype,
-    )
+    back: tuple[Any, ...] = (*found, cos, sin)
+    check(kernels.rotate_backward(*back), reference.rotate_backward(*back), dtype)
 
 
 @everywhere
