@@ -80,7 +80,7 @@ def study(base: int, e0: int, e3: int, garbled: int = 0) -> Results:
         "effect_name": "size",
         "family": "behavioral",
     }
-    kinds: list[tuple[Variant, str]] = [
+    claimed: list[tuple[Variant, str]] = [
         ("published", "induction_minus_others"),
         ("recommended", "induction_minus_others"),
         ("recommended", "equivalence"),
@@ -89,7 +89,7 @@ def study(base: int, e0: int, e3: int, garbled: int = 0) -> Results:
         *(
             Row("H1", variant, condition=name, value=0.1, name=test, warning="It is odd.", **claim)
             for name in ("e0", "e3")
-            for variant, test in kinds
+            for variant, test in claimed
         ),
         Row("H2", "recommended", value=0.2, name="common_set", **claim),
         Row("H3", "recommended", value=-0.9, name="common_set", p_floor=0.1, **claim),
