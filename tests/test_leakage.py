@@ -394,7 +394,7 @@ def test_h3_on_common_bystanders_and_measured_cosines() -> None:
     row = find(found, "H3", "recommended", name="common_set")
     assert row.value == pytest.approx(-1) and row.p == pytest.approx(2 / 24)
     assert row.ci95 is None and row.effect == pytest.approx(-1.5, abs=0.3)
-    assert "at best 0.083" in (row.note or "")
+    assert "cannot be below 0.083" in (row.note or "")
     other = find(found, "H3", "recommended", name="measured_cosine")
     assert other.value == pytest.approx(-0.8) and other.family is None
     low, high = other.ci95 or (0, 0)
@@ -427,7 +427,7 @@ def test_without_counts_by_question_answers_are_independent_and_rows_say_so() ->
         place = {"name": name} | ({"condition": "e4-villain"} if metric == "H1" else {})
         one, two = (find(found, metric, "recommended", **place) for found in (full, bare))
         assert one.value == pytest.approx(two.value)
-        assert "taken as independent" in (two.warning or "")
+        assert "treated as independent" in (two.warning or "")
         assert one.warning is None
     assert [r.value for r in full if r.variant == "published"] == [
         r.value for r in bare if r.variant == "published"

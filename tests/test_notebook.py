@@ -24,6 +24,5 @@ def test_the_notebook_goes_from_a_store_to_a_figure(
     assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "hero.pdf").stat().st_size > 1000
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("e0-assistant" in output["data"].get("text/plain", "") for output in shown)
-    assert any("image/png" in output["data"] for output in shown)
+    shown = " ".join(str(cell.get("outputs", "")) for cell in notebook.cells)
+    assert "e0-assistant" in shown and "Figure" in shown and "adapter_model.safetensors" in shown

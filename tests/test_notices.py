@@ -95,6 +95,7 @@ def test_validate_and_status_say_it_first(tmp_path: Path) -> None:
     assert [(notice["code"], notice["path"]) for notice in out["notices"]] == [
         ("demonstration-chats", "datasets")
     ]
+    (tmp_path / "store").mkdir()
     status = run.invoke(app, ["status", str(spec), "--store", str(tmp_path / "store")]).stdout
     assert status.startswith("Demonstration data: fine-tuning is 32 steps")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Of the table of rows; everything else is a float.
 _TEXTS = (
     *("metric", "variant", "method", "condition", "family"),
-    *("name", "note", "effect_name", "warning"),
+    *("name", "note", "effect_name", "warning", "status"),
 )
 _INTEGERS = ("layer", "seed", "n")
 
