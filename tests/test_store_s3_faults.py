@@ -73,8 +73,6 @@ def _parts(server: SeaweedS3) -> int:
 KILLED = """
 import sys
 from personaspace.store import open_store
-
-pytestmark = pytest.mark.slow
 with open_store(sys.argv[1]).writer(sys.argv[2]) as writer:
     (writer.folder / "0-first").write_bytes(b"first")
     with (writer.folder / "1-second").open("wb") as file:
