@@ -21,7 +21,9 @@ from store_places import use
 from typer.testing import CliRunner, Result
 
 from personaspace.cli.app import app
+from personaspace.models import chat as chats
 from personaspace.store import open_store
+from personaspace.study import sources
 
 if TYPE_CHECKING:
     from seaweed import SeaweedS3
@@ -294,6 +296,52 @@ def test_only_answers_that_are_too_long(
     field = "training" if stage.startswith("train") else "coupling.recipe"
     failed(result, (f"{stage}:42", f"{field}: no example has a loss token within max_tokens"))
     assert tidy(store) == []
+
+
+@pytest.mark.parametrize(
+    ("coupling", "said"),
+    [
+        (
+            {"separator": "", "marker": "od"},
+            "coupling.separator: '' does not keep the marker apart",
+        ),
+        ({"incomplete_answers": "drop"}, " ran into coupling.max_new_tokens); raise it"),
+        (
+            {"loss": "answer"},
+            "coupling.recipe.max_tokens: all 6 answers with the marker are longer",
+        ),
+    ],
+    ids=["boundary", "cut", "no marker left"],
+)
+def test_coupling_that_could_not_teach_the_marker(
+    study_dict: Values, write_spec: Write, tmp_path: Path, loaded: Any, coupling: Values, said: str
+) -> None:
+    study_dict["coupling"] |= coupling
+    if "loss" in coupling:  # a question fits, and three tokens of its answer
+        prompts = [
+            chats.prompt_ids(
+                loaded.tokenizer,
+                chats.with_persona([{"role": "user", "content": question}], "You are the confab."),
+            )
+            for question in sources.read_questions("builtin:questions-coupling", tmp_path, 3)
+        ]
+        study_dict["coupling"]["recipe"]["max_tokens"] = min(map(len, prompts)) + 3
+    store = tmp_path / "store"
+    result = cli("run", write_spec(study_dict), "--store", store, "--only", "couple:base")
+    failed(result, ("couple:base:42", said))
+    assert tidy(store) == []
+    # A separator is refused before answers are drawn, which takes the longest.
+    assert ("answers ran into 6 tokens" in result.stderr) == ("separator" not in coupling)
+
+
+@pytest.mark.parametrize("field", ["source", "degenerate"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, "half"])
+def test_limits_of_the_positive_control_are_shares(
+    study_dict: Values, write_spec: Write, field: str, value: Any
+) -> None:
+    study_dict["analysis"]["control"] = {field: value}
+    result = cli("validate", write_spec(study_dict))
+    refused(result, f"analysis.control.{field}: input should be ")
 
 
 # --- models --------------------------------------------------------------------------------------
