@@ -47,7 +47,7 @@ test: lint pytest
 pytest: $(READY) helm
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
-## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute)
+## test-fast: what takes no server, no browser, no Helm, no whole study and little time (under three minutes)
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow)" $(PYTEST)
 
