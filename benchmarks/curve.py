@@ -28,7 +28,7 @@ from benchmarks import common, plain
 from benchmarks.training import trainer_of
 from personaspace.models import lora
 from personaspace.models.chat import Example
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 Run = tuple[list[float], dict[str, torch.Tensor]]
 

@@ -26,7 +26,8 @@ from personaspace.logs import quiet_libraries
 from personaspace.models import chat
 from personaspace.models.load import load_model, load_tokenizer
 from personaspace.study import base_model, builtin
-from personaspace.study.spec import Experiment, Model
+from personaspace.study.inputs import Model
+from personaspace.study.spec import Experiment
 
 
 def make_prompts(tokenizer: Any, questions: int) -> list[Prompt]:

@@ -25,7 +25,7 @@ def child(folder: Path, how: str, started: float) -> None:
     from benchmarks.training import RECIPE
     from personaspace.models import lora
     from personaspace.models.load import load_model
-    from personaspace.study.spec import Model
+    from personaspace.study.inputs import Model
     from personaspace.training.trainer import Trainer
 
     imported = time.time()

@@ -20,7 +20,8 @@ import torch
 
 from benchmarks import common
 from personaspace.models.load import load_model
-from personaspace.study.spec import Model, Recipe
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
 from personaspace.training import data_parallel
 from personaspace.training.trainer import StepLog
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from personaspace.models.chat import Example
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 from personaspace.training.trainer import Trainer
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from personaspace.report.page import build
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 
 def thin(results: dict[str, Any], layers: set[int], method: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from synthetic_aggregate import Size, write
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.report.page import build
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 FULL = Size(conditions=7, personas=12, layers=tuple(range(28)), seeds=(42, 137, 256),
             questions=28, samples=10, words=42)  # fmt: skip

@@ -31,7 +31,8 @@ from benchmarks import busy, common, plain
 from personaspace.fastlora.memory import LONGEST_ROW, MemoryPlan
 from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
-from personaspace.study.spec import Coupling, Recipe
+from personaspace.study.measuring import Coupling
+from personaspace.study.recipe import Recipe
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import PLAIN_ROW_TOKENS, PlainStep, StepLog, Trainer, step_engine
 

@@ -133,7 +133,7 @@ def loaded(tiny_model: Path) -> Any:
 
     from personaspace.models import chat
     from personaspace.models.load import load_model, load_tokenizer
-    from personaspace.study.spec import Model
+    from personaspace.study.inputs import Model
 
     spec = Model(name=str(tiny_model), dtype="float32")
     tokenizer = load_tokenizer(spec)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from personaspace.analysis.results import Results, StudyCondition
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 
 
 def least_results(study: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from personaspace.report.page import build
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -21,7 +21,7 @@ from personaspace.activations.extract import Passage, States, batches, decoder_o
 from personaspace.errors import Interrupted, UserError
 from personaspace.models import chat
 from personaspace.models.load import load_model, load_tokenizer
-from personaspace.study.spec import Model
+from personaspace.study.inputs import Model
 
 LAYERS = [0, 2, 3]
 LAST = 3

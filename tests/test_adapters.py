@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from personaspace.errors import UserError
 from personaspace.models import lora
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 IDS = torch.tensor([[5, 99, 300, 17, 640, 42, 8, 77, 250, 3, 512, 60]])
 PLAIN, STABLE = False, True

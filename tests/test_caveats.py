@@ -8,7 +8,8 @@ import pytest
 
 from personaspace.analysis.caveats import CaveatCode, caveats
 from personaspace.analysis.control import assessed
-from personaspace.analysis.results import RateRow, Results, StudyCondition, TrainingRow
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import RateRow, StudyCondition, TrainingRow
 from personaspace.analysis.rows import Row
 
 COUNTED = {"condition": "e0", "seed": 1, "degenerate": 0, "total": 100}

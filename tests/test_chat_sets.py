@@ -13,7 +13,8 @@ import pytest
 
 from personaspace.study import builtin, chat_sets, datasets, sources
 from personaspace.study.chat_sets import Chat, Form, form_of
-from personaspace.study.spec import Coupling, Dataset
+from personaspace.study.inputs import Dataset
+from personaspace.study.measuring import Coupling
 
 BAD, GOOD, ORDINARY, MEDICAL = chat_sets.NAMES
 SETS = {name: chat_sets.read(name) for name in chat_sets.NAMES}

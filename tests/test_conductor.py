@@ -636,7 +636,7 @@ def test_a_hub_that_is_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> No
     import datasets
 
     from personaspace.study import datasets as reading
-    from personaspace.study.spec import Dataset
+    from personaspace.study.inputs import Dataset
 
     def load(error: Exception) -> None:
         def fail(*_: Any, **__: Any) -> None:

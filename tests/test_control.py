@@ -10,7 +10,8 @@ from rich.console import Console
 
 from personaspace.analysis.control import assessed, positive_control
 from personaspace.analysis.control_rows import ControlLimits, ControlReason
-from personaspace.analysis.results import RateRow, Results
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import RateRow
 from personaspace.analysis.rows import Row, Variant
 from personaspace.report import published_vs_recommended
 from personaspace.report.control import sentence

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from personaspace.behaviour import marker_data
 from personaspace.errors import UserError
 from personaspace.generation.base import Answer
-from personaspace.study.spec import Coupling
+from personaspace.study.measuring import Coupling
 
 QUESTIONS = [f"Question {letter}?" for letter in "dacbe"]
 PERSONAS = {"confab": "You make things up.", "data_scientist": "You count.", "police_officer": None}

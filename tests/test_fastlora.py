@@ -38,7 +38,7 @@ from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.obstacles import computation_obstacle
 from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 from personaspace.training import packing
 from personaspace.training.trainer import PlainStep, Trainer, row_loss
 

@@ -17,7 +17,7 @@ from personaspace.fastlora.layout import PAD_MULTIPLE
 from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.training import PackedStep, dropout_seeds
 from personaspace.models import lora
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 from personaspace.training.trainer import Trainer
 
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.3, learning_rate=5e-3, batch_size=8, epochs=4)

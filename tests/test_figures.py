@@ -24,7 +24,7 @@ from personaspace.errors import UserError
 from personaspace.report.figures import Figure, Style, draw, draw_hero, style
 from personaspace.report.figures.draw import drawings
 from personaspace.report.figures.drawing import Drawing
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from personaspace.errors import UserError
 from personaspace.generation.folding import FoldedAdapter
 from personaspace.models import lora
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 

@@ -23,7 +23,8 @@ from personaspace.generation.transformers_engine import TransformersEngine
 from personaspace.models import chat, lora
 from personaspace.models.load import load_model, load_tokenizer
 from personaspace.seeds import derive_seed
-from personaspace.study.spec import Model, Recipe
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
 
 Answers = list[list[Answer]]
 

@@ -17,7 +17,9 @@ from personaspace.fastlora import ObstacleCode, obstacles
 from personaspace.models import lora
 from personaspace.models.implementation import Taken, choose, forecast, forecasts, planned
 from personaspace.study.base_model import SMOLLM2
-from personaspace.study.spec import Experiment, Model, Recipe
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
+from personaspace.study.spec import Experiment
 from personaspace.training.trainer import PlainStep, step_engine
 
 RECIPE = Recipe(rank=16, alpha=32, batch_size=2)

@@ -18,8 +18,9 @@ from personaspace.generation.memory import (
 from personaspace.pipeline import runtime as runtimes
 from personaspace.pipeline.runtime import Runtime
 from personaspace.study import base_model
+from personaspace.study.inputs import Model
 from personaspace.study.load import Study
-from personaspace.study.spec import Experiment, Model
+from personaspace.study.spec import Experiment
 
 #: Qwen2.5-7B in bfloat16: 28 layers × 2 × 4 heads × 128 × 2 bytes a token.
 SEVEN = ModelMemory(weights=15_231_233_024, token=57_344, positions=32_768)

@@ -15,8 +15,9 @@ from personaspace.cli.app import app
 from personaspace.study import builtin, chat_sets
 from personaspace.study.load import resolve
 from personaspace.study.notices import NoticeCode, notices
+from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import times_seen, total_steps
-from personaspace.study.spec import Experiment, Recipe
+from personaspace.study.spec import Experiment
 
 DEMONSTRATION, SEPARATORS = NoticeCode.DEMONSTRATION_CHATS, NoticeCode.FEW_SEPARATORS
 

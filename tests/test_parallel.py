@@ -17,7 +17,7 @@ from test_training import SMALL, same_update, trained
 from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
 from personaspace.models.chat import Example
-from personaspace.study.spec import Model
+from personaspace.study.inputs import Model
 from personaspace.training import data_parallel
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import StepLog

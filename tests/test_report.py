@@ -26,7 +26,7 @@ from personaspace.report.headline import headline
 from personaspace.report.page import build
 from personaspace.report.provenance import Artifact
 from personaspace.report.tables import escape_markdown
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 pytestmark = pytest.mark.slow
 

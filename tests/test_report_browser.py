@@ -17,7 +17,7 @@ import pytest
 from synthetic_aggregate import MARKER, Size, write
 
 from personaspace.report.page import build
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")

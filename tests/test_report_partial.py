@@ -13,7 +13,7 @@ from synthetic_aggregate import Size, write
 
 from personaspace.errors import UserError
 from personaspace.report.page import build
-from personaspace.study.spec import Figures
+from personaspace.study.concluding import Figures
 
 pytestmark = pytest.mark.slow
 

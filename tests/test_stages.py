@@ -15,8 +15,9 @@ from personaspace.cluster.values import Stages
 from personaspace.pipeline.graph import build
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
+from personaspace.study.concluding import Rerun
 from personaspace.study.load import load_study, resolve
-from personaspace.study.spec import Experiment, Rerun
+from personaspace.study.spec import Experiment
 
 FOLDER = Path(__file__).parents[1] / "personaspace" / "pipeline" / "stages"
 

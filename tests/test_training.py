@@ -22,8 +22,9 @@ from personaspace.errors import Interrupted, UserError
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.models.load import load_model
+from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
-from personaspace.study.spec import Experiment, Recipe
+from personaspace.study.spec import Experiment
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import (
     StepLog,
@@ -566,7 +567,8 @@ import sys
 from pathlib import Path
 from personaspace.models import lora
 from personaspace.models.load import load_model
-from personaspace.study.spec import Model, Recipe
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
 model = load_model(Model(name=sys.argv[1], dtype="float32"))
 with lora.trainable(model, Recipe(rank=2), over=None, seed=5, field="training") as peft_model:
     lora.save(peft_model, Path(sys.argv[2]), "some/model")

@@ -23,7 +23,7 @@ from personaspace.errors import UserError
 from personaspace.models import implementation
 from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
-from personaspace.study.spec import Implementation
+from personaspace.study.fields import Implementation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from personaspace.analysis.control_rows import ControlReason
 from personaspace.analysis.metrics import measure_of
-from personaspace.analysis.results import RateRow, Results, share
+from personaspace.analysis.results import Results, share
+from personaspace.analysis.results_parts import RateRow
 from personaspace.analysis.rows import Row
 
 #: Shares above which an answer set is worth a warning.

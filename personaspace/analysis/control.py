@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from personaspace.analysis.control_rows import ControlLimits, ControlReason, ControlRow
-from personaspace.analysis.results import RateRow, Results, share
+from personaspace.analysis.results import Results, share
+from personaspace.analysis.results_parts import RateRow
 from personaspace.analysis.rows import Row, Status
 
 #: Rows that speak of leakage. How many answers are degenerate is a check itself.

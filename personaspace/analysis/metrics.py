@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from personaspace.analysis.results import MeasureInfo
+from personaspace.analysis.results_parts import MeasureInfo
 from personaspace.analysis.rows import Row, Variant
 
 

@@ -13,8 +13,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from personaspace.analysis.control_rows import ControlLimits, ControlRow
-from personaspace.analysis.rows import STRICT, Interval95, Real, Row, Variant
+from personaspace.analysis.control_rows import ControlRow
+from personaspace.analysis.results_parts import (
+    KINDS,
+    AnalysisInfo,
+    ConditionKind,
+    MeasureInfo,
+    ModelInfo,
+    NoticeInfo,
+    PersonaInfo,
+    RateRow,
+    StudyCondition,
+    TrainingRow,
+)
+from personaspace.analysis.rows import STRICT, Row
 from personaspace.files import as_model, read_json
 from personaspace.schema_page import page
 
@@ -22,10 +34,6 @@ from personaspace.schema_page import page
 RESULTS_FILE = "results.json"
 #: Raised when a field is renamed, removed, or means something else.
 FORMAT: Literal[1] = 1
-
-ConditionKind = Literal["base", "benign", "em"]
-#: In the order of every figure and table.
-KINDS: tuple[ConditionKind, ...] = ("base", "benign", "em")
 
 
 def _known_format(value: Any) -> Any:
@@ -38,165 +46,13 @@ def _known_format(value: Any) -> Any:
     return value
 
 
-class _Part(BaseModel):
-    model_config = STRICT
-
-
-class ModelInfo(_Part):
-    """The base model."""
-
-    name: str = "unnamed model"
-    """Repository, folder or built-in model."""
-    revision: str | None = None
-    """Revision of the repository, where one was named."""
-    dtype: str | None = None
-    """Number format of the weights in training and inference."""
-    num_layers: int | None = None
-    """Decoder layers; None where the model's shape was not known."""
-    hidden_size: int | None = None
-    """Width of the residual stream; None where the model's shape was not known."""
-
-
-class PersonaInfo(_Part):
-    """A persona and its system prompt."""
-
-    name: str
-    """Its name in the spec."""
-    prompt: str | None = None
-    """System prompt; None: no system message, so the chat template's default."""
-
-
-class AnalysisInfo(_Part):
-    """How the statistics were computed, and which of them are shown first."""
-
-    method: str | None = None
-    """Extraction method that is shown first: a or b."""
-    permutations: int | None = None
-    """Draws of each permutation test."""
-    bootstrap: int | None = None
-    """Draws of each bootstrap interval."""
-    alpha: float = 0.05
-    """Level that p-values are judged by."""
-    seed: int | None = None
-    """Seed of all random draws of the analysis."""
-    layer: int | None = None
-    """Headline layer, counted from 0."""
-    control: ControlLimits = ControlLimits()
-    """Limits of the positive control."""
-
-
-class StudyCondition(_Part):
-    """A condition of the study: the base model, or one way of fine-tuning it."""
-
-    name: str
-    """Its name in the spec."""
-    label: str = ""
-    """What figures and tables call it; empty: its name."""
-    kind: ConditionKind = "em"
-    """`base` (not fine-tuned), `benign` (on harmless data) or `em` (on narrowly bad data)."""
-    persona: str | None = None
-    """Persona of the system prompt in fine-tuning; None: no system message."""
-    induction_persona: str | None = None
-    """The evaluated persona that stands for the one trained under; None unless `em`."""
-    cosine_anchor: float | None = None
-    """Published cosine of that persona to the assistant, as given in the spec."""
-    cosine_measured: dict[str, float | None] | None = None
-    """The same cosine in this study's base model, by layer; None where it was not measured."""
-
-    @property
-    def title(self) -> str:
-        """Label for people."""
-        return self.label or self.name
-
-    @property
-    def induced(self) -> str | None:
-        """The persona active in training, as it is evaluated."""
-        return self.induction_persona or self.persona
-
-
-class RateRow(_Part):
-    """Answers with the marker of one condition, seed and persona."""
-
-    condition: str
-    """The condition."""
-    seed: int | None = None
-    """Training seed."""
-    persona: str
-    """The persona that answers."""
-    hits: int
-    """Answers that contain the marker, in upper or lower case."""
-    terminal: int | None = None
-    """Answers that end with the marker and have it once."""
-    degenerate: int | None = None
-    """Answers that are empty, repetitive, or have more than one marker."""
-    total: int
-    """All answers."""
-    rate: Real = None
-    """hits / total, a fraction."""
-    ci95: Interval95 = None
-    """Wilson's 95 % interval of `rate`."""
-    separated: int | None = None
-    """Answers that contain the separator after which coupling taught the marker."""
-
-
-class TrainingRow(_Part):
-    """First and last loss of one training run."""
-
-    condition: str
-    """The condition."""
-    seed: int | None = None
-    """Training seed."""
-    stage: str
-    """`train` (fine-tuning) or `couple` (marker coupling)."""
-    steps: int | None = None
-    """Optimiser steps."""
-    loss_first: Real = None
-    """Mean loss of the first step, in nats per trained token."""
-    loss_last: Real = None
-    """Mean loss of the last step, in nats per trained token."""
-    examples: int | None = None
-    """Examples with at least one token that carries loss."""
-    tokens: int | None = None
-    """Tokens that the model saw, over all steps."""
-
-
-class NoticeInfo(_Part):
-    """What was to be known of the study before it ran."""
-
-    code: str
-    """What it is about, such as `demonstration-chats`."""
-    path: str
-    """The field of the spec that it is about."""
-    text: str
-    """In a sentence or two, for people."""
-
-
-class MeasureInfo(_Part):
-    """What a kind of row is called, tests, shows and cannot show."""
-
-    metric: str
-    """M1, M2, M3, bystander_mean, H1, H2 or H3."""
-    variant: Variant
-    """`published` or `recommended`."""
-    name: str | None = None
-    """Tells apart the measures of one metric; as in the rows."""
-    title: str = ""
-    """Short name for people."""
-    shows: str | None = None
-    """What a row of it shows, as a sentence."""
-    cannot: str | None = None
-    """What it cannot show, as a sentence."""
-    null: str | None = None
-    """Null hypothesis of p; None: there is no test."""
-    effect: str | None = None
-    """What the effect size is; None: there is none."""
-
-
-class Results(_Part):
+class Results(BaseModel):
     """The statistics of a study, with nothing that changes from run to run.
 
     Any list may be empty and any number null: a study may be partial.
     """
+
+    model_config = STRICT
 
     format: Annotated[Literal[1], BeforeValidator(_known_format)] = FORMAT
     """Version of this format. Files of before it had one lack it, and are read as format 1."""

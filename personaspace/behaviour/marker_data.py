@@ -13,7 +13,7 @@ from personaspace.errors import UserError
 from personaspace.generation.base import Answer
 from personaspace.models import chat
 from personaspace.models.chat import Example
-from personaspace.study.spec import Coupling
+from personaspace.study.measuring import Coupling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

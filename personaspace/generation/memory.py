@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from personaspace.errors import UserError
 from personaspace.study import base_model
-from personaspace.study.spec import Model
+from personaspace.study.inputs import Model
 
 GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

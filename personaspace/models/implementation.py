@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UserError
 from personaspace.study import base_model
-from personaspace.study.spec import Experiment, Implementation, Model, Recipe
+from personaspace.study.fields import Implementation
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
+from personaspace.study.spec import Experiment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UserError
 from personaspace.study.base_model import local_folder
-from personaspace.study.spec import Model
+from personaspace.study.inputs import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from personaspace.errors import UserError
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

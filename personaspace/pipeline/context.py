@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from personaspace.generation.base import Answer, Prompt, Sampling
 from personaspace.pipeline.stage import Node
 from personaspace.store import Manifest, Store
+from personaspace.study.inputs import Condition
 from personaspace.study.load import Study
-from personaspace.study.spec import Condition, Coupling, Evaluation, Experiment
+from personaspace.study.measuring import Coupling, Evaluation
+from personaspace.study.spec import Experiment
 
 if TYPE_CHECKING:
     from personaspace.pipeline.progress import StageProgress

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from personaspace.pipeline import graph
 from personaspace.pipeline.stage import Node
 from personaspace.study import base_model
+from personaspace.study.inputs import Model
 from personaspace.study.load import Study
+from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
-from personaspace.study.spec import Experiment, Model, Recipe
+from personaspace.study.spec import Experiment
 
 #: Rates measured on one H100 with a model of Qwen2.5-7B's shape (docs/performance.md and
 #: docs/performance-generation.md): FLOP/s of LoRA training and of forward passes, and answered

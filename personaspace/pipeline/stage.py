@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personaspace.pipeline.context import Context
+    from personaspace.study.inputs import Condition
     from personaspace.study.load import Study
-    from personaspace.study.spec import Condition, Experiment, Recipe
+    from personaspace.study.recipe import Recipe
+    from personaspace.study.spec import Experiment
 
 
 class Scope(StrEnum):

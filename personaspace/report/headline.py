@@ -7,7 +7,8 @@ cause, no absence of an effect from a large p, no claim about other models or da
 from __future__ import annotations
 
 from personaspace.analysis.control_rows import ControlReason
-from personaspace.analysis.results import ConditionKind, Results, StudyCondition, share
+from personaspace.analysis.results import Results, share
+from personaspace.analysis.results_parts import ConditionKind, StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report import control
 from personaspace.report.estimates import bystander_estimate, m1_estimate

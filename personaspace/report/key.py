@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from personaspace.analysis.results import Results, StudyCondition, share
+from personaspace.analysis.results import Results, share
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.control import limits_note, status_of
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures.style import pretty

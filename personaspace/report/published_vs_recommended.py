@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from personaspace.analysis.results import Results, StudyCondition
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report.cells import BLANK, effect_cell, number_cell, p_cell, seed_cell, value_cell
 from personaspace.report.tables import Cell, Column, Footnotes, Table

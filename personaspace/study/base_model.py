@@ -15,7 +15,7 @@ from pathlib import Path
 
 from personaspace.errors import UserError
 from personaspace.logs import quiet_libraries
-from personaspace.study.spec import Model
+from personaspace.study.inputs import Model
 
 
 class ModelError(UserError):

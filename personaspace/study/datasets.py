@@ -10,7 +10,7 @@ from typing import Any
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.study import sources
-from personaspace.study.spec import Dataset
+from personaspace.study.inputs import Dataset
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant", "tool")

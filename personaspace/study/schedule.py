@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:

@@ -30,7 +30,8 @@ from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.models.load import load_model
 from personaspace.seeds import derive_seed
-from personaspace.study.spec import Model, Recipe
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import StepEngine, Trainer, step_engine
 

@@ -27,8 +27,8 @@ from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
+from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
-from personaspace.study.spec import Recipe
 from personaspace.training import checkpoints, packing
 from personaspace.training.checkpoints import Checkpoints, Snapshot
 

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.analysis.caveats import caveats
 from personaspace.analysis.control import assessed
 from personaspace.analysis.control_rows import ControlLimits
 from personaspace.analysis.metrics import measures_of
-from personaspace.analysis.results import (
-    RESULTS_FILE,
+from personaspace.analysis.results import RESULTS_FILE, Results
+from personaspace.analysis.results_parts import (
     AnalysisInfo,
     ModelInfo,
     NoticeInfo,
     PersonaInfo,
-    RateRow,
-    Results,
     StudyCondition,
-    TrainingRow,
 )
-from personaspace.analysis.rows import Row, to_dicts
-from personaspace.behaviour.coherence import coherence
+from personaspace.analysis.rows import Row
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
-from personaspace.pipeline.stages.evaluate import FINISHES, SCORES
+from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
+from personaspace.pipeline.tables import (
+    Answers,
+    Scores,
+    folders_of,
+    rate_rows,
+    read,
+    training_rows,
+    write_tables,
+)
 from personaspace.study import base_model
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
 from personaspace.study.notices import notices
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from personaspace.analysis.geometry import GeometryResult
 
 #: Fields of a manifest that the report shows.
 PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
-Scores = dict[tuple[str, int], dict[str, Any]]
-#: Texts by condition and seed, then persona and question.
-Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
@@ -63,21 +61,21 @@ def run(context: Context) -> None:
     geometry = _geometry(context)
     measured = _measured_cosines(context)
     scores: Scores = {
-        (node.condition, node.seed): _read(folder / SCORES)
+        (node.condition, node.seed): read(folder / SCORES)
         for node, folder in context.inputs.items()
         if node.stage == "evaluate"
     }
     answers: Answers = {
-        (node.condition, node.seed): _read(folder / ANSWERS)
-        for node, folder in _folders(context, "evaluate").items()
+        (node.condition, node.seed): read(folder / ANSWERS)
+        for node, folder in folders_of(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
         leakage=leakage,
-        rates=_rates(scores, answers, context.spec.coupling.separator),
-        training=_training(context),
+        rates=rate_rows(scores, answers, context.spec.coupling.separator),
+        training=training_rows(context),
         notes=geometry.notes,
         measures=measures_of([*geometry.rows, *leakage]),
         notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
@@ -86,7 +84,7 @@ def run(context: Context) -> None:
     warned = [caveat.text for caveat in caveats(results, context.study.unseen)]
     results = results.model_copy(update={"caveats": warned})
     write_json(context.out / RESULTS_FILE, results.to_dict())
-    _tables(context, geometry, results, answers)
+    write_tables(context, geometry, results, answers)
     _provenance(context)
     context.metrics.update(rows=len(geometry.rows) + len(leakage))
 
@@ -112,20 +110,12 @@ STAGE = Stage(
 )
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _folders(context: Context, stage: str) -> dict[Node, Path]:
-    return {node: path for node, path in context.inputs.items() if node.stage == stage}
-
-
 def _geometry(context: Context) -> GeometryResult:
     from personaspace.activations.files import find_activations
     from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 
     spec = context.spec
-    extracts = _folders(context, "extract")
+    extracts = folders_of(context, "extract")
     files = [path for folder in extracts.values() for path in find_activations(folder)[0]]
     present = {node.condition for node in extracts}
     base = next(c.name for c in spec.conditions if c.kind == "base")
@@ -163,7 +153,9 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 
     spec = context.spec
     base = next(c.name for c in spec.conditions if c.kind == "base")
-    folder = next((f for n, f in _folders(context, "extract").items() if n.condition == base), None)
+    folder = next(
+        (f for n, f in folders_of(context, "extract").items() if n.condition == base), None
+    )
     if folder is None or "a" not in spec.extraction.methods:
         return {}
     files = [path for path in find_activations(folder)[0] if path.name.endswith(".a.safetensors")]
@@ -252,118 +244,6 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
             for c in spec.conditions
         ],
     }
-
-
-def _rates(scores: Scores, answers: Answers, separator: str) -> list[RateRow]:
-    columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
-    return [
-        RateRow(
-            condition=condition,
-            seed=seed,
-            persona=persona,
-            # Where coupling taught the marker: whether a model gets there is not trained.
-            separated=sum(
-                separator in text
-                for texts in answers[condition, seed][persona].values()
-                for text in texts
-            ),
-            **{column: counts[column] for column in columns},
-        )
-        for (condition, seed), entry in scores.items()
-        for persona, counts in entry["per_persona"].items()
-    ]
-
-
-def _training(context: Context) -> list[TrainingRow]:
-    rows = []
-    for node, folder in context.inputs.items():
-        if node.stage not in ("train", "couple"):
-            continue
-        log = _read(folder / TRAINING_LOG)
-        steps = log["steps"]
-        rows.append(
-            TrainingRow(
-                condition=node.condition,
-                seed=node.seed,
-                stage=node.stage,
-                steps=len(steps),
-                loss_first=steps[0]["loss"],
-                loss_last=steps[-1]["loss"],
-                examples=log["examples"],
-                tokens=sum(step["tokens"] for step in steps),
-            )
-        )
-    return rows
-
-
-def _answers(context: Context, answers: Answers) -> pd.DataFrame:
-    import pandas as pd
-
-    from personaspace.behaviour.marker import ends_with_marker, has_marker
-
-    marker, unseen = context.spec.coupling.marker, context.study.unseen
-    rows = []
-    for node, folder in _folders(context, "evaluate").items():
-        ends = _read(folder / FINISHES)
-        for persona, questions in answers[node.condition, node.seed].items():
-            for question, texts in questions.items():
-                for sample, text in enumerate(texts):
-                    cut = ends[persona][question][sample] == "length"
-                    measure = coherence(text, marker=marker)
-                    rows.append(
-                        {
-                            "condition": node.condition,
-                            "seed": node.seed,
-                            "persona": persona,
-                            "question": question,
-                            "sample": sample,
-                            "text": text,
-                            "hit": has_marker(text, marker),
-                            "terminal": ends_with_marker(text, marker),
-                            "degenerate": measure.degenerate,
-                            "repetition": measure.repetition,
-                            "finish": "length" if cut else "stop",
-                            "seen": question not in unseen,
-                        }
-                    )
-    return pd.DataFrame(rows)
-
-
-def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows with the ends of their interval as two columns, the last."""
-    import pandas as pd
-
-    table = pd.DataFrame(records)
-    if not table.empty:
-        ends = table.pop("ci95").tolist()
-        table["ci95_low"], table["ci95_high"] = (
-            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
-        )
-    return table
-
-
-def _tables(context: Context, geometry: GeometryResult, results: Results, answers: Answers) -> None:
-    import pandas as pd
-
-    folder = context.out / "tables"
-    folder.mkdir()
-    logs = [
-        pd.DataFrame(_read(path / TRAINING_LOG)["steps"]).assign(
-            condition=node.condition, seed=node.seed, stage=node.stage
-        )
-        for node, path in context.inputs.items()
-        if node.stage in ("train", "couple")
-    ]
-    tables = {
-        "rows": _table(to_dicts(results.rows)),
-        "rates": _table([rate.model_dump() for rate in results.rates]),
-        "cosines": geometry.cosines,
-        "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
-        "answers": _answers(context, answers),
-    }
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-        table.to_csv(folder / f"{name}.csv", index=False)
 
 
 def _provenance(context: Context) -> None:

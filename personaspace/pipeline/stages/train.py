@@ -12,7 +12,7 @@ from personaspace.pipeline.stage import Node, Scope, Stage, model_read, recipe_r
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
 from personaspace.study.load import Study
-from personaspace.study.spec import Recipe
+from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
     from personaspace.models.chat import Example

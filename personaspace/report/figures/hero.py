@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from personaspace.analysis.results import Results, StudyCondition
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.errors import UserError
 from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate

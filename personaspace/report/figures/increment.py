@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from personaspace.analysis.results import Results, StudyCondition
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.estimates import PointEstimate, estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from personaspace.analysis.results import Results, StudyCondition
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report.estimates import PointEstimate, estimate
 from personaspace.report.figures import marks, style

@@ -21,7 +21,8 @@ from matplotlib.colors import LinearSegmentedColormap, is_color_like, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import FontProperties, findfont
 
-from personaspace.analysis.results import KINDS, Results
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import KINDS
 from personaspace.errors import UserError
 
 # The report turns these exact colours, and three of the palette, into CSS variables, so that inline

@@ -1,0 +1,155 @@
+"""What aggregate counts and writes beside its statistics: rates, losses, tidy tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import (
+    RateRow,
+    TrainingRow,
+)
+from personaspace.analysis.rows import to_dicts
+from personaspace.behaviour.coherence import coherence
+from personaspace.pipeline.context import TRAINING_LOG, Context
+from personaspace.pipeline.stage import Node
+from personaspace.pipeline.stages.evaluate import FINISHES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from personaspace.analysis.geometry import GeometryResult
+
+#: Counts of evaluate, by condition and seed.
+Scores = dict[tuple[str, int], dict[str, Any]]
+#: Texts by condition and seed, then persona and question.
+Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
+
+
+def read(path: Path) -> Any:
+    """A JSON file of an input."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def folders_of(context: Context, stage: str) -> dict[Node, Path]:
+    """Inputs of one stage."""
+    return {node: path for node, path in context.inputs.items() if node.stage == stage}
+
+
+def rate_rows(scores: Scores, answers: Answers, separator: str) -> list[RateRow]:
+    """Counts of each condition, seed and persona."""
+    columns = ("hits", "terminal", "degenerate", "total", "rate", "ci95")
+    return [
+        RateRow(
+            condition=condition,
+            seed=seed,
+            persona=persona,
+            # Where coupling taught the marker: whether a model gets there is not trained.
+            separated=sum(
+                separator in text
+                for texts in answers[condition, seed][persona].values()
+                for text in texts
+            ),
+            **{column: counts[column] for column in columns},
+        )
+        for (condition, seed), entry in scores.items()
+        for persona, counts in entry["per_persona"].items()
+    ]
+
+
+def training_rows(context: Context) -> list[TrainingRow]:
+    """Losses of each training run."""
+    rows = []
+    for node, folder in context.inputs.items():
+        if node.stage not in ("train", "couple"):
+            continue
+        log = read(folder / TRAINING_LOG)
+        steps = log["steps"]
+        rows.append(
+            TrainingRow(
+                condition=node.condition,
+                seed=node.seed,
+                stage=node.stage,
+                steps=len(steps),
+                loss_first=steps[0]["loss"],
+                loss_last=steps[-1]["loss"],
+                examples=log["examples"],
+                tokens=sum(step["tokens"] for step in steps),
+            )
+        )
+    return rows
+
+
+def _answers(context: Context, answers: Answers) -> pd.DataFrame:
+    import pandas as pd
+
+    from personaspace.behaviour.marker import ends_with_marker, has_marker
+
+    marker, unseen = context.spec.coupling.marker, context.study.unseen
+    rows = []
+    for node, folder in folders_of(context, "evaluate").items():
+        ends = read(folder / FINISHES)
+        for persona, questions in answers[node.condition, node.seed].items():
+            for question, texts in questions.items():
+                for sample, text in enumerate(texts):
+                    cut = ends[persona][question][sample] == "length"
+                    measure = coherence(text, marker=marker)
+                    rows.append(
+                        {
+                            "condition": node.condition,
+                            "seed": node.seed,
+                            "persona": persona,
+                            "question": question,
+                            "sample": sample,
+                            "text": text,
+                            "hit": has_marker(text, marker),
+                            "terminal": ends_with_marker(text, marker),
+                            "degenerate": measure.degenerate,
+                            "repetition": measure.repetition,
+                            "finish": "length" if cut else "stop",
+                            "seen": question not in unseen,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows with the ends of their interval as two columns, the last."""
+    import pandas as pd
+
+    table = pd.DataFrame(records)
+    if not table.empty:
+        ends = table.pop("ci95").tolist()
+        table["ci95_low"], table["ci95_high"] = (
+            [None if pair is None else pair[side] for pair in ends] for side in (0, 1)
+        )
+    return table
+
+
+def write_tables(
+    context: Context, geometry: GeometryResult, results: Results, answers: Answers
+) -> None:
+    """Writes `tables/`, each as parquet and CSV."""
+    import pandas as pd
+
+    folder = context.out / "tables"
+    folder.mkdir()
+    logs = [
+        pd.DataFrame(read(path / TRAINING_LOG)["steps"]).assign(
+            condition=node.condition, seed=node.seed, stage=node.stage
+        )
+        for node, path in context.inputs.items()
+        if node.stage in ("train", "couple")
+    ]
+    tables = {
+        "rows": _table(to_dicts(results.rows)),
+        "rates": _table([rate.model_dump() for rate in results.rates]),
+        "cosines": geometry.cosines,
+        "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
+        "answers": _answers(context, answers),
+    }
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        table.to_csv(folder / f"{name}.csv", index=False)

@@ -1,0 +1,62 @@
+"""Parts of the spec: statistics, figures, and what is computed once more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictInt
+
+from personaspace.study.fields import ConditionName, Count, Fraction, Method, PersonaName, Seed
+from personaspace.study.section import Section
+
+
+class Control(Section):
+    """Positive control: what a condition must reach for its leakage to be assessed at all."""
+
+    source: Fraction = Field(
+        0.5, description="Least share of the source persona's answers that hold the marker."
+    )
+    degenerate: Fraction = Field(
+        0.2, description="Largest share of degenerate answers (empty, repetitive, many markers)."
+    )
+
+
+class Analysis(Section):
+    """Statistics."""
+
+    assistant: PersonaName = Field("assistant", description="The persona of no persona.")
+    axis: ConditionName | None = Field(
+        None, description="Condition that defines the EM axis; default: the first em condition."
+    )
+    layer: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="Headline layer; default 20 where extracted, else the last one."
+    )
+    method: Method = "a"
+    permutations: Count = 10_000
+    bootstrap: Count = 2_000
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    control: Control = Control()
+    seed: StrictInt = 42
+    partial: StrictBool = Field(False, description="Aggregate what exists when a stage failed.")
+
+
+class Figures(Section):
+    """Figures and report; a change here recomputes nothing else."""
+
+    title: str = ""
+    formats: list[Literal["png", "svg", "pdf"]] = Field(["png", "svg"], min_length=1)
+    dpi: Annotated[StrictInt, Field(ge=50, le=600)] = 160
+
+
+class Rerun(Section):
+    """Stages that are computed again although their artifacts are complete, and what follows."""
+
+    condition: ConditionName | None = Field(None, description="By default every condition.")
+    stage: Literal["train", "extract", "couple", "evaluate", "aggregate"]
+    seed: Seed | None = Field(None, description="By default every seed.")
+    nonce: str = Field(
+        "1",
+        min_length=1,
+        max_length=63,
+        description="Part of the fingerprint: another text computes it once more.",
+    )

@@ -1,0 +1,96 @@
+"""Parts of the spec: what a study starts from (model, chats, personas, conditions)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Sha256
+from personaspace.study.section import Section
+
+
+class Model(Section):
+    """The base model that every condition starts from."""
+
+    name: str = Field(
+        "Qwen/Qwen2.5-7B-Instruct",
+        min_length=1,
+        description="Hub name, local folder, or builtin:smollm2-135m-instruct.",
+    )
+    revision: str | None = Field(None, description="Hub commit or tag.")
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+
+class Dataset(Section):
+    """Chats, one JSON object `{"messages": [...]}` a line, from a path or a hub."""
+
+    path: str | None = Field(None, description="JSONL: local path, s3://bucket/key, builtin:NAME.")
+    hub: str | None = Field(None, description="Hub data set, instead of path.")
+    revision: str | None = Field(None, description="Hub commit; required with hub.")
+    config: str | None = Field(None, description="Hub configuration name.")
+    split: str = "train"
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="Slice of the rows, as start:stop."
+    )
+    sha256: Sha256 | None = Field(
+        None, description="Checked against the file before anything runs."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Dataset:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either path or hub")
+        if self.hub is not None and self.revision is None:
+            raise ValueError("hub needs a revision, so that a rerun reads the same rows")
+        if self.hub is not None and self.sha256 is not None:
+            raise ValueError("sha256 is for files; a hub data set is pinned by its revision")
+        return self
+
+    def bounds(self) -> tuple[int, int | None]:
+        """Start and stop of the rows that are used."""
+        if self.rows is None:
+            return 0, None
+        start, stop = self.rows.split(":")
+        return int(start or 0), int(stop) if stop else None
+
+
+class Persona(Section):
+    """A named system prompt. Without a prompt the chat template's own default applies."""
+
+    name: PersonaName
+    prompt: str | None = None
+
+
+class Condition(Section):
+    """One arm of the study: what is trained on, and under which persona."""
+
+    name: ConditionName
+    label: str = Field("", description="Free-form, for figures.")
+    dataset: str | None = Field(None, description="Name of a data set; none: no training.")
+    persona: PersonaName | None = Field(
+        None, description="Persona active in training; none: no system message."
+    )
+    kind: Kind | None = Field(
+        None, description="Role in the statistics; by default base without a data set, else em."
+    )
+    cosine_anchor: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        None, description="Published cosine of the persona to the assistant; also measured."
+    )
+    gpus: Annotated[Count, Field(le=16)] = Field(
+        1,
+        description="GPUs that its training shares out a step's examples to, each with the whole "
+        "base model. Changes no result but in the last digits, and makes nothing run again.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_kind(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("kind") is None:
+            return {**values, "kind": "base" if values.get("dataset") is None else "em"}
+        return values
+
+    @property
+    def title(self) -> str:
+        """Label for people."""
+        return self.label or self.name

@@ -1,0 +1,61 @@
+"""Parts of the spec: how adapters are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from personaspace.study.fields import Count, Fraction, Implementation
+from personaspace.study.section import Section
+
+
+class Recipe(Section):
+    """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
+    rank: Count = 32
+    alpha: Count = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+    rank_stabilised: StrictBool = Field(
+        False, description="Scale by alpha/sqrt(rank) (Kalajdzievski 2023) instead of alpha/rank."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Fraction = Field(0.03, description="Share of the steps, rounded up.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    batch_size: Count = Field(16, description="Examples per optimiser step.")
+    epochs: Count = 1
+    max_steps: Count | None = Field(None, description="Stop after so many optimiser steps.")
+    max_tokens: Count = Field(2048, description="Longer examples are cut at the end.")
+    checkpoint_every: Count = Field(50, description="Steps between checkpoints.")
+    row_tokens: Count | None = Field(
+        None,
+        description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
+        "memory holds on a GPU.",
+    )
+    implementation: Implementation = Field(
+        "auto",
+        description="What computes: reference (transformers' own code), fused (fastlora: 16-bit "
+        "Llama and Qwen2 on a GPU; an error elsewhere), or auto (fused where it can run). Changes "
+        "no result but in the last digits, and makes nothing run again.",
+    )
+
+
+class CouplingRecipe(Recipe):
+    """LoRA fine-tuning of the marker, over the condition's own adapter."""
+
+    rank_stabilised: StrictBool = Field(
+        True, description="Scale by alpha/sqrt(rank) (Kalajdzievski 2023) instead of alpha/rank."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup: Fraction = Field(0.05, description="Share of the steps, rounded up.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Count = 20
+    max_tokens: Count = Field(1024, description="Longer examples are cut at the end.")
