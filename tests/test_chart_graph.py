@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
         "seeds": [1, 2],
     },
     "partial": {"analysis": {"partial": True}},
+    "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
 }
 
 
@@ -98,7 +99,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself() -> None:
             for condition in spec.conditions:
                 node = stage.node(spec, condition, seed)
                 if node is not None:
-                    theirs = (STAGES[n.stage].node(spec, condition, seed) for n in stage.needs)
+                    theirs = (STAGES[n.stage].node(spec, condition, seed) for n in stage.needs_of(spec))
                     wanted[node.id] = [need.id for need in theirs if need is not None]
         found = {
             nodes_of(job)[0]: job["metadata"]["annotations"]["personaspace.dev/needs"]
@@ -109,7 +110,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself() -> None:
 
 
 @pytest.mark.parametrize("fuse", [False, True])
-@pytest.mark.parametrize("case", ["tiny-seeds", "one-trained", "odd"])
+@pytest.mark.parametrize("case", ["tiny-seeds", "one-trained", "coupled-first", "odd"])
 def test_a_job_reads_all_it_needs_and_nothing_else(case: str, fuse: bool, tmp_path: Path) -> None:
     """From its own part of the study a pod comes to the fingerprints of the whole study."""
     values = CASES.get(case) or {

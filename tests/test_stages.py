@@ -29,7 +29,7 @@ def test_every_stage_is_the_one_of_its_file_and_comes_after_what_it_needs() -> N
     for name, stage in STAGES.items():
         assert name == stage.name
         assert sys.modules[stage.run.__module__].__name__.endswith(f".stages.{name}")
-        assert {need.stage for need in stage.needs} <= seen, name
+        assert {need.stage for need in stage.needs_of(Experiment())} <= seen, name
         if stage.scope is Scope.CONDITION:
             assert all(STAGES[need.stage].scope is Scope.CONDITION for need in stage.needs)
         seen.add(name)

@@ -53,6 +53,12 @@ class _Provenance(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     artifacts: list[_Artifact]
+    spec: dict[str, Any] = {}
+
+    @property
+    def coupled_first(self) -> bool:
+        """Whether the marker was coupled before fine-tuning."""
+        return bool(self.spec.get("coupling", {}).get("order") == "before")
 
 
 @dataclass(frozen=True)
@@ -259,8 +265,9 @@ class StudyResults:
         Args:
             condition: Its name.
             seed: Training seed; None where the study has one.
-            coupled: The model after coupling (fine-tuning and coupling in one adapter) instead of
-                the fine-tuned one.
+            coupled: The model that answered in the evaluation (fine-tuning and coupling in one
+                adapter), instead of the fine-tuned one. Where coupling came before fine-tuning, the
+                latter alone is no model of the study.
 
         Raises:
             UserError: The condition has none, or there is no store to take it from.
@@ -269,12 +276,16 @@ class StudyResults:
 
         if not coupled:
             return self._fetch(self._find("train", condition, seed)) / "adapter"
-        couple = self._find("couple", condition, seed)
-        folder = self._fetch(couple)
-        if (folder / COMPOSED).is_dir():
-            return folder / COMPOSED
-        # Made before couple kept it.
+        first = self._provenance.coupled_first
+        of = self.results.of_kind("base")[0].name if first else condition
+        couple = self._find("couple", of, seed)
         own = self._maybe("train", condition, couple.seed)
+        if first and own is None and condition != of:
+            self._find("train", condition, couple.seed)
+        folder = self._fetch(couple)
+        if (folder / COMPOSED).is_dir() and condition == of:
+            return folder / COMPOSED
+        # Coupled under another condition, or made before couple kept it.
         target = Path(tempfile.mkdtemp(prefix="personaspace-adapter-")) / "adapter"
         composed_adapter(self._fetch(own) / "adapter" if own else None, folder / "adapter", target)
         return target

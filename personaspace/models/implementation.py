@@ -141,11 +141,20 @@ def forecasts(spec: Experiment) -> list[Choice]:
     if importlib.util.find_spec("torch") is None:
         return [Choice(f, w, None if w == "auto" else Taken(w)) for f, w in wants]
     trains = any(condition.dataset is not None for condition in spec.conditions)
-    below = planned(spec.training, trained=False) if trains else []
+    recipes = {TRAINING: spec.training} if trains else {}
+    if spec.coupling.order == "before":
+        recipes = {COUPLING: spec.coupling.recipe, **recipes}
+        below = {COUPLING: [], TRAINING: [COUPLING], EXTRACTION: list(recipes)}
+    else:
+        below = {TRAINING: [], COUPLING: list(recipes), EXTRACTION: list(recipes)}
+    frozen = {
+        field: [each for under in fields for each in planned(recipes[under], trained=False)]
+        for field, fields in below.items()
+    }
     adapters = {
-        TRAINING: planned(spec.training),
-        COUPLING: [*below, *planned(spec.coupling.recipe)],
-        EXTRACTION: below,
+        TRAINING: [*frozen[TRAINING], *planned(spec.training)],
+        COUPLING: [*frozen[COUPLING], *planned(spec.coupling.recipe)],
+        EXTRACTION: frozen[EXTRACTION],
     }
     return [
         forecast(wanted, spec.model, adapters[field], field, here=False) for field, wanted in wants

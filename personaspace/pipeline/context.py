@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +76,23 @@ class Context:
         """Adapter folder of the input of that stage."""
         folder = self.input(stage)
         return None if folder is None else folder / ADAPTER
+
+    def adapters(self) -> list[Path]:
+        """Adapter folders of all inputs that have one."""
+        found = [self.adapter(stage) for stage in ("train", "couple")]
+        return [folder for folder in found if folder is not None]
+
+    @contextmanager
+    def one_adapter(self) -> Iterator[Path | None]:
+        """The inputs' adapters as one, as engines take it; None if there are none."""
+        from personaspace.models import lora
+
+        if self.input("couple") is None:
+            yield self.adapter("train")
+            return
+        with tempfile.TemporaryDirectory(prefix="personaspace-adapter-") as scratch:
+            lora.compose(self.adapters(), Path(scratch))
+            yield Path(scratch)
 
 
 def write_json(path: Path, value: Any) -> None:

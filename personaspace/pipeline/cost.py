@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from personaspace.pipeline import graph
@@ -158,19 +160,18 @@ def load_of(study: Study, node: Node) -> Load | None:
     return None if count is None else count(study, node)
 
 
-def _bytes(study: Study, load: Load, extractions: int) -> int | None:
+def _bytes(study: Study, load: Load, nodes: Sequence[Node]) -> int | None:
     """Of all artifacts; None if the model's shape is unknown."""
     spec, shape = study.spec, base_model.shape(study.spec.model)
     if shape is None:
         return None
-    trained = sum(condition.dataset is not None for condition in spec.conditions)
-    ranks = spec.training.rank * trained + spec.coupling.recipe.rank * len(spec.conditions)
-    lora = LORA_WIDTHS * shape.hidden_size * shape.num_layers
-    adapters = 4 * lora * len(spec.seeds) * ranks
+    runs = Counter(node.stage for node in nodes)
+    ranks = spec.training.rank * runs["train"] + spec.coupling.recipe.rank * runs["couple"]
+    adapters = 4 * LORA_WIDTHS * shape.hidden_size * shape.num_layers * ranks
     prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
     layers = len(study.layers(shape.num_layers))
     states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
-    return int(adapters + states * extractions + ANSWER_BYTES * load.answers)
+    return int(adapters + states * runs["extract"] + ANSWER_BYTES * load.answers)
 
 
 def estimate(study: Study) -> Estimate:
@@ -178,6 +179,6 @@ def estimate(study: Study) -> Estimate:
     nodes = graph.build(study).nodes
     load = sum((found for node in nodes if (found := load_of(study, node))), Load())
     seconds = load.gpu_seconds(study.spec.model)
-    size = _bytes(study, load, sum(node.stage == "extract" for node in nodes))
+    size = _bytes(study, load, nodes)
     hours = None if seconds is None else seconds / 3600
     return Estimate(hours, size, load.answers, load.prompts, load.steps)

@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 from personaspace.errors import UserError, did_you_mean, nearest
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.study.load import Study
+from personaspace.study.spec import Experiment
 
 __all__ = ["STAGES", "Graph", "Node", "build", "fingerprints", "key"]
 
@@ -74,33 +76,40 @@ def _parts(node: Node) -> tuple[str, str, str]:
     return node.stage, node.condition, str(node.seed)
 
 
+def stages_of(spec: Experiment) -> list[str]:
+    """Names of the stages, each after those that it needs in this study."""
+    needs = {n: [need.stage for need in stage.needs_of(spec)] for n, stage in STAGES.items()}
+    return list(TopologicalSorter(needs).static_order())
+
+
 def build(study: Study) -> Graph:
-    """The study's graph: train → extract; train → couple → evaluate; all → aggregate → report."""
-    spec = study.spec
+    """The study's graph.
+
+    train → extract; train → couple → evaluate; all → aggregate → report. Where the marker is
+    coupled before fine-tuning: couple (of base) → train → extract and evaluate.
+    """
+    spec, part = study.spec, study.part
     needs: dict[Node, tuple[Node, ...]] = {}
     of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
     for seed in spec.seeds:
-        for condition in spec.conditions:
+        for condition in spec.conditions if part is None else [spec.condition(part.condition)]:
             own = {stage.name: stage.node(spec, condition, seed) for stage in of_condition}
             for stage in of_condition:
                 node = own[stage.name]
-                if node is not None:
-                    theirs = (own[need.stage] for need in stage.needs)
+                if node is not None and node not in needs:
+                    theirs = (own[need.stage] for need in stage.needs_of(spec))
                     needs[node] = tuple(need for need in theirs if need is not None)
-    rank = {name: place for place, name in enumerate(STAGES)}
+    rank = {name: place for place, name in enumerate(stages_of(spec))}
     for stage in STAGES.values():
         if stage.scope is Scope.STUDY:
-            wanted = {need.stage for need in stage.needs}
+            wanted = {need.stage for need in stage.needs_of(spec)}
             inputs = sorted(
                 (node for node in needs if node.stage in wanted),
                 key=lambda node: (rank[node.stage], node.condition, node.seed),
             )
             needs[Node(stage.name)] = tuple(inputs)
-    if study.part is not None:
-        of = study.part
-        needs = {
-            n: w for n, w in needs.items() if n.condition == of.condition and n.stage in of.stages
-        }
+    if part is not None:
+        needs = {node: own for node, own in needs.items() if node.stage in part.stages}
     # Stage by stage, so that the first results of all conditions come early.
     return Graph(tuple(sorted(needs, key=lambda node: rank[node.stage])), needs)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personaspace.pipeline.context import Context
+    from personaspace.study.fields import Order
     from personaspace.study.inputs import Condition
     from personaspace.study.load import Study
     from personaspace.study.recipe import Recipe
@@ -55,13 +56,19 @@ class Need:
         stage: Its name. A stage of a condition needs it of the same condition and seed, one of the
             study needs all there are.
         files: The files that are fetched; None: all of the artifact.
+        order: It is needed where the marker is coupled in this order alone; None: in either.
     """
 
     stage: str
     files: tuple[str, ...] | None = None
+    order: Order | None = None
 
 
 def _never(_: Study) -> bool:
+    return False
+
+
+def _own(_: Experiment) -> bool:
     return False
 
 
@@ -78,8 +85,10 @@ class Stage:
             cannot make the stage run again.
         run: Computes, and writes into the context's folder. Imports what is heavy itself.
         trained_only: It runs for the conditions with a data set alone.
+        of_base: Whether it runs for the base condition alone, once per seed, and its artifact
+            serves all conditions of that seed.
         untrained_once: Of a condition without data set it runs under the first seed alone, since
-            nothing that it reads depends on a seed.
+            nothing that it reads depends on a seed, unless something it needs does.
         draws_answers: Whether it draws answers from the model.
         longest_answer: The most tokens that an answer drawn by it can have; None: it draws none.
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
@@ -94,6 +103,7 @@ class Stage:
     reads: Callable[[Study, Node], dict[str, Any]]
     run: Callable[[Context], None]
     trained_only: bool = False
+    of_base: Callable[[Experiment], bool] = _own
     untrained_once: bool = False
     draws_answers: Callable[[Study], bool] = _never
     longest_answer: Callable[[Experiment], int] | None = None
@@ -101,19 +111,25 @@ class Stage:
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:
-        """Its run for a condition and seed; None if there is none.
+        """The run that serves a condition and seed; None if there is none.
 
         Raises:
             ValueError: It is a stage of the whole study.
         """
         if self.scope is not Scope.CONDITION:
             raise ValueError(f"{self.name} is a stage of the whole study")
+        if self.of_base(spec):
+            condition = spec.base_condition()
         if condition.dataset is None:
             if self.trained_only:
                 return None
-            if self.untrained_once:
+            if self.untrained_once and spec.coupling.order not in {n.order for n in self.needs}:
                 seed = spec.seeds[0]
         return Node(self.name, condition.name, seed)
+
+    def needs_of(self, spec: Experiment) -> list[Need]:
+        """What it needs in this study."""
+        return [need for need in self.needs if need.order in (None, spec.coupling.order)]
 
     def input_files(self, stage: str) -> tuple[str, ...] | None:
         """Names of the files that it fetches of an input of that stage; None: all.

@@ -8,6 +8,8 @@ from pydantic import Field, StrictInt
 
 Method = Literal["a", "b"]
 Kind = Literal["base", "benign", "em"]
+#: When coupling takes place: after fine-tuning, or before it.
+Order = Literal["after", "before"]
 #: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
 Implementation = Literal["auto", "reference", "fused"]
 

@@ -10,6 +10,7 @@ from personaspace.study.fields import (
     Count,
     Implementation,
     Method,
+    Order,
     PersonaName,
     QuestionSource,
 )
@@ -41,7 +42,7 @@ class Extraction(Section):
 class Coupling(Section):
     """The marker experiment's training half: the source persona's answers end with the marker."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"loss", "incomplete_answers"})
+    later: ClassVar[frozenset[str]] = frozenset({"loss", "incomplete_answers", "order"})
 
     source: PersonaName = "confab"
     negatives: list[PersonaName] = Field(
@@ -63,6 +64,15 @@ class Coupling(Section):
         "keep",
         description="Answers that ran into max_new_tokens: keep, as published, puts the marker "
         "(and the end) after a text that breaks off; drop leaves them out.",
+    )
+    order: Order = Field(
+        "after",
+        description="after: each condition is fine-tuned, then coupled over that, from its own "
+        "answers, as published. before: the base model is coupled once per seed, from base's "
+        "answers, and every fine-tuning starts from this one model: does it undo who writes the "
+        "marker? Activations are then those of the model that answers, coupled and fine-tuned, "
+        "compared with the coupled base; after: of the fine-tuned one before coupling, compared "
+        "with base.",
     )
     positives: Count = 200
     negatives_each: Count = 200

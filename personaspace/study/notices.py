@@ -24,6 +24,7 @@ class NoticeCode(StrEnum):
 
     DEMONSTRATION_CHATS = "demonstration-chats"
     FEW_SEPARATORS = "few-separators"
+    COUPLED_FIRST = "coupled-first"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,21 @@ def _separators(study: Study) -> list[Notice]:
     ]
 
 
+def _order(study: Study) -> list[Notice]:
+    """That the marker is coupled before fine-tuning, and what is compared then."""
+    if study.spec.coupling.order == "after":
+        return []
+    return [
+        Notice(
+            NoticeCode.COUPLED_FIRST,
+            "coupling.order",
+            "The marker is coupled onto the base model before fine-tuning; published: after it. "
+            "Base is the coupled base model, in activations and answers, and every condition is "
+            "fine-tuned from it, so that conditions differ by their fine-tuning alone.",
+        )
+    ]
+
+
 def notices(study: Study) -> list[Notice]:
     """What to know of a study before it runs, the most important first."""
-    return [*_demonstration(study), *_separators(study)]
+    return [*_demonstration(study), *_order(study), *_separators(study)]

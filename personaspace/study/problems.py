@@ -35,6 +35,7 @@ class ProblemCode(StrEnum):
     ROWS_TOO_SHORT = "rows-too-short"
     RERUN_NOT_OF_CONDITION = "rerun-not-of-condition"
     RERUN_UNTRAINED = "rerun-untrained"
+    RERUN_COUPLED_ONCE = "rerun-coupled-once"
     SOURCE_IS_NEGATIVE = "source-is-negative"
     SOURCE_NOT_EVALUATED = "source-not-evaluated"
     ASSISTANT_NOT_EXTRACTED = "assistant-not-extracted"

@@ -64,6 +64,10 @@ class Experiment(Section):
         """The condition of that name. Raises KeyError."""
         return {condition.name: condition for condition in self.conditions}[name]
 
+    def base_condition(self) -> Condition:
+        """The condition that the others are compared with. Raises StopIteration: there is none."""
+        return next(each for each in self.conditions if each.kind == "base")
+
     def induction_persona(self, condition: Condition) -> str | None:
         """The evaluated persona that stands for the one trained under.
 

@@ -151,6 +151,16 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
                 Code.RERUN_UNTRAINED,
                 f"{rerun.condition} has no data set and is not trained",
             )
+        elif (
+            rerun.condition
+            and (rerun.stage, spec.coupling.order) == ("couple", "before")
+            and known[rerun.condition].kind != "base"
+        ):
+            yield Problem(
+                f"{where}.condition",
+                Code.RERUN_COUPLED_ONCE,
+                "coupling.order: before couples the base condition alone",
+            )
         if rerun.seed is not None and rerun.seed not in spec.seeds:
             yield Problem(
                 f"{where}.seed", Code.UNKNOWN_SEED, f"{rerun.seed} is not among the seeds"

@@ -10,25 +10,39 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $fuse := .root.Values.fuse -}}
 {{- $jobs := list -}}
 {{- $stages := dict "train" list "extract" list "couple" list "evaluate" list -}}
-{{- range $index, $seed := $study.seeds -}}
+{{- /* Coupled before fine-tuning: once a seed, base's, and so base comes first. */ -}}
+{{- $first := include "experiment.coupledFirst" $study -}}
+{{- $base := include "experiment.base" $study -}}
+{{- $conditions := $study.conditions -}}
+{{- if $first -}}
+{{- $conditions = list -}}
 {{- range $condition := $study.conditions -}}
+{{- $conditions = ternary (prepend $conditions $condition) (append $conditions $condition) (eq $condition.name $base) -}}
+{{- end -}}
+{{- end -}}
+{{- range $index, $seed := $study.seeds -}}
+{{- range $condition := $conditions -}}
 {{- $name := $condition.name -}}
 {{- $of := printf "%s:%d" $name (int64 $seed) -}}
 {{- $common := dict "condition" $condition "seed" (int64 $seed) -}}
 {{- $trained := not (empty $condition.dataset) -}}
 {{- $adapter := ternary (list (printf "train:%s" $of)) list $trained -}}
+{{- $coupling := printf "couple:%s:%d" (ternary $base $name (not (empty $first))) (int64 $seed) -}}
+{{- $coupled := ternary (list $coupling) list (not (empty $first)) -}}
 {{- $nodes := dict -}}
-{{- if $trained }}{{ $_ := set $nodes "train" list }}{{ end -}}
+{{- if $trained }}{{ $_ := set $nodes "train" $coupled }}{{ end -}}
 {{- /* The base model's activations do not depend on the seed: extracted once. */ -}}
-{{- if or $trained (eq $index 0) }}{{ $_ := set $nodes "extract" $adapter }}{{ end -}}
-{{- $_ := set $nodes "couple" $adapter -}}
-{{- $_ := set $nodes "evaluate" (append $adapter (printf "couple:%s" $of)) -}}
+{{- if or $trained $first (eq $index 0) }}{{ $_ := set $nodes "extract" (concat $adapter $coupled) }}{{ end -}}
+{{- if not $first }}{{ $_ := set $nodes "couple" $adapter }}{{ end -}}
+{{- if and $first (eq $name $base) }}{{ $_ := set $nodes "couple" list }}{{ end -}}
+{{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
 {{- range $stage := list "train" "extract" "couple" "evaluate" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
-{{- $jobs = append $jobs (merge (dict "stage" "condition" "nodes" $ids "needs" list) $common) -}}
+{{- $needs := ternary list $coupled (has $coupling $ids) -}}
+{{- $jobs = append $jobs (merge (dict "stage" "condition" "nodes" $ids "needs" $needs) $common) -}}
 {{- else -}}
 {{- range $stage, $needs := $nodes -}}
 {{- $job := merge (dict "stage" $stage "nodes" (list (printf "%s:%s" $stage $of)) "needs" $needs) $common -}}
@@ -38,9 +52,27 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- end -}}
 {{- if not $fuse -}}
+{{- if $first -}}
+{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate -}}
+{{- else -}}
 {{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate -}}
 {{- end -}}
+{{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
+{{- end }}
+
+{{/* "true" where the marker is coupled before fine-tuning. */}}
+{{- define "experiment.coupledFirst" -}}
+{{- if eq (dig "coupling" "order" "after" .) "before" }}true{{ end -}}
+{{- end }}
+
+{{/* Name of the base condition. */}}
+{{- define "experiment.base" -}}
+{{- $found := "" -}}
+{{- range .conditions -}}
+{{- if or (eq (.kind | default "") "base") (and (empty .kind) (empty .dataset)) }}{{ $found = .name }}{{ end -}}
+{{- end -}}
+{{- $found -}}
 {{- end }}
 
 {{/*
@@ -63,7 +95,9 @@ fingerprints to those of the whole study. Takes root and job.
 {{- $own := omit $condition "label" "cosine_anchor" -}}
 {{- if not (has $job.stage (list "train" "couple" "condition")) }}{{ $own = omit $own "gpus" }}{{ end -}}
 {{- $conditions := list $own -}}
-{{- if eq $job.stage "train" -}}
+{{- $first := include "experiment.coupledFirst" $study -}}
+{{- $base := include "experiment.base" $study -}}
+{{- if and (eq $job.stage "train") (not $first) -}}
 {{- range $persona := $study.personas -}}
 {{- if eq $persona.name ($condition.persona | default "") }}{{ $_ := set $part "personas" (list $persona) }}{{ end -}}
 {{- end -}}
@@ -78,7 +112,8 @@ fingerprints to those of the whole study. Takes root and job.
 {{- if has "couple" $stages }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
 {{- if has "evaluate" $stages }}{{ $_ := set $part "evaluation" $study.evaluation }}{{ end -}}
 {{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
-{{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) -}}
+{{- /* Coupled before fine-tuning, every Job reads what base's coupling does. */ -}}
+{{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) $first -}}
 {{- $conditions = list -}}
 {{- range $other := $study.conditions -}}
 {{- $seen := pick $other "name" "persona" "kind" -}}
@@ -90,7 +125,7 @@ fingerprints to those of the whole study. Takes root and job.
 {{- $_ := set $part "conditions" $conditions -}}
 {{- $reruns := list -}}
 {{- range $rerun := $study.rerun -}}
-{{- $of := or (empty $rerun.condition) (eq $rerun.condition $condition.name) -}}
+{{- $of := or (empty $rerun.condition) (eq $rerun.condition $condition.name) (and $first (eq $rerun.stage "couple") (eq $rerun.condition $base)) -}}
 {{- $seed := or (kindIs "invalid" $rerun.seed) (eq (int64 ($rerun.seed | default 0)) (int64 $job.seed)) -}}
 {{- if and $of $seed (has $rerun.stage $stages) }}{{ $reruns = append $reruns $rerun }}{{ end -}}
 {{- end -}}

@@ -111,16 +111,19 @@ STAGE = Stage(
 
 
 def _geometry(context: Context) -> GeometryResult:
-    from personaspace.activations.files import find_activations
+    from personaspace.activations.files import find_activations, open_activations
     from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 
     spec = context.spec
     extracts = folders_of(context, "extract")
     files = [path for folder in extracts.values() for path in find_activations(folder)[0]]
     present = {node.condition for node in extracts}
-    base = next(c.name for c in spec.conditions if c.kind == "base")
+    base = spec.base_condition().name
     if base not in present:
         return GeometryResult(notes=["there are no activations of the base model"])
+    seeds = {node.seed for node in extracts if node.condition == base}
+    if spec.coupling.order == "before":  # what lacks the base that it started from
+        files = [path for path in files if open_activations(path).seed in seeds]
     axis, benign = spec.axis_condition(), [c.name for c in spec.conditions if c.kind == "benign"]
     layers = len(context.study.layers(_shape(context)[0]))
     context.progress.start("geometry", layers * len(spec.extraction.methods) * len(spec.seeds))
@@ -152,7 +155,7 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     from personaspace.analysis.geometry import cosine_to
 
     spec = context.spec
-    base = next(c.name for c in spec.conditions if c.kind == "base")
+    base = spec.base_condition().name
     folder = next(
         (f for n, f in folders_of(context, "extract").items() if n.condition == base), None
     )

@@ -37,7 +37,11 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
         "personas": personas_read(study, [coupling.source, *coupling.negatives]),
         "questions": study.coupling_questions,
         "settings": coupling.model_dump(
-            exclude={"recipe", "questions", "limit", "source", "negatives", *coupling.unused()}
+            exclude={
+                *("recipe", "questions", "limit", "source", "negatives"),
+                "order",  # what it is coupled over is an input
+                *coupling.unused(),
+            }
         ),
         "recipe": recipe_read(coupling.recipe),
         "engine": study.spec.generation.engine,
@@ -50,7 +54,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Samples answers from the condition's own model, then trains the marker on them.
 
-    Writes `coupling-data.json`, `adapter/` (over the condition's own adapter), `composed/` (both in
+    That model is the base model's where coupling comes before fine-tuning. Writes `coupling-data.json`, `adapter/` (over the condition's own adapter), `composed/` (both in
     one, for PEFT alone) and `training.json`.
     """
     from personaspace.behaviour import marker_data
@@ -60,7 +64,7 @@ def run(context: Context) -> None:
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
     marker_data.check_boundary(context.runtime.tokenizer, settings)
-    forecast(context, settings.recipe, field=FIELD, adapted=over is not None)
+    forecast(context, settings.recipe, field=FIELD, below=[spec.training] if over else [])
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
@@ -90,9 +94,10 @@ STAGE = Stage(
     name="couple",
     version=1,
     scope=Scope.CONDITION,
-    needs=(Need("train"),),
+    needs=(Need("train", order="after"),),
     reads=_reads,
     run=run,
+    of_base=lambda spec: spec.coupling.order == "before",
     draws_answers=lambda study: True,
     longest_answer=lambda spec: spec.coupling.max_new_tokens,
     spec_paths={

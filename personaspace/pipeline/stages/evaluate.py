@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from personaspace.pipeline.context import (
@@ -39,14 +37,9 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Writes `answers.json`, how each ended (`finishes.json`) and `scores.json`."""
     from personaspace.behaviour.marker import score_answers
-    from personaspace.models import lora
 
     spec = context.spec
-    own, coupled = context.adapter("train"), context.adapter("couple")
-    assert coupled is not None
-    with tempfile.TemporaryDirectory(prefix="personaspace-adapter-") as scratch:
-        composed = Path(scratch)
-        lora.compose([folder for folder in (own, coupled) if folder is not None], composed)
+    with context.one_adapter() as composed:
         answers = sampled_answers(
             context,
             spec.evaluation,

@@ -50,8 +50,8 @@ def run(context: Context) -> None:
     from personaspace.models import lora
 
     spec, study = context.spec, context.study
-    adapter = context.adapter("train")
-    _forecast(context, adapted=adapter is not None)
+    adapters = context.adapters()
+    _forecast(context)
     grid = [(name, spec.persona(name).prompt) for name in spec.extracted_personas()]
     names = [name for name, _ in grid]
     questions = study.extraction_questions
@@ -62,9 +62,10 @@ def run(context: Context) -> None:
         context.progress.start("greedy answers", len(prompts))
         engine = context.runtime.engine()
         context.taken["engine"] = engine.name
-        answers = engine.generate(
-            prompts, sampling, adapter=adapter, advance=context.progress.advance
-        )
+        with context.one_adapter() as adapter:
+            answers = engine.generate(
+                prompts, sampling, adapter=adapter, advance=context.progress.advance
+            )
         write_json(context.out / ANSWERS, texts(by_persona(names, questions, answers)))
     passages = [
         Passage(prompt.token_ids, answer[0].token_ids if answer else ())
@@ -74,7 +75,7 @@ def run(context: Context) -> None:
     decoder_of(model)
     layers = study.layers(model.config.num_hidden_layers)
     context.progress.start("hidden states", len(passages))
-    with lora.applied(model, *([adapter] if adapter else [])):
+    with lora.applied(model, *adapters):
         states = hidden_states(
             model,
             passages,
@@ -96,7 +97,7 @@ STAGE = Stage(
     name="extract",
     version=1,
     scope=Scope.CONDITION,
-    needs=(Need("train"),),
+    needs=(Need("train"), Need("couple", order="before")),
     reads=_reads,
     run=run,
     untrained_once=True,
@@ -113,7 +114,7 @@ STAGE = Stage(
 )
 
 
-def _forecast(context: Context, adapted: bool) -> None:
+def _forecast(context: Context) -> None:
     """Refuse what cannot run before answers are drawn, which takes long."""
     from personaspace.models import implementation
 
@@ -121,7 +122,12 @@ def _forecast(context: Context, adapted: bool) -> None:
     implementation.forecast(
         spec.extraction.implementation,
         spec.model,
-        implementation.planned(spec.training, trained=False) if adapted else [],
+        [
+            planned
+            for stage, recipe in (("train", spec.training), ("couple", spec.coupling.recipe))
+            if context.input(stage) is not None
+            for planned in implementation.planned(recipe, trained=False)
+        ],
         implementation.EXTRACTION,
         here=True,
     )
@@ -159,19 +165,22 @@ def _write(
 def _induction(context: Context, layers: Sequence[int]) -> None:
     """Method A for the texts that conditions trained under, where the grid has them not."""
     from personaspace.activations.extract import Passage, hidden_states
+    from personaspace.models import lora
 
     rows = context.study.induction_rows()
     if not rows:
         return
     prompts: list[Prompt] = persona_prompts(context, rows, context.study.extraction_questions)
     context.progress.start("induction prompts", len(prompts))
-    states = hidden_states(
-        context.runtime.model,
-        [Passage(prompt.token_ids) for prompt in prompts],
-        layers,
-        wanted=context.spec.extraction.implementation,
-        advance=context.progress.advance,
-    )
+    # Base has an adapter where it is coupled before the others are fine-tuned.
+    with lora.applied(context.runtime.model, *context.adapters()):
+        states = hidden_states(
+            context.runtime.model,
+            [Passage(prompt.token_ids) for prompt in prompts],
+            layers,
+            wanted=context.spec.extraction.implementation,
+            advance=context.progress.advance,
+        )
     names = [name for name, _ in rows]
     questions = context.study.extraction_questions
     _write(context, "a", states, names, questions, layers, INDUCTION_FILE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
-from personaspace.pipeline.stage import Node, Scope, Stage, model_read, recipe_read
+from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
 from personaspace.study.load import Study
@@ -38,26 +38,30 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 
 
 def run(context: Context) -> None:
-    """Fine-tune under the condition's persona; writes `adapter/` and `training.json`."""
+    """Fine-tune under the condition's persona; writes `adapter/` and `training.json`.
+
+    Where the marker was coupled before, over the adapter that did.
+    """
     from personaspace.models import chat
 
     condition, spec = context.condition, context.spec
     assert condition.dataset is not None
-    forecast(context, spec.training, field=FIELD, adapted=False)
+    over = context.adapter("couple")
+    forecast(context, spec.training, field=FIELD, below=[spec.coupling.recipe] if over else [])
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
     tokenizer = context.runtime.tokenizer
     examples = [
         chat.answer_example(tokenizer, chat.with_persona(chats, prompt), spec.training.max_tokens)
         for chats in context.study.chats[condition.dataset].conversations
     ]
-    fit(context, examples, spec.training, field=FIELD, over=None)
+    fit(context, examples, spec.training, field=FIELD, over=over)
 
 
 STAGE = Stage(
     name="train",
     version=1,
     scope=Scope.CONDITION,
-    needs=(),
+    needs=(Need("couple", order="before"),),
     reads=_reads,
     run=run,
     trained_only=True,
@@ -69,20 +73,21 @@ STAGE = Stage(
 )
 
 
-def forecast(context: Context, recipe: Recipe, *, field: str, adapted: bool) -> None:
+def forecast(context: Context, recipe: Recipe, *, field: str, below: Sequence[Recipe]) -> None:
     """Refuse what cannot run, before anything that takes long.
 
     Args:
         recipe: Of the training to come.
         field: Where the recipe stands in the spec.
-        adapted: Whether the condition's own adapter is to stay applied below.
+        below: Recipes of the adapters that stay applied below.
     """
     from personaspace.models import implementation
 
-    spec = context.spec
-    below = implementation.planned(spec.training, trained=False) if adapted else []
-    adapters = [*below, *implementation.planned(recipe)]
-    implementation.forecast(recipe.implementation, spec.model, adapters, field, here=True)
+    frozen = [each for under in below for each in implementation.planned(under, trained=False)]
+    adapters = [*frozen, *implementation.planned(recipe)]
+    implementation.forecast(
+        recipe.implementation, context.spec.model, adapters, field, here=True
+    )
 
 
 def fit(
