@@ -83,13 +83,15 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
     assert table == {name: nodes_of(job) for name, job in jobs.items()}
 
 
-def test_every_stage_stands_in_the_chart_as_it_says_of_itself() -> None:
+@pytest.mark.parametrize("case", ["three-seeds", "coupled-first"])
+def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None:
     """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
-    values = CASES["three-seeds"]
+    values = CASES[case]
     spec = Experiment.model_validate(values)
     jobs = list(stage_jobs(render({"experiment": values})).values())
     stages = [job["metadata"]["labels"]["personaspace.dev/stage"] for job in jobs]
-    of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
+    ordered = [STAGES[name] for name in graph.stages_of(spec)]
+    of_condition = [stage for stage in ordered if stage.scope is Scope.CONDITION]
     assert list(dict.fromkeys(stages[:-1])) == [stage.name for stage in of_condition]
     # What is of the whole study is one Job, which runs its stages one after another.
     assert nodes_of(jobs[-1]) == [s.name for s in STAGES.values() if s.scope is Scope.STUDY]
@@ -99,7 +101,9 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself() -> None:
             for condition in spec.conditions:
                 node = stage.node(spec, condition, seed)
                 if node is not None:
-                    theirs = (STAGES[n.stage].node(spec, condition, seed) for n in stage.needs_of(spec))
+                    theirs = (
+                        STAGES[n.stage].node(spec, condition, seed) for n in stage.needs_of(spec)
+                    )
                     wanted[node.id] = [need.id for need in theirs if need is not None]
         found = {
             nodes_of(job)[0]: job["metadata"]["annotations"]["personaspace.dev/needs"]

@@ -72,7 +72,7 @@ class Coupling(Section):
         "answers, and every fine-tuning starts from this one model: does it undo who writes the "
         "marker? Activations are then those of the model that answers, coupled and fine-tuned, "
         "compared with the coupled base; after: of the fine-tuned one before coupling, compared "
-        "with base.",
+        "with base (docs/decisions/0010-order-of-coupling.md).",
     )
     positives: Count = 200
     negatives_each: Count = 200

@@ -54,8 +54,9 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Samples answers from the condition's own model, then trains the marker on them.
 
-    That model is the base model's where coupling comes before fine-tuning. Writes `coupling-data.json`, `adapter/` (over the condition's own adapter), `composed/` (both in
-    one, for PEFT alone) and `training.json`.
+    Where coupling comes before fine-tuning, that is the base model. Writes `coupling-data.json`,
+    `adapter/` (over the condition's own adapter), `composed/` (both in one, for PEFT alone) and
+    `training.json`.
     """
     from personaspace.behaviour import marker_data
     from personaspace.training.trainer import usable

@@ -85,9 +85,7 @@ def forecast(context: Context, recipe: Recipe, *, field: str, below: Sequence[Re
 
     frozen = [each for under in below for each in implementation.planned(under, trained=False)]
     adapters = [*frozen, *implementation.planned(recipe)]
-    implementation.forecast(
-        recipe.implementation, context.spec.model, adapters, field, here=True
-    )
+    implementation.forecast(recipe.implementation, context.spec.model, adapters, field, here=True)
 
 
 def fit(
