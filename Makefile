@@ -38,7 +38,7 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
-	$(BIN)/personaspace run examples/demo.yaml --store demo/store --out demo/results
+	$(BIN)/personaspace run examples/demo.yaml --jobs 2 --store demo/store --out demo/results
 
 ## test: lint, types, and all tests but those of vLLM
 test: lint pytest
