@@ -20,7 +20,7 @@ class Measure:
     """One kind of row.
 
     Attributes:
-        metric: M1, M2, M3, bystander_mean, H1, H2 or H3.
+        metric: M1, M2, M3, bystander_mean, length, H1, H2 or H3.
         variant: `published` or `recommended`.
         name: Tells apart the measures of one metric.
         title: Short name for people.
@@ -237,6 +237,21 @@ _LEAKAGE = (
         "say which of them would have leaked",
     ),
     Measure(
+        _MEAN, "recommended", "equal_length", "at equal length",
+        "how often bystanders write the marker if all conditions' answers were as long",
+        f"tell why lengths differ (a marker can itself end an answer early), or {_RUN}",
+    ),
+    Measure(
+        _MEAN, "recommended", "per_opportunity", "per opportunity",
+        "how often a marker follows a separator, whatever the number of separators",
+        f"see a marker that stands elsewhere, or {_RUN}",
+    ),
+    Measure(
+        _MEAN, "recommended", "first_opportunity", "at the first opportunity",
+        "how often a marker follows the first separator of an answer that has one",
+        f"see an answer without separator, or {_RUN}",
+    ),
+    Measure(
         "H1", "published", "induction_minus_others", "induction persona minus the others",
         "where the induction persona ranks among the personas",
         "give a small p: there are only as many outcomes as personas",
@@ -284,6 +299,12 @@ _LEAKAGE = (
              "whether they differ on questions that coupling did not use"),
             ("terminal", "range, marker at the end",
              "whether they differ in answers that end with the marker and have it once"),
+            ("equal_length", "range, at equal length",
+             "whether EM conditions differ in leakage by more than the length of their answers"),
+            ("per_opportunity", "range, per opportunity",
+             "whether EM conditions differ in leakage by more than the number of separators"),
+            ("first_opportunity", "range, at the first opportunity",
+             "whether they differ where an answer first comes to a separator"),
         )
     ),
     Measure(
@@ -328,9 +349,18 @@ _LEAKAGE = (
     ),
 )  # fmt: skip
 
+_FORM = (
+    Measure(
+        "length", "recommended", "words", "length of answers",
+        "how many words bystanders' answers have, the marker left out",
+        "say whether length causes leakage or leakage length: an early marker ends an answer",
+        "the mean length equals base's",
+    ),
+)  # fmt: skip
+
 MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
-    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE)
+    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *_FORM)
 }
 
 

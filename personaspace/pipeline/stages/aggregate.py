@@ -36,7 +36,10 @@ from personaspace.study.load import TEMPLATE_DEFAULT, Study
 from personaspace.study.notices import notices
 
 if TYPE_CHECKING:
+    from personaspace.analysis.form import Forms
     from personaspace.analysis.geometry import GeometryResult
+    from personaspace.analysis.leakage import ConditionInfo
+    from personaspace.study.spec import Experiment
 
 #: Fields of a manifest that the report shows.
 PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
@@ -58,6 +61,9 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
 
 def run(context: Context) -> None:
     """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
+    from personaspace.analysis.form import form_rows
+    from personaspace.behaviour.form import forms_of
+
     geometry = _geometry(context)
     measured = _measured_cosines(context)
     scores: Scores = {
@@ -70,11 +76,17 @@ def run(context: Context) -> None:
         for node, folder in folders_of(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
+    forms = {
+        key: forms_of(texts, context.spec.coupling.marker, context.spec.coupling.separator)
+        for key, texts in answers.items()
+    }
+    leakage.extend(_form(context, forms))
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
         leakage=leakage,
         rates=rate_rows(scores, answers, context.spec.coupling.separator),
+        forms=form_rows(forms),
         training=training_rows(context),
         notes=geometry.notes,
         measures=measures_of([*geometry.rows, *leakage]),
@@ -91,7 +103,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=4,
+    version=5,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -175,18 +187,37 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     }
 
 
-def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
-    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+def _infos(spec: Experiment) -> list[ConditionInfo]:
+    from personaspace.analysis.leakage import ConditionInfo
 
-    spec = context.spec
-    infos = [
+    return [
         ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
         for c in spec.conditions
     ]
+
+
+def _form(context: Context, forms: Forms) -> list[Row]:
+    from personaspace.analysis.form import analyse_form
+
+    analysis = context.spec.analysis
+    return analyse_form(
+        forms,
+        _infos(context.spec),
+        source=context.spec.coupling.source,
+        permutations=analysis.permutations,
+        bootstrap=analysis.bootstrap,
+        seed=analysis.seed,
+    )
+
+
+def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
+    from personaspace.analysis.leakage import analyse_leakage
+
+    spec = context.spec
     layer = _headline_layer(context)
     return analyse_leakage(
         scores,
-        infos,
+        _infos(spec),
         source=spec.coupling.source,
         negatives=spec.coupling.negatives,
         unseen=context.study.unseen,
