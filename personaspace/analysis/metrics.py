@@ -239,7 +239,8 @@ _LEAKAGE = (
     Measure(
         _MEAN, "recommended", "equal_length", "at equal length",
         "how often bystanders write the marker if all conditions' answers were as long",
-        f"tell why lengths differ (a marker can itself end an answer early), or {_RUN}",
+        "tell length as a cause from length as a consequence: where a marker ends an answer early, "
+        f"it corrects too much; or {_RUN}",
     ),
     Measure(
         _MEAN, "recommended", "per_opportunity", "per opportunity",
@@ -353,7 +354,7 @@ _FORM = (
     Measure(
         "length", "recommended", "words", "length of answers",
         "how many words bystanders' answers have, the marker left out",
-        "say whether length causes leakage or leakage length: an early marker ends an answer",
+        "say whether length causes leakage or leakage length: a marker can end an answer early",
         "the mean length equals base's",
     ),
 )  # fmt: skip

@@ -44,7 +44,7 @@ def length_table(results: Results) -> Table | None:
         ],
         lines,
         note="The marker is left out. Longer answers have more places for a marker, and a marker "
-        "written early makes an answer short: rates at equal length stand beside raw ones for this.",
+        "written early makes an answer short: that is why rates at equal length stand beside.",
     )
 
 

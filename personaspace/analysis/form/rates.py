@@ -51,7 +51,8 @@ def _rates(value_C: Array, without_QC: Array, covered: float = 1.0) -> Rates:
 
 
 def _divided(top: Array, bottom: Array) -> Array:
-    return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
+    out = np.full(np.shape(bottom), np.nan)
+    return np.asarray(np.divide(top, bottom, out=out, where=bottom > 0))
 
 
 def ratio(top_CQ: Array, bottom_CQ: Array) -> Rates:
@@ -63,13 +64,14 @@ def ratio(top_CQ: Array, bottom_CQ: Array) -> Rates:
 
 def _standardised(hits_CS: Array, totals_CS: Array) -> tuple[Array, Array]:
     """Rates `[…, C]` at one distribution of length, and the share of answers they cover `[…]`."""
-    there_S = (totals_CS > 0).all(axis=-2)
+    there_S = np.asarray((totals_CS > 0).all(axis=-2))
     pooled_S = totals_CS.sum(axis=-2)
-    covered = np.where(there_S, pooled_S, 0.0).sum(axis=-1)
+    covered = np.asarray(np.where(there_S, pooled_S, 0.0).sum(axis=-1))
     weights_S = _divided(np.where(there_S, pooled_S, 0.0), np.where(there_S, covered[..., None], 0))
     rates_CS = _divided(hits_CS, np.where(there_S[..., None, :], totals_CS, 0))
     value_C = np.nansum(weights_S[..., None, :] * rates_CS, axis=-1)
-    return np.where(covered[..., None] > 0, value_C, np.nan), covered / pooled_S.sum(axis=-1)
+    value_C = np.where(np.expand_dims(covered, -1) > 0, value_C, np.nan)
+    return value_C, _divided(covered, pooled_S.sum(axis=-1))
 
 
 def at_equal_length(hits_CQS: Array, totals_CQS: Array) -> Rates:
