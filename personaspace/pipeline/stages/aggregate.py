@@ -18,6 +18,8 @@ from personaspace.analysis.results_parts import (
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
+from personaspace.pipeline import beside
+from personaspace.pipeline.beside import infos
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
@@ -36,10 +38,7 @@ from personaspace.study.load import TEMPLATE_DEFAULT, Study
 from personaspace.study.notices import notices
 
 if TYPE_CHECKING:
-    from personaspace.analysis.form import Forms
     from personaspace.analysis.geometry import GeometryResult
-    from personaspace.analysis.leakage import ConditionInfo
-    from personaspace.study.spec import Experiment
 
 #: Fields of a manifest that the report shows.
 PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
@@ -62,7 +61,6 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
     from personaspace.analysis.form import form_rows
-    from personaspace.behaviour.form import forms_of
 
     geometry = _geometry(context)
     measured = _measured_cosines(context)
@@ -76,11 +74,9 @@ def run(context: Context) -> None:
         for node, folder in folders_of(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
-    forms = {
-        key: forms_of(texts, context.spec.coupling.marker, context.spec.coupling.separator)
-        for key, texts in answers.items()
-    }
-    leakage.extend(_form(context, forms))
+    forms = beside.forms_of_answers(context, answers)
+    leakage.extend(beside.form(context, forms))
+    leakage.extend(beside.persona_text(context, answers))
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
@@ -187,29 +183,6 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
     }
 
 
-def _infos(spec: Experiment) -> list[ConditionInfo]:
-    from personaspace.analysis.leakage import ConditionInfo
-
-    return [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
-        for c in spec.conditions
-    ]
-
-
-def _form(context: Context, forms: Forms) -> list[Row]:
-    from personaspace.analysis.form import analyse_form
-
-    analysis = context.spec.analysis
-    return analyse_form(
-        forms,
-        _infos(context.spec),
-        source=context.spec.coupling.source,
-        permutations=analysis.permutations,
-        bootstrap=analysis.bootstrap,
-        seed=analysis.seed,
-    )
-
-
 def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
     from personaspace.analysis.leakage import analyse_leakage
 
@@ -217,7 +190,7 @@ def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, flo
     layer = _headline_layer(context)
     return analyse_leakage(
         scores,
-        _infos(spec),
+        infos(spec),
         source=spec.coupling.source,
         negatives=spec.coupling.negatives,
         unseen=context.study.unseen,
