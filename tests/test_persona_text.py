@@ -20,27 +20,6 @@ from personaspace.analysis.rows import Row
 from personaspace.behaviour.form import without_marker
 
 FILLER = [*"abcdefghijklmnopqrst"]
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "in",
-    "it",
-    "is",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-]
 
 
 def answers(
