@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import answer_worlds
 import numpy as np
 from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
 
+from personaspace.analysis.form import analyse_form
 from personaspace.analysis.geometry import axis, collapse, convergence, published, separability
 from personaspace.analysis.geometry.analysis import GroupWork
 from personaspace.analysis.leakage import across, recommended
@@ -138,6 +140,18 @@ def leakage_study(
     return simulate
 
 
+def form_study(world: str) -> Simulate:
+    """Rows on the form of made-up answers."""
+
+    def simulate(rng: np.random.Generator) -> list[Row]:
+        forms = answer_worlds.answers(rng, answer_worlds.WORLDS[world])
+        return analyse_form(
+            forms, answer_worlds.CONDITIONS, source="confab", permutations=DRAWS, bootstrap=50
+        )
+
+    return simulate
+
+
 def _same(arm: Arm, names: Sequence[str] = ARMS[1:]) -> dict[str, Arm]:
     return {"base": Arm()} | dict.fromkeys(names, arm)
 
@@ -238,6 +252,29 @@ SCENARIOS: tuple[Scenario, ...] = (
         "As above, the induction persona at the mean rate of the others.",
         leakage_study(replace(_RUNS, induction=0.0), _SEEDS, metrics="H1"),
         tuple(_rec("H1", "e4-villain", "induction_minus_others")),
+    ),
+    Scenario(
+        "answers do not differ",
+        "Conditions write answers of one length, with as many separators, and mark as often.",
+        form_study("nothing"),
+        (
+            *_rec("H2", None, "equal_length", "per_opportunity", "first_opportunity"),
+            *_rec("length", "e1", "words"),
+        ),
+    ),
+    Scenario(
+        "answers differ in length",
+        "EM conditions plan answers of 45, 60 and 80 words, and mark each place as often. A marker "
+        "does not end an answer: where it does, the chance of a marker at a given length is not "
+        "the same, and so is the null hypothesis of equal length not true.",
+        form_study("length; answers go on after a marker"),
+        tuple(_rec("H2", None, "equal_length", "per_opportunity", "first_opportunity")),
+    ),
+    Scenario(
+        "answers differ in separators",
+        "EM conditions write a separator every 55, 40 and 29 words, and mark each place as often.",
+        form_study("separators per word"),
+        tuple(_rec("H2", None, "per_opportunity", "first_opportunity")),
     ),
     Scenario(
         "no counts by question",

@@ -23,7 +23,7 @@ def least(**parts: Any) -> dict[str, Any]:
 
 
 #: What came after studies had been published: at its default where a file lacks it.
-LATER = {"control", "notices"}
+LATER = {"control", "forms", "notices"}
 
 
 def filled(value: Any, model: Any) -> Any:

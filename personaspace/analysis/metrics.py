@@ -9,50 +9,15 @@ base. Rows, report and documentation take their words from here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
+from personaspace.analysis.measure import Measure
+from personaspace.analysis.measures_beside import ACCURACY, BESIDE, RUN
 from personaspace.analysis.results_parts import MeasureInfo
-from personaspace.analysis.rows import Row, Variant
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One kind of row.
-
-    Attributes:
-        metric: M1, M2, M3, bystander_mean, H1, H2 or H3.
-        variant: `published` or `recommended`.
-        name: Tells apart the measures of one metric.
-        title: Short name for people.
-        shows: What a row of it shows, to follow "Shows".
-        cannot: What it cannot show, to follow "cannot".
-        null: Null hypothesis of p; None: no test.
-        effect: What the effect size is; None: none.
-    """
-
-    metric: str
-    variant: Variant
-    name: str | None
-    title: str
-    shows: str
-    cannot: str
-    null: str | None = None
-    effect: str | None = None
-
-    @property
-    def note(self) -> str:
-        """Both in one sentence."""
-        return f"Shows {self.shows}; cannot {self.cannot}."
-
-    def info(self) -> MeasureInfo:
-        """As `results.json` has it, with whole sentences."""
-        sentences = {"shows": f"Shows {self.shows}.", "cannot": f"Cannot {self.cannot}."}
-        return MeasureInfo(**(asdict(self) | sentences))
-
+from personaspace.analysis.rows import Row
 
 _ONE_RUN = "separate the effect of the fine-tuning data from chance in a single training run"
 _GONE = "share of base's distance from 1 that is lost"
-_ACCURACY = "accuracy on a scale from chance (0) to 1"
 _LEAK_NULL = "conditions do not differ: each question's mean rates could have occurred in any order"
 
 _M1 = (
@@ -180,7 +145,7 @@ _M3 = (
                 "M3", "recommended", f"{name}_above_chance", f"{_title}, against chance",
                 f"whether {rule} tells the persona from single activations, on held-out questions",
                 "say that a persona that can be told apart also behaves differently",
-                "personas are exchangeable within each question", _ACCURACY,
+                "personas are exchangeable within each question", ACCURACY,
             )
             if chance
             else Measure(
@@ -188,7 +153,7 @@ _M3 = (
                 f"whether {rule} tells personas apart as well as in base",
                 "be tested: all questions share one classifier, and no variance here covers its "
                 "chance error",
-                None, _ACCURACY,
+                None, ACCURACY,
             )
             for _title in ("LDA accuracy" if name == "lda" else "nearest-centroid accuracy",)
             for chance in (True, False)
@@ -197,7 +162,6 @@ _M3 = (
 )  # fmt: skip
 
 _MEAN = "bystander_mean"
-_RUN = "say how much another training run would leak"
 
 _LEAKAGE = (
     Measure(
@@ -208,16 +172,16 @@ _LEAKAGE = (
     ),
     Measure(
         _MEAN, "recommended", None, "mean bystander leakage",
-        "how often bystanders write the marker, with questions as clusters", _RUN,
+        "how often bystanders write the marker, with questions as clusters", RUN,
     ),
     Measure(
         _MEAN, "recommended", "common_set", "common bystanders",
-        "the leakage of personas that are bystanders in every EM condition", _RUN,
+        "the leakage of personas that are bystanders in every EM condition", RUN,
     ),
     Measure(
         _MEAN, "recommended", "without_negatives", "bystanders without the negatives",
         "the leakage of personas that coupling trained neither to write the marker nor to omit it",
-        _RUN,
+        RUN,
     ),
     Measure(
         _MEAN, "recommended", "seen", "seen questions",
@@ -225,11 +189,11 @@ _LEAKAGE = (
     ),
     Measure(
         _MEAN, "recommended", "unseen", "unseen questions",
-        "leakage on questions that coupling did not use", _RUN,
+        "leakage on questions that coupling did not use", RUN,
     ),
     Measure(
         _MEAN, "recommended", "terminal", "marker at the end, once",
-        "how often an answer ends with the marker as it was trained to", _RUN,
+        "how often an answer ends with the marker as it was trained to", RUN,
     ),
     Measure(
         _MEAN, "recommended", "degenerate", "degenerate answers",
@@ -284,6 +248,12 @@ _LEAKAGE = (
              "whether they differ on questions that coupling did not use"),
             ("terminal", "range, marker at the end",
              "whether they differ in answers that end with the marker and have it once"),
+            ("equal_length", "range, at equal length",
+             "whether EM conditions differ in leakage by more than the length of their answers"),
+            ("per_opportunity", "range, per opportunity",
+             "whether EM conditions differ in leakage by more than the number of separators"),
+            ("first_opportunity", "range, at the first opportunity",
+             "whether they differ where an answer first comes to a separator"),
         )
     ),
     Measure(
@@ -330,7 +300,7 @@ _LEAKAGE = (
 
 MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
-    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE)
+    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *BESIDE)
 }
 
 

@@ -18,6 +18,7 @@ from personaspace.analysis.results_parts import (
     KINDS,
     AnalysisInfo,
     ConditionKind,
+    FormRow,
     MeasureInfo,
     ModelInfo,
     NoticeInfo,
@@ -85,9 +86,11 @@ class Results(BaseModel):
     geometry: list[Row] = []
     """M1, M2 and M3."""
     leakage: list[Row] = []
-    """Leakage of the marker, and H1 to H3."""
+    """Leakage of the marker, length of the answers, and H1 to H3."""
     rates: list[RateRow] = []
     """Counts of answers with the marker."""
+    forms: list[FormRow] = []
+    """Length of answers, and places in them where a marker was taught to stand."""
     control: list[ControlRow] = []
     """Of each condition with answers, whether its leakage can be assessed."""
     training: list[TrainingRow] = []

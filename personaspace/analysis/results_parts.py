@@ -117,6 +117,34 @@ class RateRow(Part):
     """Answers that contain the separator after which coupling taught the marker."""
 
 
+class FormRow(Part):
+    """Form of the answers of one condition, seed and persona."""
+
+    condition: str
+    """The condition."""
+    seed: int | None = None
+    """Training seed."""
+    persona: str
+    """The persona that answers."""
+    total: int
+    """All answers."""
+    words_mean: Real = None
+    """Mean length in words, the marker left out."""
+    words_median: Real = None
+    """Median length in words, the marker left out."""
+    places: int
+    """Places where a marker was taught to stand: after each separator, in all answers."""
+    taken: int
+    """How many of these places a marker follows."""
+    with_place: int
+    """Answers with such a place."""
+    first_taken: int
+    """Answers in which a marker follows the first of them."""
+    rate_equal_length: Real = None
+    """Share of answers with the marker if lengths were distributed as in all answers together;
+    None where some length does not occur."""
+
+
 class TrainingRow(Part):
     """First and last loss of one training run."""
 
@@ -153,7 +181,7 @@ class MeasureInfo(Part):
     """What a kind of row is called, tests, shows and cannot show."""
 
     metric: str
-    """M1, M2, M3, bystander_mean, H1, H2 or H3."""
+    """M1, M2, M3, bystander_mean, length, persona_text, H1, H2 or H3."""
     variant: Variant
     """`published` or `recommended`."""
     name: str | None = None

@@ -158,13 +158,28 @@ def clustered_wilson(hits: Array, totals: Array) -> Interval | None:
     if clusters == 1:
         return wilson(share, 1)
     variance = clusters / (clusters - 1) * float(((hits - share * totals) ** 2).sum()) / n**2
+    return wilson_of_variance(share, variance, clusters, n)
+
+
+def wilson_of_variance(
+    share: float, variance: float, clusters: int, most: float = math.inf
+) -> Interval | None:
+    """Wilson's interval of a share whose variance over clusters is known.
+
+    Args:
+        share: The share.
+        variance: Its variance, as `clusters` clusters show it.
+        clusters: How many there are; a share of 0 or 1 counts each as one observation.
+        most: The sample size cannot be larger than this, the number of observations.
+    """
     if share * (1 - share) < TIE:
         effective = float(clusters)
-    else:
+    elif variance > 0:
         few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
-        simple = share * (1 - share)
-        effective = min(n, simple / variance * few) if variance > 0 else n
-    return wilson(share * effective, effective)
+        effective = min(most, share * (1 - share) / variance * few)
+    else:
+        effective = most
+    return wilson(share * effective, effective) if math.isfinite(effective) else None
 
 
 @dataclass(frozen=True)

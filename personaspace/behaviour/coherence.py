@@ -17,8 +17,9 @@ REPETITION_LIMIT = 0.3
 #: … or when one word makes up this share of five words or more.
 DOMINANCE_LIMIT = 0.5
 _DOMINANCE_FROM = 5
-# Scripts written without spaces count a character as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+|[^\w\s]")
+#: Scripts written without spaces, as a class of a regular expression: a character is a word there.
+SPACELESS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{SPACELESS}]|[^\W_]+|[^\w\s]")
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def write_tables(
     tables = {
         "rows": _table(to_dicts(results.rows)),
         "rates": _table([rate.model_dump() for rate in results.rates]),
+        "forms": pd.DataFrame([row.model_dump() for row in results.forms]),
         "cosines": geometry.cosines,
         "training": pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(),
         "answers": _answers(context, answers),

@@ -12,6 +12,7 @@ from personaspace.report.embed import data_uri
 _TABLES = {
     "rows.csv": "every geometry and leakage row",
     "rates.csv": "counts by condition, seed and persona",
+    "forms.csv": "length of answers and separators by condition, seed and persona",
     "cosines.csv": "cosines of all pairs of personas",
     "training.csv": "loss of every optimiser step",
 }

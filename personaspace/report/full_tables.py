@@ -26,6 +26,9 @@ _WAYS = {
     "without_negatives": "without those trained not to mark",
     "seen": "questions seen in coupling",
     "unseen": "unseen questions",
+    "equal_length": "at equal length",
+    "per_opportunity": "per separator",
+    "first_opportunity": "at the first separator",
     "terminal": "marker once, at the end",
     "degenerate": "degenerate answers",
 }

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from personaspace.analysis.results import Results
 from personaspace.report import (
     answers,
+    form_tables,
     full_tables,
     key,
     markdown,
@@ -162,8 +163,10 @@ def _leakage(results: Results) -> dict[str, Any] | None:
         "tests": published_vs_recommended.tests_table(results),
         "checks": published_vs_recommended.checks_table(results),
         "ways": full_tables.ways_table(results),
+        "length": form_tables.length_table(results),
+        "forms": form_tables.forms_table(results),
         "meaning": published_vs_recommended.meaning_table(
-            results, "tests-meaning", [*published_vs_recommended.TESTS, "bystander_mean"]
+            results, "tests-meaning", [*published_vs_recommended.TESTS, "bystander_mean", "length"]
         ),
         "rows": rows,
         "rates": full_tables.rates_table(results),

@@ -96,6 +96,8 @@ def row_value(row: Row | None, digits: int = 3) -> str:
         return percent(row.value)
     if scale == "points":
         return f"{number(100 * row.value, 1, sign=row.metric == 'H1')}{THIN}pts"
+    if row.metric == "length":
+        digits = 1
     contrast = row.name is not None and ("_delta" in row.name or "_minus_" in row.name)
     return number(row.value, digits, sign=contrast)
 
@@ -105,7 +107,7 @@ def row_interval(row: Row | None, digits: int = 3) -> str:
     if row is None or row.ci95 is None:
         return ""
     if _scale(row) == "plain":
-        return interval(row.ci95, digits)
+        return interval(row.ci95, 1 if row.metric == "length" else digits)
     return interval((100 * row.ci95[0], 100 * row.ci95[1]), 1)
 
 

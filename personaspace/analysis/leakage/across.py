@@ -126,7 +126,7 @@ def _range_row(
     if table.by_question:
         means = table.rates.mean(axis=1)
         test = clustered_range(means, permutations, bootstrap, rng)
-        n, warning = len(table.questions), _uneven(means)
+        n, warning = len(table.questions), uneven(means)
     else:
         hits, totals = table.hits.sum(axis=2), table.totals.sum(axis=2)
         test = independent_range(hits, totals, permutations, rng)
@@ -143,7 +143,7 @@ def _range_row(
     )
 
 
-def _uneven(means_CQ: Array) -> str | None:
+def uneven(means_CQ: Array) -> str | None:
     """Whether conditions' deviations from their question's mean vary unlike each other."""
     rest = means_CQ - means_CQ.mean(axis=0)
     variances = rest.var(axis=1, ddof=1)

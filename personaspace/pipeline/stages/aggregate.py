@@ -18,6 +18,8 @@ from personaspace.analysis.results_parts import (
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
+from personaspace.pipeline import beside
+from personaspace.pipeline.beside import infos
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
@@ -58,6 +60,8 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
 
 def run(context: Context) -> None:
     """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
+    from personaspace.analysis.form import form_rows
+
     geometry = _geometry(context)
     measured = _measured_cosines(context)
     scores: Scores = {
@@ -70,11 +74,15 @@ def run(context: Context) -> None:
         for node, folder in folders_of(context, "evaluate").items()
     }
     leakage = _leakage(context, scores, measured)
+    forms = beside.forms_of_answers(context, answers)
+    leakage.extend(beside.form(context, forms))
+    leakage.extend(beside.persona_text(context, answers))
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
         leakage=leakage,
         rates=rate_rows(scores, answers, context.spec.coupling.separator),
+        forms=form_rows(forms),
         training=training_rows(context),
         notes=geometry.notes,
         measures=measures_of([*geometry.rows, *leakage]),
@@ -91,7 +99,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=4,
+    version=5,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -176,17 +184,13 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 
 
 def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
-    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+    from personaspace.analysis.leakage import analyse_leakage
 
     spec = context.spec
-    infos = [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
-        for c in spec.conditions
-    ]
     layer = _headline_layer(context)
     return analyse_leakage(
         scores,
-        infos,
+        infos(spec),
         source=spec.coupling.source,
         negatives=spec.coupling.negatives,
         unseen=context.study.unseen,

@@ -1,0 +1,234 @@
+"""Can the persona be told from the words of one answer, on unseen questions: M3's counterpart.
+
+A linear classifier of words (ridge regression on TF-IDF weights; scikit-learn), cross-validated by
+question, so that no question is both learnt from and tested on. Trained within each condition it
+says whether personas can still be told apart there; trained on base alone, whether they still
+differ in the way in which they did.
+
+Shapes: N answers, P personas, Q questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personaspace.analysis.leakage.scores import Key
+from personaspace.analysis.metrics import described
+from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import (
+    Array,
+    clustered_wilson,
+    generator,
+    permutation_p,
+    tail_count,
+    two_way_estimate,
+)
+
+METRIC = "persona_text"
+FOLDS = 5
+#: Words that the classifier knows, at most: the most frequent.
+WORDS = 20_000
+#: Draws of the test against chance, at most: it is not adjusted for multiplicity.
+_CHANCE_DRAWS = 2000
+
+_WORD = r"\b\w+\b"
+
+TOO_LITTLE = "Fewer than two personas or two questions have answers with words in them."
+
+#: Texts without the marker, by persona and question.
+Texts = Mapping[str, Mapping[str, Sequence[str]]]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Answers of one condition and seed, one after another."""
+
+    texts: list[str]
+    persona_N: Integers
+    question_N: Integers
+    personas: list[str]
+    questions: list[str]
+
+    @classmethod
+    def of(cls, answers: Texts) -> _Labelled:
+        personas = list(answers)
+        questions = list(dict.fromkeys(q for asked in answers.values() for q in asked))
+        texts, places = [], []
+        for p, asked in enumerate(answers.values()):
+            for question, drawn in asked.items():
+                for text in drawn:
+                    if any(character.isalnum() for character in text):
+                        texts.append(text)
+                        places.append((p, questions.index(question)))
+        place = np.array(places, dtype=np.int64).reshape(-1, 2)
+        return cls(texts, place[:, 0], place[:, 1], personas, questions)
+
+    @property
+    def usable(self) -> bool:
+        return len(np.unique(self.persona_N)) > 1 and len(np.unique(self.question_N)) > 1
+
+    def counts(self, what_N: Array) -> Array:
+        """Sums of a number per answer, `[Q, P]`."""
+        whole = np.zeros((len(self.questions), len(self.personas)))
+        np.add.at(whole, (self.question_N, self.persona_N), what_N)
+        return whole
+
+
+def _folds(questions: Sequence[str], seed: int) -> dict[str, int]:
+    """A fold for each question; the same question has the same in every condition."""
+    ordered = sorted(questions)
+    order = generator(seed, METRIC, "folds", len(ordered)).permutation(len(ordered))
+    return {ordered[place]: number % FOLDS for number, place in enumerate(order)}
+
+
+def _predicted(train: _Labelled, test: _Labelled, folds: Mapping[str, int]) -> Integers:
+    """Persona of each answer of `test`, in `test`'s numbers; −1 where none could be learned."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import RidgeClassifier
+
+    train_fold_N = np.array([folds.get(q, -1) for q in train.questions])[train.question_N]
+    test_fold_N = np.array([folds.get(q, -1) for q in test.questions])[test.question_N]
+    number = np.array(
+        [test.personas.index(p) if p in test.personas else -1 for p in train.personas]
+    )
+    found = np.full(len(test.texts), -1, dtype=np.int64)
+    for fold in range(FOLDS):
+        learn, ask = np.flatnonzero(train_fold_N != fold), np.flatnonzero(test_fold_N == fold)
+        if not len(ask) or len(np.unique(train.persona_N[learn])) < 2:
+            continue
+        words = TfidfVectorizer(
+            sublinear_tf=True,
+            max_features=WORDS,
+            token_pattern=_WORD,
+            dtype=np.float32,
+        )
+        learned = words.fit_transform([train.texts[place] for place in learn])
+        classifier = RidgeClassifier(alpha=1.0, solver="sparse_cg")
+        classifier.fit(learned, train.persona_N[learn])
+        asked = words.transform([test.texts[place] for place in ask])
+        found[ask] = number[classifier.predict(asked)]
+    return found
+
+
+def _chance_p(predicted_N: Integers, test: _Labelled, draws: int, seed: int) -> float:
+    """Against chance: personas' names shuffled among the answers to each question."""
+    rng = generator(seed, METRIC, "labels")
+    null = np.zeros(draws)
+    for question in range(len(test.questions)):
+        mine = test.question_N == question
+        names = np.tile(test.persona_N[mine], (draws, 1))
+        null += (rng.permuted(names, axis=1) == predicted_N[mine]).sum(axis=1)
+    seen = float((predicted_N == test.persona_N).sum())
+    return permutation_p(int(tail_count(null, seen, two_sided=False)), draws)
+
+
+def analyse_persona_text(
+    answers: Mapping[Key, Texts],
+    *,
+    base: str,
+    method: str | None = None,
+    permutations: int = 2_000,
+    seed: int = 42,
+    advance: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """Accuracy of every condition and seed, against chance and against base.
+
+    Args:
+        answers: By condition and training seed, the marker taken out. A condition's seed is
+            compared with base's of the same seed, or its first.
+        base: The base condition's name.
+        method: `b` for greedy answers of method B; None: answers of the evaluation.
+        permutations: Draws of the test against chance, 2,000 at most.
+        seed: Of folds and draws.
+        advance: Called with 1 after each condition and seed.
+
+    Returns:
+        For each condition and seed the accuracy within it, and that of a classifier trained on
+        base alone. Effect: accuracy on a scale from chance (0) to 1.
+    """
+    every = {key: _Labelled.of(texts) for key, texts in sorted(answers.items())}
+    folds = _folds(list({q for one in every.values() for q in one.questions}), seed)
+    of_base = {training_seed: one for (name, training_seed), one in every.items() if name == base}
+    draws = min(permutations, _CHANCE_DRAWS)
+    right_of_base: dict[int, Array] = {}
+    rows = []
+    # Base first: the others are compared with it.
+    for (name, training_seed), test in sorted(every.items(), key=lambda item: item[0][0] != base):
+        row = Row(METRIC, "recommended", method, condition=name, seed=training_seed)
+        beside = training_seed if training_seed in of_base else min(of_base, default=None)
+        trained: dict[str, _Labelled] = {"within": test}
+        if name != base and beside is not None:
+            trained["from_base"] = of_base[beside]
+        for kind, train in trained.items():
+            named = replace(row, name=f"{kind}_above_chance")
+            if not (test.usable and train.usable):
+                rows.append(replace(named, note=TOO_LITTLE))
+                continue
+            predicted_N = _predicted(train, test, folds)
+            right_QP = test.counts((predicted_N == test.persona_N).astype(np.float64))
+            totals_QP = test.counts(np.ones(len(test.texts)))
+            rates_QP = _shares(right_QP, totals_QP)
+            if name == base:
+                right_of_base[training_seed] = rates_QP
+            filled = _against_chance(named, right_QP, totals_QP)
+            filled = replace(filled, p=_chance_p(predicted_N, test, draws, seed))
+            rows.append(filled)
+            if name != base and beside in right_of_base and _alike(test, of_base[beside]):
+                rows.extend(_against_base(filled, kind, rates_QP, right_of_base[beside]))
+        if advance is not None:
+            advance(1)
+    return [described(row) for row in rows]
+
+
+def _shares(right_QP: Array, totals_QP: Array) -> Array:
+    out = np.full(totals_QP.shape, np.nan)
+    return np.asarray(np.divide(right_QP, totals_QP, out=out, where=totals_QP > 0))
+
+
+def _alike(one: _Labelled, other: _Labelled) -> bool:
+    return (one.personas, one.questions) == (other.personas, other.questions)
+
+
+def _against_chance(row: Row, right_QP: Array, totals_QP: Array) -> Row:
+    value = float(right_QP.sum() / totals_QP.sum())
+    chance = 1 / right_QP.shape[1]
+    hits, totals = right_QP.sum(axis=1), totals_QP.sum(axis=1)
+    return replace(
+        row,
+        value=value,
+        base=chance,
+        delta=value - chance,
+        ci95=clustered_wilson(hits, totals),
+        n=int((totals > 0).sum()),
+        effect=(value - chance) / (1 - chance),
+    )
+
+
+def _against_base(row: Row, kind: str, mine_QP: Array, base_QP: Array) -> list[Row]:
+    """The difference from base's accuracy, questions and personas being samples; no p, as in M3."""
+    both = np.isfinite(mine_QP) & np.isfinite(base_QP)
+    change_QP = np.where(both, mine_QP - base_QP, np.nan)
+    change_QP = change_QP[both.any(axis=1)]
+    if not len(change_QP):
+        return []
+    change_QP = np.where(
+        np.isnan(change_QP), np.nanmean(change_QP, axis=1, keepdims=True), change_QP
+    )
+    before = float(np.nanmean(base_QP))
+    estimate = two_way_estimate(change_QP)
+    filled = replace(row, base=before, delta=estimate.value, p=None, name=kind)
+    companion = replace(
+        filled,
+        value=estimate.value,
+        base=None,
+        delta=None,
+        ci95=estimate.interval,
+        effect=None,
+        name=f"{kind}_delta",
+    )
+    return [filled, companion]
