@@ -75,7 +75,10 @@ def _parts(node: Node) -> tuple[str, str, str]:
 
 
 def build(study: Study) -> Graph:
-    """The study's graph: train → extract; train → couple → evaluate; all → aggregate → report."""
+    """The study's graph: train → extract; train → couple → evaluate; all → aggregate → report.
+
+    With a judge also train → judge → aggregate.
+    """
     spec = study.spec
     needs: dict[Node, tuple[Node, ...]] = {}
     of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
