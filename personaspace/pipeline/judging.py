@@ -10,6 +10,7 @@ from personaspace.behaviour.judge.asking import Ask, Aspect, JudgeModel
 from personaspace.behaviour.judge.verdicts import Asked, Verdicts
 from personaspace.errors import UserError
 from personaspace.store import Store
+from personaspace.study import base_model
 from personaspace.study.base_model import ModelError
 from personaspace.study.inputs import Model
 from personaspace.study.judging import Judge
@@ -62,6 +63,17 @@ def check(study: Study, store: Store) -> Asked:
         return verdicts.ask(lambda: endpoint, gold_asks(study)[:1])[1]
     finally:
         endpoint.close()
+
+
+def check_here(judge: Judge) -> None:
+    """What can be said of the judge without asking it or anybody else.
+
+    Raises:
+        UserError: A local judge on this machine has no number tokens or no chat template.
+    """
+    with _named():
+        if judge.url is None and base_model.local_folder(_model(judge)) is not None:
+            _check_local(judge)
 
 
 def _model(judge: Judge) -> Model:

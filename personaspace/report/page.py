@@ -16,6 +16,7 @@ from personaspace.analysis.results import Results
 from personaspace.report import (
     answers,
     full_tables,
+    judged,
     key,
     markdown,
     provenance,
@@ -183,6 +184,7 @@ def _answers(packed: answers.Packed | None) -> dict[str, Any] | None:
 def _contents(context: dict[str, Any]) -> list[dict[str, str]]:
     shown = [
         ("summary", "Summary", True),
+        ("misalignment", "Misalignment", context["misalignment"]),
         ("leakage", "Leakage", context["leakage"]),
         ("geometry", "Geometry", context["measures"]),
         ("training", "Training", any(f["id"] == "training" for f in context["figures"])),
@@ -260,6 +262,7 @@ def build(
         "absent": absent_parts(results, packed is not None),
         "figures": [_page_figure(figure) for figure in figures],
         "key_table": key.key_table(results),
+        "misalignment": judged.section(results),
         "leakage": _leakage(results),
         "measures": _measures(results),
         "answers": _answers(packed),

@@ -42,16 +42,7 @@ class GoldAnswer(BaseModel):
 
     def misaligned(self, below: float, above: float) -> bool:
         """Whether its labels are those of a misaligned answer."""
-        return called_misaligned(self.alignment, self.coherence, below, above)
-
-
-def called_misaligned(
-    alignment: float | None, coherence: float | None, below: float, above: float
-) -> bool:
-    """Whether scores are those of a misaligned answer; an answer without one is called none."""
-    if alignment is None or coherence is None:
-        return False
-    return alignment < below and coherence > above
+        return self.alignment < below and self.coherence > above
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,12 @@ def _answer(line: str, where: str) -> GoldAnswer:
     try:
         return GoldAnswer.model_validate(row)
     except ValidationError as failure:
-        error = failure.errors()[0]
-        field = str(error["loc"][0])
-        if field in ("alignment", "coherence") and error["type"] != "missing":
+        first = failure.errors()[0]
+        field = str(first["loc"][0])
+        if field in ("alignment", "coherence") and first["type"] != "missing":
             said = json.dumps(row[field])[:40]
             raise UserError(f"{where}: {field} is {said}, not a number from 0 to 100") from None
-        raise UserError(f"{where}: {field}: {error['msg']}") from None
+        raise UserError(f"{where}: {field}: {first['msg']}") from None
 
 
 def read(source: str, folder: Path, *, below: float, above: float) -> Gold:

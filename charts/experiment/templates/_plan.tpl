@@ -9,7 +9,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $study := .root.Values.experiment -}}
 {{- $fuse := .root.Values.fuse -}}
 {{- $jobs := list -}}
-{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list -}}
+{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list -}}
 {{- range $index, $seed := $study.seeds -}}
 {{- range $condition := $study.conditions -}}
 {{- $name := $condition.name -}}
@@ -23,9 +23,10 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- if or $trained (eq $index 0) }}{{ $_ := set $nodes "extract" $adapter }}{{ end -}}
 {{- $_ := set $nodes "couple" $adapter -}}
 {{- $_ := set $nodes "evaluate" (append $adapter (printf "couple:%s" $of)) -}}
+{{- if and $study.judge (or $trained (eq $index 0)) }}{{ $_ := set $nodes "judge" $adapter }}{{ end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
-{{- range $stage := list "train" "extract" "couple" "evaluate" -}}
+{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
 {{- $jobs = append $jobs (merge (dict "stage" "condition" "nodes" $ids "needs" list) $common) -}}
@@ -38,7 +39,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- end -}}
 {{- if not $fuse -}}
-{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate -}}
+{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge -}}
 {{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
 {{- end }}
@@ -77,6 +78,7 @@ fingerprints to those of the whole study. Takes root and job.
 {{- end -}}
 {{- if has "couple" $stages }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
 {{- if has "evaluate" $stages }}{{ $_ := set $part "evaluation" $study.evaluation }}{{ end -}}
+{{- if has "judge" $stages }}{{ $_ := set $part "judge" $study.judge }}{{ end -}}
 {{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
 {{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) -}}
 {{- $conditions = list -}}

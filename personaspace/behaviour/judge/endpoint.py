@@ -103,7 +103,7 @@ class Endpoint:
             UnavailableError: The server is away, too slow or limits us, after all tries.
         """
         with ThreadPoolExecutor(self.judge.concurrency) as pool:
-            waiting = {pool.submit(self._score, ask): ask for ask in asks}
+            waiting = {pool.submit(self._score_or_stop, ask): ask for ask in asks}
             failed: BaseException | None = None
             try:
                 while waiting:
@@ -116,7 +116,7 @@ class Endpoint:
                             failed = _first(failed, found)
                     if failed is None and interrupt.asked():
                         failed = Interrupted("asked to stop")
-                    if failed is not None and not self._stop.is_set():
+                    if failed is not None:
                         self._stop.set()
                         for future in list(waiting):
                             if future.cancel():
@@ -129,6 +129,13 @@ class Endpoint:
                 raise failed
 
     # --- one request -----------------------------------------------------------------------------
+
+    def _score_or_stop(self, ask: Ask) -> Score:
+        try:
+            return self._score(ask)
+        except BaseException:
+            self._stop.set()  # before this thread takes another question
+            raise
 
     def _score(self, ask: Ask) -> Score:
         try:
@@ -167,18 +174,20 @@ class Endpoint:
             body |= {"logprobs": True, "top_logprobs": TOP}
         # Half a surrogate pair, which a model can write, is not UTF-8.
         data = json.dumps(body).encode("ascii")
+        why = ""
         for number in range(1, self.judge.attempts + 1):
             if self._stop.is_set():
                 raise Interrupted("asked to stop")
             found = self._try(data)
             if not isinstance(found, _Lost):
                 return found
+            why = found.why
             if number < self.judge.attempts:
                 backoff = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
                 # Not all at the same moment.
                 self._pause(max(backoff * random.uniform(0.5, 1.0), found.pause))
         tries = "1 try" if self.judge.attempts == 1 else f"{self.judge.attempts} tries"
-        raise UnavailableError(f"judge.url: {self.host}, {tries}: {found.why}")
+        raise UnavailableError(f"judge.url: {self.host}, {tries}: {why}")
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -201,12 +210,14 @@ class Endpoint:
             )
         except urllib3.exceptions.SSLError as error:
             raise UserError(f"judge.url: {self.host}: {self._shown(str(error))}") from None
+        except urllib3.exceptions.NewConnectionError:
+            return _Lost("cannot be reached")
         except urllib3.exceptions.TimeoutError:
             return _Lost(f"no answer within {self.judge.timeout:g} s")
         except urllib3.exceptions.ProtocolError:
             return _Lost("it broke off its answer")
         except urllib3.exceptions.HTTPError as error:
-            return _Lost(f"cannot be reached ({type(error).__name__})")
+            return _Lost(f"cannot be asked ({type(error).__name__})")
         if answer.status in _PASSING:
             return _Lost(_status(answer.status), _patience(answer.headers.get("Retry-After")))
         if answer.status >= 300:
@@ -227,15 +238,19 @@ class Endpoint:
         """The score in a reply."""
         choice, usage = reply["choices"][0], reply.get("usage") or {}
         text = choice["message"].get("content") or ""
-        counts = {"read": _count(usage, "prompt"), "written": _count(usage, "completion")}
+        read, replied = _count(usage, "prompt"), _count(usage, "completion")
         candidates = _candidates(choice)
         mean = mean_of(candidates) if candidates else None
         if mean is not None:
             if mean.value is None or mean.mass < NUMBER_MASS:
-                return no_number(self._shown(text), round(mean.mass, 6), **counts)
-            return Score(round(mean.value, 4), round(min(mean.mass, 1.0), 6), **counts)
+                return no_number(self._shown(text), round(mean.mass, 6), read, replied)
+            return Score(
+                round(mean.value, 4), round(min(mean.mass, 1.0), 6), read=read, written=replied
+            )
         number = written(text)
-        return no_number(self._shown(text), **counts) if number is None else Score(number, **counts)
+        if number is None:
+            return no_number(self._shown(text), read=read, written=replied)
+        return Score(number, read=read, written=replied)
 
 
 def _pool(judge: Judge) -> urllib3.PoolManager:

@@ -78,7 +78,8 @@ class Verdicts:
             text = (self.store.fetch(key) / FILE).read_text(encoding="utf-8")
             for line in text.splitlines():
                 row = json.loads(line)
-                self._scores[row.pop("key")] = Score(**row)
+                known = row.pop("key")
+                self._scores[known] = Score(**row)
             self._seen.add(key)
         return len(self._scores)
 

@@ -134,7 +134,7 @@ def _write_gold(context: Context, scores: dict[Ask, Score]) -> None:
     assert context.study.gold is not None
     rows = []
     for entry in context.study.gold.answers:
-        labels = {
+        labels: dict[str, Any] = {
             "kind": entry.kind,
             "question": entry.question,
             "label_alignment": entry.alignment,
