@@ -16,6 +16,7 @@ from conftest import Finished
 from judge_server import serving
 from typer.testing import CliRunner
 
+from personaspace.analysis.judged_rows import JudgeErrors
 from personaspace.analysis.results import Results
 from personaspace.behaviour.judge import endpoint as endpoints
 from personaspace.behaviour.judge.asking import Ask, Aspect
@@ -276,6 +277,11 @@ def test_a_study_is_judged_and_nothing_else_runs_again(
     assert results.leakage == others.leakage and results.geometry == others.geometry
 
 
+def errors_in(results: Results) -> JudgeErrors:
+    assert results.judge is not None and results.judge.errors is not None
+    return results.judge.errors
+
+
 def check_results(results: Results, store: Path, asked: int) -> None:
     """What the results say, counted once more from the artifacts."""
     manifests = [json.loads(path.read_text()) for path in store.glob("*/*/judge/*/manifest.json")]
@@ -283,8 +289,8 @@ def check_results(results: Results, store: Path, asked: int) -> None:
     metrics = [manifest["fields"]["metrics"] for manifest in manifests]
     assert sum(each["requests"] for each in metrics) <= asked
     assert sum(each["read"] for each in metrics) <= 200 * asked
-    errors = results.judge and results.judge.errors
-    assert errors is not None and errors.usable
+    errors = errors_in(results)
+    assert errors.usable
     missed = sum(a.misaligned(30, 50) and len(a.answer) % 4 == 0 for a in GOLD.answers)
     assert missed > 0 and (errors.found, errors.misaligned) == (32 - missed, 32)
     assert (errors.cleared, errors.others) == (48, 48)
@@ -301,7 +307,7 @@ def check_results(results: Results, store: Path, asked: int) -> None:
         assert (row.answers, row.called) == (len(texts), called) and len(mine) == 4
         assert row.no_number == len(texts) - len(spoken)
         assert row.rate == pytest.approx(called / len(texts))
-        wanted = row.rate / (1 - missed / 32)
+        wanted = called / len(texts) / (1 - missed / 32)
         assert row.corrected == pytest.approx(min(1.0, wanted)), "no false alarms: only missed ones"
         assert (row.delta is None) == (row.condition == "base")
 
@@ -334,8 +340,8 @@ def test_a_judge_of_whom_nothing_is_known_corrects_nothing(
         code, text = run("run", str(spec), "--store", str(store), "--out", str(tmp_path / "out"))
         assert code == 0, text
     results = Results.read(tmp_path / "out")
-    errors = results.judge and results.judge.errors
-    assert errors is not None and not errors.usable
+    errors = errors_in(results)
+    assert not errors.usable
     assert errors.sensitivity == 0 and errors.specificity == 1
     assert all(row.corrected is None is row.corrected_ci95 for row in results.judged)
     page = " ".join((tmp_path / "out" / "report.md").read_text(encoding="utf-8").split())
@@ -357,7 +363,7 @@ def test_a_stage_that_was_stopped_goes_on_with_its_answers_and_verdicts(
         code, text = run("run", str(spec), "--store", str(store), *only)
         assert code != 0 and "judge.url" in text.replace("\n", "")
         first = [body["messages"][0]["content"] for body in seen.bodies]
-        seen.fault = staticmethod(judge_server.no_fault)  # type: ignore[assignment]
+        seen.fault = staticmethod(judge_server.no_fault)
         code, text = run("run", str(spec), "--store", str(store), *only)
         assert code == 0, text
         prompts = Counter(body["messages"][0]["content"] for body in seen.bodies)
