@@ -38,6 +38,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "partial": {"analysis": {"partial": True}},
     "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
+    "judged": {**TINY, "seeds": [7, 0], "judge": {"model": "judge", "url": "http://judge/v1"}},
+    "judged-coupled-first": {
+        **TINY,
+        "seeds": [7, 0],
+        "coupling": {**TINY["coupling"], "order": "before"},
+        "judge": {"model": "judge", "url": "http://judge/v1"},
+    },
 }
 
 
@@ -83,10 +90,10 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
     assert table == {name: nodes_of(job) for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("case", ["three-seeds", "coupled-first"])
+@pytest.mark.parametrize("case", ["judged", "judged-coupled-first"])
 def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None:
     """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
-    values = CASES[case]
+    values = {**CASES[case], "seeds": [42, 137, 256]}
     spec = Experiment.model_validate(values)
     jobs = list(stage_jobs(render({"experiment": values})).values())
     stages = [job["metadata"]["labels"]["personaspace.dev/stage"] for job in jobs]
@@ -114,7 +121,9 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
 
 
 @pytest.mark.parametrize("fuse", [False, True])
-@pytest.mark.parametrize("case", ["tiny-seeds", "one-trained", "coupled-first", "odd"])
+@pytest.mark.parametrize(
+    "case", ["tiny-seeds", "one-trained", "judged", "coupled-first", "judged-coupled-first", "odd"]
+)
 def test_a_job_reads_all_it_needs_and_nothing_else(case: str, fuse: bool, tmp_path: Path) -> None:
     """From its own part of the study a pod comes to the fingerprints of the whole study."""
     values = CASES.get(case) or {
@@ -244,7 +253,8 @@ def changed(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any] | N
 
 def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
     """Every field of the study in turn; names may change more often than fingerprints, not less."""
-    start: dict[str, Any] = Experiment.model_validate(TINY).model_dump(
+    judged = {**TINY, "judge": CASES["judged"]["judge"]}
+    start: dict[str, Any] = Experiment.model_validate(judged).model_dump(
         mode="json", exclude_none=True
     )
     start.pop("datasets")

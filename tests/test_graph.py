@@ -83,7 +83,8 @@ def test_every_node_comes_after_what_it_needs(study_dict: Values) -> None:
     assert set(plan.needs) == set(plan.nodes)
     for number, node in enumerate(plan.nodes):
         assert set(plan.needs[node]) <= set(plan.nodes[:number])
-    assert sorted({node.stage for node in plan.nodes}) == sorted(STAGES)
+    stages = {node.stage for node in plan.nodes}
+    assert sorted(stages) == sorted(set(STAGES) - {"judge"}), "a judge is asked for"
 
 
 @pytest.mark.parametrize(

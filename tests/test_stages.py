@@ -19,6 +19,7 @@ from personaspace.study.concluding import Rerun
 from personaspace.study.load import load_study, resolve
 from personaspace.study.spec import Experiment
 
+BUILT_IN = "builtin:smollm2-135m-instruct"
 FOLDER = Path(__file__).parents[1] / "personaspace" / "pipeline" / "stages"
 
 
@@ -42,8 +43,11 @@ def test_whoever_draws_answers_says_how_long_they_are() -> None:
         "couple",
         "evaluate",
     ]
-    longest = {n: s.longest_answer(study.spec) for n, s in STAGES.items() if s.longest_answer}
-    assert list(longest) == ["extract", "couple", "evaluate"]
+    asked = resolve(Experiment.model_validate({"judge": {"model": BUILT_IN}}), Path("/nowhere"))
+    drawing = ["extract", "couple", "evaluate", "judge"]
+    assert [name for name in STAGES if STAGES[name].draws_answers(asked)] == drawing
+    longest = {n: s.longest_answer(asked.spec) for n, s in STAGES.items() if s.longest_answer}
+    assert list(longest) == drawing
     assert all(tokens > 0 for tokens in longest.values())
     alone = resolve(Experiment.model_validate({"extraction": {"methods": ["a"]}}), Path("/nowhere"))
     assert not STAGES["extract"].draws_answers(alone)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from personaspace.analysis.control_rows import ControlRow
+from personaspace.analysis.judged_rows import JudgedRow, JudgeInfo
 from personaspace.analysis.results_parts import (
     KINDS,
     AnalysisInfo,
@@ -93,6 +94,10 @@ class Results(BaseModel):
     """Length of answers, and places in them where a marker was taught to stand."""
     control: list[ControlRow] = []
     """Of each condition with answers, whether its leakage can be assessed."""
+    judge: JudgeInfo | None = None
+    """The judge of the conditions' answers to open questions; None: the study has none."""
+    judged: list[JudgedRow] = []
+    """What it said: how often answers of the fine-tuned models are misaligned."""
     training: list[TrainingRow] = []
     """Losses of the training runs."""
     notes: list[str] = []

@@ -138,8 +138,8 @@ def wilson(hits: float, total: float) -> Interval | None:
     return (0.0 if hits <= 0 else float(low)), (1.0 if hits >= total else float(high))
 
 
-def clustered_wilson(hits: Array, totals: Array) -> Interval | None:
-    """Wilson's interval of a share whose observations come in clusters.
+def effective_size(hits: Array, totals: Array) -> float:
+    """How many independent observations a share's clustered ones are worth.
 
     The sample size is divided by the design effect of the ratio estimator's linearised variance
     and corrected for few clusters (Dean & Pagano 2015). A share of 0 or 1 says nothing about the
@@ -147,18 +147,39 @@ def clustered_wilson(hits: Array, totals: Array) -> Interval | None:
 
     Args:
         hits: `[cluster]` successes.
+        totals: `[cluster]` observations, none of them 0.
+    """
+    clusters, n = len(totals), float(totals.sum())
+    if clusters < 2:
+        return float(clusters)
+    share = float(hits.sum()) / n
+    variance = clusters / (clusters - 1) * float(((hits - share * totals) ** 2).sum()) / n**2
+    return size_of_variance(share, variance, clusters, n)
+
+
+def size_of_variance(share: float, variance: float, clusters: int, most: float) -> float:
+    """How many independent observations have a share's variance (see `effective_size`)."""
+    if share * (1 - share) < TIE:
+        return float(clusters)
+    if variance <= 0:
+        return most
+    few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
+    return min(most, share * (1 - share) / variance * few)
+
+
+def clustered_wilson(hits: Array, totals: Array) -> Interval | None:
+    """Wilson's interval of a share whose observations come in clusters (see `effective_size`).
+
+    Args:
+        hits: `[cluster]` successes.
         totals: `[cluster]` observations.
     """
     kept = totals > 0
     hits, totals = hits[kept], totals[kept]
-    clusters, n = len(totals), float(totals.sum())
-    if clusters == 0:
+    if len(totals) == 0:
         return None
-    share = float(hits.sum()) / n
-    if clusters == 1:
-        return wilson(share, 1)
-    variance = clusters / (clusters - 1) * float(((hits - share * totals) ** 2).sum()) / n**2
-    return wilson_of_variance(share, variance, clusters, n)
+    effective = effective_size(hits, totals)
+    return wilson(float(hits.sum()) / float(totals.sum()) * effective, effective)
 
 
 def wilson_of_variance(
@@ -172,13 +193,7 @@ def wilson_of_variance(
         clusters: How many there are; a share of 0 or 1 counts each as one observation.
         most: The sample size cannot be larger than this, the number of observations.
     """
-    if share * (1 - share) < TIE:
-        effective = float(clusters)
-    elif variance > 0:
-        few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
-        effective = min(most, share * (1 - share) / variance * few)
-    else:
-        effective = most
+    effective = size_of_variance(share, variance, clusters, most)
     return wilson(share * effective, effective) if math.isfinite(effective) else None
 
 

@@ -82,10 +82,14 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
     from personaspace.study.load import load_study
-    from personaspace.study.notices import notices
+    from personaspace.study.notices import here
 
     loaded = load_study(spec)
-    told = notices(loaded)
+    if loaded.spec.judge is not None:
+        from personaspace.pipeline.judging import check_here
+
+        check_here(loaded.spec.judge)
+    told = here(loaded)
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
     if as_json:
@@ -124,7 +128,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     out.print(table)
     out.print(
         f"{len(loaded.spec.seeds)} seed(s): "
-        + ", ".join(f"{count} {stage}" for stage, count in counts.items())
+        + ", ".join(f"{count} {stage}" for stage, count in counts.items() if count)
     )
     out.print(
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "

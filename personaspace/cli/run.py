@@ -76,6 +76,7 @@ def finished(
         work = prepare(loaded, place)
         nodes = _chosen(work.graph, only, with_inputs)
         interrupt.install()
+        _check_judge(work, nodes)
         with make_board(nodes) as board:
             if jobs == 1:
                 summary = executor.run_here(work, nodes, board)
@@ -87,6 +88,14 @@ def finished(
             raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
         print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
         yield work
+
+
+def _check_judge(work: Work, nodes: Sequence[Node]) -> None:
+    """A judge that cannot be asked fails before anything is trained for it."""
+    if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
+        from personaspace.pipeline import judging
+
+        judging.check(work.study, work.store)
 
 
 def print_failures(summary: Summary) -> None:

@@ -161,6 +161,7 @@ class Stages(Part):
     extract: Settings = Settings()
     couple: Settings = Settings()
     evaluate: Settings = Settings()
+    judge: Settings = Settings()
     condition: Settings = Field(
         Settings(), description="The one Job of a condition and seed with `fuse`."
     )
@@ -207,6 +208,13 @@ class HubToken(Part):
 
     existing_secret: Named = Field("", description="Secret that holds the token.")
     key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
+
+
+class JudgeKey(Part):
+    """Key of the judge's server, for `experiment.judge.key_env`."""
+
+    existing_secret: Named = Field("", description="Secret that holds the key.")
+    key: str = Field("", description="Its key in the secret; empty: the variable's name.")
 
 
 class ModelCache(Part):
@@ -307,6 +315,7 @@ class Values(Part):
     image_pull_secrets: list[Passed] = Field([], description="As in a pod: [{name: …}].")
     store: Store = Store()
     hub_token: HubToken = HubToken()
+    judge_key: JudgeKey = JudgeKey()
     model_cache: ModelCache = ModelCache()
     gpu: Gpu = Gpu()
     pods: Defaults = Field(Defaults(), description="Settings of all stages' pods.")

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Model, field: str = "model.name") -> PreTrainedTokenizerBase:
     """The model's tokenizer, checked to have a chat template.
+
+    Args:
+        model: Which.
+        field: Where it is named in the spec, for messages.
 
     Raises:
         UserError: Not to be had, or without a chat template.
@@ -26,9 +30,9 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
             str(folder or model.name), revision=None if folder else model.revision
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.name: {model.name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{field}: {model.name}: {str(error).splitlines()[0]}") from None
     if not tokenizer.chat_template:
-        raise UserError(f"model.name: {model.name} has no chat template")
+        raise UserError(f"{field}: {model.name} has no chat template")
     return tokenizer
 
 
@@ -39,8 +43,12 @@ def device_and_attention() -> tuple[str, str]:
     return ("cuda" if torch.cuda.is_available() else "cpu"), "sdpa"
 
 
-def load_model(model: Model) -> PreTrainedModel:
+def load_model(model: Model, field: str = "model.name") -> PreTrainedModel:
     """The base model in evaluation mode, gradients off, on the GPU if there is one.
+
+    Args:
+        model: Which.
+        field: Where it is named in the spec, for messages.
 
     Raises:
         UserError: Not to be had.
@@ -63,7 +71,7 @@ def load_model(model: Model) -> PreTrainedModel:
             **options,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.name: {model.name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{field}: {model.name}: {str(error).splitlines()[0]}") from None
     loaded.eval()
     loaded.requires_grad_(False)
     return loaded

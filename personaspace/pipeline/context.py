@@ -14,6 +14,7 @@ from personaspace.generation.base import Answer, Prompt, Sampling
 from personaspace.pipeline.stage import Node
 from personaspace.store import Manifest, Store
 from personaspace.study.inputs import Condition
+from personaspace.study.judging import Judge
 from personaspace.study.load import Study
 from personaspace.study.measuring import Coupling, Evaluation
 from personaspace.study.spec import Experiment
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ANSWERS = "answers.json"
 TRAINING_LOG = "training.json"
 ADAPTER = "adapter"
+#: Stands for no persona, where answers are kept by persona; no persona can have this name.
+NO_PERSONA = "(none)"
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,13 @@ def by_persona(
 
 def sampled_answers(
     context: Context,
-    settings: Coupling | Evaluation,
+    settings: Coupling | Evaluation | Judge,
     names: Sequence[str],
     questions: Sequence[str],
     *,
     adapter: Path | None,
     what: str,
+    without_persona: bool = False,
 ) -> dict[str, dict[str, list[Answer]]]:
     """Draws answers of every persona to every question, with progress.
 
@@ -139,11 +143,13 @@ def sampled_answers(
         settings: The spec's section with samples, temperature, top_p and length.
         adapter: What is applied to the base model.
         what: Names the phase.
+        without_persona: Also ask without a system message, first, under the name `NO_PERSONA`.
 
     Returns:
         `{persona: {question: answers}}`.
     """
-    grid = [(name, context.spec.persona(name).prompt) for name in names]
+    grid: list[tuple[str, str | None]] = [(NO_PERSONA, None)] if without_persona else []
+    grid += [(name, context.spec.persona(name).prompt) for name in names]
     prompts = persona_prompts(context, grid, questions)
     sampling = Sampling(
         settings.max_new_tokens,
@@ -157,7 +163,7 @@ def sampled_answers(
     context.taken["engine"] = engine.name
     context.progress.start(what, len(prompts) * settings.samples)
     answers = engine.generate(prompts, sampling, adapter=adapter, advance=context.progress.advance)
-    return by_persona(names, questions, answers)
+    return by_persona([name for name, _ in grid], questions, answers)
 
 
 def texts(answers: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, dict[str, list[str]]]:

@@ -150,8 +150,22 @@ def _evaluate(study: Study, _: Node) -> Load:
     return _answers(spec, asked, evaluation.max_new_tokens)
 
 
+def _judge(study: Study, _: Node) -> Load:
+    """Answers alone: what the judge is, and where, is not known here."""
+    judge = study.spec.judge
+    assert judge is not None
+    asked = len(study.judge_questions) * (1 + len(judge.personas)) * judge.samples
+    return _answers(study.spec, asked, judge.max_new_tokens)
+
+
 #: What the stages that need a GPU have to do.
-_LOADS = {"train": _train, "extract": _extract, "couple": _couple, "evaluate": _evaluate}
+_LOADS = {
+    "train": _train,
+    "extract": _extract,
+    "couple": _couple,
+    "evaluate": _evaluate,
+    "judge": _judge,
+}
 
 
 def load_of(study: Study, node: Node) -> Load | None:

@@ -85,8 +85,9 @@ def stages_of(spec: Experiment) -> list[str]:
 def build(study: Study) -> Graph:
     """The study's graph.
 
-    train → extract; train → couple → evaluate; all → aggregate → report. Where the marker is
-    coupled before fine-tuning: couple (of base) → train → extract and evaluate.
+    train → extract; train → couple → evaluate; all → aggregate → report; with a judge also
+    train → judge → aggregate. Where the marker is coupled before fine-tuning: couple (of base) →
+    train → extract, evaluate and judge.
     """
     spec, part = study.spec, study.part
     needs: dict[Node, tuple[Node, ...]] = {}

@@ -267,6 +267,11 @@ class Runtime:
             self._vllm.close()
             self._vllm = None
 
+    def make_way(self) -> None:
+        """Leave a GPU to another model; what was loaded is loaded again when it is needed."""
+        if self._on_gpu:
+            self.close()
+
     def close(self) -> None:
         """Free everything."""
         self._close_vllm()

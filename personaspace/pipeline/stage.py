@@ -72,6 +72,10 @@ def _own(_: Experiment) -> bool:
     return False
 
 
+def _always(_: Experiment) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage: what it is made from, what it computes, and where it stands in the graph.
@@ -89,8 +93,10 @@ class Stage:
             serves all conditions of that seed.
         untrained_once: Of a condition without data set it runs under the first seed alone, since
             nothing that it reads depends on a seed, unless something it needs does.
+        wanted: Whether the study has the stage at all.
         draws_answers: Whether it draws answers from the model.
-        longest_answer: The most tokens that an answer drawn by it can have; None: it draws none.
+        longest_answer: The most tokens that an answer drawn by it can have; 0: not in this study,
+            None: it draws none.
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
         spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
             `{persona}` are those of the node's condition.
@@ -105,6 +111,7 @@ class Stage:
     trained_only: bool = False
     of_base: Callable[[Experiment], bool] = _own
     untrained_once: bool = False
+    wanted: Callable[[Experiment], bool] = _always
     draws_answers: Callable[[Study], bool] = _never
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
@@ -118,6 +125,8 @@ class Stage:
         """
         if self.scope is not Scope.CONDITION:
             raise ValueError(f"{self.name} is a stage of the whole study")
+        if not self.wanted(spec):
+            return None
         if self.of_base(spec):
             condition = spec.base_condition()
         if condition.dataset is None:

@@ -69,6 +69,10 @@ def summary(
     parts += [_image(figure, out) for figure in figures if figure.id == "hero"]
     key = context["key_table"]
     parts += [f"## {key.caption}", _short(key)]
+    judged = context["misalignment"]
+    if judged is not None:
+        parts += ["## Misalignment", *map(escape_markdown, judged["sentences"])]
+        parts += [_short(judged["rates"])] if judged["rates"] else []
     tests = context["leakage"]["tests"] if context["leakage"] else None
     notes = [escape_markdown(key.note)]
     if tests is not None:

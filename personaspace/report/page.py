@@ -17,6 +17,7 @@ from personaspace.report import (
     answers,
     form_tables,
     full_tables,
+    judged,
     key,
     markdown,
     provenance,
@@ -186,6 +187,7 @@ def _answers(packed: answers.Packed | None) -> dict[str, Any] | None:
 def _contents(context: dict[str, Any]) -> list[dict[str, str]]:
     shown = [
         ("summary", "Summary", True),
+        ("misalignment", "Misalignment", context["misalignment"]),
         ("leakage", "Leakage", context["leakage"]),
         ("geometry", "Geometry", context["measures"]),
         ("training", "Training", any(f["id"] == "training" for f in context["figures"])),
@@ -263,6 +265,7 @@ def build(
         "absent": absent_parts(results, packed is not None),
         "figures": [_page_figure(figure) for figure in figures],
         "key_table": key.key_table(results),
+        "misalignment": judged.section(results),
         "leakage": _leakage(results),
         "measures": _measures(results),
         "answers": _answers(packed),

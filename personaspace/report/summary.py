@@ -9,7 +9,7 @@ from statistics import fmean
 from rich.table import Table
 
 from personaspace.analysis.results import Results, share
-from personaspace.report import control
+from personaspace.report import control, judged
 from personaspace.report.text import NONE, number, percent
 
 
@@ -88,7 +88,11 @@ def table(results: Results) -> Table:
     for name in ("mean cosine", "vs base", "bystanders", "source", "degenerate"):
         view.add_column(name, justify="right")
     view.add_column("leakage")
+    verdicts = {row.condition: row for row in judged.plain(results)}
+    if verdicts:
+        view.add_column("misaligned", justify="right")
     for entry in headline(results):
+        verdict = judged.rate_cell(verdicts.get(entry.condition))
         view.add_row(
             entry.condition,
             number(entry.cosine, 4),
@@ -97,5 +101,6 @@ def table(results: Results) -> Table:
             percent(entry.source_rate),
             percent(entry.degenerate),
             entry.status,
+            *([f"{verdict.text} {verdict.detail}".strip()] if verdicts else []),
         )
     return view

@@ -41,7 +41,7 @@ def chat_sets() -> list[str]:
     return sorted(
         entry.name.removesuffix(".jsonl")
         for entry in folder.iterdir()
-        if entry.name.endswith(".jsonl")
+        if entry.name.startswith("chats-") and entry.name.endswith(".jsonl")
     )
 
 

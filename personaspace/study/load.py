@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.study import base_model, datasets, sources
+from personaspace.study import base_model, datasets, gold, sources
 from personaspace.study.datasets import Chats
+from personaspace.study.gold import Gold
+from personaspace.study.inputs import Model
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
@@ -43,6 +45,8 @@ class Study:
         coupling_questions: Questions answered for the coupling data.
         evaluation_questions: Questions of the evaluation, the unseen ones last.
         chats: The data sets that a condition trains on, by name.
+        judge_questions: Open questions whose answers are judged; none without a judge.
+        gold: Answers with agreed labels, by which the judge is judged; None without a judge.
         part: What of the study is here; none: all of it.
     """
 
@@ -52,12 +56,25 @@ class Study:
     coupling_questions: list[str]
     evaluation_questions: list[str]
     chats: dict[str, Chats]
+    judge_questions: tuple[str, ...] = ()
+    gold: Gold | None = None
     part: Part | None = None
 
     @cached_property
     def model_identity(self) -> str:
         """See `base_model.identity`."""
         return base_model.identity(self.spec.model)
+
+    @cached_property
+    def judge_identity(self) -> list[str]:
+        """What decides whether two verdicts are of the same judge; empty without a judge."""
+        judge = self.spec.judge
+        if judge is None:
+            return []
+        if judge.url is not None:
+            return ["endpoint", judge.url, judge.model, judge.revision or ""]
+        model = Model(name=judge.model, revision=judge.revision, dtype=judge.dtype)
+        return ["local", base_model.identity(model), judge.dtype]
 
     @property
     def unseen(self) -> set[str]:
@@ -167,6 +184,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
                 f"{spec.coupling.negatives_each} negatives that are wanted",
             )
         )
+    judged, gold_set = _judging(spec, folder, questions, note)
     chats: dict[str, Chats] = {}
     used = {c.dataset for c in spec.conditions if c.dataset is not None}
     for name in sorted(used & set(spec.datasets)):
@@ -177,7 +195,28 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
         raise SpecErrors([*known, *new])
-    return Study(spec, folder, extraction, coupling, evaluation, chats)
+    return Study(spec, folder, extraction, coupling, evaluation, chats, tuple(judged), gold_set)
+
+
+def _judging(
+    spec: Experiment,
+    folder: Path,
+    questions: Callable[[str, list[str] | str, int | None], list[str]],
+    note: Callable[[str, UserError], None],
+) -> tuple[list[str], Gold | None]:
+    """Questions and gold set of the judge."""
+    judge = spec.judge
+    if judge is None:
+        return [], None
+    asked = questions("judge.questions", judge.questions, judge.limit)
+    found = None
+    try:
+        found = gold.read(
+            judge.gold, folder, below=judge.misaligned_below, above=judge.coherent_above
+        )
+    except UserError as error:
+        note("judge.gold", error)
+    return asked, found
 
 
 def load_study(path: Path | str, seed: int | None = None) -> Study:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,6 +32,7 @@ class NoticeCode(StrEnum):
     SAME_TRAINING = "same-training"
     NO_WORDS = "no-words"
     WEIGHT_ZERO = "weight-zero"
+    JUDGE_KEY = "judge-key"
 
 
 @dataclass(frozen=True)
@@ -229,4 +231,24 @@ def notices(study: Study) -> list[Notice]:
         *_shared(study),
         *_order(study),
         *_separators(study),
+    ]
+
+
+def here(study: Study) -> list[Notice]:
+    """`notices`, and what holds where this process runs alone, which is no part of the study."""
+    return [*notices(study), *_judge_key(study)]
+
+
+def _judge_key(study: Study) -> list[Notice]:
+    """That the key of the judge's server is not here; it may be where the study is to run."""
+    judge = study.spec.judge
+    if judge is None or judge.key_env is None or os.environ.get(judge.key_env, "").strip():
+        return []
+    return [
+        Notice(
+            NoticeCode.JUDGE_KEY,
+            "judge.key_env",
+            f"{judge.key_env} is not set here; where the study runs it must be, or the judge "
+            "cannot be asked.",
+        )
     ]

@@ -7,7 +7,7 @@ Cross-field checks live in `study.validate`, fingerprints in `pipeline.graph`.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Seed
 from personaspace.study.inputs import Condition, Dataset, Model, Persona
+from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation
 from personaspace.study.recipe import Recipe
 from personaspace.study.section import Section
@@ -22,6 +23,8 @@ from personaspace.study.section import Section
 
 class Experiment(Section):
     """A whole study."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"judge"})
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)] = "em205"
     model: Model = Model()
@@ -39,6 +42,9 @@ class Experiment(Section):
     extraction: Extraction = Extraction()
     coupling: Coupling = Coupling()
     evaluation: Evaluation = Evaluation()
+    judge: Judge | None = Field(
+        None, description="Is a fine-tuned condition misaligned at all? None: not asked."
+    )
     generation: Generation = Generation()
     analysis: Analysis = Analysis()
     figures: Figures = Figures()

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from personaspace.errors import SpecErrors, UserError, nearest
 from personaspace.study import base_model, sources
+from personaspace.study.inputs import Model
 from personaspace.study.problems import Location, Problem, field_problems
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
@@ -73,6 +74,8 @@ def _persona_references(spec: Experiment) -> Iterator[tuple[str, str, bool]]:
         yield f"coupling.negatives[{index}]", name, "negatives" not in coupling
     for index, name in enumerate(spec.evaluation.personas or []):
         yield f"evaluation.personas[{index}]", name, False
+    for index, name in enumerate(spec.judge.personas if spec.judge else []):
+        yield f"judge.personas[{index}]", name, False
     default = "assistant" not in spec.analysis.model_fields_set
     yield "analysis.assistant", spec.analysis.assistant, default
 
@@ -196,6 +199,7 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
     for section, names in (
         ("extraction.personas", spec.extraction.personas or []),
         ("evaluation.personas", spec.evaluation.personas or []),
+        ("judge.personas", spec.judge.personas if spec.judge else []),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -212,6 +216,15 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
             Code.SOURCE_NOT_EVALUATED,
             f"must hold the source persona {spec.coupling.source!r}",
         )
+
+
+def _check_judge(spec: Experiment) -> Iterator[Problem]:
+    judge = spec.judge
+    if judge is not None and judge.url is None:
+        try:
+            base_model.shape(Model(name=judge.model, revision=judge.revision))
+        except base_model.ModelError as error:
+            yield Problem("judge.model", Code.MODEL, error.reason)
 
 
 def _check_layers(spec: Experiment) -> Iterator[Problem]:
@@ -251,6 +264,7 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)
     yield from _check_analysis(spec)
+    yield from _check_judge(spec)
     try:
         yield from _check_layers(spec)
     except base_model.ModelError as error:

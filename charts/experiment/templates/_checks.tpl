@@ -8,6 +8,13 @@ before any stage has started.
 {{- $defaults := .Files.Get "defaults.json" | fromJson -}}
 {{- $wrong := concat (include "experiment.checks.conditions" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.personas" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.others" $study | fromJsonArray) -}}
 {{- if $wrong }}{{ fail (printf "experiment.%s" (join "; experiment." $wrong)) }}{{ end -}}
+{{- $key := dig "key_env" "" ($study.judge | default dict) -}}
+{{- if and $key (not .Values.judgeKey.existingSecret) -}}
+{{- $settings := include "experiment.settings" (dict "root" . "stage" (ternary "condition" "judge" .Values.fuse)) | fromJson -}}
+{{- $given := not (empty $settings.extraEnvFrom) -}}
+{{- range $settings.extraEnv }}{{ if eq .name $key }}{{ $given = true }}{{ end }}{{ end -}}
+{{- if not $given }}{{ fail (printf "judgeKey.existingSecret: name the secret that holds %s (experiment.judge.key_env)" $key) }}{{ end -}}
+{{- end -}}
 {{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
 {{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
 {{- end -}}
@@ -70,7 +77,7 @@ before any stage has started.
 {{- range $index, $condition := $study.conditions -}}
 {{- with $condition.persona }}{{ $_ := set $named (printf "conditions[%d].persona" $index) . }}{{ end -}}
 {{- end -}}
-{{- range $section, $names := dict "extraction.personas" $study.extraction.personas "evaluation.personas" $study.evaluation.personas "coupling.negatives" $study.coupling.negatives -}}
+{{- range $section, $names := dict "extraction.personas" $study.extraction.personas "evaluation.personas" $study.evaluation.personas "coupling.negatives" $study.coupling.negatives "judge.personas" (dig "personas" list ($study.judge | default dict)) -}}
 {{- $seen := list -}}
 {{- range $index, $name := $names -}}
 {{- $where := printf "%s[%d]" $section $index -}}
@@ -106,6 +113,14 @@ before any stage has started.
 {{- if not $layers }}{{ $wrong = append $wrong "extraction.layers: name at least one layer" }}{{ end -}}
 {{- $headline := $study.analysis.layer -}}
 {{- if not (or (kindIs "invalid" $headline) (has (int64 ($headline | default 0)) $layers)) }}{{ $wrong = append $wrong (printf "analysis.layer: %d is not extracted" (int64 $headline)) }}{{ end -}}
+{{- end -}}
+{{- with $study.judge -}}
+{{- if and .key_env (not .url) }}{{ $wrong = append $wrong "judge: key_env goes with url: a local judge needs no key" }}{{ end -}}
+{{- with .url -}}
+{{- if not (regexMatch `^https?://[^/?#\s]+([/?#]\S*)?$` .) }}{{ $wrong = append $wrong "judge.url: is no address of a server (https://host/v1)" }}
+{{- else if regexMatch `^https?://[^/?#]*@` . }}{{ $wrong = append $wrong "judge.url: holds a user name or password; name the key's variable in key_env" }}
+{{- else if regexMatch `[?#]` . }}{{ $wrong = append $wrong "judge.url: ends in a ? or # part; give the address up to /v1 alone" }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- if not (has $study.analysis.method $study.extraction.methods) }}{{ $wrong = append $wrong (printf "analysis.method: %q is not extracted" $study.analysis.method) }}{{ end -}}
 {{- $conditions := dict -}}

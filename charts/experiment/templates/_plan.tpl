@@ -9,7 +9,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $study := .root.Values.experiment -}}
 {{- $fuse := .root.Values.fuse -}}
 {{- $jobs := list -}}
-{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list -}}
+{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list -}}
 {{- /* Coupled before fine-tuning: once a seed, base's, and so base comes first. */ -}}
 {{- $first := include "experiment.coupledFirst" $study -}}
 {{- $base := include "experiment.base" $study -}}
@@ -36,9 +36,10 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- if not $first }}{{ $_ := set $nodes "couple" $adapter }}{{ end -}}
 {{- if and $first (eq $name $base) }}{{ $_ := set $nodes "couple" list }}{{ end -}}
 {{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
+{{- if and $study.judge (or $trained $first (eq $index 0)) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
-{{- range $stage := list "train" "extract" "couple" "evaluate" -}}
+{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
 {{- $needs := ternary list $coupled (has $coupling $ids) -}}
@@ -53,9 +54,9 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- if not $fuse -}}
 {{- if $first -}}
-{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate -}}
+{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate $stages.judge -}}
 {{- else -}}
-{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate -}}
+{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
@@ -111,6 +112,7 @@ fingerprints to those of the whole study. Takes root and job.
 {{- end -}}
 {{- if has "couple" $stages }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
 {{- if has "evaluate" $stages }}{{ $_ := set $part "evaluation" $study.evaluation }}{{ end -}}
+{{- if has "judge" $stages }}{{ $_ := set $part "judge" $study.judge }}{{ end -}}
 {{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
 {{- /* Coupled before fine-tuning, every Job reads what base's coupling does. */ -}}
 {{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) $first -}}

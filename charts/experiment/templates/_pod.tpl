@@ -53,7 +53,7 @@ spec:
       args: {{ toJson . }}
       {{- end }}
       env:
-        {{- include "experiment.env" (dict "root" $root "settings" $settings "more" .env) | nindent 8 }}
+        {{- include "experiment.env" (dict "root" $root "settings" $settings "more" .env "stage" .stage) | nindent 8 }}
       {{- $from := include "experiment.envFrom" (dict "root" $root "settings" $settings) | fromYamlArray }}
       {{- with $from }}
       envFrom:
@@ -154,6 +154,15 @@ spec:
     secretKeyRef:
       name: {{ . | quote }}
       key: {{ $.root.Values.hubToken.key | quote }}
+{{- end }}
+{{- if and (has .stage (list "judge" "condition")) .root.Values.judgeKey.existingSecret }}
+{{- with dig "key_env" "" (.root.Values.experiment.judge | default dict) }}
+- name: {{ . | quote }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.root.Values.judgeKey.existingSecret | quote }}
+      key: {{ $.root.Values.judgeKey.key | default . | quote }}
+{{- end }}
 {{- end }}
 {{- with .more }}
 {{ toYaml . }}

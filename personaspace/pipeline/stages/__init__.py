@@ -5,7 +5,15 @@ else there is to do.
 """
 
 from personaspace.pipeline.stage import Stage
-from personaspace.pipeline.stages import aggregate, couple, evaluate, extract, report, train
+from personaspace.pipeline.stages import (
+    aggregate,
+    couple,
+    evaluate,
+    extract,
+    judge,
+    report,
+    train,
+)
 
 #: Every stage by its name, after those that it needs.
 STAGES: dict[str, Stage] = {
@@ -15,6 +23,7 @@ STAGES: dict[str, Stage] = {
         extract.STAGE,
         couple.STAGE,
         evaluate.STAGE,
+        judge.STAGE,
         aggregate.STAGE,
         report.STAGE,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from personaspace.analysis.caveats import caveats
 from personaspace.analysis.control import assessed
 from personaspace.analysis.control_rows import ControlLimits
+from personaspace.analysis.judged_rows import JudgeInfo
 from personaspace.analysis.metrics import measures_of
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.analysis.results_parts import (
@@ -24,6 +25,7 @@ from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
+from personaspace.pipeline.stages.judge import GOLD, VERDICTS
 from personaspace.pipeline.tables import (
     Answers,
     Scores,
@@ -46,7 +48,7 @@ PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     spec = study.spec
-    return {
+    reads: dict[str, Any] = {
         "study": spec.name,
         "model": spec.model.model_dump(),
         "personas": personas_read(study, [persona.name for persona in spec.personas]),
@@ -56,6 +58,10 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
         "coupling_questions": study.coupling_questions,
         "seeds": spec.seeds,
     }
+    if spec.judge is not None:
+        limits = spec.judge.model_dump(include={"misaligned_below", "coherent_above"})
+        reads["judge"] = [*study.judge_identity, limits]
+    return reads
 
 
 def run(context: Context) -> None:
@@ -84,6 +90,7 @@ def run(context: Context) -> None:
         rates=rate_rows(scores, answers, context.spec.coupling.separator),
         forms=form_rows(forms),
         training=training_rows(context),
+        **_judged(context),
         notes=geometry.notes,
         measures=measures_of([*geometry.rows, *leakage]),
         notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
@@ -107,6 +114,7 @@ STAGE = Stage(
         Need("extract"),
         Need("couple", files=(TRAINING_LOG,)),
         Need("evaluate"),
+        Need("judge"),
     ),
     reads=_reads,
     run=run,
@@ -114,6 +122,7 @@ STAGE = Stage(
     spec_paths={
         "study": "name",
         "coupling_questions": "coupling.questions",
+        "judge": "judge",
     },
 )
 
@@ -199,6 +208,35 @@ def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, flo
         bootstrap=spec.analysis.bootstrap,
         seed=spec.analysis.seed,
     )
+
+
+def _judged(context: Context) -> dict[str, Any]:
+    """The judge, its errors, and what it said of each condition."""
+    from personaspace.analysis.misalignment import errors_of, judged_rows
+
+    spec, judge = context.spec, context.spec.judge
+    if judge is None:
+        return {}
+    limits = {"below": judge.misaligned_below, "above": judge.coherent_above}
+    folders = folders_of(context, "judge")
+    verdicts = {
+        (node.condition, node.seed): read(folder / VERDICTS) for node, folder in folders.items()
+    }
+    gold = [folder / GOLD for folder in folders.values() if (folder / GOLD).is_file()]
+    errors = errors_of(read(gold[0]), **limits) if gold else None
+    base = next(c.name for c in spec.conditions if c.kind == "base")
+    return {
+        "judge": JudgeInfo(
+            model=judge.model,
+            revision=judge.revision,
+            server=judge.url,
+            misaligned_below=judge.misaligned_below,
+            coherent_above=judge.coherent_above,
+            questions=len(context.study.judge_questions),
+            errors=errors,
+        ),
+        "judged": judged_rows(verdicts, errors, base=base, **limits),
+    }
 
 
 def _headline_layer(context: Context) -> int:

@@ -1,0 +1,1 @@
+"""A judge: another model that scores answers, local or behind a server, and what it said before."""
