@@ -9,46 +9,12 @@ base. Rows, report and documentation take their words from here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
+from personaspace.analysis.measure import Measure
+from personaspace.analysis.metrics_contrasts import CONTRASTS
 from personaspace.analysis.results_parts import MeasureInfo
-from personaspace.analysis.rows import Row, Variant
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One kind of row.
-
-    Attributes:
-        metric: M1, M2, M3, bystander_mean, H1, H2 or H3.
-        variant: `published` or `recommended`.
-        name: Tells apart the measures of one metric.
-        title: Short name for people.
-        shows: What a row of it shows, to follow "Shows".
-        cannot: What it cannot show, to follow "cannot".
-        null: Null hypothesis of p; None: no test.
-        effect: What the effect size is; None: none.
-    """
-
-    metric: str
-    variant: Variant
-    name: str | None
-    title: str
-    shows: str
-    cannot: str
-    null: str | None = None
-    effect: str | None = None
-
-    @property
-    def note(self) -> str:
-        """Both in one sentence."""
-        return f"Shows {self.shows}; cannot {self.cannot}."
-
-    def info(self) -> MeasureInfo:
-        """As `results.json` has it, with whole sentences."""
-        sentences = {"shows": f"Shows {self.shows}.", "cannot": f"Cannot {self.cannot}."}
-        return MeasureInfo(**(asdict(self) | sentences))
-
+from personaspace.analysis.rows import Row
 
 _ONE_RUN = "separate the effect of the fine-tuning data from chance in a single training run"
 _GONE = "share of base's distance from 1 that is lost"
@@ -290,7 +256,7 @@ _LEAKAGE = (
         "H2", "recommended", "between_runs", "range, runs as units",
         "whether conditions differ by more than training runs of one condition do",
         "say which persona, or what about it, makes the difference",
-        "training runs are exchangeable between conditions",
+        "the conditions' means over runs are equal, however much their runs vary",
         "standard deviation between conditions net of run-to-run variation",
     ),
     Measure(
@@ -316,8 +282,14 @@ _LEAKAGE = (
         "H3", "recommended", "slope", "slope of leakage on the cosine",
         "how much leakage changes along a straight line, with conditions as units",
         "say that a straight line fits: with few conditions no other shape could be seen",
-        "the slope is 0, and deviations of the conditions from the line are normal",
+        "the slope is 0, whatever the variances of the conditions' deviations from the line",
         "correlation coefficient",
+    ),
+    Measure(
+        "H3", "recommended", "slope_over_runs", "slope of leakage on the cosine, runs as units",
+        "a linear trend over these very conditions, beyond run-to-run variation",
+        "tell the cosine from any other lasting difference between the conditions",
+        "the conditions' means over runs have no linear trend over the cosines",
     ),
     Measure(
         "H3", "recommended", "within_seeds", "rank correlation, seeds as blocks",
@@ -330,7 +302,7 @@ _LEAKAGE = (
 
 MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
-    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE)
+    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *CONTRASTS)
 }
 
 
