@@ -9,7 +9,7 @@ from scipy import stats
 
 from personaspace.analysis.geometry.axis import Positions
 from personaspace.analysis.geometry.cells import Cell
-from personaspace.analysis.geometry.compare import jackknife_excess, leave_one_out_personas
+from personaspace.analysis.geometry.compare import leave_one_out_personas
 from personaspace.analysis.geometry.convergence import (
     bounds,
     convergence_layer,

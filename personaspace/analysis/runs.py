@@ -9,8 +9,8 @@ sources of chance: which runs were trained, which questions were asked, which pe
 
 Conditions trained with the same seed share its initial adapter and the order of its examples, and
 their runs resemble each other (in `docs/study` the correlation between EM runs of a seed has a
-median of 0.3 in M1 and 0.9 in M2, whose axis is a run of that seed). So the seed is the cluster. The
-variance over runs is the bias-reduced cluster variance of the conditions' means (CR2: Bell &
+median of 0.3 in M1 and 0.9 in M2, whose axis is a run of that seed). So the seed is the cluster.
+The variance over runs is the bias-reduced cluster variance of the conditions' means (CR2: Bell &
 McCaffrey 2002, Pustejovsky & Tipton 2018), which with the same seeds everywhere is the paired
 t-test over seeds, whatever the conditions' variances, and with no seed in common that of Welch.
 Questions and personas count as far as they exceed what the other ways' share of them explains
@@ -128,7 +128,7 @@ class Runs:
     def _residual(self) -> Array:
         """Takes a run's own condition's mean off, `[N, N]`."""
         same = np.array([[a == b for b in self.conditions] for a in self.conditions], dtype=float)
-        return np.eye(len(self.conditions)) - same / same.sum(axis=1, keepdims=True)
+        return np.asarray(np.eye(len(same)) - same / same.sum(axis=1, keepdims=True))
 
     @cached_property
     def spread(self) -> float:
@@ -229,9 +229,8 @@ def _within(form: Array, tables: Array) -> float:
     rest = rest + tables.mean(axis=(1, 2), keepdims=True)
     found = np.tensordot(form, rest, axes=1)
     questions, personas = tables.shape[1:]
-    return float((found**2).sum()) / (
-        (questions - 1) * (personas - 1) * questions * personas or math.inf
-    )
+    free = (questions - 1) * (personas - 1)
+    return float((found**2).sum()) / (free * questions * personas) if free else 0.0
 
 
 def _interplay(table: Array) -> float:
@@ -361,4 +360,3 @@ def all_alike(runs: Runs, names: Sequence[str]) -> Omnibus:
     uncertain += share**2 * float((over_questions**2).sum()) / max(1, questions - 1)
     above, below = whole**2 / float((total**2).sum()), whole**2 / uncertain
     return Omnibus(float(special.fdtrc(above, below, size / whole)), net, count)
-

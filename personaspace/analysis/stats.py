@@ -322,8 +322,9 @@ def adjust(rows: Sequence[Row], families: Collection[str] = FAMILIES) -> list[Ro
     """Fills `p_bh` and `p_holm` of every row that has a p and belongs to a family.
 
     A family is adjusted within its variant, seed and target: each seed is a study of its own, and
-    rows over all runs are one more for each target. Corrections are statsmodels' (Benjamini & Hochberg 1995,
-    Holm 1979). No rows, or none in a family: nothing to adjust, the rows come back as they are.
+    rows over all runs are one more for each target. Corrections are statsmodels' (Benjamini &
+    Hochberg 1995, Holm 1979). No rows, or none in a family: nothing to adjust, the rows come back
+    as they are.
     """
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):

@@ -137,10 +137,10 @@ def analyse_geometry(
     roles, notes = _roles(groups, base, axis, benign, assistant)
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
-    kept = Kept()
+    tables = Kept()
     for group in groups:
         work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
-        work = replace(work, kept=kept)
+        work = replace(work, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -152,7 +152,7 @@ def analyse_geometry(
         result.rows.extend(
             convergence.convergence_rows(work.positions, group.method, group.seed, seed)
         )
-    result.rows.extend(pooled_rows(kept, roles))
+    result.rows.extend(pooled_rows(tables, roles))
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
     kept = [row for row in result.rows if row.variant in variants]

@@ -224,8 +224,8 @@ def m2(
         rows.extend(_rows(cell, name, roles, before, after, moved))
         if kept is not None:
             names = [cell.personas[index] for index in others]
-            own, start = (Pseudo(_pseudo_values(*pair, False)) for pair in (after, before))
-            kept.add(cell, "M2", "split_half", name, own, start, personas=names)
+            own, unmoved = (Pseudo(_pseudo_values(*pair, False)) for pair in (after, before))
+            kept.add(cell, "M2", "split_half", name, own, unmoved, personas=names)
             shifts_QP = _pseudo_values(*moved, absolute=False)
             kept.add(cell, "M2", "displacement", name, Pseudo(shifts_QP), personas=names)
         if name != roles.benign:
@@ -255,7 +255,7 @@ def _rows(
             cell.layer,
             name,
             cell.seed,
-            family=None if absolute else pre_post_family(name, roles),
+            family=pre_post_family(name, roles),
             name=measure,
             note=note,
         )
@@ -275,6 +275,7 @@ def _rows(
             value=estimate.value,
             p=estimate.p,
             ci95=estimate.interval,
+            family=pre_post_family(name, roles) if estimate.p is not None else None,
             n=shifts.shape[1],
             effect=_standardised(shifts),
             name="displacement",

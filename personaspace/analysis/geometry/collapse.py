@@ -165,12 +165,10 @@ def _increments(place: _Place, name: str) -> list[Row]:
             before = benign[measure].mean
             effect = mine[measure].mean / before - 1 if before > 0 else None
         row = _difference(place.row(title, name), mine[measure], benign[measure], effect)
-        if measure == "raw_cosine":
-            row = replace(row, family=FAMILY)
-        elif measure == "centred_cosine":
+        if measure == "centred_cosine":
             # Where neither moved its personas together, a t-test has no level (`displacement`).
             row = replace(row, p=None)
-        rows.append(row)
+        rows.append(replace(row, family=FAMILY if row.p is not None else None))
     shared = replace(place.row("benign_share", name), value=share, ci95=interval)
     rows.append(replace(shared, n=rows[0].n))
     return rows
@@ -206,4 +204,5 @@ def _mean_increment(place: _Place) -> list[Row]:
     share, interval = _share(benign, mean, base)
     increment = _difference(place.row("em_mean_minus_benign", None), mean, benign, share)
     shared = replace(place.row("em_mean_benign_share", None), value=share, ci95=interval)
+    increment = replace(increment, family=FAMILY if increment.p is not None else None)
     return [increment, replace(shared, n=increment.n)]

@@ -21,7 +21,7 @@ from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.rows import Row, Target
 from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs
-from personaspace.analysis.stats import Array, Interval
+from personaspace.analysis.stats import Interval
 
 #: Beyond how many times EM's change benign's is not looked for.
 _LARGEST_SHARE = 20.0
@@ -72,17 +72,18 @@ class Kept:
 
 
 def _aligned(tables: Sequence[_Table], change: bool) -> Runs | None:
-    """The runs on the questions and personas that all of them have; None below two of either."""
+    """The runs on the questions that all of them have.
+
+    None below two questions, or where a seed lost a persona: a mean over pairs is another one then.
+    """
     used = np.logical_and.reduce([table.used for table in tables])
-    shared = [p for p in tables[0].personas if all(p in table.personas for table in tables)]
-    if used.sum() < 2 or len(shared) < 2:
+    if used.sum() < 2 or len({table.personas for table in tables}) > 1:
         return None
     values, pairs = [], []
     for table in tables:
         pseudo = table.change if change and table.change is not None else table.own
-        at = [table.personas.index(persona) for persona in shared]
-        values.append(pseudo.values[used[table.used]][:, at])
-        pairs.append(None if pseudo.pairs is None else pseudo.pairs[np.ix_(at, at)])
+        values.append(pseudo.values[used[table.used]])
+        pairs.append(pseudo.pairs)
     known = [pair for pair in pairs if pair is not None]
     return Runs(
         tuple(table.condition for table in tables),
@@ -141,10 +142,11 @@ class _Work:
             for condition in em:
                 weights = {condition: 1.0, str(benign): -1.0}
                 row = self._difference(called["increment"], weights, "geometry_em_vs_benign")
-                yield replace(row, condition=condition)
+                yield replace(row, condition=condition, against=benign)
             if len(em) > 1:
                 weights = dict.fromkeys(em, 1 / len(em)) | {str(benign): -1.0}
-                yield self._difference(called["mean"], weights, "geometry_em_vs_benign")
+                row = self._difference(called["mean"], weights, "geometry_em_vs_benign")
+                yield replace(row, against=benign)
                 if self.name == "raw_cosine":
                     yield self._share(em, str(benign))
         for one, other in itertools.combinations(em, 2):
@@ -156,6 +158,7 @@ class _Work:
         changed = self.change.contrast({condition: 1.0}, self.target)
         family = pre_post_family(condition, self.roles)
         row = self._filled(replace(self.place, name=self.name, condition=condition), changed)
+        row = replace(row, family=family if row.p is not None else None)
         value, before = found.estimate.value, self.base
         delta = changed.estimate.value if before is not None else None
         yield replace(
@@ -164,14 +167,14 @@ class _Work:
             ci95=found.estimate.interval,
             base=before,
             delta=delta,
-            family=family,
         )
         if before is not None:
-            yield replace(row, name=f"{self.name}_delta")
+            yield replace(row, name=f"{self.name}_delta", family=None)
 
     def _difference(self, name: str, weights: Mapping[str, float], family: str) -> Row:
         found = self.change.contrast(weights, self.target)
-        return replace(self._filled(replace(self.place, name=name), found), family=family)
+        row = self._filled(replace(self.place, name=name), found)
+        return replace(row, family=family if row.p is not None else None)
 
     def _filled(self, row: Row, found: RunEstimate) -> Row:
         # Of one training, M3's classifiers are shared by all questions: no variance holds that.

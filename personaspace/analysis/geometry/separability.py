@@ -179,9 +179,7 @@ def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -
     return permutation_p(count, len(null))
 
 
-def m3(
-    cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = None
-) -> list[Row]:
+def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = None) -> list[Row]:
     """Rows of M3 for both classifiers; effect: accuracy on a scale from chance (0) to 1.
 
     Args:
@@ -218,6 +216,7 @@ def m3(
                 n=len(totals),
                 effect=(value - chance) / (1 - chance),
                 name=f"{classifier}_above_chance",
+                family="geometry_above_chance",
             )
             rows.append(row)
             if name != roles.base:
@@ -260,6 +259,7 @@ def _against_base(
         base=before,
         delta=delta,
         p=None,
+        family=None,
         name=classifier,
         warning=BLURRED if before < 0.9 else None,
     )

@@ -15,14 +15,15 @@ import numpy as np
 from scipy import stats
 
 from personaspace.analysis.leakage import trend
+from personaspace.analysis.leakage.pooled import between_runs, run_tables
 from personaspace.analysis.leakage.published import (
     FAMILY,
     NOTES,
+    SECONDARY,
     order_floor,
     slope,
     spearman_test,
 )
-from personaspace.analysis.leakage.pooled import between_runs, run_tables
 from personaspace.analysis.leakage.recommended import INDEPENDENT, split_questions
 from personaspace.analysis.leakage.scores import ConditionInfo, Key, Scores, Table, tabulate
 from personaspace.analysis.rows import Row
@@ -188,7 +189,7 @@ def h2_rows(
     ]
     runs = between_runs(scores, em, mine, row)
     rows = [runs, *rows] if runs else rows
-    return [replace(rows[0], family=FAMILY), *rows[1:]]
+    return [replace(rows[0], family=FAMILY), *(replace(r, family=SECONDARY) for r in rows[1:])]
 
 
 def bonett_wright(rho: float, n: int) -> Interval | None:
@@ -237,13 +238,16 @@ def h3_rows(
         else:
             note = f"{n} conditions; p is exact over all orders and cannot be below {floor:.2g}."
         filled = replace(row, value=rho, p=p, ci95=bonett_wright(rho, n), n=n)
-        family = FAMILY if name == "common_set" else None
+        family = FAMILY if name == "common_set" else SECONDARY
         rows.append(replace(filled, family=family, effect=slope(x, y), note=note, p_floor=floor))
         if name == "common_set":
+            row = replace(row, family=SECONDARY)
             rows.append(trend.slope_row(replace(row, name="slope"), x, y))
             runs = run_tables(scores, there, mine)
             if runs is not None and runs.replicated and np.ptp(x) > 0:
-                rows.append(trend.over_runs_row(replace(row, name="slope_over_runs"), runs, anchors))
+                rows.append(
+                    trend.over_runs_row(replace(row, name="slope_over_runs"), runs, anchors)
+                )
             blocks = trend.seed_blocks(scores, anchors, mine)
             if len(blocks) > 1:
                 rng = generator(seed, "H3", "within seeds")

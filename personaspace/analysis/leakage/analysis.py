@@ -107,7 +107,7 @@ def _recommended(
         rows.extend(
             recommended.h1_rows(scores, condition, em, common, source=source, seed=training_seed)
         )
-    rows.extend(contrast_rows(scores, there, source))
+    rows.extend(contrast_rows(scores, there, source, training_seed))
     if not em:
         return rows
     rows.extend(

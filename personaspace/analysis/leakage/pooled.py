@@ -103,9 +103,7 @@ def share_over_runs(row: Row, runs: Runs | None) -> list[Row]:
         hull = (min(e[0] for e in known), max(e[1] for e in known)) if known else None
         note = None if estimate.run_variation else ONE_RUN
         found.append(
-            replace(
-                row, ci95=hull, target=target, run_variation=estimate.run_variation, note=note
-            )
+            replace(row, ci95=hull, target=target, run_variation=estimate.run_variation, note=note)
         )
     return found
 
@@ -127,26 +125,38 @@ def _difference(row: Row, found: RunEstimate) -> Row:
 
 
 def contrast_rows(
-    scores: Mapping[Key, Scores], there: Sequence[ConditionInfo], source: str
+    scores: Mapping[Key, Scores],
+    there: Sequence[ConditionInfo],
+    source: str,
+    seed: int | None = None,
 ) -> Iterator[Row]:
     """Differences of bystander leakage between conditions, each on the bystanders of both.
 
     From base for every other condition; from benign for every EM condition and for their mean; of
     every pair of EM conditions.
+
+    Args:
+        scores: By condition and training seed.
+        there: Conditions that have scores.
+        source: Persona that the marker was coupled to.
+        seed: Of the rows; None: several.
     """
+    row = Row("bystander_contrast", "recommended", seed=seed)
     base = next((c for c in there if c.kind == "base"), None)
     benign = next((c for c in there if c.kind == "benign"), None)
     em = [c for c in there if c.kind == "em"]
     for condition in there:
         if base is not None and condition is not base:
-            yield from _pair(scores, "minus_base", condition, base, source)
+            yield from _pair(scores, replace(row, name="minus_base"), condition, base, source)
     if benign is not None:
         for condition in em:
-            yield from _pair(scores, "em_minus_benign", condition, benign, source)
+            yield from _pair(
+                scores, replace(row, name="em_minus_benign"), condition, benign, source
+            )
         if len(em) > 1:
-            yield from _mean(scores, em, benign, source)
+            yield from _mean(scores, row, em, benign, source)
     for one, other in itertools.combinations(em, 2):
-        yield from _pair(scores, "bystander_pair", one, other, source)
+        yield from _pair(scores, replace(row, name="bystander_pair"), one, other, source)
 
 
 def _shared(
@@ -163,14 +173,12 @@ def _shared(
 
 def _pair(
     scores: Mapping[Key, Scores],
-    name: str,
+    row: Row,
     one: ConditionInfo,
     other: ConditionInfo,
     source: str,
 ) -> Iterator[Row]:
-    row = Row(
-        "bystander_contrast", "recommended", condition=one.name, name=name, against=other.name
-    )
+    row = replace(row, condition=one.name, against=other.name)
     runs = _common_runs(scores, [one, other], source)
     if runs is None:
         yield replace(row, note=NO_SHARED)
@@ -189,13 +197,12 @@ def _common_runs(
 
 def _mean(
     scores: Mapping[Key, Scores],
+    row: Row,
     em: Sequence[ConditionInfo],
     benign: ConditionInfo,
     source: str,
 ) -> Iterator[Row]:
-    row = Row(
-        "bystander_contrast", "recommended", name="em_mean_minus_benign", against=benign.name
-    )
+    row = replace(row, name="em_mean_minus_benign", against=benign.name)
     runs = _common_runs(scores, [*em, benign], source)
     if runs is None:
         yield replace(row, note=NO_SHARED)

@@ -20,8 +20,8 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.stats.proportion import proportion_effectsize
 
-from personaspace.analysis.leakage.published import FAMILY, not_evaluable
 from personaspace.analysis.leakage.pooled import run_tables, share_over_runs, within
+from personaspace.analysis.leakage.published import FAMILY, SECONDARY, not_evaluable
 from personaspace.analysis.leakage.scores import (
     ConditionInfo,
     Key,
@@ -222,6 +222,7 @@ def h1_rows(
             p=estimate.equivalence_p(MARGIN),
             effect=MARGIN,
             name="equivalence",
+            family=SECONDARY,
             note=f"The margin is ±{100 * MARGIN:.0f} points; two one-sided tests.",
         )
     )
@@ -274,9 +275,7 @@ def _own_against_other(
     if not others:
         return []
     keys = [key for key in sorted(scores) if key[0] in names]
-    tables = [
-        _by_run({key: scores[key]}, [key[0]], table, persona, others)[0, 0] for key in keys
-    ]
+    tables = [_by_run({key: scores[key]}, [key[0]], table, persona, others)[0, 0] for key in keys]
     runs = Runs(tuple(c for c, _ in keys), tuple(s for _, s in keys), np.stack(tables)[:, :, None])
     weights = dict.fromkeys(names, -1 / (len(names) - 1)) | {condition.name: 1.0}
     found = runs.contrast(weights, "these_personas")
@@ -285,4 +284,4 @@ def _own_against_other(
     change = differences[own] - np.delete(differences, own, axis=0).mean(axis=0)
     warning = found.warning or _warning(table, change)
     filled = _filled(row, found.estimate, table, name="own_minus_other_conditions")
-    return [replace(filled, warning=warning, run_variation=found.run_variation)]
+    return [replace(filled, warning=warning, run_variation=found.run_variation, family=SECONDARY)]
