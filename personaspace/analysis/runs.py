@@ -218,9 +218,9 @@ class Runs:
 
 def _explained(form: Array, by_way: Array) -> float:
     """What runs bring to the variance over the levels of another way, `[N, level]`."""
-    levels = by_way.shape[1]
+    levels = len(by_way.T)
     found = form @ (by_way - by_way.mean(axis=1, keepdims=True))
-    return float((found**2).sum()) / (levels * (levels - 1))
+    return float(np.square(found).sum()) / (levels * (levels - 1))
 
 
 def _within(form: Array, tables: Array) -> float:
@@ -228,9 +228,9 @@ def _within(form: Array, tables: Array) -> float:
     rest = tables - tables.mean(axis=1, keepdims=True) - tables.mean(axis=2, keepdims=True)
     rest = rest + tables.mean(axis=(1, 2), keepdims=True)
     found = np.tensordot(form, rest, axes=1)
-    questions, personas = tables.shape[1:]
+    questions, personas = len(tables[0]), len(tables[0, 0])
     free = (questions - 1) * (personas - 1)
-    return float((found**2).sum()) / (free * questions * personas) if free else 0.0
+    return float(np.square(found).sum()) / (free * questions * personas) if free else 0.0
 
 
 def _interplay(table: Array) -> float:
