@@ -235,11 +235,12 @@ def _within(form: Array, tables: Array) -> float:
 
 def _interplay(table: Array) -> float:
     """Variance of the mean that single cells bring, `[Q, P]`."""
-    questions, personas = table.shape
+    questions, personas = len(table), len(table[0])
     if min(questions, personas) < 2:
         return 0.0
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return float((rest**2).sum()) / ((questions - 1) * (personas - 1)) / (questions * personas)
+    squares = float(np.square(rest).sum())
+    return squares / ((questions - 1) * (personas - 1)) / (questions * personas)
 
 
 def _beyond(
