@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,14 @@ import typer
 from rich.table import Table
 
 from personaspace import logs
-from personaspace.cli import analysis, cluster
+from personaspace.cli import analysis, cluster, upkeep
 from personaspace.cli import run as running
 from personaspace.cli.guard import guarded
-from personaspace.cli.options import AsJson, SpecPath
+from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
 from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
+from personaspace.files import check_folder
 from personaspace.version import __version__
 
 if TYPE_CHECKING:
@@ -33,14 +35,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-StoreUrl = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="PERSONASPACE_STORE",
-        help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
-    ),
-]
 #: Of commands that take a release as well, whose own store counts more than the environment's.
 MaybeStore = Annotated[
     str | None,
@@ -52,7 +46,6 @@ MaybeStore = Annotated[
 Target = Annotated[
     str, typer.Argument(help="A study's file, or a release of the chart.", metavar="SPEC|RELEASE")
 ]
-DEFAULT_STORE = "personaspace-store"
 
 
 def _store(given: str | None) -> str:
@@ -142,7 +135,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@guarded
+@partial(guarded, takes_signals=True)
 def run(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
@@ -150,7 +143,7 @@ def run(
     with_inputs: running.WithInputs = False,
     plan: running.Plan = False,
     as_json: running.PlanAsJson = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the work.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
@@ -163,6 +156,8 @@ def run(
         raise UserError("--json: goes with --plan")
     from personaspace.pipeline.graph import Node
 
+    if out is not None:
+        check_folder(out, "--out")
     with running.finished(spec, store, only, with_inputs, jobs) as work:
         if work.manifest(Node("report")) is None:
             print(f"artifacts: {work.store.url}")
@@ -279,6 +274,7 @@ def report(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
+    check_folder(out, "--out")
     with open_store(store) as place:
         place.check()
         work = prepare(load_study(spec), place)
@@ -328,6 +324,8 @@ app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
+app.command()(guarded(upkeep.verify, takes_signals=True))
+app.command()(guarded(upkeep.gc, takes_signals=True))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
     app.command()(guarded(_command))
 
@@ -351,5 +349,5 @@ def main(
     ] = "info",
 ) -> None:
     """Options for all commands."""
-    guarded(logs.setup)(level=log_level)
+    guarded(logs.setup, takes_signals=True)(level=log_level)
     os.environ[logs.LEVEL] = log_level  # for the processes that this one starts

@@ -5,7 +5,6 @@ Ends the process: 0 done, 2 the user's mistake, 69 store away, 75 asked to stop,
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.files import environment_number
 from personaspace.logs import RunEvent, log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
@@ -135,7 +135,7 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> No
 
 def _reach(store: Store, name: str) -> None:
     """Wait until the store answers. Raises UnavailableError when patience is over."""
-    until = time.monotonic() + float(os.environ.get(PATIENCE) or 0)
+    until = time.monotonic() + environment_number(PATIENCE, 0.0)
     told = False
     while True:
         try:

@@ -17,7 +17,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from personaspace.errors import StoreUnavailable, UserError
+from personaspace import interrupt
+from personaspace.errors import StoreUnavailable, UserError, without_passwords
 from personaspace.s3.errors import code_of, s3_errors, status_of
 from personaspace.s3.location import S3Location
 
@@ -26,6 +27,8 @@ PART_BYTES = 8 * 1024 * 1024
 #: Of one request, by botocore, within a second or so; longer troubles are for `patience`.
 ATTEMPTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+#: The patience of a process that was asked to stop.
+_STOPPING_SECONDS = 10.0
 #: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
 _REFUSED = (404, 409, 412)
 _STYLES = {None: "auto", True: "path", False: "virtual"}
@@ -161,14 +164,23 @@ class Bucket:
         """Remove an object; nothing happens if there is none."""
         self._patiently("delete from", lambda: self._client.delete_object(**self._at(name)))
 
-    def abort_uploads(self, folder: str, before: datetime) -> None:
-        """Drop uploads in parts that were begun below `folder` before then and never finished."""
+    def abort_uploads(self, folder: str, before: datetime, *, dry_run: bool = False) -> int:
+        """Drop uploads in parts that were begun below `folder` before then and never finished.
+
+        Returns:
+            How many there were.
+        """
+        found = 0
         for upload in self._pages("list_multipart_uploads", "Uploads", folder):
             if upload["Initiated"] <= before:
+                found += 1
+                if dry_run:
+                    continue
                 where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                 # It may have ended since the listing.
                 with suppress(ClientError):
                     self._client.abort_multipart_upload(Bucket=self.location.bucket, **where)
+        return found
 
     def close(self) -> None:
         """Close the connections."""
@@ -222,6 +234,8 @@ class Bucket:
                 with s3_errors(*self._names, doing):
                     return call()
             except StoreUnavailable:
+                if interrupt.asked():  # a pod that is to stop has little time
+                    deadline = min(deadline, time.monotonic() + _STOPPING_SECONDS)
                 wait = random.uniform(pause / 2, pause)
                 if time.monotonic() + wait > deadline:
                     raise
@@ -262,6 +276,8 @@ class Bucket:
             session = self._session
             if attempts is None:
                 configured = session._session.get_config_variable("max_attempts")
+                if configured is not None and not str(configured).strip().isdigit():
+                    raise UserError(f"AWS_MAX_ATTEMPTS: {str(configured)[:40]!r} is not a number")
                 attempts = int(configured or ATTEMPTS)
             try:
                 return session.client(
@@ -278,7 +294,7 @@ class Bucket:
                     ),
                 )
             except ValueError as error:
-                raise UserError(f"store {where.place}: {error}") from None
+                raise UserError(f"store {where.place}: {without_passwords(str(error))}") from None
 
 
 @functools.cache

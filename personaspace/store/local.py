@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from personaspace.errors import StoreMissing, UserError
-from personaspace.store.base import STALE_MINUTES, Keys, Store
+from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store
 from personaspace.store.disk import (
     Scratch,
     abandoned,
@@ -18,6 +18,9 @@ from personaspace.store.disk import (
     folder_lock,
     make_folders,
     prune,
+    read_plain,
+    refuse_links,
+    share,
     sync,
     sync_tree,
 )
@@ -69,7 +72,7 @@ class LocalStore(Store):
         path = self._folder(key) / MANIFEST
         with disk_errors(self.root):
             try:
-                raw = path.read_bytes()
+                raw = read_plain(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return parse_manifest(raw, key, str(path))
@@ -95,34 +98,48 @@ class LocalStore(Store):
         if data is not None:
             self._drop(key, data)
 
-    def sweep(self, prefix: str = "", *, minutes: float = STALE_MINUTES) -> int:
+    def sweep(
+        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
+    ) -> int:
         removed = 0
         with disk_errors(self.root):
-            for folder, data_names, _ in list(self._walk(prefix)):
+            for folder, data_names, files in list(self._walk(prefix)):
                 key = folder.relative_to(self.root).as_posix()
+                named = _named(folder / MANIFEST) if MANIFEST in files else b""
                 for data in data_names:
+                    if data.encode() in named:
+                        continue  # most are whole; the slow look below is for what is not
                     with abandoned(folder / data, minutes) as free:
                         if not free:
                             continue
-                        (folder / f"{data}{_PART}").unlink(missing_ok=True)
+                        if not dry_run:
+                            (folder / f"{data}{_PART}").unlink(missing_ok=True)
                         # The manifest is read only now: a writer may have published meanwhile.
                         if not self._may_name(key, data):
-                            shutil.rmtree(folder / data)
+                            if not dry_run:
+                                shutil.rmtree(folder / data)
                             removed += 1
-                prune(folder, self.root)
+                if not dry_run and MANIFEST not in files:
+                    prune(folder, self.root)
         return removed
 
     def describe(self, key: str) -> str:
         return str(self._folder(key))
 
     def _folder(self, key: str) -> Path:
-        return self.root / check_key(key)
+        folder = self.root / check_key(key)
+        refuse_links(self.root, folder)
+        return folder
 
     def _walk(self, prefix: str) -> Iterator[tuple[Path, Keys, Keys]]:
         """Folder, names of its data folders, names of its files; never inside data folders."""
         top = self._folder(prefix) if prefix else self.root
         for parent, folders, files in os.walk(top, onerror=_unless_gone):
-            data_names = [name for name in folders if is_data_name(name)]
+            data_names = [
+                name
+                for name in folders
+                if is_data_name(name) and not (Path(parent) / name).is_symlink()
+            ]
             folders[:] = [name for name in folders if not is_data_name(name)]
             yield Path(parent), data_names, files
 
@@ -146,6 +163,7 @@ class LocalStore(Store):
         with disk_errors(self.root):
             for name in names:
                 path = folder / name
+                refuse_links(folder, path)
                 check_file(path, manifest.files[name], manifest.key, name, str(path))
         return folder
 
@@ -159,6 +177,7 @@ class LocalStore(Store):
 
     def _keep(self, manifest: Manifest, scratch: Scratch) -> None:
         with disk_errors(self.root):
+            share(scratch.folder)
             sync_tree(scratch.folder)
 
     def _publish(self, manifest: Manifest) -> bool:
@@ -180,18 +199,20 @@ class LocalStore(Store):
             sync(folder)
         return True
 
-    def _replace(self, manifest: Manifest) -> str | None:
+    def _replace(self, manifest: Manifest, only: str | None) -> Replaced:
         folder = self._folder(manifest.key)
         with disk_errors(self.root):
             part = self._write_part(manifest)
             try:
                 with folder_lock(folder):
                     former = self._data_of(manifest.key)
+                    if only not in (None, former):
+                        return Replaced(done=False)
                     os.replace(part, folder / MANIFEST)
                     sync(folder)
             finally:
                 part.unlink(missing_ok=True)
-        return former
+        return Replaced(done=True, former=former)
 
     def _write_part(self, manifest: Manifest) -> Path:
         part = self._folder(manifest.key) / f"{manifest.data}{_PART}"
@@ -209,6 +230,14 @@ class LocalStore(Store):
             with suppress(FileNotFoundError):
                 shutil.rmtree(folder / data)
             prune(folder, self.root)
+
+
+def _named(path: Path) -> bytes:
+    """A manifest's text, which holds the name of its data folder; empty if it cannot be read."""
+    try:
+        return read_plain(path)
+    except OSError:
+        return b""
 
 
 def _unless_gone(error: OSError) -> None:

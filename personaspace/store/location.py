@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from personaspace.errors import UserError
+from personaspace.files import expanded
 from personaspace.s3.location import S3Location, parse_s3, shown_url
 from personaspace.store.manifest import check_key
 
@@ -18,8 +20,10 @@ def parse_location(url: str) -> Path | S3Location:
     """
     if not url.strip():
         raise UserError("store: the URL is empty; it comes from --store or PERSONASPACE_STORE")
-    if "://" not in url and not url.startswith("file:"):
-        return Path(url).expanduser().absolute()
+    if re.match(r"(?i)(s3|https?|file):/?[^/]", url):
+        raise UserError(f"store {shown_url(url)}: after the scheme stand two slashes, as in s3://")
+    if "://" not in url:
+        return expanded(url).absolute()
     try:
         parts = urlsplit(url)
     except ValueError as error:

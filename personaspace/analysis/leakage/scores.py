@@ -15,6 +15,8 @@ from personaspace.errors import UserError
 from personaspace.files import read_json
 
 FILE_NAME = re.compile(r"(?P<condition>.+)\.seed-(?P<seed>-?\d+)\.json")
+#: Far more answers than there are; far fewer than arithmetic holds exactly.
+_MOST = 10**12
 KINDS = ("hits", "terminal", "degenerate")
 
 Scores = Mapping[str, Any]
@@ -42,8 +44,8 @@ def _count(counts: Any, key: str, where: str) -> int:
     if not isinstance(counts, dict):
         raise UserError(f"{where}: not an object of counts")
     value = counts.get(key)
-    if type(value) is not int or value < 0:
-        raise UserError(f"{where}: {key} is {value!r}, not a count")
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise UserError(f"{where}: {key} is {str(value)[:40]!r}, not a count")
     return value
 
 
@@ -104,7 +106,27 @@ def read_score_files(folder: Path | str) -> tuple[dict[Key, Scores], list[str]]:
         if key in scores:
             raise UserError(f"{path}: condition {key[0]!r} with seed {key[1]} is a duplicate")
         scores[key] = check_scores(read_json(path), str(path))
+        _check_alike(scores, key, path)
     return scores, others
+
+
+def _check_alike(scores: Mapping[Key, Scores], key: Key, path: Path) -> None:
+    """Refuse a file that was scored otherwise than those of its folder before it.
+
+    Raises:
+        UserError: Another marker, or not one persona in common.
+    """
+    this = scores[key]
+    for (condition, seed), other in scores.items():
+        name = f"{condition}.seed-{seed}.json"
+        ours, theirs = (each.get("marker") for each in (this, other))
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"{path}: scored with the marker {ours!r}, but {name} with {theirs!r}: rates of "
+                "different markers cannot be compared"
+            )
+        if not set(this["per_persona"]) & set(other["per_persona"]):
+            raise UserError(f"{path}: has no persona in common with {name}")
 
 
 def rate(scores: Scores, persona: str) -> float:
