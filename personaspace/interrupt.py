@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
@@ -19,6 +21,7 @@ class EventLike(Protocol):
         ...
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _asked = threading.Event()
 
 
@@ -31,8 +34,31 @@ def install() -> None:
             signal.raise_signal(number)
         _asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, handle)
+
+
+@contextmanager
+def caught() -> Iterator[None]:
+    """Catch SIGTERM and SIGINT for a while; then all is as before, and another run may begin.
+
+    Only a process's main thread can catch signals: in others nothing changes.
+
+    Raises:
+        Interrupted: Asked to stop meanwhile, though nobody looked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    install()
+    try:
+        yield
+        check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reset()
 
 
 def follow(other: EventLike) -> None:

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from personaspace import interrupt, logs
+from personaspace import logs
 from personaspace.console import console, print_json, shown
 from personaspace.errors import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,
     StoreMissing,
-    UserError,
     one_line,
 )
 
 if TYPE_CHECKING:
     from personaspace.pipeline.executor import Summary
     from personaspace.pipeline.forecast import Forecast
-    from personaspace.pipeline.graph import Graph, Node
     from personaspace.pipeline.run import Work
 
 Only = Annotated[
@@ -40,18 +38,6 @@ Plan = Annotated[
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")]
 
 
-def _chosen(graph: Graph, only: Sequence[str] | None, with_inputs: bool) -> list[Node]:
-    """The nodes that are meant, in the graph's order."""
-    if not only:
-        if with_inputs:
-            raise UserError("--with-inputs: goes with --only")
-        return list(graph.nodes)
-    meant = {node for pattern in only for node in graph.select(pattern)}
-    if with_inputs:
-        return graph.with_inputs(meant)
-    return [node for node in graph.nodes if node in meant]
-
-
 @contextmanager
 def finished(
     spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, jobs: int
@@ -60,27 +46,15 @@ def finished(
 
     Ends the process if a stage failed: 2 if the input was at fault, else 1.
     """
-    from personaspace.models.load import load_tokenizer
-    from personaspace.pipeline import executor
-    from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.local import run_study
     from personaspace.store import open_store
-    from personaspace.study import base_model
     from personaspace.study.load import load_study
 
     loaded = load_study(spec)
-    if base_model.local_folder(loaded.spec.model) is not None:
-        load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
     with open_store(store) as place:
-        place.check()
-        work = prepare(loaded, place)
-        nodes = _chosen(work.graph, only, with_inputs)
-        interrupt.install()
-        with make_board(nodes) as board:
-            if jobs == 1:
-                summary = executor.run_here(work, nodes, board)
-            else:
-                summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
+        work, summary = run_study(
+            loaded, place, only=only or (), with_inputs=with_inputs, jobs=jobs, file=spec
+        )
         if summary.failed:
             if not logs.as_json():  # the log has said it
                 print_failures(summary)
@@ -117,7 +91,7 @@ def show_plan(
         with suppress(StoreMissing):  # a first run makes it
             place.check(write=False)
         work = prepare(load_study(spec), place)
-        nodes = _chosen(work.graph, only, with_inputs)
+        nodes = work.graph.choose(only or (), with_inputs)
         found = forecast(work, nodes)
     if as_json:
         print_json([each.to_dict() for each in found])

@@ -19,6 +19,7 @@ from personaspace.analysis.results_parts import (
 )
 from personaspace.analysis.rows import Row
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
+from personaspace.pipeline.design import leakage_of
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
@@ -176,25 +177,9 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 
 
 def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
-    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
-
-    spec = context.spec
-    infos = [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
-        for c in spec.conditions
-    ]
     layer = _headline_layer(context)
-    return analyse_leakage(
-        scores,
-        infos,
-        source=spec.coupling.source,
-        negatives=spec.coupling.negatives,
-        unseen=context.study.unseen,
-        measured={name: cosines[layer] for name, cosines in measured.items()},
-        permutations=spec.analysis.permutations,
-        bootstrap=spec.analysis.bootstrap,
-        seed=spec.analysis.seed,
-    )
+    cosines = {name: by_layer[layer] for name, by_layer in measured.items()}
+    return leakage_of(context.spec, scores, context.study.unseen, measured=cosines)
 
 
 def _headline_layer(context: Context) -> int:
