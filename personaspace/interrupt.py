@@ -50,6 +50,32 @@ def install() -> None:
     _take(_ask)
 
 
+@contextmanager
+def caught() -> Iterator[None]:
+    """Catch SIGTERM and SIGINT for a while; then all is as before, and another run may begin.
+
+    Only a process's main thread can catch signals: in others, and where they are caught already,
+    nothing changes.
+
+    Raises:
+        Interrupted: Asked to stop meanwhile, though nobody looked.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    main = threading.current_thread() is threading.main_thread()
+    if not main or all(handler is _ask for handler in before.values()):
+        yield
+        check()
+        return
+    install()
+    try:
+        yield
+        check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reset()
+
+
 def ask() -> None:
     """Be asked to stop, as by a signal; of any thread."""
     _asked.set()

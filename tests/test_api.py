@@ -197,6 +197,8 @@ def test_a_study_runs_and_gives_its_results(finished_study: Finished, tmp_path: 
     assert results is not None and len(results.rows())
     assert (tmp_path / "out" / "report.html").is_file()
     assert personaspace.run(study, store, only=["train"]) is not None
+    with pytest.raises(UserError, match="with-inputs"):
+        personaspace.run(study, store, with_inputs=True)
     with pytest.raises(UserError, match="jobs: several processes need the study's file"):
         personaspace.run(study, store, jobs=2)
 

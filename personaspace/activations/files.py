@@ -209,6 +209,19 @@ def find_activations(folder: Path | str) -> tuple[list[Path], list[str]]:
     return fitting, [path.name for path in paths if path not in fitting]
 
 
+def named_activations(folder: Path | str) -> tuple[list[Path], list[str]]:
+    """Activation files of a folder, sorted, and a note on each safetensors file of another name.
+
+    Raises:
+        UserError: No such folder, or none in it.
+    """
+    fitting, others = find_activations(folder)
+    if not fitting:
+        raise UserError(f"{folder}: no <condition>.seed-<n>.<a|b>.safetensors files")
+    why = "is left out: not named <condition>.seed-<n>.<a|b>.safetensors"
+    return fitting, [f"{name} {why}" for name in others]
+
+
 def write_activations(
     path: Path | str,
     activations: NDArray[np.floating[Any]],

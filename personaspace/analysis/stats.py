@@ -167,7 +167,7 @@ def size_of_variance(share: float, variance: float, clusters: int, most: float) 
         return float(clusters)
     if variance <= 0:
         return most
-    few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
+    few = float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2
     return min(most, share * (1 - share) / variance * few)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +45,7 @@ def run(
     store: Path | str = "personaspace-store",
     *,
     only: Iterable[str] = (),
+    with_inputs: bool = False,
     jobs: int = 1,
     out: Path | str | None = None,
 ) -> StudyResults | None:
@@ -55,6 +55,7 @@ def run(
         study: The study, or its file.
         store: Folder or `s3://…` of its artifacts.
         only: Only these stages: `train`, `train:e4-villain`, `train:e4-villain:42`.
+        with_inputs: With `only`: what these need as well.
         jobs: Processes beside each other; more than one needs the study's file.
         out: Results, figures and report are copied there.
 
@@ -64,30 +65,18 @@ def run(
     Raises:
         UserError: A mistake in the study, or a stage that failed because of one.
         RuntimeError: A stage failed for another reason; `__cause__` says which.
-        Interrupted: Asked to stop; another call goes on from there.
+        Interrupted: Asked to stop (Ctrl-C, SIGTERM); another call goes on from there.
     """
-    from personaspace.pipeline import executor
-    from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.local import export, run_study
     from personaspace.pipeline.stage import Node
     from personaspace.store import open_store
 
-    loaded = _load_study(study) if isinstance(study, str | Path) else study
-    if jobs > 1 and not isinstance(study, str | Path):
-        raise UserError("jobs: several processes need the study's file, not a loaded study")
+    file = Path(study) if isinstance(study, str | Path) else None
+    loaded = study if isinstance(study, Study) else _load_study(study)
     with open_store(str(store)) as place:
-        place.check()
-        work = prepare(loaded, place)
-        nodes = list(work.graph.nodes)
-        if only:
-            chosen = {node for pattern in only for node in work.graph.select(pattern)}
-            nodes = [node for node in nodes if node in chosen]
-        with make_board(nodes) as board:
-            if jobs > 1:
-                path = Path(str(study)).absolute()
-                summary = executor.run_beside(work, nodes, board, path, jobs)
-            else:
-                summary = executor.run_here(work, nodes, board)
+        work, summary = run_study(
+            loaded, place, only=list(only), with_inputs=with_inputs, jobs=jobs, file=file
+        )
         for node, error in summary.failed.items():
             if isinstance(error, UserError):
                 raise error
@@ -95,20 +84,8 @@ def run(
         if work.manifest(Node("aggregate")) is None:
             return None
         if out is not None:
-            export(work, Path(out))
+            export(work, Path(out), report=work.manifest(Node("report")) is not None)
     return load_results(str(store), loaded)
-
-
-def export(work: Any, out: Path) -> Path:
-    """Copy the aggregate's and, where it is complete, the report's files to a folder."""
-    from personaspace.pipeline.stage import Node
-
-    out.mkdir(parents=True, exist_ok=True)
-    for stage in ("aggregate", "report"):
-        manifest = work.manifest(Node(stage))
-        if manifest is not None:
-            shutil.copytree(work.store.fetch(manifest), out, dirs_exist_ok=True)
-    return out
 
 
 def read_activations(path: Path | str) -> ActivationFile:
@@ -151,17 +128,13 @@ def geometry(
     Raises:
         UserError: Malformed files, or a condition or persona that is not there.
     """
-    from personaspace.activations.files import find_activations
+    from personaspace.activations.files import named_activations
     from personaspace.analysis.geometry import analyse_geometry
 
-    notes = []
     if isinstance(files, str | Path):
-        paths, others = find_activations(files)
-        if not paths:
-            raise UserError(f"{files}: no <condition>.seed-<n>.<a|b>.safetensors files")
-        notes = [f"{name} is left out: not an activation file's name" for name in others]
+        paths, notes = named_activations(files)
     else:
-        paths = [Path(path) for path in files]
+        paths, notes = [Path(path) for path in files], []
     found = analyse_geometry(
         paths,
         base=base,
@@ -205,24 +178,9 @@ def leakage(
     Raises:
         UserError: Scores of a condition that the study lacks, or malformed ones.
     """
-    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage
+    from personaspace.pipeline.design import leakage_of
 
-    spec = study.spec
-    drawn = ("permutations", "bootstrap", "seed")
-    settings = {name: getattr(spec.analysis, name) for name in drawn}
-    conditions = [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
-        for c in spec.conditions
-    ]
-    rows = analyse_leakage(
-        scores,
-        conditions,
-        source=spec.coupling.source,
-        negatives=spec.coupling.negatives,
-        unseen=study.unseen,
-        **(settings | draws),
-    )
-    return frame(rows)
+    return frame(leakage_of(study.spec, scores, study.unseen, draws))
 
 
 def power(study: Study, assumptions: Assumptions | None = None) -> Plan:

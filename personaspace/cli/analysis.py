@@ -127,13 +127,11 @@ def geometry(
     as_json: AsJson = False,
 ) -> None:
     """M1, M2 and M3 from activation files: collapse, shift along the axis, separability."""
-    from personaspace.activations.files import find_activations
+    from personaspace.activations.files import named_activations
     from personaspace.analysis.geometry import VARIANTS, analyse_geometry
 
-    files, others = find_activations(folder)
-    if not files:
-        raise UserError(f"{folder}: no <condition>.seed-<n>.<a|b>.safetensors files")
-    _say(f"{name} is left out: not named <condition>.seed-<n>.<a|b>.safetensors" for name in others)
+    files, notes = named_activations(folder)
+    _say(notes)
     result = analyse_geometry(
         files,
         base=base,
@@ -177,7 +175,8 @@ def leakage(
     as_json: AsJson = False,
 ) -> None:
     """H1, H2 and H3 from score files: who leaks, and whether conditions differ."""
-    from personaspace.analysis.leakage import ConditionInfo, analyse_leakage, read_score_files
+    from personaspace.analysis.leakage import read_score_files
+    from personaspace.pipeline.design import leakage_of
     from personaspace.study.sources import read_questions
     from personaspace.study.validate import load_spec
 
@@ -186,15 +185,11 @@ def leakage(
     if not scores:
         raise UserError(f"{folder}: no <condition>.seed-<n>.json files")
     _say(f"{name} is left out: not named <condition>.seed-<n>.json" for name in others)
-    conditions = [
-        ConditionInfo(c.name, c.kind or "em", study.induction_persona(c), c.cosine_anchor)
-        for c in study.conditions
-    ]
-    found = {name for name, _ in scores}
-    for name in sorted(found - {c.name for c in conditions}):
+    found, known = {name for name, _ in scores}, [c.name for c in study.conditions]
+    for name in sorted(found.difference(known)):
         raise UserError(f"{folder}: scores of {name!r}, which is not a condition of {spec}")
     _check_study(folder, scores, study)
-    _say(f"{c.name} has no scores" for c in conditions if c.name not in found)
+    _say(f"{name} has no scores" for name in known if name not in found)
     unseen: set[str] | None = None
     try:
         coupling = study.coupling
@@ -202,16 +197,9 @@ def leakage(
         unseen = _questions(scores.values()) - used
     except UserError as error:
         _say([f"seen and unseen questions are not told apart: {error}"])
-    rows = analyse_leakage(
-        scores,
-        conditions,
-        source=study.coupling.source,
-        negatives=study.coupling.negatives,
-        unseen=unseen,
-        permutations=permutations or study.analysis.permutations,
-        bootstrap=bootstrap or study.analysis.bootstrap,
-        seed=study.analysis.seed if seed is None else seed,
-    )
+    draws = {"permutations": permutations, "bootstrap": bootstrap, "seed": seed}
+    given = {name: value for name, value in draws.items() if value is not None}
+    rows = leakage_of(study, scores, unseen, given)
     if as_json:
         print_json({"rows": to_dicts(rows)})
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -180,27 +179,15 @@ def _results(work: Any) -> Results:
 
 def _show(work: Any, out: Path | None) -> None:
     from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.local import export
     from personaspace.report.summary import table
 
     console().print(table(_results(work)))
     if out is not None:
-        print(f"report: {_export(work, out) / 'report.html'}")
+        print(f"report: {export(work, out) / 'report.html'}")
     else:
         print(f"results: {work.store.describe(work.key(Node('aggregate')))}")
         print(f"report:  {work.store.describe(work.key(Node('report')))}")
-
-
-def _export(work: Any, out: Path) -> Path:
-    """Copies the aggregate's and the report's files to a folder."""
-    from personaspace.pipeline.graph import Node
-
-    out.mkdir(parents=True, exist_ok=True)
-    for stage in ("aggregate", "report"):
-        manifest = work.manifest(Node(stage))
-        if manifest is None:
-            raise UserError(f"{stage}: not complete in {work.store.url}; `personaspace run` first")
-        shutil.copytree(work.store.fetch(manifest), out, dirs_exist_ok=True)
-    return out
 
 
 @app.command()
@@ -269,6 +256,7 @@ def report(
     """Copy a finished study's report to a folder; it is drawn again if something of it changed."""
     from personaspace.pipeline import executor
     from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.local import export
     from personaspace.pipeline.progress import make_board
     from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
@@ -283,7 +271,7 @@ def report(
             summary = executor.run_here(work, [Node("report")], board)
         for error in summary.failed.values():
             raise error
-        print(f"report: {_export(work, out) / 'report.html'}")
+        print(f"report: {export(work, out) / 'report.html'}")
 
 
 @app.command()

@@ -16,14 +16,12 @@ from personaspace.errors import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,
     StoreMissing,
-    UserError,
     one_line,
 )
 
 if TYPE_CHECKING:
     from personaspace.pipeline.executor import Summary
     from personaspace.pipeline.forecast import Forecast
-    from personaspace.pipeline.graph import Graph, Node
     from personaspace.pipeline.run import Work
 
 Only = Annotated[
@@ -40,18 +38,6 @@ Plan = Annotated[
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")]
 
 
-def _chosen(graph: Graph, only: Sequence[str] | None, with_inputs: bool) -> list[Node]:
-    """The nodes that are meant, in the graph's order."""
-    if not only:
-        if with_inputs:
-            raise UserError("--with-inputs: goes with --only")
-        return list(graph.nodes)
-    meant = {node for pattern in only for node in graph.select(pattern)}
-    if with_inputs:
-        return graph.with_inputs(meant)
-    return [node for node in graph.nodes if node in meant]
-
-
 @contextmanager
 def finished(
     spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, jobs: int
@@ -60,42 +46,22 @@ def finished(
 
     Ends the process if a stage failed: 2 if the input was at fault, else 1.
     """
-    from personaspace.models.load import load_tokenizer
-    from personaspace.pipeline import executor
-    from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.local import run_study
     from personaspace.store import open_store
-    from personaspace.study import base_model
     from personaspace.study.load import load_study
 
     loaded = load_study(spec)
-    if base_model.local_folder(loaded.spec.model) is not None:
-        load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
     interrupt.install()
     with open_store(store) as place:
-        place.check()
-        work = prepare(loaded, place)
-        nodes = _chosen(work.graph, only, with_inputs)
-        _check_judge(work, nodes)
-        with make_board(nodes) as board:
-            if jobs == 1:
-                summary = executor.run_here(work, nodes, board)
-            else:
-                summary = executor.run_beside(work, nodes, board, spec.absolute(), jobs)
+        work, summary = run_study(
+            loaded, place, only=only or (), with_inputs=with_inputs, jobs=jobs, file=spec
+        )
         if summary.failed:
             if not logs.as_json():  # the log has said it
                 print_failures(summary)
             raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
         print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
         yield work
-
-
-def _check_judge(work: Work, nodes: Sequence[Node]) -> None:
-    """A judge that cannot be asked fails before anything is trained for it."""
-    if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
-        from personaspace.pipeline import judging
-
-        judging.check(work.study, work.store)
 
 
 def print_failures(summary: Summary) -> None:
@@ -127,7 +93,7 @@ def show_plan(
         with suppress(StoreMissing):  # a first run makes it
             place.check(write=False)
         work = prepare(load_study(spec), place)
-        nodes = _chosen(work.graph, only, with_inputs)
+        nodes = work.graph.choose(only or (), with_inputs)
         found = forecast(work, nodes)
     if as_json:
         print_json([each.to_dict() for each in found])

@@ -6,22 +6,11 @@ from typing import TYPE_CHECKING
 
 from personaspace.analysis.rows import Row
 from personaspace.pipeline.context import ANSWERS, Context
+from personaspace.pipeline.design import infos
 from personaspace.pipeline.tables import Answers, folders_of, read
-from personaspace.study.spec import Experiment
 
 if TYPE_CHECKING:
     from personaspace.analysis.form import Forms
-    from personaspace.analysis.leakage import ConditionInfo
-
-
-def infos(spec: Experiment) -> list[ConditionInfo]:
-    """The conditions as the analysis of leakage knows them."""
-    from personaspace.analysis.leakage import ConditionInfo
-
-    return [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
-        for c in spec.conditions
-    ]
 
 
 def forms_of_answers(context: Context, answers: Answers) -> Forms:

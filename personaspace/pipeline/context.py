@@ -87,7 +87,11 @@ class Context:
 
     @contextmanager
     def one_adapter(self) -> Iterator[Path | None]:
-        """The inputs' adapters as one, as engines take it; None if there are none."""
+        """The inputs' adapters as one, as engines take it; None if there are none.
+
+        Composed from the parts, whichever came first: `composed/` of couple is this one only where
+        coupling came after fine-tuning, and artifacts from before it lack it.
+        """
         from personaspace.models import lora
 
         if self.input("couple") is None:

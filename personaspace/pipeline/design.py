@@ -1,12 +1,19 @@
-"""What a study's power depends on: the counts of its spec."""
+"""What the statistics, which know no study, need of one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from personaspace.analysis.power import Design
+from personaspace.analysis.rows import Row
 from personaspace.study.sources import read_questions
 from personaspace.study.spec import Experiment
+
+if TYPE_CHECKING:
+    from personaspace.analysis.leakage import ConditionInfo
+    from personaspace.analysis.leakage.scores import Key, Scores
 
 
 def design_of(spec: Experiment, folder: Path) -> Design:
@@ -37,4 +44,47 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         seeds=len(spec.seeds),
         cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
         alpha=spec.analysis.alpha,
+    )
+
+
+def infos(spec: Experiment) -> list[ConditionInfo]:
+    """The conditions as the analysis of leakage knows them."""
+    from personaspace.analysis.leakage import ConditionInfo
+
+    return [
+        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
+        for c in spec.conditions
+    ]
+
+
+def leakage_of(
+    spec: Experiment,
+    scores: Mapping[Key, Scores],
+    unseen: set[str] | None,
+    draws: Mapping[str, int] | None = None,
+    measured: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """H1–H3 of scores, with the study's conditions and personas in their parts.
+
+    Args:
+        spec: The study.
+        scores: By condition and training seed.
+        unseen: Questions that coupling did not use; None: not known.
+        draws: `permutations`, `bootstrap` and `seed`, where not the study's.
+        measured: Measured cosine to the assistant by EM condition; None: anchors alone.
+
+    Raises:
+        UserError: Scores of a condition that the study lacks, or malformed ones.
+    """
+    from personaspace.analysis.leakage import analyse_leakage
+
+    own = {name: getattr(spec.analysis, name) for name in ("permutations", "bootstrap", "seed")}
+    return analyse_leakage(
+        scores,
+        infos(spec),
+        source=spec.coupling.source,
+        negatives=spec.coupling.negatives,
+        unseen=unseen,
+        measured=measured,
+        **(own | dict(draws or {})),
     )

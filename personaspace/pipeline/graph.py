@@ -65,6 +65,23 @@ class Graph:
         found = all(mine or not given for mine, given in zip(meant, parts, strict=False))
         return ":".join(meant) if found and meant != parts else ""
 
+    def choose(self, only: Iterable[str], with_inputs: bool = False) -> list[Node]:
+        """The nodes that are meant, in order: all, or those of some patterns (see `select`).
+
+        Args:
+            only: Patterns; none: all nodes.
+            with_inputs: With patterns: what their nodes need as well.
+
+        Raises:
+            UserError: A pattern that matches none, or `with_inputs` without patterns.
+        """
+        meant = {node for pattern in only for node in self.select(pattern)}
+        if not meant:
+            if with_inputs:
+                raise UserError("--with-inputs: goes with --only")
+            return list(self.nodes)
+        return self.with_inputs(meant) if with_inputs else [n for n in self.nodes if n in meant]
+
     def with_inputs(self, nodes: Iterable[Node]) -> list[Node]:
         """These nodes and all that they need, in order."""
         wanted = set(nodes)

@@ -20,8 +20,8 @@ from personaspace.analysis.results_parts import (
 )
 from personaspace.analysis.rows import Row
 from personaspace.pipeline import beside
-from personaspace.pipeline.beside import infos
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
+from personaspace.pipeline.design import leakage_of
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
@@ -194,21 +194,9 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 
 
 def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
-    from personaspace.analysis.leakage import analyse_leakage
-
-    spec = context.spec
     layer = _headline_layer(context)
-    return analyse_leakage(
-        scores,
-        infos(spec),
-        source=spec.coupling.source,
-        negatives=spec.coupling.negatives,
-        unseen=context.study.unseen,
-        measured={name: cosines[layer] for name, cosines in measured.items()},
-        permutations=spec.analysis.permutations,
-        bootstrap=spec.analysis.bootstrap,
-        seed=spec.analysis.seed,
-    )
+    cosines = {name: by_layer[layer] for name, by_layer in measured.items()}
+    return leakage_of(context.spec, scores, context.study.unseen, measured=cosines)
 
 
 def _judged(context: Context) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""A whole study on this machine, for the command line and for Python alike."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from personaspace import interrupt
+from personaspace.errors import UserError
+from personaspace.pipeline import executor, judging
+from personaspace.pipeline.executor import Summary
+from personaspace.pipeline.progress import make_board
+from personaspace.pipeline.run import Work, prepare
+from personaspace.pipeline.stage import Node
+from personaspace.store import Store
+from personaspace.study import base_model
+from personaspace.study.load import Study
+
+
+def run_study(
+    study: Study,
+    store: Store,
+    *,
+    only: Sequence[str] = (),
+    with_inputs: bool = False,
+    jobs: int = 1,
+    file: Path | None = None,
+) -> tuple[Work, Summary]:
+    """Run a study's stages, in this process or in several; progress goes to stderr.
+
+    Args:
+        study: The study.
+        store: Where its artifacts are.
+        only: Patterns of stages (see `Graph.select`); none: all.
+        with_inputs: With `only`: what these need as well.
+        jobs: Processes that share the work.
+        file: The study's file, which further processes read.
+
+    Returns:
+        What was run, and how each stage ended.
+
+    Raises:
+        UserError: A model that cannot serve, a stage that is not there, or a store that cannot be
+            written to.
+        Interrupted: Asked to stop; another run goes on from there.
+    """
+    if jobs > 1 and file is None:
+        raise UserError("jobs: several processes need the study's file, not a loaded study")
+    if base_model.local_folder(study.spec.model) is not None:
+        from personaspace.models.load import load_tokenizer
+
+        load_tokenizer(study.spec.model)  # one that cannot serve fails before anything starts
+    store.check()
+    work = prepare(study, store)
+    nodes = work.graph.choose(only, with_inputs)
+    if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
+        # One that cannot be asked fails before anything is trained for it.
+        judging.check(study, store)
+    with interrupt.caught(), make_board(nodes) as board:
+        if jobs > 1 and file is not None:
+            summary = executor.run_beside(work, nodes, board, file.absolute(), jobs)
+        else:
+            summary = executor.run_here(work, nodes, board)
+    return work, summary
+
+
+def export(work: Work, out: Path, *, report: bool = True) -> Path:
+    """Copy results and, unless it is not wanted, the report to a folder.
+
+    Raises:
+        UserError: They are not complete.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in ("aggregate", "report") if report else ("aggregate",):
+        manifest = work.manifest(Node(stage))
+        if manifest is None:
+            raise UserError(f"{stage}: not complete in {work.store.url}; `personaspace run` first")
+        shutil.copytree(work.store.fetch(manifest), out, dirs_exist_ok=True)
+    return out
