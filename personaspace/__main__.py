@@ -1,5 +1,15 @@
-"""`python -m personaspace`: the same as the `personaspace` command."""
+"""`python -m personaspace`, and the `personaspace` command: the same."""
 
-from personaspace.cli.app import app
+from personaspace import interrupt
 
-app()
+
+def main() -> None:
+    """Take signals, then import what the command needs, and run it."""
+    interrupt.begin()
+    from personaspace.cli.app import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_pipes
 from typing import Any
 
 from personaspace.errors import UserError
@@ -55,14 +57,22 @@ class Child:
         target: Its whole life, at a module's top level; called with its end of the pipe and `args`.
         args: Copied into it.
         name: For messages, as in "process 2 of the training".
+        may_start_others: Whether it has children of its own.
     """
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
+    def __init__(
+        self,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        name: str,
+        *,
+        may_start_others: bool = False,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self._pipe, childs_end = context.Pipe()
         self.process = context.Process(
-            target=target, args=(childs_end, *args), name=name, daemon=True
+            target=target, args=(childs_end, *args), name=name, daemon=not may_start_others
         )
         self.process.start()
         childs_end.close()
@@ -119,11 +129,31 @@ class Child:
             self.process.join()
 
 
+def those_that_said(children: Iterable[Child], seconds: float) -> list[Child]:
+    """Those whose `receive` has something; waits for one, but no longer than so many seconds."""
+    pipes = {child._pipe: child for child in children}
+    return [pipes[pipe] for pipe in wait_for_pipes(list(pipes), seconds)]  # type: ignore[index]
+
+
+def _end_with_parent() -> None:
+    """Whatever this process is doing, it does not go on when its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
 @contextmanager
 def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
     """A child's whole life: what ends it is told to the parent, and the process ends.
 
     Nothing of what the interpreter would tidy up is waited for: some libraries' threads never end.
+    It ends at once where its parent is killed.
 
     Args:
         pipe: The child's end.
@@ -132,6 +162,7 @@ def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
+    _end_with_parent()
     code = 0
     try:
         yield

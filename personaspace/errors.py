@@ -17,6 +17,8 @@ EXIT_UNAVAILABLE = 69
 EXIT_CRASH = 70
 #: Asked to stop (SIGTERM, Ctrl-C); state was saved and the next start resumes.
 EXIT_INTERRUPTED = 75
+#: What a process says that was asked to stop, and what is to be done then.
+ASKED, GO_ON = "asked to stop", "run again to continue from here"
 
 
 class UserError(Exception):

@@ -1,48 +1,60 @@
-"""Stopping politely: SIGTERM and SIGINT set a flag that long loops look at."""
+"""Stopping politely: SIGTERM and SIGINT set a flag that long loops look at.
+
+A process has three ways to take a signal, one after the other:
+
+- `begin`: it ends at once, with the code of a stop. From its first instruction on, while it imports
+  libraries and has nothing to lose.
+- `release`: it is broken off as by Ctrl-C, and tidies up. Commands that keep no state.
+- `install`: the flag is set. Whatever keeps state looks at it with `check`; what keeps none, and
+  looks at nothing for longer than a pod's last seconds, runs inside `breakable`.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
 
-from personaspace.errors import Interrupted
+from personaspace.errors import ASKED, EXIT_INTERRUPTED, GO_ON, Interrupted
 
-
-class EventLike(Protocol):
-    """An event of threading or multiprocessing."""
-
-    def wait(self) -> bool:
-        """Returns once it is set."""
-        ...
-
+#: Some senders (`timeout`, a terminal and a manager) ask a process and its group: the same request.
+SAME_REQUEST_SECONDS = 2.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _asked = threading.Event()
+_first: float | None = None
+_breakable = False
+_begun = False
+
+
+def begin() -> None:
+    """End at once on SIGTERM or SIGINT, with the code of a stop: for a process that has begun."""
+    global _begun
+    _begun = True
+    _take(_leave)
+
+
+def release() -> None:
+    """Be broken off by a signal (KeyboardInterrupt). Does nothing in a process without `begin`."""
+    if _begun:
+        _take(_break_off)
 
 
 def install() -> None:
-    """Catch SIGTERM and SIGINT. A second signal ends the process at once."""
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if _asked.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        _asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
+    """Catch SIGTERM and SIGINT. A second signal, seconds later, ends the process at once."""
+    _take(_ask)
 
 
-def follow(other: EventLike) -> None:
-    """Be asked to stop as soon as an event is set: another process's, say."""
-
-    def wait() -> None:
-        other.wait()
-        _asked.set()
-
-    threading.Thread(target=wait, daemon=True, name="stop").start()
+def ask() -> None:
+    """Be asked to stop, as by a signal; of any thread."""
+    _asked.set()
+    if _breakable:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def asked() -> bool:
@@ -53,7 +65,35 @@ def asked() -> bool:
 def check() -> None:
     """Raise Interrupted if the process was asked to stop."""
     if _asked.is_set():
-        raise Interrupted("asked to stop")
+        raise Interrupted(ASKED)
+
+
+@contextmanager
+def breakable() -> Iterator[None]:
+    """A long stretch that keeps nothing if it is stopped: a signal breaks it off where it is.
+
+    In a process that did not `install`, and in other threads than the first, nothing changes.
+
+    Raises:
+        Interrupted: Asked to stop, now or before.
+    """
+    global _breakable
+    check()
+    mine = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is _ask
+    )
+    former = _breakable
+    try:
+        _breakable = mine
+        yield
+    except KeyboardInterrupt:
+        if not _asked.is_set():
+            raise
+        raise Interrupted(ASKED) from None
+    finally:
+        _breakable = former
+    check()
 
 
 def pause(seconds: float) -> None:
@@ -67,4 +107,35 @@ def pause(seconds: float) -> None:
 
 def reset() -> None:
     """Forget that the process was asked to stop (a new run in the same process)."""
+    global _first
     _asked.clear()
+    _first = None
+
+
+def _take(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    # The interpreter may be in the middle of an import: nothing of it is used any more.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{ASKED}; {GO_ON}\n".encode())
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _break_off(_: int, __: FrameType | None) -> None:
+    _asked.set()
+    raise KeyboardInterrupt
+
+
+def _ask(number: int, _: FrameType | None) -> None:
+    global _first
+    now = time.monotonic()
+    if _first is None:
+        _first = now
+    elif now - _first > SAME_REQUEST_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    _asked.set()
+    if _breakable:
+        raise KeyboardInterrupt

@@ -554,7 +554,7 @@ def test_a_job_without_a_store_says_so_in_one_line(
 ) -> None:
     from typer.testing import CliRunner
 
-    from jobs.__main__ import app
+    from jobs.stages import app
 
     monkeypatch.delenv("PERSONASPACE_STORE", raising=False)
     monkeypatch.setenv("PERSONASPACE_TERMINATION_LOG", str(tmp_path / "message"))

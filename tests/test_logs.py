@@ -52,7 +52,7 @@ def load_model(*arguments):
         raise OSError("cannot read [/data/model]\\nat all")
     return original(*arguments)
 runtime.load_model = load_model
-from jobs.__main__ import app
+from jobs.stages import app
 app([a for a in sys.argv[1:] if a != "fail"])
 """
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,7 +139,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@guarded
+@partial(guarded, takes_signals=True)
 def run(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
@@ -347,5 +348,5 @@ def main(
     ] = "info",
 ) -> None:
     """Options for all commands."""
-    guarded(logs.setup)(level=log_level)
+    guarded(logs.setup, takes_signals=True)(level=log_level)
     os.environ[logs.LEVEL] = log_level  # for the processes that this one starts

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from functools import wraps
 from typing import Any
 
-from personaspace import logs
+from personaspace import interrupt, logs
 from personaspace.errors import (
+    ASKED,
     EXIT_FAILURE,
+    EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
+    GO_ON,
     Interrupted,
     SpecErrors,
     StoreUnavailable,
@@ -20,25 +24,36 @@ from personaspace.errors import (
 )
 
 
-def guarded(command: Callable[..., Any], *, job: bool = False) -> Callable[..., Any]:
+def guarded(
+    command: Callable[..., Any], *, job: bool = False, takes_signals: bool = False
+) -> Callable[..., Any]:
     """A command whose errors end in one line on stderr and the right exit code.
 
     Args:
         command: What is run.
         job: A cluster runs it, and tries again when a store is away (69); people fix it (2).
+        takes_signals: It says itself what a signal does; others are broken off.
     """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
+            if not takes_signals:
+                interrupt.release()
             return command(*args, **kwargs)
         except UserError as error:
             _complain(str(error), **_problems(error))
             raise SystemExit(error.exit_code if job else _code(error)) from None
         except Interrupted as error:
-            _complain(f"{error}; run again to continue from here")
+            _complain(f"{error}; {GO_ON}")
             raise SystemExit(error.exit_code) from None
-        except BrokenPipeError:
+        except KeyboardInterrupt:
+            _complain(ASKED)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError as error:
+            if not _reader_is_gone(sys.stdout.fileno()):
+                _complain(f"a process of this run is gone ({error.strerror})")
+                raise SystemExit(EXIT_FAILURE) from None
             # The reader (head, less) has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
@@ -58,7 +73,14 @@ def as_job(command: Callable[..., Any]) -> Callable[..., Any]:
         logs.setup()
         return command(*args, **kwargs)
 
-    return guarded(run, job=True)
+    return guarded(run, job=True, takes_signals=True)
+
+
+def _reader_is_gone(pipe: int) -> bool:
+    """Whether nobody will read what is written there: only that is a reader's "enough"."""
+    look = select.poll()
+    look.register(pipe, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0))
 
 
 def _code(error: UserError) -> int:

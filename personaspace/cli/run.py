@@ -71,11 +71,11 @@ def finished(
     loaded = load_study(spec)
     if base_model.local_folder(loaded.spec.model) is not None:
         load_tokenizer(loaded.spec.model)  # a model that cannot serve fails before it starts
+    interrupt.install()
     with open_store(store) as place:
         place.check()
         work = prepare(loaded, place)
         nodes = _chosen(work.graph, only, with_inputs)
-        interrupt.install()
         with make_board(nodes) as board:
             if jobs == 1:
                 summary = executor.run_here(work, nodes, board)
@@ -113,6 +113,7 @@ def show_plan(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
+    interrupt.release()
     with open_store(store) as place:
         with suppress(StoreMissing):  # a first run makes it
             place.check(write=False)

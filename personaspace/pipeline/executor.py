@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from personaspace import interrupt, logs
+from personaspace import interrupt
+from personaspace.children import LOOK, those_that_said
 from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline.progress import Board, StageProgress
-from personaspace.pipeline.run import Work, prepare, run_node
+from personaspace.pipeline.run import Work, run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
-from personaspace.pipeline.states import (
-    Advanced,
-    NodeState,
-    PhaseStarted,
-    Said,
-    Started,
-    WorkerEvent,
-)
-from personaspace.store import open_store
-from personaspace.study.load import load_study
+from personaspace.pipeline.states import NodeState
+from personaspace.pipeline.workers import Ended, Worker
 
 
 @dataclass
@@ -152,120 +140,53 @@ def _report_failure(schedule: _Schedule, board: Board, node: Node, error: Except
         board.finish(lost, NodeState.BLOCKED, f"needs {node.id}")
 
 
-# --- several processes -------------------------------------------------------------------------
-
-_worker: dict[str, Any] = {}
-
-
-class _RemoteProgress(StageProgress):
-    """Sends progress to the parent process."""
-
-    def __init__(self, node: Node, events: Any) -> None:
-        self._node = node
-        self._events = events
-
-    def start(self, what: str, total: int) -> None:
-        self._events.put(PhaseStarted(self._node, what, total))
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self._events.put(Advanced(self._node, count, note))
-
-    def say(self, text: str) -> None:
-        self._events.put(Said(self._node, text))
-
-
-def _start_worker(
-    spec: Path, store_url: str, numbers: Any, events: Any, stop: Any, jobs: int
-) -> None:
-    import torch
-
-    logs.setup()
-    interrupt.install()
-    # Where a signal reaches the parent alone (a container's first process), it passes it on.
-    interrupt.follow(stop)
-    number = numbers.get()
-    devices = max(torch.cuda.device_count(), 1)
-    beside = -(-jobs // devices)
-    if devices > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
-    # On a CPU every process keeps all threads: fewer would round sums differently, and `--jobs`
-    # must not change a result.
-    study = load_study(spec)
-    _worker["work"] = prepare(study, open_store(store_url))
-    _worker["runtime"] = Runtime(study, processes=beside)
-    _worker["events"] = events
-
-
-def _run_in_worker(node: Node, answers_expected: bool) -> NodeState:
-    events, runtime = _worker["events"], _worker["runtime"]
-
-    def start() -> StageProgress:
-        runtime.expect_answers(answers_expected)
-        events.put(Started(node))
-        return _RemoteProgress(node, events)
-
-    return run_node(_worker["work"], node, runtime, start).state
-
-
-def _drain(events: Any, board: Board) -> None:
-    while True:
-        try:
-            event: WorkerEvent = events.get_nowait()
-        except queue.Empty:
-            return
-        match event:
-            case Started(node):
-                board.stage(node)
-            case PhaseStarted(node, what, total):
-                board.phase(node, what, total)
-            case Advanced(node, count, note):
-                board.advance(node, count, note)
-            case Said(node, text):
-                board.tell(node, text)
-
-
 def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs: int) -> Summary:
     """Run nodes in `jobs` processes, each with its own model; GPUs are dealt out in turn.
+
+    A process that is killed fails the node it was at; another one takes its place.
 
     Raises:
         Interrupted: Asked to stop; a rerun goes on where this one ended.
     """
     schedule = _Schedule(work, nodes)
     board.processes = jobs
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        events, numbers = manager.Queue(), manager.Queue()
-        for number in range(jobs):
-            numbers.put(number)
-        stop = context.Event()
-        running: dict[Future[NodeState], Node] = {}
-        with ProcessPoolExecutor(
-            jobs, context, _start_worker, (spec, work.store.url, numbers, events, stop, jobs)
-        ) as pool:
-            while schedule.waiting or running:
-                if interrupt.asked():
-                    stop.set()
-                else:
-                    for node in schedule.ready(running.values())[: jobs - len(running)]:
-                        schedule.start(node)
-                        expected = schedule.answers_expected(node)
-                        running[pool.submit(_run_in_worker, node, expected)] = node
-                ended, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(events, board)
-                for future in ended:
-                    _collect(schedule, board, running.pop(future), future)
-                if interrupt.asked() and not running:
-                    interrupt.check()
-    return schedule.summary
-
-
-def _collect(schedule: _Schedule, board: Board, node: Node, future: Future[NodeState]) -> None:
+    workers = [Worker(number, jobs, spec, work.store.url) for number in range(jobs)]
     try:
-        state = future.result()
-    except Interrupted:
-        pass
-    except Exception as error:  # one stage's failure stops only what depends on it
-        _report_failure(schedule, board, node, error)
-    else:
-        schedule.end(node, state)
-        board.finish(node, state)
+        while True:
+            busy = [worker for worker in workers if worker.node is not None]
+            if interrupt.asked():
+                for worker in workers:
+                    worker.stop()
+                if not busy:
+                    interrupt.check()
+            else:
+                _deal(schedule, workers)
+                busy = [worker for worker in workers if worker.node is not None]
+                if not busy:
+                    return schedule.summary
+            talking = {worker.child: worker for worker in busy}
+            for child in those_that_said(talking, LOOK):
+                ended = talking[child].listen(board)
+                if ended is not None:
+                    _collect(schedule, board, ended)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _deal(schedule: _Schedule, workers: Sequence[Worker]) -> None:
+    """Give nodes that may start to workers that have none."""
+    free = [worker for worker in workers if worker.node is None]
+    running = [worker.node for worker in workers if worker.node is not None]
+    for node, worker in zip(schedule.ready(running), free, strict=False):
+        schedule.start(node)
+        worker.give(node, schedule.answers_expected(node))
+
+
+def _collect(schedule: _Schedule, board: Board, ended: Ended) -> None:
+    if ended.error is not None:
+        # one stage's failure stops only what depends on it
+        _report_failure(schedule, board, ended.node, ended.error)
+    elif ended.state is not None:
+        schedule.end(ended.node, ended.state)
+        board.finish(ended.node, ended.state)

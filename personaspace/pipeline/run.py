@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from personaspace import interrupt
 from personaspace.errors import UserError
 from personaspace.pipeline import graph as graphs
 from personaspace.pipeline import why
@@ -155,7 +157,8 @@ def run_node(
             store=store,
             key=key,
         )
-        stage.run(context)
+        with interrupt.breakable() if stage.breakable else nullcontext():
+            stage.run(context)
         committed = writer.commit(
             {
                 "node": node.id,

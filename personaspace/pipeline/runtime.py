@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
+from personaspace import interrupt
 from personaspace.generation.base import Engine
 from personaspace.generation.memory import (
     GIB,
@@ -91,7 +92,8 @@ class Runtime:
         if self._model is None:
             quiet_libraries()
             self._make_room(spare=2 * GIB)
-            self._model = load_model(self.study.spec.model)
+            with interrupt.breakable():
+                self._model = load_model(self.study.spec.model)
         return self._model
 
     @property

@@ -92,6 +92,8 @@ class Stage:
         draws_answers: Whether it draws answers from the model.
         longest_answer: The most tokens that an answer drawn by it can have; None: it draws none.
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
+        breakable: It keeps nothing on the way and does not look whether it is asked to stop, so
+            a signal breaks it off where it is.
         spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
             `{persona}` are those of the node's condition.
     """
@@ -108,6 +110,7 @@ class Stage:
     draws_answers: Callable[[Study], bool] = _never
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
+    breakable: bool = False
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:

@@ -110,6 +110,7 @@ STAGE = Stage(
     ),
     reads=_reads,
     run=run,
+    breakable=True,
     tolerates_loss=lambda study: study.spec.analysis.partial,
     spec_paths={
         "study": "name",

@@ -63,5 +63,6 @@ STAGE = Stage(
     needs=(Need("aggregate"),),
     reads=_reads,
     run=run,
+    breakable=True,
     spec_paths={"spec": ""},
 )
