@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
 from typing import Any
@@ -176,6 +177,9 @@ def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
         traceback.print_exc()
         code = 1
     finally:
+        with suppress(Exception):
+            # Its own children and semaphores: nobody else frees them.
+            util._exit_function()  # type: ignore[attr-defined]
         sys.stderr.flush()
         os._exit(code)
 
