@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -67,11 +68,20 @@ class Interrupted(Exception):
     exit_code = EXIT_INTERRUPTED
 
 
+_USER_INFO = re.compile(r"(?<=://)[^\s\"'<>]*@")
+_SIGNED = re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+")
+
+
+def without_passwords(text: str) -> str:
+    """A text without what stands before an @ in URLs, and without what signs a request."""
+    return _SIGNED.sub(r"\1…", _USER_INFO.sub("…@", text))
+
+
 def one_line(error: BaseException) -> str:
     """An error in one line, for people: users' own mistakes as they are, others with their type."""
     if isinstance(error, UserError | Interrupted):
-        return "; ".join(str(error).splitlines())
-    text = str(error).strip().splitlines()
+        return without_passwords("; ".join(str(error).splitlines()))
+    text = without_passwords(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 

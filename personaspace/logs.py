@@ -22,7 +22,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, TextIO
 
-from personaspace.errors import UserError
+from personaspace.errors import UserError, without_passwords
 
 FORMAT, LEVEL = "PERSONASPACE_LOG", "PERSONASPACE_LOG_LEVEL"
 #: The logger above all of this package's.
@@ -70,6 +70,7 @@ class PeopleFormatter(logging.Formatter):
             text = f"{record.name}: {text}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        text = without_passwords(text)
         return f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {text}"
 
 
@@ -95,7 +96,7 @@ class JsonFormatter(logging.Formatter):
             entry["traceback"] = self.formatException(record.exc_info)
         text = _json.dumps(_finite(entry), ensure_ascii=False, default=str)
         # Half of a surrogate pair, which a file name may hold, has no encoding but its escape.
-        return text.encode("utf-8", "backslashreplace").decode()
+        return without_passwords(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _finite(value: Any) -> Any:
@@ -232,5 +233,5 @@ def log_line(
 
 def tell(text: str, event: str = RunEvent.MESSAGE, **fields: Any) -> None:
     """On stderr: the text alone, or a JSON object where logs are such."""
-    line = log_line(text, event, **fields) if as_json() else text
+    line = log_line(text, event, **fields) if as_json() else without_passwords(text)
     print(line, file=sys.stderr, flush=True)

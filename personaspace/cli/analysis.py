@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -16,6 +16,9 @@ from personaspace.cli.options import AsJson
 from personaspace.console import console, print_json
 from personaspace.errors import UserError
 from personaspace.logs import tell
+
+if TYPE_CHECKING:
+    from personaspace.study.spec import Experiment
 
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
 Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap interval.")]
@@ -182,6 +185,7 @@ def leakage(
     found = {name for name, _ in scores}
     for name in sorted(found - {c.name for c in conditions}):
         raise UserError(f"{folder}: scores of {name!r}, which is not a condition of {spec}")
+    _check_study(folder, scores, study)
     _say(f"{c.name} has no scores" for c in conditions if c.name not in found)
     unseen: set[str] | None = None
     try:
@@ -204,6 +208,29 @@ def leakage(
         print_json({"rows": to_dicts(rows)})
         return
     _print_rows(rows, "Leakage of the marker")
+
+
+def _check_study(folder: Path, scores: Mapping[tuple[str, int], Any], study: Experiment) -> None:
+    """Refuse scores that are not of this study's marker and source persona.
+
+    Raises:
+        UserError: Names the file.
+    """
+    for (condition, seed), entry in scores.items():
+        path = folder / f"{condition}.seed-{seed}.json"
+        marker = entry.get("marker")
+        if marker is not None and marker != study.coupling.marker:
+            raise UserError(
+                f"{path}: scored with the marker {marker!r}, but the study's is "
+                f"{study.coupling.marker!r} (coupling.marker)"
+            )
+        personas = {persona.name for persona in study.personas}
+        if not personas & set(entry["per_persona"]):
+            raise UserError(f"{path}: has no persona of the study")
+        _say(
+            f"{path.name}: {name!r} is not a persona of the study"
+            for name in sorted(set(entry["per_persona"]) - personas)
+        )
 
 
 def _questions(scores: Iterable[Any]) -> set[str]:

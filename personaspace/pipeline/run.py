@@ -18,6 +18,7 @@ from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState, Standing
 from personaspace.store import Manifest, Store
+from personaspace.store.base import STALE_MINUTES
 from personaspace.study.load import Study
 
 
@@ -140,8 +141,9 @@ def run_node(
     progress = start()
     began = time.monotonic()
     store, key = work.store, work.key(node)
-    if store.knows_writers:  # what a killed process left behind
-        store.sweep(key, minutes=0)
+    stale = store.find(key)
+    # What a killed process left behind; where writers are not known, only what is surely nobody's.
+    store.sweep(key, minutes=0 if store.knows_writers else STALE_MINUTES)
     with store.writer(key) as writer:
         context = Context(
             study=work.study,
@@ -174,7 +176,8 @@ def run_node(
                 **context.taken,
                 **runtime.describe(),
             },
-            replace=store.find(key) is not None,
+            # Of two runs at once the first to end holds.
+            replace=stale or False,
         )
     for checkpoint in store.list(f"{key}/checkpoints"):
         store.delete(checkpoint)

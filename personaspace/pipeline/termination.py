@@ -15,7 +15,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from personaspace.errors import Interrupted, UnavailableError, UserError, one_line
+from personaspace.errors import (
+    Interrupted,
+    UnavailableError,
+    UserError,
+    one_line,
+    without_passwords,
+)
 
 #: What the kubelet keeps of a message.
 LIMIT_BYTES = 4096
@@ -82,6 +88,7 @@ def write(message: str, ending: Ending) -> None:
     path = os.environ.get("PERSONASPACE_TERMINATION_LOG")
     if not path:
         return
+    message = without_passwords(message)
     tail = f"\n{_line(ending)}".encode()
     room = LIMIT_BYTES - len(tail)
     raw = message.encode(errors="replace")

@@ -17,7 +17,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from personaspace.errors import StoreUnavailable, UserError
+from personaspace import interrupt
+from personaspace.errors import StoreUnavailable, UserError, without_passwords
 from personaspace.s3.errors import code_of, s3_errors, status_of
 from personaspace.s3.location import S3Location
 
@@ -26,6 +27,8 @@ PART_BYTES = 8 * 1024 * 1024
 #: Of one request, by botocore, within a second or so; longer troubles are for `patience`.
 ATTEMPTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+#: The patience of a process that was asked to stop.
+_STOPPING_SECONDS = 10.0
 #: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
 _REFUSED = (404, 409, 412)
 _STYLES = {None: "auto", True: "path", False: "virtual"}
@@ -222,6 +225,8 @@ class Bucket:
                 with s3_errors(*self._names, doing):
                     return call()
             except StoreUnavailable:
+                if interrupt.asked():  # a pod that is to stop has little time
+                    deadline = min(deadline, time.monotonic() + _STOPPING_SECONDS)
                 wait = random.uniform(pause / 2, pause)
                 if time.monotonic() + wait > deadline:
                     raise
@@ -278,7 +283,7 @@ class Bucket:
                     ),
                 )
             except ValueError as error:
-                raise UserError(f"store {where.place}: {error}") from None
+                raise UserError(f"store {where.place}: {without_passwords(str(error))}") from None
 
 
 @functools.cache

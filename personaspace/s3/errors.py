@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as failures
+from botocore.httpchecksum import FlexibleChecksumError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
-from personaspace.errors import StoreUnavailable, UserError
+from personaspace.errors import StoreUnavailable, UserError, without_passwords
 
 _CREDENTIALS = {
     "InvalidAccessKeyId": "the access key is unknown",
@@ -33,6 +36,23 @@ _NO_CREDENTIALS = (
     failures.SSOError,
 )
 _BUSY = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "InternalError"}
+#: What arrived at the server is not what was sent.
+_DAMAGED = {
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+}
+#: How an answer breaks off: some of it where botocore does not look (the body of an error).
+_BROKEN_OFF = (
+    failures.HTTPClientError,
+    failures.IncompleteReadError,
+    ResponseParserError,
+    Boto3Error,
+    HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
 _DENIED = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
 
 
@@ -61,7 +81,15 @@ def s3_errors(bucket: str, server: str, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (failures.BotoCoreError, failures.ClientError, Boto3Error) as error:
+    except (
+        failures.BotoCoreError,
+        failures.ClientError,
+        ResponseParserError,
+        Boto3Error,
+        HTTPError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         # The transfer manager wraps the error that matters.
         inner = error.__cause__ or error.__context__
         if isinstance(error, Boto3Error) and isinstance(
@@ -87,7 +115,11 @@ def _explain(error: Exception, bucket: str, server: str, doing: str) -> UserErro
         return StoreUnavailable(f"no S3 server answers at {server} (bucket {bucket})")
     if isinstance(error, failures.ConnectTimeoutError | failures.ReadTimeoutError):
         return StoreUnavailable(f"the S3 server at {server} does not answer in time ({bucket})")
-    if isinstance(error, failures.HTTPClientError | failures.IncompleteReadError | Boto3Error):
+    if isinstance(error, FlexibleChecksumError):
+        return StoreUnavailable(
+            f"what {server} sent of bucket {bucket} was damaged on its way ({doing})"
+        )
+    if isinstance(error, _BROKEN_OFF):
         return StoreUnavailable(
             f"connection to {server} was lost when trying to {doing} bucket {bucket}"
         )
@@ -110,7 +142,7 @@ def _explain_answer(error: failures.ClientError, bucket: str, server: str, doing
         return UserError(
             f"bucket {bucket} at {server} lies in another region: set the option region ({code})"
         )
-    if code in _BUSY or status >= 500:
+    if code in _DAMAGED or code in _BUSY or status >= 500:
         return StoreUnavailable(
             f"the S3 server at {server} could not {doing} bucket {bucket} ({code}, HTTP {status})"
         )
@@ -121,4 +153,4 @@ def _explain_answer(error: failures.ClientError, bucket: str, server: str, doing
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
+    return without_passwords(" ".join(str(error).split()))[:200]

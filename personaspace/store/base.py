@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from personaspace.errors import StoreUnavailable, UserError
 from personaspace.store.disk import Scratch, disk_full, is_disk_full
@@ -106,7 +106,7 @@ class Store(ABC):
             UserError: No such artifact or file, or one that is missing, cut short or corrupt.
         """
         if isinstance(key_or_manifest, Manifest):
-            return self._fetch(key_or_manifest, _chosen(key_or_manifest, names))
+            return self._fetch_version(key_or_manifest, names)
         key = key_or_manifest
         while True:
             manifest = self.find(key)
@@ -117,8 +117,18 @@ class Store(ABC):
             except UserError:
                 # Somebody may have replaced the artifact under our hands: then read the new one.
                 now = self.find(key)
-                if now is None or now.data == manifest.data:
+                if now is None or now == manifest:
                     raise
+
+    def _fetch_version(self, manifest: Manifest, names: Sequence[str] | None) -> Path:
+        try:
+            return self._fetch(manifest, _chosen(manifest, names))
+        except UserError:
+            # What we were told of it may have been damaged on its way to us.
+            now = self.find(manifest.key)
+            if now is None or now == manifest or now.data != manifest.data:
+                raise
+            return self._fetch(now, _chosen(now, names))
 
     def close(self) -> None:  # noqa: B027 - nothing to free is a fine answer
         """Free what the store holds; what `fetch` returned may be gone afterwards."""
@@ -150,8 +160,13 @@ class Store(ABC):
         """Put the manifest if there is none. False: there is one (or was, a moment ago)."""
 
     @abstractmethod
-    def _replace(self, manifest: Manifest) -> str | None:
-        """Put the manifest over what is there; the name of the data folder it stood for, if any."""
+    def _replace(self, manifest: Manifest, only: str | None) -> Replaced:
+        """Put the manifest over what is there.
+
+        Args:
+            manifest: The new one.
+            only: The data folder that the manifest which is there must stand for; None: any.
+        """
 
     @abstractmethod
     def _may_name(self, key: str, data: str) -> bool:
@@ -169,6 +184,18 @@ def _chosen(manifest: Manifest, names: Sequence[str] | None) -> Keys:
         if name not in manifest.files:
             raise UserError(f"artifact {manifest.key}: has no file {name}")
     return list(names)
+
+
+class Replaced(NamedTuple):
+    """What became of a manifest that was to take another's place.
+
+    Attributes:
+        done: Whether it is there.
+        former: The data folder that the other one stood for, if any.
+    """
+
+    done: bool
+    former: str | None = None
 
 
 class Writer:
@@ -196,12 +223,13 @@ class Writer:
         self.folder = self._scratch.folder
         return self
 
-    def commit(self, fields: dict[str, Any], *, replace: bool = False) -> Manifest:
+    def commit(self, fields: dict[str, Any], *, replace: Manifest | bool = False) -> Manifest:
         """Store the files, then the manifest that makes them an artifact.
 
         Args:
             fields: What is to be known about the artifact; plain JSON.
-            replace: Take the place of an artifact that is there, whose files are then removed.
+            replace: Take the place of this very artifact (True: of any that is there), whose files
+                are then removed. Where another one came first, that one holds.
 
         Returns:
             The manifest that holds now: ours, or that of a writer who was first (see `won`).
@@ -214,22 +242,34 @@ class Writer:
             raise RuntimeError("commit belongs into the writer's with block, once")
         manifest = new_manifest(self.key, self._data, self.folder, fields)
         # An early look saves the upload, and helps where a server ignores conditions.
-        winner = None if replace else self._store.find(self.key)
+        winner = None if replace is True else self._winner(replace or None)
         if winner is None:
             self._kept = True
             self._store._keep(manifest, self._scratch)
             self._manifest_sent = True
-            winner = self._replace(manifest) if replace else self._publish(manifest)
+            if replace:
+                winner = self._replace(manifest, None if replace is True else replace)
+            else:
+                winner = self._publish(manifest)
         self.won = winner.data == self._data
         self._manifest_sent = self.won
         return winner
 
-    def _replace(self, manifest: Manifest) -> Manifest:
-        former = self._store._replace(manifest)
-        if former is not None:
+    def _winner(self, stale: Manifest | None) -> Manifest | None:
+        """Who was first, if anybody was; a stale artifact is not."""
+        found = self._store.find(self.key)
+        if found is None or (stale is not None and found.data == stale.data):
+            return None
+        return found
+
+    def _replace(self, manifest: Manifest, stale: Manifest | None) -> Manifest:
+        replaced = self._store._replace(manifest, None if stale is None else stale.data)
+        if not replaced.done:
+            return self._publish(manifest)
+        if replaced.former is not None:
             # The artifact is complete; what cannot be removed now is for `sweep`.
             with suppress(UserError):
-                self._store._drop(self.key, former)
+                self._store._drop(self.key, replaced.former)
         return manifest
 
     def _publish(self, manifest: Manifest) -> Manifest:

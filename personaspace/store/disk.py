@@ -79,6 +79,25 @@ def make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def refuse_links(root: Path, path: Path) -> None:
+    """Nothing below a store's root is a symbolic link: it could lead anywhere.
+
+    Raises:
+        UserError: `path`, or a folder between it and `root`, is one.
+    """
+    while path != root and root in path.parents:
+        if path.is_symlink():
+            raise UserError(f"store {root}: {path} is a symbolic link, and none is followed")
+        path = path.parent
+
+
+def read_plain(path: Path) -> bytes:
+    """A small file's content; a symbolic link in its place is an error (ELOOP)."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
+
+
 def prune(folder: Path, root: Path) -> None:
     """Remove `folder` and those above it as long as they are empty and below `root`."""
     while folder != root and root in folder.parents:
@@ -178,6 +197,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(
                 f"store {folder}: {error.filename or folder} is not a folder"
+            ) from error
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"store {folder}: {error.filename or folder} is a symbolic link, and none is "
+                "followed"
             ) from error
         reason = error.strerror or type(error).__name__
         at = f": {error.filename}" if error.filename else ""

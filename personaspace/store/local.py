@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from personaspace.errors import StoreMissing, UserError
-from personaspace.store.base import STALE_MINUTES, Keys, Store
+from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store
 from personaspace.store.disk import (
     Scratch,
     abandoned,
@@ -18,6 +18,8 @@ from personaspace.store.disk import (
     folder_lock,
     make_folders,
     prune,
+    read_plain,
+    refuse_links,
     sync,
     sync_tree,
 )
@@ -69,7 +71,7 @@ class LocalStore(Store):
         path = self._folder(key) / MANIFEST
         with disk_errors(self.root):
             try:
-                raw = path.read_bytes()
+                raw = read_plain(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return parse_manifest(raw, key, str(path))
@@ -116,13 +118,19 @@ class LocalStore(Store):
         return str(self._folder(key))
 
     def _folder(self, key: str) -> Path:
-        return self.root / check_key(key)
+        folder = self.root / check_key(key)
+        refuse_links(self.root, folder)
+        return folder
 
     def _walk(self, prefix: str) -> Iterator[tuple[Path, Keys, Keys]]:
         """Folder, names of its data folders, names of its files; never inside data folders."""
         top = self._folder(prefix) if prefix else self.root
         for parent, folders, files in os.walk(top, onerror=_unless_gone):
-            data_names = [name for name in folders if is_data_name(name)]
+            data_names = [
+                name
+                for name in folders
+                if is_data_name(name) and not (Path(parent) / name).is_symlink()
+            ]
             folders[:] = [name for name in folders if not is_data_name(name)]
             yield Path(parent), data_names, files
 
@@ -146,6 +154,7 @@ class LocalStore(Store):
         with disk_errors(self.root):
             for name in names:
                 path = folder / name
+                refuse_links(folder, path)
                 check_file(path, manifest.files[name], manifest.key, name, str(path))
         return folder
 
@@ -180,18 +189,20 @@ class LocalStore(Store):
             sync(folder)
         return True
 
-    def _replace(self, manifest: Manifest) -> str | None:
+    def _replace(self, manifest: Manifest, only: str | None) -> Replaced:
         folder = self._folder(manifest.key)
         with disk_errors(self.root):
             part = self._write_part(manifest)
             try:
                 with folder_lock(folder):
                     former = self._data_of(manifest.key)
+                    if only not in (None, former):
+                        return Replaced(done=False)
                     os.replace(part, folder / MANIFEST)
                     sync(folder)
             finally:
                 part.unlink(missing_ok=True)
-        return former
+        return Replaced(done=True, former=former)
 
     def _write_part(self, manifest: Manifest) -> Path:
         part = self._folder(manifest.key) / f"{manifest.data}{_PART}"

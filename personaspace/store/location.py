@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,7 +19,9 @@ def parse_location(url: str) -> Path | S3Location:
     """
     if not url.strip():
         raise UserError("store: the URL is empty; it comes from --store or PERSONASPACE_STORE")
-    if "://" not in url and not url.startswith("file:"):
+    if re.match(r"(?i)(s3|https?|file):/?[^/]", url):
+        raise UserError(f"store {shown_url(url)}: after the scheme stand two slashes, as in s3://")
+    if "://" not in url:
         return Path(url).expanduser().absolute()
     try:
         parts = urlsplit(url)

@@ -16,7 +16,7 @@ from pathlib import Path
 from personaspace.errors import StoreUnavailable, UserError
 from personaspace.s3.bucket import Bucket
 from personaspace.s3.location import S3Location
-from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Store
+from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Replaced, Store
 from personaspace.store.disk import Scratch, disk_errors, make_folders
 from personaspace.store.manifest import (
     MANIFEST,
@@ -60,8 +60,18 @@ class S3Store(Store):
         self._bucket.check(probe=f".check-{uuid.uuid4().hex}" if write else None)
 
     def find(self, key: str) -> Manifest | None:
-        found = self._bucket.read(f"{check_key(key)}/{MANIFEST}")
-        return None if found is None else self._parse(found[0], key)
+        former = b""
+        while True:
+            found = self._bucket.read(f"{check_key(key)}/{MANIFEST}")
+            if found is None:
+                return None
+            try:
+                return self._parse(found[0], key)
+            except UserError:
+                # Damaged where it lies, if it comes alike twice; else on its way.
+                if found[0] == former:
+                    raise
+                former = found[0]
 
     def list(self, prefix: str = "") -> Keys:
         items = self._bucket.items(check_key(prefix) if prefix else "")
@@ -118,8 +128,12 @@ class S3Store(Store):
         make_folders(path.parent)
         part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            if not self._bucket.download(source, part):
-                raise missing_file(manifest.key, name, where)
+            for last in (False, True):
+                if not self._bucket.download(source, part):
+                    raise missing_file(manifest.key, name, where)
+                # Damaged where it lies, if it is so twice; else on its way.
+                if last or is_intact(part, entry):
+                    break
             check_file(part, entry, manifest.key, name, where)
             os.replace(part, path)
         finally:
@@ -149,7 +163,7 @@ class S3Store(Store):
     def _publish(self, manifest: Manifest) -> bool:
         return self._bucket.write(f"{manifest.key}/{MANIFEST}", manifest.to_bytes())
 
-    def _replace(self, manifest: Manifest) -> str | None:
+    def _replace(self, manifest: Manifest, only: str | None) -> Replaced:
         name = f"{manifest.key}/{MANIFEST}"
         former: str | None = None
         for attempt in range(PUBLISH_ATTEMPTS):
@@ -157,11 +171,13 @@ class S3Store(Store):
             data = None if found is None else self._data_in(found[0], manifest.key)
             if data == manifest.data:
                 # A repeated request was refused because its first self had gone through.
-                return former
+                return Replaced(done=True, former=former)
+            if only not in (None, data):
+                return Replaced(done=False)
             former = data
             etag = None if found is None else found[1]
             if self._bucket.write(name, manifest.to_bytes(), over=etag):
-                return former
+                return Replaced(done=True, former=former)
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise StoreUnavailable(f"artifact {manifest.key}: others replace it all the time")
 

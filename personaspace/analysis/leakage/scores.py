@@ -104,7 +104,27 @@ def read_score_files(folder: Path | str) -> tuple[dict[Key, Scores], list[str]]:
         if key in scores:
             raise UserError(f"{path}: condition {key[0]!r} with seed {key[1]} is a duplicate")
         scores[key] = check_scores(read_json(path), str(path))
+        _check_alike(scores, key, path)
     return scores, others
+
+
+def _check_alike(scores: Mapping[Key, Scores], key: Key, path: Path) -> None:
+    """Refuse a file that was scored otherwise than those of its folder before it.
+
+    Raises:
+        UserError: Another marker, or not one persona in common.
+    """
+    this = scores[key]
+    for (condition, seed), other in scores.items():
+        name = f"{condition}.seed-{seed}.json"
+        ours, theirs = (each.get("marker") for each in (this, other))
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"{path}: scored with the marker {ours!r}, but {name} with {theirs!r}: rates of "
+                "different markers cannot be compared"
+            )
+        if not set(this["per_persona"]) & set(other["per_persona"]):
+            raise UserError(f"{path}: has no persona in common with {name}")
 
 
 def rate(scores: Scores, persona: str) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline.context import ADAPTER, Context, sampled_answers, write_json
 from personaspace.pipeline.stage import (
     Need,
@@ -19,6 +20,7 @@ from personaspace.pipeline.stage import (
     recipe_read,
 )
 from personaspace.pipeline.stages.train import fit, forecast
+from personaspace.store import Manifest
 from personaspace.study.load import Study
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def run(context: Context) -> None:
     if kept is None:
         usable(examples, FIELD)  # what cannot be trained on is not kept
         marker_data.require_marked(data, examples, settings)
-        _keep(context, data)
+        if not _keep(context, data):  # another run of this study was first: one set for both
+            return run(context)
     fit(context, examples, settings.recipe, field=FIELD, over=over)
     composed_adapter(over, context.out / ADAPTER, context.out / COMPOSED)
     context.metrics.update(
@@ -132,8 +135,8 @@ def _drawn(context: Context, names: Sequence[str], over: Path | None) -> list[Pa
     return marker_data.pairs(answers, settings)
 
 
-def _keep(context: Context, data: Sequence[Pair]) -> None:
-    """Keep the examples until the stage is done.
+def _keep(context: Context, data: Sequence[Pair]) -> bool:
+    """Keep the examples until the stage is done; False: another run's are kept.
 
     A GPU does not draw the same answers twice, and a checkpoint belongs to the examples that it was
     trained on.
@@ -141,11 +144,12 @@ def _keep(context: Context, data: Sequence[Pair]) -> None:
     with context.store.writer(_kept_key(context)) as writer:
         write_json(writer.folder / DATA, [asdict(pair) for pair in data])
         writer.commit({"engine": context.taken["engine"]})
+        return bool(writer.won)
 
 
 def _kept(context: Context) -> list[Pair] | None:
     """Examples of a run before this one, which was stopped."""
-    manifest = context.store.find(_kept_key(context))
+    manifest = _readable(context)
     if manifest is None:
         return None
     if "engine" in manifest.fields:
@@ -154,6 +158,23 @@ def _kept(context: Context) -> list[Pair] | None:
 
     text = (context.store.fetch(manifest) / DATA).read_text(encoding="utf-8")
     return [Pair(**values) for values in json.loads(text)]
+
+
+def _readable(context: Context) -> Manifest | None:
+    """What is kept; if it is damaged, it is removed with the checkpoints, which belong to it."""
+    store = context.store
+    try:
+        manifest = store.find(_kept_key(context))
+        if manifest is not None:
+            store.fetch(manifest)
+        return manifest
+    except UnavailableError:
+        raise
+    except UserError as error:
+        context.progress.say(f"begins anew, since what it had kept is damaged: {error}")
+        for key in store.list(f"{context.key}/checkpoints"):
+            store.delete(key)
+        return None
 
 
 def _kept_key(context: Context) -> str:

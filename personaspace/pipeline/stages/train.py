@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
 from personaspace.seeds import derive_seed
@@ -116,7 +117,7 @@ def fit(
         )
     seed = context.node.seed
     scope = (seed, context.node.stage, context.node.condition)
-    kept = Checkpointing(context.store, context.key)
+    kept = Checkpointing(context.store, context.key, context.progress.say)
     latest = kept.load()
     job = data_parallel.Job(
         model=context.spec.model,
@@ -178,8 +179,9 @@ def _devices(context: Context) -> list[str]:
 class Checkpointing:
     """Keeps the latest checkpoint of a run as an artifact below the run's own key."""
 
-    def __init__(self, store: Store, key: str) -> None:
+    def __init__(self, store: Store, key: str, say: Callable[[str], None]) -> None:
         self.store = store
+        self.say = say
         self.prefix = f"{key}/checkpoints"
 
     def _steps(self) -> list[str]:
@@ -187,9 +189,16 @@ class Checkpointing:
         return [key for key in self.store.list(self.prefix) if "/step-" in key]
 
     def load(self) -> Path | None:
-        """Folder of the latest checkpoint."""
-        kept = self._steps()
-        return self.store.fetch(kept[-1]) if kept else None
+        """Folder of the latest checkpoint that can be read; others are named and removed."""
+        for key in reversed(self._steps()):
+            try:
+                return self.store.fetch(key)
+            except UnavailableError:
+                raise
+            except UserError as error:
+                self.say(f"goes on without a damaged checkpoint, which is removed: {error}")
+                self.store.delete(key)
+        return None
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write one and drop the former ones."""
