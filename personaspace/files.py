@@ -1,8 +1,12 @@
-"""Reading JSON: that people wrote, and that stages wrote and people may have changed."""
+"""Reading files that people wrote, and that stages wrote and people may have changed."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +16,80 @@ from pydantic import BaseModel, ValidationError
 from personaspace.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+#: Bytes of what people write by hand: a spec, questions.
+SMALL = 16 * 1024 * 1024
+#: Bytes of what programs write for us: scores, answers.
+LARGE = 8 * 1024**3
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def read_plain(path: Path | str, limit: int = LARGE) -> bytes:
+    """Content of a regular file.
+
+    Args:
+        path: The file; `~` at its beginning is the user's own folder.
+        limit: The most bytes that it may have.
+
+    Raises:
+        UserError: Not a regular file (a device or a pipe could be read for ever), or too large.
+        OSError: As `open`.
+    """
+    handle = os.open(expanded(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb", closefd=True) as file:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path}: is not a regular file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path}: is larger than {limit:,} bytes")
+    return content
+
+
+def expanded(path: Path | str) -> Path:
+    """A path whose `~` is the user's folder.
+
+    Raises:
+        UserError: There is no such user, or no path can be so.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r}: a path holds no NUL")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's folder") from None
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Refuse a place where no folder can be written, before anything takes long.
+
+    Raises:
+        UserError: It, or a folder above it, is a file, or may not be written to.
+    """
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{what}: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{what}: no permission to write to {place}")
+
+
+def environment_number(name: str, default: float) -> float:
+    """A number from the environment.
+
+    Raises:
+        UserError: It is none, or not finite.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if len(text) > 30 or not re.fullmatch(r"\d+(\.\d*)?", text):
+        raise UserError(f"{name}: {text[:40]!r} is not a number")
+    return float(text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -28,20 +106,42 @@ def read_json(path: Path | str) -> Any:
     Raises:
         UserError: Missing, unreadable, not UTF-8, not JSON, or a repeated key.
     """
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        text = read_plain(path).decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_no_duplicates)
+        if "\\u" in text:  # only an escape can make half of a surrogate pair
+            _refuse_halves(value)
+        return value
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: not JSON ({where}: {error.msg})") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
+    except ValueError:
+        raise UserError(f"{path}: holds a number of too many digits") from None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        said = str(error)
+        raise UserError(said if said.startswith(f"{path}:") else f"{path}: {said}") from None
+
+
+def _refuse_halves(value: Any) -> None:
+    """Refuse half of a surrogate pair, which no file or terminal can show."""
+    if isinstance(value, str):
+        if _HALF.search(value):
+            raise UserError(f"half of a surrogate pair is not a character ({value[:40]!r})")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_halves(name)
+            _refuse_halves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_halves(inner)
 
 
 def as_model(value: Any, model: type[Model], where: str) -> Model:

@@ -25,7 +25,12 @@ from safetensors.numpy import save_file
 from personaspace.errors import UserError
 
 FILE_NAME = re.compile(r"(?P<condition>.+)\.seed-(?P<seed>-?\d+)\.(?P<method>[ab])\.safetensors")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _DTYPES = ("F16", "F32")
+#: Squares of such values, summed over a layer's width, are still finite in float32.
+_LARGEST = 1e15
+#: Layers and seeds are numbers of so many digits at most.
+_MOST_DIGITS = 18
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -67,24 +72,30 @@ class ActivationFile:
                 stored = file.get_slice("activations")[:, :, index, :]
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.path}: cannot be read ({_one_line(error)})") from None
+        except (ValueError, TypeError, KeyError) as error:  # its header names what is not there
+            raise UserError(f"{self.path}: cannot be read ({_one_line(error)})") from None
         states: NDArray[np.float32] = stored.astype(np.float32)
         if not self.valid.all():
             states[~self.valid] = 0.0
-        # A sum is finite only if every term is; it costs a tenth of looking at each one.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(states.sum(dtype=np.float64))
-        if suspicious:
+        # NaN fails the comparison too; this costs a fraction of looking at each one.
+        with np.errstate(invalid="ignore"):
+            sound = states.max(initial=0) < _LARGEST and states.min(initial=0) > -_LARGEST
+        if not sound:
             self._name_the_broken(states, layer)
         return states
 
     def _name_the_broken(self, states: NDArray[np.float32], layer: int) -> None:
-        broken = np.argwhere(~np.isfinite(states).all(axis=2))
-        if len(broken):
-            persona, question = broken[0]
-            raise UserError(
-                f"{self.path}: activations of persona {self.personas[persona]!r}, question "
-                f"{question}, layer {layer} hold NaN or infinity ({len(broken)} such entries)"
-            )
+        finite = np.isfinite(states).all(axis=2)
+        broken = np.argwhere(~finite)
+        what = "NaN or infinity"
+        if not len(broken):
+            broken = np.argwhere((np.abs(states) >= _LARGEST).any(axis=2))
+            what = f"values beyond {_LARGEST:.0e}, whose squares overflow"
+        persona, question = broken[0]
+        raise UserError(
+            f"{self.path}: activations of persona {self.personas[persona]!r}, question "
+            f"{question}, layer {layer} hold {what} ({len(broken)} such entries)"
+        )
 
 
 def _one_line(error: Exception) -> str:
@@ -98,9 +109,17 @@ def _json_list(path: Path, metadata: dict[str, str], key: str, kind: type) -> tu
         values = json.loads(metadata[key])
     except json.JSONDecodeError:
         raise UserError(f"{path}: metadata {key!r} is not JSON") from None
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{path}: metadata {key!r} cannot be read: too deep, or a number of too many digits"
+        ) from None
     if not isinstance(values, list) or not all(type(value) is kind for value in values):
         what = "texts" if kind is str else "whole numbers"
         raise UserError(f"{path}: metadata {key!r} is not a JSON list of {what}")
+    if kind is int and not all(0 <= value < 10**6 for value in values):
+        raise UserError(f"{path}: metadata {key!r} holds a number that no layer has")
+    if kind is str and any(_HALF.search(value) for value in values):
+        raise UserError(f"{path}: metadata {key!r}: half of a surrogate pair is not a character")
     if len(set(values)) != len(values):
         raise UserError(f"{path}: metadata {key!r} names something twice")
     return tuple(values)
@@ -124,6 +143,8 @@ def _identity(path: Path, metadata: dict[str, str]) -> tuple[str, int, str]:
     if found["method"] not in ("a", "b"):
         raise UserError(f"{path}: method {found['method']!r} is neither a nor b")
     try:
+        if len(found["seed"]) > _MOST_DIGITS:
+            raise ValueError
         return found["condition"], int(found["seed"]), found["method"]
     except ValueError:
         raise UserError(f"{path}: seed {found['seed']!r} is not a whole number") from None
@@ -138,6 +159,8 @@ def open_activations(path: Path | str) -> ActivationFile:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
@@ -149,7 +172,7 @@ def open_activations(path: Path | str) -> ActivationFile:
             valid = file.get_tensor("valid")
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({_one_line(error)})") from None
     if dtype not in _DTYPES:
         raise UserError(f"{path}: activations are {dtype}, not float16 or float32")

@@ -20,8 +20,12 @@ from personaspace.logs import tell
 if TYPE_CHECKING:
     from personaspace.study.spec import Experiment
 
-Draws = Annotated[int, typer.Option(min=1, help="Draws of each permutation test.")]
-Resamples = Annotated[int, typer.Option(min=1, help="Draws of each bootstrap interval.")]
+#: As a study's own draws.
+MOST_DRAWS = 10**7
+Draws = Annotated[int, typer.Option(min=1, max=MOST_DRAWS, help="Draws of each permutation test.")]
+Resamples = Annotated[
+    int, typer.Option(min=1, max=MOST_DRAWS, help="Draws of each bootstrap interval.")
+]
 
 
 def _say(notes: Iterable[str]) -> None:
@@ -116,7 +120,7 @@ def geometry(
     ] = None,
     permutations: Draws = 10_000,
     bootstrap: Resamples = 2_000,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.")] = 42,
     variant: Annotated[
         Variant | None, typer.Option(help="Only the published or the recommended analysis.")
     ] = None,
@@ -158,13 +162,17 @@ def leakage(
     spec: Annotated[Path, typer.Option(help="The study that the scores are of.")],
     permutations: Annotated[
         int | None,
-        typer.Option(min=1, help="Draws of each permutation test; the spec's if absent."),
+        typer.Option(
+            min=1, max=MOST_DRAWS, help="Draws of each permutation test; the spec's if absent."
+        ),
     ] = None,
     bootstrap: Annotated[
-        int | None, typer.Option(min=1, help="Draws of each interval; the spec's if absent.")
+        int | None,
+        typer.Option(min=1, max=MOST_DRAWS, help="Draws of each interval; the spec's if absent."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of all random draws; the spec's if absent.")
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws; the spec's if absent."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

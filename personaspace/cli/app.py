@@ -21,6 +21,7 @@ from personaspace.cli.options import AsJson, SpecPath
 from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
+from personaspace.files import check_folder
 from personaspace.version import __version__
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def run(
     with_inputs: running.WithInputs = False,
     plan: running.Plan = False,
     as_json: running.PlanAsJson = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the work.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
@@ -160,6 +161,8 @@ def run(
         raise UserError("--json: goes with --plan")
     from personaspace.pipeline.graph import Node
 
+    if out is not None:
+        check_folder(out, "--out")
     with running.finished(spec, store, only, with_inputs, jobs) as work:
         if work.manifest(Node("report")) is None:
             print(f"artifacts: {work.store.url}")
@@ -276,6 +279,7 @@ def report(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
+    check_folder(out, "--out")
     with open_store(store) as place:
         place.check()
         work = prepare(load_study(spec), place)

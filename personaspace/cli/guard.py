@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -22,6 +23,13 @@ from personaspace.errors import (
     StoreUnavailable,
     UserError,
 )
+
+
+#: What is wrong with a path that somebody gave.
+_THEIRS = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENXIO,
+}  # fmt: skip
 
 
 def guarded(
@@ -60,7 +68,8 @@ def guarded(
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _complain(f"{where}{error.strerror or error}")
-            raise SystemExit(EXIT_FAILURE) from None
+            theirs = not job and error.errno in _THEIRS
+            raise SystemExit(EXIT_USER_ERROR if theirs else EXIT_FAILURE) from None
 
     return run
 

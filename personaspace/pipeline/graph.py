@@ -41,6 +41,8 @@ class Graph:
             UserError: None does.
         """
         parts = pattern.split(":")
+        if not pattern.strip(": "):
+            raise UserError("--only: is empty; leave it out to run everything")
         chosen = [
             node
             for node in self.nodes

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.files import environment_number
 from personaspace.logs import RunEvent, log_line
 from personaspace.pipeline import executor, runtime, termination
 from personaspace.pipeline.graph import Graph
@@ -135,7 +136,7 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> No
 
 def _reach(store: Store, name: str) -> None:
     """Wait until the store answers. Raises UnavailableError when patience is over."""
-    until = time.monotonic() + float(os.environ.get(PATIENCE) or 0)
+    until = time.monotonic() + environment_number(PATIENCE, 0.0)
     told = False
     while True:
         try:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from personaspace.analysis.geometry import GeometryResult
 
+#: With what a spreadsheet begins a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: Counts of evaluate, by condition and seed.
 Scores = dict[tuple[str, int], dict[str, Any]]
 #: Texts by condition and seed, then persona and question.
@@ -153,4 +155,14 @@ def write_tables(
     }
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
-        table.to_csv(folder / f"{name}.csv", index=False)
+        harmless(table).to_csv(folder / f"{name}.csv", index=False)
+
+
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """For CSV: texts that a spreadsheet would take for a formula begin with an apostrophe."""
+    return table.apply(lambda column: column.map(_no_formula) if column.dtype == object else column)
+
+
+def _no_formula(value: Any) -> Any:
+    formula = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if formula else value

@@ -267,6 +267,8 @@ class Bucket:
             session = self._session
             if attempts is None:
                 configured = session._session.get_config_variable("max_attempts")
+                if configured is not None and not str(configured).strip().isdigit():
+                    raise UserError(f"AWS_MAX_ATTEMPTS: {str(configured)[:40]!r} is not a number")
                 attempts = int(configured or ATTEMPTS)
             try:
                 return session.client(

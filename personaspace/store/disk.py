@@ -153,6 +153,16 @@ def _last_change(folder: Path) -> float:
     return max(times)
 
 
+def share(folder: Path) -> None:
+    """Let those read what is below `folder` whom the umask lets: libraries make private files."""
+    plain = os.umask(0o077)
+    os.umask(plain)
+    for parent, _, files in os.walk(folder):
+        Path(parent).chmod(0o777 & ~plain)
+        for name in files:
+            (Path(parent) / name).chmod(0o666 & ~plain)
+
+
 def sync(path: Path) -> None:
     """Have a file's or folder's content on the disk before anything that follows."""
     handle = os.open(path, os.O_RDONLY)

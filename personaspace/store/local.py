@@ -20,6 +20,7 @@ from personaspace.store.disk import (
     prune,
     read_plain,
     refuse_links,
+    share,
     sync,
     sync_tree,
 )
@@ -168,6 +169,7 @@ class LocalStore(Store):
 
     def _keep(self, manifest: Manifest, scratch: Scratch) -> None:
         with disk_errors(self.root):
+            share(scratch.folder)
             sync_tree(scratch.folder)
 
     def _publish(self, manifest: Manifest) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from personaspace.errors import UserError
+from personaspace.files import expanded
 from personaspace.s3.location import S3Location, parse_s3, shown_url
 from personaspace.store.manifest import check_key
 
@@ -22,7 +23,7 @@ def parse_location(url: str) -> Path | S3Location:
     if re.match(r"(?i)(s3|https?|file):/?[^/]", url):
         raise UserError(f"store {shown_url(url)}: after the scheme stand two slashes, as in s3://")
     if "://" not in url:
-        return Path(url).expanduser().absolute()
+        return expanded(url).absolute()
     try:
         parts = urlsplit(url)
     except ValueError as error:

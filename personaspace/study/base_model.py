@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from personaspace.errors import UserError
+from personaspace.files import expanded
 from personaspace.logs import quiet_libraries
 from personaspace.study.inputs import Model
 
@@ -134,7 +135,7 @@ def local_folder(model: Model) -> Path | None:
         if model.name != SMOLLM2:
             raise ModelError(f"{model.name}: the only built-in model is {SMOLLM2}")
         return _convert_gguf(_packaged_gguf())
-    folder = Path(model.name).expanduser()
+    folder = expanded(model.name)
     looks_like_path = model.name.startswith((".", "/", "~"))
     if folder.is_dir() or looks_like_path:
         if not (folder / "config.json").is_file():
@@ -166,6 +167,35 @@ def identity(model: Model) -> str:
                 stream.seek(max(size - (1 << 20), 1 << 20))
                 digest.update(stream.read())
     return f"folder@{digest.hexdigest()}"
+
+
+@cache
+def modules(model: Model) -> frozenset[str]:
+    """Names of the modules that have weights; empty where the model is not on this machine."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = local_folder(model)
+    names: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")) if folder else ():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names.update(name.removesuffix(".weight") for name in file.keys())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{model.name}/{path.name}: cannot be read ({error})") from None
+    return frozenset(names)
+
+
+@cache
+def positions(model: Model) -> int | None:
+    """How many tokens a text may have; None where that is not known."""
+    folder = local_folder(model)
+    if folder is None:
+        return None
+    try:
+        found = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None  # `shape` says what is wrong with it
+    return found if type(found) is int and found > 0 else None
 
 
 @cache

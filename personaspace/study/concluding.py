@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from personaspace.study.fields import ConditionName, Count, Fraction, Method, PersonaName, Seed
+from personaspace.study.fields import (
+    ConditionName,
+    Count,
+    Draws,
+    Fraction,
+    Method,
+    PersonaName,
+    Seed,
+)
 from personaspace.study.section import Section
 
 
@@ -32,11 +40,11 @@ class Analysis(Section):
         None, description="Headline layer; default 20 where extracted, else the last one."
     )
     method: Method = "a"
-    permutations: Count = 10_000
-    bootstrap: Count = 2_000
+    permutations: Draws = 10_000
+    bootstrap: Draws = 2_000
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     control: Control = Control()
-    seed: StrictInt = 42
+    seed: Seed = 42
     partial: StrictBool = Field(False, description="Aggregate what exists when a stage failed.")
 
 

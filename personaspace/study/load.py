@@ -13,10 +13,15 @@ from personaspace.study.datasets import Chats
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
-from personaspace.study.validate import examine, fields_alone, only_follows, read_raw
+from personaspace.study.validate import (
+    TEMPLATE_DEFAULT,
+    examine,
+    fields_alone,
+    only_follows,
+    read_raw,
+)
 
-#: Name of the extra extraction row that has no system message: the text E0 trained under.
-TEMPLATE_DEFAULT = "template-default"
+__all__ = ["TEMPLATE_DEFAULT", "Part", "Study", "load_study", "resolve"]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class ProblemCode(StrEnum):
     INPUT = "input"
     SEEN_QUESTION = "seen-question"
     TOO_FEW_ANSWERS = "too-few-answers"
+    RESERVED_NAME = "reserved-name"
+    UNKNOWN_MODULE = "unknown-module"
+    TOO_MANY_TOKENS = "too-many-tokens"
+    RANK_TOO_HIGH = "rank-too-high"
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,28 @@ from typing import Any
 import yaml
 
 from personaspace.errors import UserError
+from personaspace.files import LARGE, SMALL, expanded, read_plain
 from personaspace.study import builtin
 
 
-def read_bytes(source: str, folder: Path) -> bytes:
+def read_bytes(source: str, folder: Path, limit: int = LARGE) -> bytes:
     """Content of a source.
 
     Args:
         source: Path (relative to `folder`), `s3://bucket/key`, or `builtin:NAME`.
         folder: Where relative paths start: the spec's own folder.
+        limit: The most bytes that a file may have.
 
     Raises:
-        UserError: Missing or unreadable; names the source.
+        UserError: Missing, unreadable, not a regular file or too large; names the source.
     """
     if source.startswith(builtin.SCHEME):
         return builtin.resource(source).read_bytes()
     if source.startswith("s3://"):
         return _read_object(source)
-    path = folder / Path(source).expanduser()
+    path = folder / expanded(source)
     try:
-        return path.read_bytes()
+        return read_plain(path, limit)
     except FileNotFoundError:
         raise UserError(f"{source}: no such file (looked in {path.parent})") from None
     except OSError as error:
@@ -56,7 +58,7 @@ def _read_object(url: str) -> bytes:
 def read_text(source: str, folder: Path) -> str:
     """Content of a source as UTF-8 text. Raises UserError if it is not."""
     try:
-        return read_bytes(source, folder).decode("utf-8-sig")
+        return read_bytes(source, folder, SMALL).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 text (byte {error.start})") from None
 
@@ -67,6 +69,26 @@ class _StrictLoader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._seen_nodes: set[int] = set()
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node; what names by `*` make of few lines is counted as often as it is there."""
+        node = super().compose_node(parent, index)
+        if node is None or id(node) in self._sizes:
+            return node
+        inner = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        if any(id(part) not in self._sizes for part in inner):
+            raise yaml.composer.ComposerError(None, None, "holds itself", node.start_mark)
+        size = self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in inner)
+        if size > _MOST_NODES:
+            raise yaml.composer.ComposerError(
+                None, None, f"stands for more than {_MOST_NODES:,} values", node.start_mark
+            )
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         # Looked at before `<<` brings in keys that the mapping's own may well override.
@@ -86,6 +108,10 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
+        if isinstance(value, str) and "\0" in value:
+            raise yaml.constructor.ConstructorError(
+                None, None, "NUL is not a character", node.start_mark
+            )
         if isinstance(value, str) and not value.isascii():
             try:
                 # JSON writes characters beyond U+FFFF as two escapes; YAML leaves them apart.
@@ -97,6 +123,33 @@ class _StrictLoader(yaml.SafeLoader):
         return value
 
 
+def _plain_number(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+    """A number as JSON has it: of few digits, and not in sixties."""
+    if ":" in node.value:
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} would be read in sixties: write it in quotes",
+            node.start_mark,
+        )
+    if len(node.value) > 30:
+        raise yaml.constructor.ConstructorError(
+            None, None, "a number of more than 30 digits", node.start_mark
+        )
+    if node.tag.endswith(":int"):
+        value = loader.construct_yaml_int(node)
+        if abs(value) < 2**63:
+            return value
+        raise yaml.constructor.ConstructorError(
+            None, None, "a whole number of more than 64 bits", node.start_mark
+        )
+    return loader.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
+#: Values that a file may stand for, names by `*` counted as often as they are there.
+_MOST_NODES = 1_000_000
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -116,6 +169,8 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # a date that is none, say
+        raise UserError(f"{name}: not valid YAML: {error}") from None
 
 
 def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:

@@ -20,6 +20,8 @@ from personaspace.study.spec import Experiment
 
 #: Stands in for an invalid value while the rest is checked; never shown.
 _PLACEHOLDER = "invalid-value-"
+#: Name of the extra extraction row that has no system message: the text E0 trained under.
+TEMPLATE_DEFAULT = "template-default"
 
 
 def _without(raw: Any, locations: Iterable[Location]) -> Any:
@@ -240,6 +242,57 @@ def _check_layers(spec: Experiment) -> Iterator[Problem]:
         yield not_extracted
 
 
+def _check_persona_texts(spec: Experiment) -> Iterator[Problem]:
+    first: dict[str | None, str] = {}
+    for index, persona in enumerate(spec.personas):
+        if persona.name == TEMPLATE_DEFAULT:
+            yield Problem(
+                f"personas[{index}].name",
+                Code.RESERVED_NAME,
+                f"{persona.name!r} is what the text of the chat template is called",
+            )
+        other = first.setdefault(persona.prompt, persona.name)
+        if other != persona.name:
+            yield Problem(
+                f"personas[{index}].prompt",
+                Code.DUPLICATE,
+                f"is the prompt of {other!r} as well: two names for one persona",
+            )
+
+
+def _check_model_fits(spec: Experiment) -> Iterator[Problem]:
+    """What the model, where it is on this machine, cannot do."""
+    modules, positions = base_model.modules(spec.model), base_model.positions(spec.model)
+    shape = base_model.shape(spec.model)
+    last_parts = {name.rpartition(".")[2] for name in modules}
+    for section, recipe in (("training", spec.training), ("coupling.recipe", spec.coupling.recipe)):
+        for index, target in enumerate(recipe.targets):
+            if modules and not any(f".{name}".endswith(f".{target}") for name in modules):
+                yield Problem(
+                    f"{section}.targets[{index}]",
+                    Code.UNKNOWN_MODULE,
+                    f"the model has no module {target!r}",
+                    nearest(target, last_parts),
+                )
+        if shape is not None and recipe.rank > shape.hidden_size:
+            yield Problem(
+                f"{section}.rank",
+                Code.RANK_TOO_HIGH,
+                f"{recipe.rank} is more than the model's width ({shape.hidden_size})",
+            )
+    for section, count in (
+        ("extraction", spec.extraction.max_new_tokens),
+        ("coupling", spec.coupling.max_new_tokens),
+        ("evaluation", spec.evaluation.max_new_tokens),
+    ):
+        if positions is not None and count >= positions:
+            yield Problem(
+                f"{section}.max_new_tokens",
+                Code.TOO_MANY_TOKENS,
+                f"{count} tokens and a prompt do not fit the model's {positions} positions",
+            )
+
+
 def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     known = {persona.name for persona in spec.personas}
     for path, name, default in _persona_references(spec):
@@ -251,8 +304,10 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)
     yield from _check_analysis(spec)
+    yield from _check_persona_texts(spec)
     try:
         yield from _check_layers(spec)
+        yield from _check_model_fits(spec)
     except base_model.ModelError as error:
         yield Problem(error.field, Code.MODEL, error.reason)
 
@@ -347,6 +402,9 @@ def read_raw(path: Path | str) -> Any:
     """
     path = Path(path)
     raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
+    if raw is None:
+        # Fields that are not given have the published study's values: here, all of them.
+        raise UserError(f"{path}: is empty: a study has at least a name")
     if not isinstance(raw, dict) or "experiment" not in raw:
         return raw
     beside = [name for name in raw if name in Experiment.model_fields]

@@ -15,6 +15,8 @@ from personaspace.errors import UserError
 from personaspace.files import read_json
 
 FILE_NAME = re.compile(r"(?P<condition>.+)\.seed-(?P<seed>-?\d+)\.json")
+#: Far more answers than there are; far fewer than arithmetic holds exactly.
+_MOST = 10**12
 KINDS = ("hits", "terminal", "degenerate")
 
 Scores = Mapping[str, Any]
@@ -42,8 +44,8 @@ def _count(counts: Any, key: str, where: str) -> int:
     if not isinstance(counts, dict):
         raise UserError(f"{where}: not an object of counts")
     value = counts.get(key)
-    if type(value) is not int or value < 0:
-        raise UserError(f"{where}: {key} is {value!r}, not a count")
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise UserError(f"{where}: {key} is {str(value)[:40]!r}, not a count")
     return value
 
 
