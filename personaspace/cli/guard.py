@@ -24,7 +24,6 @@ from personaspace.errors import (
     UserError,
 )
 
-
 #: What is wrong with a path that somebody gave.
 _THEIRS = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,

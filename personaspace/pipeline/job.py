@@ -5,7 +5,6 @@ Ends the process: 0 done, 2 the user's mistake, 69 store away, 75 asked to stop,
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable

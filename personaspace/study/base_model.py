@@ -179,7 +179,7 @@ def modules(model: Model) -> frozenset[str]:
     for path in sorted(folder.glob("*.safetensors")) if folder else ():
         try:
             with safe_open(path, framework="numpy") as file:
-                names.update(name.removesuffix(".weight") for name in file.keys())
+                names.update(name.removesuffix(".weight") for name in list(file.keys()))
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{model.name}/{path.name}: cannot be read ({error})") from None
     return frozenset(names)

@@ -8,7 +8,6 @@ from pydantic import Field, StrictBool, StrictInt
 
 from personaspace.study.fields import (
     ConditionName,
-    Count,
     Draws,
     Fraction,
     Method,

@@ -30,6 +30,9 @@ function quoted(text) {
   return text.replace(/[.*+?^${}()|[\]\\\/]/g, "\\$&");
 }
 
+// A text of markers alone is shown with so many pieces: more of them only stop the page.
+const MOST_MARKED = 2000;
+
 // The text with the marker, and what was searched for, marked.
 function highlighted(text, marker, find) {
   const made = element("p", "text");
@@ -40,6 +43,7 @@ function highlighted(text, marker, find) {
       const ours = marker && found[0].toLowerCase() === marker.toLowerCase();
       made.append(text.slice(end, found.index), element("mark", ours ? "" : "found", found[0]));
       end = found.index + found[0].length;
+      if (made.childNodes.length > MOST_MARKED) break;
     }
   }
   made.append(text.slice(end));
