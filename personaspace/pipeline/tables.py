@@ -160,7 +160,13 @@ def write_tables(
 
 def harmless(table: pd.DataFrame) -> pd.DataFrame:
     """For CSV: texts that a spreadsheet would take for a formula begin with an apostrophe."""
-    return table.apply(lambda column: column.map(_no_formula) if column.dtype == object else column)
+    from pandas.api.types import is_numeric_dtype
+
+    safe = table.copy(deep=False)
+    for name in table.columns:
+        if not is_numeric_dtype(table[name]):
+            safe[name] = table[name].map(_no_formula)
+    return safe
 
 
 def _no_formula(value: Any) -> Any:
