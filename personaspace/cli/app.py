@@ -14,10 +14,10 @@ import typer
 from rich.table import Table
 
 from personaspace import logs
-from personaspace.cli import analysis, cluster
+from personaspace.cli import analysis, cluster, upkeep
 from personaspace.cli import run as running
 from personaspace.cli.guard import guarded
-from personaspace.cli.options import AsJson, SpecPath
+from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
 from personaspace.cli.power import power
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
@@ -35,14 +35,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-StoreUrl = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="PERSONASPACE_STORE",
-        help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
-    ),
-]
 #: Of commands that take a release as well, whose own store counts more than the environment's.
 MaybeStore = Annotated[
     str | None,
@@ -54,7 +46,6 @@ MaybeStore = Annotated[
 Target = Annotated[
     str, typer.Argument(help="A study's file, or a release of the chart.", metavar="SPEC|RELEASE")
 ]
-DEFAULT_STORE = "personaspace-store"
 
 
 def _store(given: str | None) -> str:
@@ -329,6 +320,8 @@ app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
+app.command()(guarded(upkeep.verify, takes_signals=True))
+app.command()(guarded(upkeep.gc, takes_signals=True))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
     app.command()(guarded(_command))
 

@@ -9,3 +9,13 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SpecPath = Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="PERSONASPACE_STORE",
+        help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
+    ),
+]
+#: Where artifacts lie if nothing else is said.
+DEFAULT_STORE = "personaspace-store"

@@ -164,14 +164,23 @@ class Bucket:
         """Remove an object; nothing happens if there is none."""
         self._patiently("delete from", lambda: self._client.delete_object(**self._at(name)))
 
-    def abort_uploads(self, folder: str, before: datetime) -> None:
-        """Drop uploads in parts that were begun below `folder` before then and never finished."""
+    def abort_uploads(self, folder: str, before: datetime, *, dry_run: bool = False) -> int:
+        """Drop uploads in parts that were begun below `folder` before then and never finished.
+
+        Returns:
+            How many there were.
+        """
+        found = 0
         for upload in self._pages("list_multipart_uploads", "Uploads", folder):
             if upload["Initiated"] <= before:
+                found += 1
+                if dry_run:
+                    continue
                 where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                 # It may have ended since the listing.
                 with suppress(ClientError):
                     self._client.abort_multipart_upload(Bucket=self.location.bucket, **where)
+        return found
 
     def close(self) -> None:
         """Close the connections."""

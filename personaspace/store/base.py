@@ -70,7 +70,9 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def sweep(self, prefix: str = "", *, minutes: float = STALE_MINUTES) -> int:
+    def sweep(
+        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
+    ) -> int:
         """Remove what crashed writers left at and below `prefix`.
 
         In a folder store a living writer is known by its lock, so `minutes` may be small. S3 knows
@@ -79,9 +81,10 @@ class Store(ABC):
         Args:
             prefix: A key or the beginning of keys; "" is the whole store.
             minutes: Leave alone what was written to since.
+            dry_run: Remove nothing; only count.
 
         Returns:
-            The number of data folders removed.
+            The number of data folders, and of uploads in parts that never ended, removed.
         """
 
     @abstractmethod

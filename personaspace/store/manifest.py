@@ -40,9 +40,11 @@ class Manifest(BaseModel):
         files: Entry of every file by its path inside `data`.
         fields: What the writer says about it (fingerprint, inputs, versions …).
         created: When, UTC, ISO 8601.
+        seal: SHA-256 (hex) of all the rest, so that no change of it goes unseen. Manifests of
+            former versions have none.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     format: Literal[1] = 1
     key: str
@@ -50,6 +52,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     fields: dict[str, Any]
     created: str
+    seal: str | None = None
 
     @field_validator("data")
     @classmethod
@@ -66,6 +69,19 @@ class Manifest(BaseModel):
             if not is_file_name(name):
                 raise ValueError(f"{name!r} is not a file name")
         return value
+
+    @property
+    def unbroken(self) -> bool:
+        """Whether nothing of it was changed since it was made, as far as that can be told."""
+        return self.seal in (None, self._sealed())
+
+    def sealed(self) -> Manifest:
+        """The same with its seal."""
+        return self.model_copy(update={"seal": self._sealed()})
+
+    def _sealed(self) -> str:
+        text = json.dumps(self.model_dump(exclude={"seal"}), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def digest(self) -> str:
@@ -98,7 +114,7 @@ def new_manifest(key: str, data: str, folder: Path, fields: dict[str, Any]) -> M
     plain = json.loads(json.dumps(fields, allow_nan=False))
     files = {name: read_entry(folder / name) for name in file_names(folder, key)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(key=key, data=data, files=files, fields=plain, created=now)
+    return Manifest(key=key, data=data, files=files, fields=plain, created=now).sealed()
 
 
 def parse_manifest(raw: bytes, key: str, where: str) -> Manifest:
@@ -121,9 +137,11 @@ def parse_manifest(raw: bytes, key: str, where: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         reason = str(error)
     else:
-        if manifest.key == key:
+        if manifest.key == key and manifest.unbroken:
             return manifest
         reason = f"it names another artifact, {manifest.key!r}"
+        if manifest.key == key:
+            reason = "something in it was changed: its seal does not fit"
     reason = " ".join(reason.split())[:200]
     raise UserError(
         f"artifact {key}: manifest {where} is corrupt ({reason}); "

@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,21 +85,30 @@ class S3Store(Store):
         if data is not None:
             self._drop(key, data)
 
-    def sweep(self, prefix: str = "", *, minutes: float = STALE_MINUTES) -> int:
+    def sweep(
+        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
+    ) -> int:
         before = datetime.now(UTC) - timedelta(minutes=minutes)
         changed: dict[tuple[str, str], datetime] = {}
+        complete: set[str] = set()
         for item in self._bucket.items(check_key(prefix) if prefix else ""):
             place = _data_place(item.name)
+            whole = key_of_manifest(item.name)
+            if whole is not None:
+                complete.add(whole)
             if place is not None:
                 changed[place] = max(item.changed, changed.get(place, item.changed))
+        folders = Counter(key for key, _ in changed)
         removed = 0
         for (key, data), newest in changed.items():
+            if key in complete and folders[key] == 1:
+                continue  # a whole artifact and nothing beside it: a call each would take hours
             # The manifest is read only now: a writer may have published since the listing.
             if newest <= before and not self._may_name(key, data):
-                self._drop(key, data)
+                if not dry_run:
+                    self._drop(key, data)
                 removed += 1
-        self._bucket.abort_uploads(prefix, before)
-        return removed
+        return removed + self._bucket.abort_uploads(prefix, before, dry_run=dry_run)
 
     def describe(self, key: str) -> str:
         return self._bucket.url_of(check_key(key))
