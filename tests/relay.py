@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +77,13 @@ class Relay(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str) -> None:
         body = f"<Error><Code>{code}</Code><Message>told to</Message></Error>".encode()
         self.answer(status, {"Content-Type": "application/xml"}, body)
+
+    def reset(self) -> None:
+        """A connection that breaks (RST) when the client has begun to read."""
+        time.sleep(0.2)
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def hang_up(self) -> None:
         self.close_connection = True

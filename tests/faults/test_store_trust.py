@@ -120,7 +120,7 @@ def test_a_reset_inside_the_body_of_an_error(server: SeaweedS3) -> None:
             cut.append(status)
             headers["Content-Length"] = str(len(body) + 40)
             relay.answer(status, headers, body[: len(body) // 2])
-            relay.hang_up()
+            relay.reset()
             return True
         return False
 
