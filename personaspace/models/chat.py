@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from personaspace.errors import UserError
-from personaspace.study.datasets import Message
+from personaspace.study.chat_forms import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -22,10 +22,28 @@ class Model(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
-class Dataset(Section):
-    """Chats, one JSON object `{"messages": [...]}` a line, from a path or a hub."""
+def _check_address(path: str, sha256: str | None) -> None:
+    scheme, separator, rest = path.partition("://")
+    if not separator or scheme == "s3":
+        return
+    if scheme != "https":
+        raise ValueError(f"{scheme}:// is no place to read from: use a path, s3:// or https://")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("an address with a user or password would stand in the report: use .netrc")
+    if sha256 is None:
+        raise ValueError("https:// needs a sha256, so that a rerun reads the same rows")
 
-    path: str | None = Field(None, description="JSONL: local path, s3://bucket/key, builtin:NAME.")
+
+class Dataset(Section):
+    """Chats from a file or a hub: JSON lines, a JSON array or parquet, plain, gzip or Zstandard."""
+
+    path: str | None = Field(
+        None,
+        description="Local path, s3://bucket/key, builtin:NAME or https://… (needs sha256; fetched "
+        "once into the cache). Rows: messages (OpenAI), conversations (ShareGPT), prompt and "
+        "completion, instruction, input and output (Alpaca), or input and output. Loss is on the "
+        "last answer whose weight is not 0.",
+    )
     hub: str | None = Field(None, description="Hub data set, instead of path.")
     revision: str | None = Field(None, description="Hub commit; required with hub.")
     config: str | None = Field(None, description="Hub configuration name.")
@@ -45,6 +63,8 @@ class Dataset(Section):
             raise ValueError("hub needs a revision, so that a rerun reads the same rows")
         if self.hub is not None and self.sha256 is not None:
             raise ValueError("sha256 is for files; a hub data set is pinned by its revision")
+        if self.path is not None:
+            _check_address(self.path, self.sha256)
         return self
 
     def bounds(self) -> tuple[int, int | None]:

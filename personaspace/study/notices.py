@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from personaspace.study import builtin
+from personaspace.study import builtin, overlaps
 from personaspace.study.datasets import Chats
 from personaspace.study.load import Study
 from personaspace.study.schedule import times_seen, total_steps
@@ -25,6 +25,12 @@ class NoticeCode(StrEnum):
     DEMONSTRATION_CHATS = "demonstration-chats"
     FEW_SEPARATORS = "few-separators"
     COUPLED_FIRST = "coupled-first"
+    ASKS_QUESTIONS = "asks-questions"
+    HOLDS_MARKER = "holds-marker"
+    SHARED_CHATS = "shared-chats"
+    SAME_TRAINING = "same-training"
+    NO_WORDS = "no-words"
+    WEIGHT_ZERO = "weight-zero"
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,99 @@ def _order(study: Study) -> list[Notice]:
     ]
 
 
+def _questions(study: Study) -> dict[str, list[str]]:
+    """What is asked, by the field that says so."""
+    return {
+        "extraction": study.extraction_questions,
+        "coupling": study.coupling_questions,
+        "evaluation": study.evaluation_questions,
+    }
+
+
+def _leaks(study: Study) -> list[Notice]:
+    """Data sets that hold what is measured: the study's questions, or its marker."""
+    found = []
+    for name, chats in study.chats.items():
+        path, count = f"datasets.{name}", len(chats.conversations)
+        for section, questions in _questions(study).items():
+            seen = overlaps.asked(chats.conversations, questions)
+            if seen.chats:
+                found.append(
+                    Notice(
+                        NoticeCode.ASKS_QUESTIONS,
+                        path,
+                        f"{seen.chats} of its {count} chats ask what {section}.questions ask "
+                        f"({len(seen.questions)} of {len(questions)}, the first "
+                        f"{seen.questions[0]!r}): fine-tuning answers them already, which is then "
+                        "measured as if it were new.",
+                    )
+                )
+        marked = overlaps.marked(chats.conversations, study.spec.coupling.marker)
+        if marked:
+            found.append(
+                Notice(
+                    NoticeCode.HOLDS_MARKER,
+                    path,
+                    f"{marked} of its {count} chats hold the marker "
+                    f"({study.spec.coupling.marker!r}): fine-tuning teaches it under the "
+                    "condition's persona, so that what is counted as leakage was trained.",
+                )
+            )
+        wordless = overlaps.wordless(chats.conversations)
+        if wordless:
+            text = f"{wordless} of its {count} chats end with an answer without any word."
+            found.append(Notice(NoticeCode.NO_WORDS, path, text))
+        if chats.left_out:
+            found.append(
+                Notice(
+                    NoticeCode.WEIGHT_ZERO,
+                    path,
+                    f"{chats.left_out} of its {count + chats.left_out} rows have weight 0 in every "
+                    "answer and are left out.",
+                )
+            )
+    return found
+
+
+def _shared(study: Study) -> list[Notice]:
+    """Chats that stand in two data sets, and conditions that train on the same."""
+    sets = {name: chats.conversations for name, chats in study.chats.items()}
+    found = [
+        Notice(
+            NoticeCode.SHARED_CHATS,
+            f"datasets.{one}",
+            f"{mine} of its {len(sets[one])} chats stand in {two} too, where they are {theirs} of "
+            f"{len(sets[two])}: conditions trained on these differ by the rest alone.",
+        )
+        for one, two, mine, theirs in overlaps.shared(sets)
+    ]
+    spec = study.spec
+    trained: dict[tuple[object, ...], str] = {}
+    for condition in spec.conditions:
+        if condition.dataset not in study.chats:
+            continue
+        under = None if condition.persona is None else spec.persona(condition.persona).prompt
+        chats = study.chats[condition.dataset]
+        key = (chats.digest, spec.datasets[condition.dataset].bounds(), under)
+        other = trained.setdefault(key, condition.name)
+        if other != condition.name:
+            found.append(
+                Notice(
+                    NoticeCode.SAME_TRAINING,
+                    f"conditions.{condition.name}",
+                    f"trains on the same chats under the same persona as {other}: the two are one "
+                    "condition under two names.",
+                )
+            )
+    return found
+
+
 def notices(study: Study) -> list[Notice]:
     """What to know of a study before it runs, the most important first."""
-    return [*_demonstration(study), *_order(study), *_separators(study)]
+    return [
+        *_demonstration(study),
+        *_leaks(study),
+        *_shared(study),
+        *_order(study),
+        *_separators(study),
+    ]

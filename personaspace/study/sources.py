@@ -1,4 +1,4 @@
-"""Reads small inputs (spec, questions, chats) from a path, `s3://bucket/key` or `builtin:NAME`."""
+"""Reads small inputs (spec, questions, chats) from a path, a bucket, https or the package."""
 
 from __future__ import annotations
 
@@ -11,20 +11,33 @@ import yaml
 
 from personaspace.errors import UserError
 from personaspace.files import LARGE, SMALL, expanded, read_plain
-from personaspace.study import builtin
+from personaspace.s3.location import shown_url
+from personaspace.study import base_model, builtin, download
 
 
-def read_bytes(source: str, folder: Path, limit: int = LARGE) -> bytes:
+def shown(source: str) -> str:
+    """A source for messages: an address without what may be a secret."""
+    return shown_url(source) if source.startswith(download.SCHEME) else source
+
+
+def read_bytes(
+    source: str, folder: Path, limit: int = LARGE, *, sha256: str | None = None
+) -> bytes:
     """Content of a source.
 
     Args:
-        source: Path (relative to `folder`), `s3://bucket/key`, or `builtin:NAME`.
+        source: Path (relative to `folder`), `s3://bucket/key`, `https://…` or `builtin:NAME`.
         folder: Where relative paths start: the spec's own folder.
         limit: The most bytes that a file may have.
+        sha256: Of the content; what comes by https must have one.
 
     Raises:
         UserError: Missing, unreadable, not a regular file or too large; names the source.
     """
+    if source.startswith(download.SCHEME):
+        if sha256 is None:
+            raise UserError(f"{shown(source)}: only data sets, with their sha256, come by https")
+        return download.read_download(source, sha256, base_model.cache_folder())
     if source.startswith(builtin.SCHEME):
         return builtin.resource(source).read_bytes()
     if source.startswith("s3://"):

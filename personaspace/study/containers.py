@@ -1,0 +1,154 @@
+"""What a data file is packed in: JSON lines, a JSON array or parquet, as it is, gzip or Zstandard.
+
+Told by the content's first bytes, not by the file's name, which may say anything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from personaspace.errors import UserError
+
+#: A packed file may not unpack to more: some thousand bytes can be made to hold terabytes.
+LARGEST = 4 << 30
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_STEP = 1 << 20
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise UserError(f"has the key {next(k for k, n in counts.items() if n > 1)!r} twice")
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """JSON in which no object has a key twice.
+
+    Raises:
+        UserError: A key twice, or nested too deeply; not said where.
+        json.JSONDecodeError: Not JSON.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise UserError("is nested too deeply") from None
+
+
+def unpacked(name: str, raw: bytes, largest: int = LARGEST) -> bytes:
+    """The content of a gzip or Zstandard file; any other as it is.
+
+    Raises:
+        UserError: Damaged, cut short, or more than `largest` bytes.
+    """
+    if raw.startswith(_GZIP):
+        return _read(name, gzip.GzipFile(fileobj=io.BytesIO(raw)), "gzip", largest)
+    if raw.startswith(_ZSTD):
+        # Imported here: it takes a moment to load, and most studies read plain text.
+        import pyarrow
+
+        stream = pyarrow.CompressedInputStream(pyarrow.BufferReader(raw), "zstd")
+        return _read(name, stream, "Zstandard", largest)
+    return raw
+
+
+def _read(name: str, stream: Any, kind: str, largest: int) -> bytes:
+    parts, size = [], 0
+    try:
+        while part := stream.read(_STEP):
+            size += len(part)
+            if size > largest:
+                raise UserError(f"{name}: unpacks to more than {largest >> 30} GiB")
+            parts.append(part)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name}: not a sound {kind} file ({reason})") from None
+    return b"".join(parts)
+
+
+def as_text(name: str, raw: bytes) -> str:
+    """UTF-8 text, with or without a byte order mark. Raises UserError if it is not."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start})") from None
+
+
+def rows_of(name: str, raw: bytes, bounds: tuple[int, int | None]) -> Iterator[tuple[str, Any]]:
+    """A file's rows, each with where it stands.
+
+    Args:
+        name: The file, for messages.
+        raw: Its bytes.
+        bounds: Start and stop of the rows that are wanted, counted from 0.
+
+    Yields:
+        `file: line 3` (or `row 3`, counted from 1) and the row's plain value.
+
+    Raises:
+        UserError: Not readable; the message says where.
+    """
+    raw = unpacked(name, raw)
+    start, stop = bounds
+    if raw.startswith(_PARQUET):
+        table = _parquet(name, raw).slice(start, None if stop is None else max(stop - start, 0))
+        for number, row in enumerate(table.to_pylist(), start + 1):
+            yield f"{name}: row {number}", row
+        return
+    text = as_text(name, raw)
+    if text.lstrip()[:1] == "[":
+        rows = _array(name, text)
+        for number, row in list(enumerate(rows, 1))[start:stop]:
+            yield f"{name}: row {number}", row
+        return
+    # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode's.
+    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in numbered[start:stop]:
+        where = f"{name}: line {number}"
+        try:
+            row = parse_json(line)
+        except json.JSONDecodeError as error:
+            raise UserError(_whole(name, text) or f"{where} is not JSON: {error.msg}") from None
+        except UserError as error:
+            raise UserError(f"{where} {error}") from None
+        yield where, row
+
+
+def _parquet(name: str, raw: bytes) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(io.BytesIO(raw))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: not a sound parquet file ({reason})") from None
+
+
+def _array(name: str, text: str) -> list[Any]:
+    try:
+        found = parse_json(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{name}: {where} is not JSON: {error.msg}") from None
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    assert isinstance(found, list)
+    return found
+
+
+def _whole(name: str, text: str) -> str:
+    """What to say of a file that is one JSON object over several lines; empty if it is none."""
+    try:
+        found = parse_json(text)
+    except (json.JSONDecodeError, UserError):
+        return ""
+    fields = ", ".join(found) if isinstance(found, dict) else ""
+    return f"{name}: one JSON object ({fields}), not a list of rows" if fields else ""
