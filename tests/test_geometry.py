@@ -36,7 +36,8 @@ def find(result: GeometryResult, metric: str, name: str, condition: str, **more:
     rows = [
         row
         for row in result.rows
-        if all(getattr(row, key) == value for key, value in {**wanted, **more}.items())
+        if row.target is None
+        and all(getattr(row, key) == value for key, value in {**wanted, **more}.items())
     ]
     assert len(rows) == 1, f"{len(rows)} rows for {wanted | more}"
     return rows[0]
@@ -159,6 +160,8 @@ def test_families_are_those_of_the_study(tmp_path: Path) -> None:
         "geometry_em_vs_benign": cells * 2,
     }
     assert all((row.p_bh is not None) == bool(row.family) for row in result.rows)
+    tested = [r for r in result.rows if r.variant == "recommended" and r.p is not None]
+    assert all(row.family for row in tested if not str(row.name).endswith("_delta"))
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +380,8 @@ def test_every_cell_has_its_rows_in_order(study: GeometryResult) -> None:
         ("convergence_layer", "b"),
     ]
     for variant, name in (("published", "raw_cosine"), ("recommended", "raw_cosine")):
-        rows = [r for r in study.rows if (r.metric, r.variant, r.name) == ("M1", variant, name)]
+        found = [r for r in study.rows if r.target is None]
+        rows = [r for r in found if (r.metric, r.variant, r.name) == ("M1", variant, name)]
         assert len(rows) == 4 * 3 and {row.seed for row in rows} == {42}
     for row in study.rows:
         if row.ci95 is not None and row.value is not None:

@@ -307,6 +307,7 @@ def test_rows_become_plain_json_values() -> None:
         *("metric", "variant", "method", "layer", "condition", "seed", "value", "base", "delta"),
         *("p", "ci95", "n", "family", "p_bh", "p_holm", "effect", "name", "note"),
         *("effect_name", "p_floor", "warning", "status"),
+        *("target", "against", "run_variation", "equivalence"),
     ]
     assert type(record["value"]) is float and type(record["n"]) is int
     assert record["p"] is None and record["ci95"] is None

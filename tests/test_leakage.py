@@ -32,9 +32,14 @@ FEW: dict[str, Any] = {"permutations": 500, "bootstrap": 200}
 
 
 def find(rows: Sequence[Row], metric: str, variant: str, **more: object) -> Row:
-    """The one row of that kind."""
+    """The one row of that kind; of estimates over runs that for these personas."""
     wanted = {"metric": metric, "variant": variant, **more}
-    found = [r for r in rows if all(getattr(r, key) == value for key, value in wanted.items())]
+    found = [
+        r
+        for r in rows
+        if all(getattr(r, key) == value for key, value in wanted.items())
+        and r.target != "new_personas"
+    ]
     assert len(found) == 1, f"{len(found)} rows for {wanted}"
     return found[0]
 
@@ -317,7 +322,7 @@ def test_h2_uses_the_personas_that_are_bystanders_everywhere() -> None:
     ]  # fmt: skip
     assert common.value == pytest.approx(np.ptp(means))
     without = find(found, "H2", "recommended", name="common_set_without_negatives")
-    assert without.value != common.value and without.family is None
+    assert without.value != common.value and without.family == "behavioral_secondary"
 
 
 def test_h2_finds_planted_heterogeneity() -> None:
@@ -396,7 +401,7 @@ def test_h3_on_common_bystanders_and_measured_cosines() -> None:
     assert row.ci95 is None and row.effect == pytest.approx(-1.5, abs=0.3)
     assert "cannot be below 0.083" in (row.note or "")
     other = find(found, "H3", "recommended", name="measured_cosine")
-    assert other.value == pytest.approx(-0.8) and other.family is None
+    assert other.value == pytest.approx(-0.8) and other.family == "behavioral_secondary"
     low, high = other.ci95 or (0, 0)
     assert -1 < low < -0.8 < high < 1
 
@@ -447,7 +452,8 @@ def test_same_input_same_output_in_any_order() -> None:
 def test_few_conditions(kept: int) -> None:
     found = analyse(study(conditions=(*ALL[:2], *EM[:kept])))
     metrics = {row.metric for row in found}
-    assert metrics == ({"bystander_mean", "H1", "H2", "H3"} if kept else {"bystander_mean"})
+    described = {"bystander_mean", "bystander_contrast"}
+    assert metrics == (described | ({"H1", "H2", "H3"} if kept else set()))
     for row in found:
         if row.metric == "H3" or (row.metric == "H2" and kept == 1):
             assert row.value is None and "needs" in (row.note or "")

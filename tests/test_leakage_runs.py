@@ -73,16 +73,16 @@ def test_h1_of_several_runs_holds_their_variation() -> None:
     uneven = {key: entry for key, entry in scores.items() if key != ("e4-villain", 3)}
     rows = h1_rows(uneven, EM[-1], EM, common, source="confab", seed=None)
     own = find(rows, "H1", "recommended", name="own_minus_other_conditions")
-    assert "different seeds" in (own.note or "")
+    # Two runs of its own against three of the others: all of them count.
+    assert own.run_variation and own.p is not None and own.p > 0.2
 
 
 def test_runs_lead_h2_and_seeds_are_blocks_of_h3() -> None:
     found = analyse(study(seeds=(1, 2, 3), run_sd=0.02))
     h2 = [row for row in found if row.metric == "H2" and row.variant == "recommended"]
     assert h2[0].name == "between_runs" and h2[0].family == "behavioral"
-    assert [row.name for row in h2 if row.family] == ["between_runs"]
-    # 12!/(3!)^4 = 369,600 ways are more than the draws.
-    assert h2[0].p_floor == pytest.approx(1 / 501) and h2[0].effect is not None
+    assert [row.name for row in h2 if row.family == "behavioral"] == ["between_runs"]
+    assert h2[0].p_floor is None and h2[0].effect is not None and h2[0].run_variation
     within = find(found, "H3", "recommended", name="within_seeds")
     assert within.n == 3 and within.p is not None
     one = analyse(study(seeds=(1,), conditions=ALL))

@@ -9,7 +9,7 @@ from scipy import stats
 
 from personaspace.analysis.geometry.axis import Positions
 from personaspace.analysis.geometry.cells import Cell
-from personaspace.analysis.geometry.compare import jackknife_excess, leave_one_out_personas
+from personaspace.analysis.geometry.compare import leave_one_out_personas
 from personaspace.analysis.geometry.convergence import (
     bounds,
     convergence_layer,
@@ -20,6 +20,7 @@ from personaspace.analysis.geometry.convergence import (
 from personaspace.analysis.geometry.displacement import common_displacement
 from personaspace.analysis.geometry.grams import Grams
 from personaspace.analysis.geometry.quadratic import ZeroMean, zero_mean_test
+from personaspace.analysis.runs import jackknife_excess
 
 Vectors = NDArray[np.float64]
 

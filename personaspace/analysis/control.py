@@ -16,7 +16,7 @@ from personaspace.analysis.results_parts import RateRow
 from personaspace.analysis.rows import Row, Status
 
 #: Rows that speak of leakage. How many answers are degenerate is a check itself.
-_TESTS = ("H1", "H2", "H3")
+_TESTS = ("bystander_contrast", "H1", "H2", "H3")
 
 
 def _reasons(
@@ -83,6 +83,7 @@ def positive_control(
 
 def _status(row: Row, failed: Collection[str], em_failed: bool) -> Status:
     out = em_failed if row.condition is None else row.condition in failed
+    out = out or row.against in failed
     return "not_assessable" if out else "assessable"
 
 
@@ -104,6 +105,7 @@ def _judged(row: Row, failed: Collection[str], em_failed: bool) -> Row:
         ci95=None,
         effect=None,
         effect_name=None,
+        equivalence=None,
         warning=None,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from personaspace.analysis.measure import Measure
 from personaspace.analysis.measures_beside import ACCURACY, BESIDE, RUN
+from personaspace.analysis.metrics_contrasts import CONTRASTS
 from personaspace.analysis.results_parts import MeasureInfo
 from personaspace.analysis.rows import Row
 
@@ -260,7 +261,7 @@ _LEAKAGE = (
         "H2", "recommended", "between_runs", "range, runs as units",
         "whether conditions differ by more than training runs of one condition do",
         "say which persona, or what about it, makes the difference",
-        "training runs are exchangeable between conditions",
+        "the conditions' means over runs are equal, however much their runs vary",
         "standard deviation between conditions net of run-to-run variation",
     ),
     Measure(
@@ -286,8 +287,14 @@ _LEAKAGE = (
         "H3", "recommended", "slope", "slope of leakage on the cosine",
         "how much leakage changes along a straight line, with conditions as units",
         "say that a straight line fits: with few conditions no other shape could be seen",
-        "the slope is 0, and deviations of the conditions from the line are normal",
+        "the slope is 0, whatever the variances of the conditions' deviations from the line",
         "correlation coefficient",
+    ),
+    Measure(
+        "H3", "recommended", "slope_over_runs", "slope of leakage on the cosine, runs as units",
+        "a linear trend over these very conditions, beyond run-to-run variation",
+        "tell the cosine from any other lasting difference between the conditions",
+        "the conditions' means over runs have no linear trend over the cosines",
     ),
     Measure(
         "H3", "recommended", "within_seeds", "rank correlation, seeds as blocks",
@@ -300,7 +307,7 @@ _LEAKAGE = (
 
 MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
-    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *BESIDE)
+    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *BESIDE, *CONTRASTS)
 }
 
 

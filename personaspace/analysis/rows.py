@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 Variant = Literal["published", "recommended"]
+#: Whom a claim is about: the personas of the study, or those that it stands for.
+Target = Literal["these_personas", "new_personas"]
 #: What the positive control says of a row.
 Status = Literal["assessable", "not_assessable"]
 
@@ -69,7 +71,7 @@ class Row:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     metric: str
-    """M1, M2, M3, bystander_mean, length, persona_text, H1, H2 or H3."""
+    """M1, M2, M3, bystander_mean, bystander_contrast, length, persona_text, H1, H2 or H3."""
     variant: Variant
     """`published` repeats the study's analysis, faults and all; `recommended` is ours."""
     method: str | None = None
@@ -113,6 +115,17 @@ class Row:
     status: Status | None = None
     """Of leakage and its tests: `not_assessable` where the positive control failed, so that the
     row has an estimate but no claim (no p, no interval, no effect size); None: not judged."""
+    target: Target | None = None
+    """Of an estimate over training runs, whom it is about: `these_personas` (runs and questions
+    are samples) or `new_personas` (personas too); None: as the measure says."""
+    against: str | None = None
+    """Condition that is subtracted, where the measure compares two of them by name."""
+    run_variation: bool | None = None
+    """Of an estimate over training runs, whether p and interval hold run-to-run variation; they
+    cannot where every condition has one run."""
+    equivalence: Real = None
+    """Smallest margin at which two one-sided tests at 5 % call the difference none: it is shown to
+    be smaller than this."""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in order, as JSON takes them: plain numbers, NaN and infinities as None."""

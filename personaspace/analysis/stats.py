@@ -31,7 +31,11 @@ FAMILIES = (
     "geometry_em_pre_post",
     "geometry_benign_pre_post",
     "geometry_em_vs_benign",
+    "geometry_em_pairs",
+    "geometry_above_chance",
     "behavioral",
+    "behavioral_contrasts",
+    "behavioral_secondary",
 )
 
 #: Statistics that differ by less than this share are ties: sums in another order, not other data.
@@ -332,14 +336,15 @@ def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | Non
 def adjust(rows: Sequence[Row], families: Collection[str] = FAMILIES) -> list[Row]:
     """Fills `p_bh` and `p_holm` of every row that has a p and belongs to a family.
 
-    A family is adjusted within its variant and seed: each seed is a study of its own, and rows
-    that pool seeds are one more. Corrections are statsmodels' (Benjamini & Hochberg 1995,
-    Holm 1979). No rows, or none in a family: nothing to adjust, the rows come back as they are.
+    A family is adjusted within its variant, seed and target: each seed is a study of its own, and
+    rows over all runs are one more for each target. Corrections are statsmodels' (Benjamini &
+    Hochberg 1995, Holm 1979). No rows, or none in a family: nothing to adjust, the rows come back
+    as they are.
     """
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         if row.family in families and row.p is not None:
-            groups[(row.family, row.variant, row.seed)].append(index)
+            groups[(row.family, row.variant, row.seed, row.target)].append(index)
     adjusted = list(rows)
     for indices in groups.values():
         p = [rows[index].p for index in indices]

@@ -39,11 +39,13 @@ def headline_rows(rows: Iterable[Row], metric: str) -> list[Row]:
 
 
 def pooled(rows: Sequence[Row]) -> Row | None:
-    """The row over all seeds, if there is one, or the only row."""
+    """The row over all training runs, about the study's own personas, or the only row."""
     overall = [row for row in rows if row.seed is None]
-    if overall:
-        return overall[0]
-    return rows[0] if len(rows) == 1 else None
+    if not overall and len({row.seed for row in rows}) == 1:
+        overall = list(rows)
+    wanted = [row for row in overall if row.target == "these_personas"]
+    wanted += [row for row in overall if row.target is None]
+    return next(iter([*wanted, *overall]), None)
 
 
 def mean_value(rows: Sequence[Row]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from personaspace.activations.files import open_activations
 from personaspace.analysis.geometry import axis as split_axis
 from personaspace.analysis.geometry import collapse, convergence, published, separability
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
+from personaspace.analysis.geometry.pooled import Kept, pooled_rows
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
@@ -40,7 +41,7 @@ class GeometryResult:
 
     Attributes:
         rows: By method, seed, layer; within these M1, M2, M3, published first. After the layers of
-            a method and seed, M2 across conditions.
+            a method and seed, M2 across conditions. Last, the estimates over all seeds.
         cosines: Tidy table of `COSINE_COLUMNS`, each pair of persona vectors once. `seed` is that
             of the comparison, so that base stands beside each seed that it is compared with.
         notes: What was left out and why.
@@ -136,8 +137,10 @@ def analyse_geometry(
     roles, notes = _roles(groups, base, axis, benign, assistant)
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
+    tables = Kept()
     for group in groups:
         work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
+        work = replace(work, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -149,6 +152,7 @@ def analyse_geometry(
         result.rows.extend(
             convergence.convergence_rows(work.positions, group.method, group.seed, seed)
         )
+    result.rows.extend(pooled_rows(tables, roles))
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
     kept = [row for row in result.rows if row.variant in variants]
@@ -167,6 +171,7 @@ class GroupWork:
     design: separability.Design | None
     notes: list[str]
     positions: list[split_axis.Positions] = field(default_factory=list)
+    kept: Kept | None = None
 
     @classmethod
     def make(
@@ -208,17 +213,17 @@ class GroupWork:
         wants_axis = self.roles.axis is not None and self.roles.assistant in cell.personas
         rows, notes = published.m1(cell, self.roles, self.draws), []
         if self.design is not None:
-            rows.extend(collapse.m1(cell, self.roles))
+            rows.extend(collapse.m1(cell, self.roles, self.kept))
         if wants_axis:
             rows.extend(published.m2(cell, self.roles, self.draws))
         if wants_axis and self.halves is not None:
-            more, at, note = split_axis.m2(cell, self.roles, self.halves)
+            more, at, note = split_axis.m2(cell, self.roles, self.halves, self.kept)
             rows.extend(more)
             self.positions.extend([at] if at else [])
             notes = [note] if note else []
         rows.extend(published.m3(cell, self.roles))
         if self.design is not None:
-            rows.extend(separability.m3(cell, self.roles, self.design, self.seed))
+            rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept))
         return rows, notes
 
 

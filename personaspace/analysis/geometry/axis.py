@@ -18,6 +18,7 @@ Shape suffixes: S splits, P personas, Q questions, H hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from personaspace.analysis.geometry.compare import (
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, two_way_estimate
+
+if TYPE_CHECKING:
+    from personaspace.analysis.geometry.pooled import Kept
 
 #: Halvings of the questions, each used both ways round.
 HALVINGS = 25
@@ -179,11 +183,14 @@ class Positions:
 
 
 def m2(
-    cell: Cell, roles: Roles, halves_SQ: NDArray[np.bool_]
+    cell: Cell, roles: Roles, halves_SQ: NDArray[np.bool_], kept: Kept | None = None
 ) -> tuple[list[Row], Positions | None, str | None]:
     """Rows of M2 and the EM conditions' positions on the axis, or none and why not.
 
     Effect: mean over personas in units of their standard deviation.
+
+    Args:
+        kept: Takes the run's tables, for the estimates over all runs.
     """
     where = f"method {cell.method}, seed {cell.seed}"
     if roles.axis not in cell.conditions or roles.assistant not in cell.personas:
@@ -215,6 +222,12 @@ def m2(
         halves = Halves.make(cell.states_of(name)[others], measures, axis)
         after, moved = measure(halves), measure(halves.minus(base_halves))
         rows.extend(_rows(cell, name, roles, before, after, moved))
+        if kept is not None:
+            names = [cell.personas[index] for index in others]
+            own, unmoved = (Pseudo(_pseudo_values(*pair, False)) for pair in (after, before))
+            kept.add(cell, "M2", "split_half", name, own, unmoved, personas=names)
+            shifts_QP = _pseudo_values(*moved, absolute=False)
+            kept.add(cell, "M2", "displacement", name, Pseudo(shifts_QP), personas=names)
         if name != roles.benign:
             positions.append(_pseudo_values(*after, absolute=False))
     if len(positions) < 2:
@@ -242,7 +255,7 @@ def _rows(
             cell.layer,
             name,
             cell.seed,
-            family=None if absolute else pre_post_family(name, roles),
+            family=pre_post_family(name, roles),
             name=measure,
             note=note,
         )
@@ -262,6 +275,7 @@ def _rows(
             value=estimate.value,
             p=estimate.p,
             ci95=estimate.interval,
+            family=pre_post_family(name, roles) if estimate.p is not None else None,
             n=shifts.shape[1],
             effect=_standardised(shifts),
             name="displacement",

@@ -13,7 +13,7 @@ Three measures of a pair of persona vectors v, averaged over pairs:
 Uncertainty: jackknife pseudo-values by question and persona, analysed as a crossed layout
 (`inference.two_way`). That is the hierarchical resampling of both in closed form; the bootstrap of
 both counts question-by-persona noise three times (Owen 2007) and hardly ever rejects. What the
-jackknife counts twice of a mean over pairs is taken off (`compare.jackknife_excess`). The centred
+jackknife counts twice of a mean over pairs is taken off (`runs.jackknife_excess`). The centred
 cosine against base is tested by `displacement` instead, for a reason given there.
 
 Shape suffixes: N vectors, P personas, Q questions, H hidden.
@@ -25,6 +25,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,6 +42,9 @@ from personaspace.analysis.geometry.grams import Grams
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, Interval, fieller
+
+if TYPE_CHECKING:
+    from personaspace.analysis.geometry.pooled import Kept
 
 MEASURES = ("raw_cosine", "centred_cosine", "spread")
 
@@ -114,8 +118,12 @@ class _Place:
         return Row("M1", "recommended", cell.method, cell.layer, condition, cell.seed, name=name)
 
 
-def m1(cell: Cell, roles: Roles) -> list[Row]:
-    """Rows of M1; needs two usable questions of every persona."""
+def m1(cell: Cell, roles: Roles, kept: Kept | None = None) -> list[Row]:
+    """Rows of M1; needs two usable questions of every persona.
+
+    Args:
+        kept: Takes the run's tables, for the estimates over all runs.
+    """
     grams = Grams.of(cell)
     values: Values = {}
     for name in cell.conditions[1:]:
@@ -130,6 +138,8 @@ def m1(cell: Cell, roles: Roles) -> list[Row]:
         for measure in MEASURES:
             mine, base = values[name][measure], values[roles.base][measure]
             row = replace(place.row(measure, name), family=pre_post_family(name, roles))
+            if kept is not None and measure != "centred_cosine":
+                kept.add(cell, "M1", measure, name, mine, base)
             if measure == "centred_cosine":
                 rows.extend(rows_against_base(row, mine, base, moved.size, moved.p))
             else:
@@ -155,12 +165,10 @@ def _increments(place: _Place, name: str) -> list[Row]:
             before = benign[measure].mean
             effect = mine[measure].mean / before - 1 if before > 0 else None
         row = _difference(place.row(title, name), mine[measure], benign[measure], effect)
-        if measure == "raw_cosine":
-            row = replace(row, family=FAMILY)
-        elif measure == "centred_cosine":
+        if measure == "centred_cosine":
             # Where neither moved its personas together, a t-test has no level (`displacement`).
             row = replace(row, p=None)
-        rows.append(row)
+        rows.append(replace(row, family=FAMILY if row.p is not None else None))
     shared = replace(place.row("benign_share", name), value=share, ci95=interval)
     rows.append(replace(shared, n=rows[0].n))
     return rows
@@ -196,4 +204,5 @@ def _mean_increment(place: _Place) -> list[Row]:
     share, interval = _share(benign, mean, base)
     increment = _difference(place.row("em_mean_minus_benign", None), mean, benign, share)
     shared = replace(place.row("em_mean_benign_share", None), value=share, ci95=interval)
+    increment = replace(increment, family=FAMILY if increment.p is not None else None)
     return [increment, replace(shared, n=increment.n)]

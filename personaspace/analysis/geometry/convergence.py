@@ -138,6 +138,7 @@ def spread_row(at: Positions, method: str, seed: int, draws_seed: int) -> Row:
         p=test.p,
         ci95=spread_interval(at.values, draws_seed),
         n=at.values.shape[2],
+        family="geometry_em_pairs" if test.p is not None else None,
         effect=value / shift if shift > 0 else None,
         name="condition_spread",
     )

@@ -13,6 +13,7 @@ Shape suffixes: F folds, P personas, Q questions, H hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from sklearn.covariance import ledoit_wolf
 from threadpoolctl import threadpool_limits
 
 from personaspace.analysis.geometry.cells import Cell, Floats, Roles
+from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import (
     Array,
@@ -30,6 +32,9 @@ from personaspace.analysis.stats import (
     tail_count,
     two_way_estimate,
 )
+
+if TYPE_CHECKING:
+    from personaspace.analysis.geometry.pooled import Kept
 
 FOLDS = 5
 #: Principal components that LDA works on, at most.
@@ -174,8 +179,12 @@ def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -
     return permutation_p(count, len(null))
 
 
-def m3(cell: Cell, roles: Roles, design: Design, seed: int) -> list[Row]:
-    """Rows of M3 for both classifiers; effect: accuracy on a scale from chance (0) to 1."""
+def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = None) -> list[Row]:
+    """Rows of M3 for both classifiers; effect: accuracy on a scale from chance (0) to 1.
+
+    Args:
+        kept: Takes the run's tables, for the estimates over all runs.
+    """
     rows: list[Row] = []
     valid = cell.valid
     used = valid.any(axis=0)
@@ -207,11 +216,23 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int) -> list[Row]:
                 n=len(totals),
                 effect=(value - chance) / (1 - chance),
                 name=f"{classifier}_above_chance",
+                family="geometry_above_chance",
             )
             rows.append(row)
             if name != roles.base:
                 rows.extend(_against_base(row, right[name], right[roles.base], valid))
+                if kept is not None:
+                    own, base = (_filled_in(right[each], valid) for each in (name, roles.base))
+                    kept.add(cell, "M3", classifier, name, own, base)
     return rows
+
+
+def _filled_in(right_PQ: NDArray[np.bool_], valid_PQ: NDArray[np.bool_]) -> Pseudo:
+    """Right or wrong by question and persona; the question's mean where an answer is missing."""
+    used = valid_PQ.any(axis=0)
+    hits = np.where(valid_PQ, right_PQ, 0.0)[:, used]
+    means = hits.sum(axis=0) / valid_PQ[:, used].sum(axis=0)
+    return Pseudo(np.where(valid_PQ[:, used], hits, means).T)
 
 
 def _against_base(
@@ -238,6 +259,7 @@ def _against_base(
         base=before,
         delta=delta,
         p=None,
+        family=None,
         name=classifier,
         warning=BLURRED if before < 0.9 else None,
     )

@@ -15,10 +15,11 @@ import numpy as np
 from scipy import stats
 
 from personaspace.analysis.leakage import trend
+from personaspace.analysis.leakage.pooled import between_runs, run_tables
 from personaspace.analysis.leakage.published import (
     FAMILY,
     NOTES,
-    h2_test,
+    SECONDARY,
     order_floor,
     slope,
     spearman_test,
@@ -186,52 +187,9 @@ def h2_rows(
     rows = [
         _range_row(row, part, name, permutations, bootstrap, seed) for name, part in parts.items()
     ]
-    runs = _between_runs(scores, em, mine, row, permutations, seed)
+    runs = between_runs(scores, em, mine, row)
     rows = [runs, *rows] if runs else rows
-    return [replace(rows[0], family=FAMILY), *rows[1:]]
-
-
-def _between_runs(
-    scores: Mapping[Key, Scores],
-    em: Sequence[ConditionInfo],
-    personas: Sequence[str],
-    row: Row,
-    permutations: int,
-    seed: int,
-) -> Row | None:
-    """H2 with whole runs as units; None unless two conditions have several seeds."""
-    groups = []
-    for condition in em:
-        runs = [entry for (name, _), entry in sorted(scores.items()) if name == condition.name]
-        tables = [tabulate({(condition.name, 0): entry}, [condition.name]) for entry in runs]
-        rates = [table.pick(personas).mean_rates.mean() for table in tables if table is not None]
-        groups.append(np.array(rates, dtype=np.float64))
-    if sum(len(group) > 1 for group in groups) < 2:
-        return None
-    value, share = h2_test(groups, permutations, generator(seed, "H2", "between runs"))
-    sizes = [len(group) for group in groups]
-    ways = math.factorial(sum(sizes)) // math.prod(math.factorial(size) for size in sizes)
-    exact = ways <= permutations
-    # Groups of one size can change places without changing the range.
-    alike = math.prod(math.factorial(sizes.count(size)) for size in set(sizes))
-    return replace(
-        row,
-        value=value,
-        p=share if exact else (share * permutations + 1) / (permutations + 1),
-        n=sum(sizes),
-        effect=_between(groups),
-        name="between_runs",
-        p_floor=min(1.0, alike / ways) if exact else 1 / (permutations + 1),
-    )
-
-
-def _between(groups: Sequence[Array]) -> float:
-    """Standard deviation between conditions net of that between runs (method of moments)."""
-    pooled = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-    within = pooled / sum(len(group) - 1 for group in groups)
-    means = np.array([group.mean() for group in groups])
-    noise = within * float(np.mean([1 / len(group) for group in groups]))
-    return math.sqrt(max(0.0, float(means.var(ddof=1)) - noise))
+    return [replace(rows[0], family=FAMILY), *(replace(r, family=SECONDARY) for r in rows[1:])]
 
 
 def bonett_wright(rho: float, n: int) -> Interval | None:
@@ -280,10 +238,16 @@ def h3_rows(
         else:
             note = f"{n} conditions; p is exact over all orders and cannot be below {floor:.2g}."
         filled = replace(row, value=rho, p=p, ci95=bonett_wright(rho, n), n=n)
-        family = FAMILY if name == "common_set" else None
+        family = FAMILY if name == "common_set" else SECONDARY
         rows.append(replace(filled, family=family, effect=slope(x, y), note=note, p_floor=floor))
         if name == "common_set":
+            row = replace(row, family=SECONDARY)
             rows.append(trend.slope_row(replace(row, name="slope"), x, y))
+            runs = run_tables(scores, there, mine)
+            if runs is not None and runs.replicated and np.ptp(x) > 0:
+                rows.append(
+                    trend.over_runs_row(replace(row, name="slope_over_runs"), runs, anchors)
+                )
             blocks = trend.seed_blocks(scores, anchors, mine)
             if len(blocks) > 1:
                 rng = generator(seed, "H3", "within seeds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from personaspace.analysis.leakage import across, published, recommended
+from personaspace.analysis.leakage.pooled import contrast_rows
 from personaspace.analysis.leakage.scores import ConditionInfo, Key, Scores, check_scores
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
@@ -106,6 +107,7 @@ def _recommended(
         rows.extend(
             recommended.h1_rows(scores, condition, em, common, source=source, seed=training_seed)
         )
+    rows.extend(contrast_rows(scores, there, source, training_seed))
     if not em:
         return rows
     rows.extend(

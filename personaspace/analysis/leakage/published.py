@@ -15,6 +15,8 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, generator, published_p, tail_count
 
 FAMILY = "behavioral"
+#: Tests of leakage beside the main one of each hypothesis.
+SECONDARY = "behavioral_secondary"
 
 #: Orders are all tried up to this many conditions (8! = 40,320), drawn at random beyond.
 EXACT_ORDERS = 8

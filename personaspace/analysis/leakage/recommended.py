@@ -20,7 +20,8 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.stats.proportion import proportion_effectsize
 
-from personaspace.analysis.leakage.published import FAMILY, not_evaluable
+from personaspace.analysis.leakage.pooled import run_tables, share_over_runs, within
+from personaspace.analysis.leakage.published import FAMILY, SECONDARY, not_evaluable
 from personaspace.analysis.leakage.scores import (
     ConditionInfo,
     Key,
@@ -30,13 +31,12 @@ from personaspace.analysis.leakage.scores import (
     tabulate,
 )
 from personaspace.analysis.rows import Row
+from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import (
     Array,
     Estimate,
-    cluster_mean,
     clustered_wilson,
     has_outlier,
-    two_way_estimate,
     wilson,
 )
 
@@ -116,17 +116,24 @@ def bystander_rows(
             continue
         everyone = table.pick(mine)
         name = None if kind == "hits" else kind
-        rows.append(_share_row(row, everyone, name))
+        runs = run_tables(scores, [condition.name], mine, kind)
+        rows.extend(share_over_runs(_share_row(row, everyone, name), runs))
         if kind != "hits":
             continue
         shared = [name for name in common if name in mine]
         if shared:
-            rows.append(_share_row(row, table.pick(shared), "common_set"))
+            runs = run_tables(scores, [condition.name], shared)
+            whole = _share_row(row, table.pick(shared), "common_set")
+            rows.extend(share_over_runs(whole, runs)[:1])
         neutral = [name for name in mine if name not in negatives]
         if neutral and len(neutral) < len(mine):
-            rows.append(_share_row(row, table.pick(neutral), "without_negatives"))
+            runs = run_tables(scores, [condition.name], neutral)
+            whole = _share_row(row, table.pick(neutral), "without_negatives")
+            rows.extend(share_over_runs(whole, runs)[:1])
         for part, questions in split_questions(table, unseen).items():
-            rows.append(_share_row(row, everyone.pick(questions=questions), part))
+            runs = run_tables(scores, [condition.name], mine, questions=questions)
+            whole = _share_row(row, everyone.pick(questions=questions), part)
+            rows.extend(share_over_runs(whole, runs)[:1])
     return rows
 
 
@@ -159,12 +166,14 @@ def clustered(values_RQ: Array) -> Estimate:
 
     One run: questions alone, the run taken as given.
     """
-    return cluster_mean(values_RQ[0]) if len(values_RQ) == 1 else two_way_estimate(values_RQ)
+    runs = Runs(("",) * len(values_RQ), tuple(range(len(values_RQ))), values_RQ[:, :, None])
+    return runs.contrast({"": 1.0}, "these_personas").estimate
 
 
 def _filled(row: Row, estimate: Estimate, table: Table, **values: object) -> Row:
     n = len(table.questions) if table.by_question else int(table.totals.sum())
-    filled = replace(row, value=estimate.value, p=estimate.p, ci95=estimate.interval, n=n)
+    ends = within(estimate.interval, -1.0, 1.0)
+    filled = replace(row, value=estimate.value, p=estimate.p, ci95=ends, n=n)
     return replace(filled, **values)  # type: ignore[arg-type]
 
 
@@ -205,6 +214,7 @@ def h1_rows(
         higher = 1 + sum(rates[name] >= rates[str(persona)] for name in others)
         note = f"Published test enumerated: p = {higher}/{len(others) + 1}."
     filled = _filled(main, estimate, table, effect=effect, warning=warning)
+    filled = replace(filled, run_variation=len(mine) > 1)
     rows = [replace(filled, family=FAMILY, note=note)]
     rows.append(
         replace(
@@ -212,6 +222,7 @@ def h1_rows(
             p=estimate.equivalence_p(MARGIN),
             effect=MARGIN,
             name="equivalence",
+            family=SECONDARY,
             note=f"The margin is ±{100 * MARGIN:.0f} points; two one-sided tests.",
         )
     )
@@ -255,7 +266,7 @@ def _own_against_other(
     em: Sequence[ConditionInfo],
     common: Sequence[str],
 ) -> list[Row]:
-    """Its excess in its own condition less that in the others; seed by seed where all have it."""
+    """Its excess in its own condition less that in the others, over all runs."""
     persona, names = str(condition.induction_persona), [c.name for c in em]
     table = tabulate(scores, names)
     if table is None or persona not in table.personas or len(em) < 2 or not table.by_question:
@@ -263,16 +274,14 @@ def _own_against_other(
     others = [name for name in common if name in table.personas and name != persona]
     if not others:
         return []
-    seeds = {name: {s for n, s in scores if n == name} for name in names}
+    keys = [key for key in sorted(scores) if key[0] in names]
+    tables = [_by_run({key: scores[key]}, [key[0]], table, persona, others)[0, 0] for key in keys]
+    runs = Runs(tuple(c for c, _ in keys), tuple(s for _, s in keys), np.stack(tables)[:, :, None])
+    weights = dict.fromkeys(names, -1 / (len(names) - 1)) | {condition.name: 1.0}
+    found = runs.contrast(weights, "these_personas")
+    differences = contrast(table, persona, others)
     own = names.index(condition.name)
-    note = None
-    if len({frozenset(s) for s in seeds.values()}) == 1:
-        mine = {key: entry for key, entry in scores.items() if key[0] in names}
-        differences = _by_run(mine, names, table, persona, others)
-    else:
-        differences = contrast(table, persona, others)[None]
-        note = "Conditions have different seeds: what differs between runs is not in the interval."
-    change = differences[:, own] - np.delete(differences, own, axis=1).mean(axis=1)
-    name = "own_minus_other_conditions"
-    warning = _warning(table, change.mean(axis=0))
-    return [_filled(row, clustered(change), table, name=name, note=note, warning=warning)]
+    change = differences[own] - np.delete(differences, own, axis=0).mean(axis=0)
+    warning = found.warning or _warning(table, change)
+    filled = _filled(row, found.estimate, table, name="own_minus_other_conditions")
+    return [replace(filled, warning=warning, run_variation=found.run_variation, family=SECONDARY)]

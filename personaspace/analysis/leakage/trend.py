@@ -16,6 +16,7 @@ from scipy import stats
 from personaspace.analysis.leakage.published import slope
 from personaspace.analysis.leakage.scores import Key, Scores, tabulate
 from personaspace.analysis.rows import Row
+from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import Array, Estimate, permutation_p, tail_count
 
 HINGES = "Leaving out one of the conditions reverses the sign of the slope."
@@ -24,17 +25,17 @@ Block = tuple[Array, Array]
 
 
 def slope_row(row: Row, x: Array, y: Array) -> Row:
-    """Least-squares slope of the conditions' rates on their cosines, t on conditions − 2.
+    """Least-squares slope of the conditions' rates on their cosines, with conditions as units.
 
-    For the same seeds in all conditions this is the estimate and test of the mixed model with
-    random condition and seed, in which conditions are the only units that carry the slope. Effect:
+    Its variance is robust to conditions that scatter unlike each other (HC3, MacKinnon & White
+    1985), t on conditions − 2: the usual one, which takes their variances as equal, rejects a true
+    null hypothesis in 13 % of studies where the outermost condition alone is noisy. Effect:
     Pearson's correlation.
     """
     if np.ptp(x) == 0:
         return replace(row, note="The cosines do not vary.")
-    fit = stats.linregress(x, y)
-    estimate = Estimate(float(fit.slope), float(fit.stderr), len(x) - 2)
-    correlation = float(fit.rvalue) if np.ptp(y) > 0 else None
+    estimate = robust_slope(x, y)
+    correlation = float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) > 0 else None
     return replace(
         row,
         value=estimate.value,
@@ -43,6 +44,46 @@ def slope_row(row: Row, x: Array, y: Array) -> Row:
         n=len(x),
         effect=correlation,
         warning=_hinges(x, y),
+    )
+
+
+def slope_weights(x: Array) -> Array:
+    """Weights of the least-squares slope: it is their product with the rates."""
+    centred = x - x.mean()
+    return np.asarray(centred / float(centred @ centred))
+
+
+def robust_slope(x: Array, y: Array) -> Estimate:
+    """Least-squares slope with the variance HC3; at least three points."""
+    weights, centred = slope_weights(x), x - x.mean()
+    leverage = 1 / len(x) + weights * centred
+    value = float(weights @ y)
+    rest = (y - y.mean() - value * centred) / np.maximum(1 - leverage, 1e-9)
+    se = math.sqrt(float(((weights * rest) ** 2).sum()))
+    # Rounding of points on a line is no scatter.
+    scale = float(np.abs(y).max(initial=0)) * float(np.abs(weights).max())
+    return Estimate(value, se if se > 1e-12 * max(scale, 1e-300) else 0.0, len(x) - 2)
+
+
+def over_runs_row(row: Row, runs: Runs, cosines: Mapping[str, float]) -> Row:
+    """The slope as a contrast of these conditions, with runs and questions as samples.
+
+    Args:
+        runs: Of these conditions.
+        cosines: By condition.
+    """
+    shares = slope_weights(np.array(list(cosines.values()), dtype=np.float64))
+    weights = {name: float(share) for name, share in zip(cosines, shares, strict=True)}
+    found = runs.contrast(weights, "these_personas")
+    return replace(
+        row,
+        value=found.estimate.value,
+        p=found.estimate.p,
+        ci95=found.estimate.interval,
+        n=found.runs,
+        run_variation=True,
+        target="these_personas",
+        warning=found.warning,
     )
 
 

@@ -1,0 +1,230 @@
+"""M1, M2 and M3 over all training runs: conditions, increments over benign, and pairs.
+
+What the cells of each seed leave behind (`Kept`) is put together here, runs being the units
+(`analysis.runs`). Each estimate comes for the study's own personas and for new ones.
+
+Shape suffixes: Q questions, P personas.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from personaspace.analysis.geometry.cells import Cell, Roles
+from personaspace.analysis.geometry.compare import Pseudo
+from personaspace.analysis.geometry.published import pre_post_family
+from personaspace.analysis.rows import Row, Target
+from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs
+from personaspace.analysis.stats import Interval
+
+#: Beyond how many times EM's change benign's is not looked for.
+_LARGEST_SHARE = 20.0
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One run's pseudo-values of a measure, and their change from base's."""
+
+    condition: str
+    seed: int
+    used: NDArray[np.bool_]
+    personas: tuple[str, ...]
+    own: Pseudo
+    change: Pseudo | None
+    base: float | None
+
+
+@dataclass
+class Kept:
+    """Tables of every run by method, layer, metric and measure."""
+
+    tables: dict[tuple[str, int, str, str], list[_Table]] = field(default_factory=dict)
+
+    def add(
+        self,
+        cell: Cell,
+        metric: str,
+        name: str,
+        condition: str,
+        own: Pseudo,
+        base: Pseudo | None = None,
+        personas: Sequence[str] | None = None,
+    ) -> None:
+        """Keeps one run.
+
+        Args:
+            own: Its pseudo-values, of the questions that some persona of the cell has.
+            base: Base's, in the same cell; None: the measure is a change already.
+            personas: Along their axis P; None: the cell's.
+        """
+        used = np.asarray(cell.valid.any(axis=0))
+        names = tuple(cell.personas if personas is None else personas)
+        change = None if base is None else own - base
+        before = None if base is None else base.mean
+        table = _Table(condition, cell.seed, used, names, own, change, before)
+        self.tables.setdefault((cell.method, cell.layer, metric, name), []).append(table)
+
+
+def _aligned(tables: Sequence[_Table], change: bool) -> Runs | None:
+    """The runs on the questions that all of them have.
+
+    None below two questions, or where a seed lost a persona: a mean over pairs is another one then.
+    """
+    used = np.logical_and.reduce([table.used for table in tables])
+    if used.sum() < 2 or len({table.personas for table in tables}) > 1:
+        return None
+    values, pairs = [], []
+    for table in tables:
+        pseudo = table.change if change and table.change is not None else table.own
+        values.append(pseudo.values[used[table.used]])
+        pairs.append(pseudo.pairs)
+    known = [pair for pair in pairs if pair is not None]
+    return Runs(
+        tuple(table.condition for table in tables),
+        tuple(table.seed for table in tables),
+        np.stack(values).astype(np.float64),
+        np.stack(known) if len(known) == len(tables) else None,
+    )
+
+
+def contrast_names(name: str) -> dict[str, str]:
+    """What a measure's contrasts are called: EM less benign, their mean, pairs of EM conditions."""
+    stem = "" if name == "raw_cosine" else f"{name}_"
+    return {
+        "increment": f"{stem}em_minus_benign",
+        "mean": f"{stem}em_mean_minus_benign",
+        "pair": f"{name}_pair",
+    }
+
+
+def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
+    """Rows over all runs, by method, layer and measure; `these_personas` before `new_personas`."""
+    rows: list[Row] = []
+    for (method, layer, metric, name), tables in sorted(kept.tables.items()):
+        own, change = _aligned(tables, False), _aligned(tables, True)
+        if own is None or change is None:
+            continue
+        bases = [table.base for table in tables if table.base is not None]
+        base = float(np.mean(bases)) if bases else None
+        place = Row(metric, "recommended", method, layer)
+        for target in TARGETS:
+            work = _Work(replace(place, target=target), name, target, roles, own, change, base)
+            rows.extend(work.rows())
+    return rows
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One measure at one place and for one target."""
+
+    place: Row
+    name: str
+    target: Target
+    roles: Roles
+    own: Runs
+    change: Runs
+    base: float | None
+
+    def rows(self) -> Iterator[Row]:
+        names = list(self.own.counts)
+        for condition in names:
+            yield from self._condition(condition)
+        em = [name for name in names if name not in (self.roles.benign, self.roles.base)]
+        called = contrast_names(self.name)
+        benign = self.roles.benign
+        if benign in names and em:
+            for condition in em:
+                weights = {condition: 1.0, str(benign): -1.0}
+                row = self._difference(called["increment"], weights, "geometry_em_vs_benign")
+                yield replace(row, condition=condition, against=benign)
+            if len(em) > 1:
+                weights = dict.fromkeys(em, 1 / len(em)) | {str(benign): -1.0}
+                row = self._difference(called["mean"], weights, "geometry_em_vs_benign")
+                yield replace(row, against=benign)
+                if self.name == "raw_cosine":
+                    yield self._share(em, str(benign))
+        for one, other in itertools.combinations(em, 2):
+            row = self._difference(called["pair"], {one: 1.0, other: -1.0}, "geometry_em_pairs")
+            yield replace(row, condition=one, against=other)
+
+    def _condition(self, condition: str) -> Iterator[Row]:
+        found = self.own.contrast({condition: 1.0}, self.target)
+        changed = self.change.contrast({condition: 1.0}, self.target)
+        family = pre_post_family(condition, self.roles)
+        row = self._filled(replace(self.place, name=self.name, condition=condition), changed)
+        row = replace(row, family=family if row.p is not None else None)
+        value, before = found.estimate.value, self.base
+        delta = changed.estimate.value if before is not None else None
+        yield replace(
+            row,
+            value=value,
+            ci95=found.estimate.interval,
+            base=before,
+            delta=delta,
+        )
+        if before is not None:
+            yield replace(row, name=f"{self.name}_delta", family=None)
+
+    def _difference(self, name: str, weights: Mapping[str, float], family: str) -> Row:
+        found = self.change.contrast(weights, self.target)
+        row = self._filled(replace(self.place, name=name), found)
+        return replace(row, family=family if row.p is not None else None)
+
+    def _filled(self, row: Row, found: RunEstimate) -> Row:
+        # Of one training, M3's classifiers are shared by all questions: no variance holds that.
+        tested = found.run_variation or row.metric != "M3"
+        return replace(
+            row,
+            value=found.estimate.value,
+            p=found.estimate.p if tested else None,
+            ci95=found.estimate.interval,
+            n=found.runs,
+            run_variation=found.run_variation,
+            equivalence=found.equivalence() if tested else None,
+            warning=found.warning,
+            note=None if found.run_variation else ONE_RUN,
+        )
+
+    def _share(self, em: Sequence[str], benign: str) -> Row:
+        """Benign's change as a share of EM's mean change."""
+        mean = dict.fromkeys(em, 1 / len(em))
+        part = self.change.contrast({benign: 1.0}, self.target)
+        whole = self.change.contrast(mean, self.target).estimate.value
+        value = part.estimate.value / whole if whole else None
+        runs = sum(self.change.counts[name] for name in (*em, benign))
+        row = replace(self.place, name="em_mean_benign_share", value=value, n=runs)
+        ends = None if value is None else self._share_interval(value, mean, benign)
+        note = None if part.run_variation else ONE_RUN
+        return replace(row, ci95=ends, run_variation=part.run_variation, note=note)
+
+    def _share_interval(
+        self, value: float, mean: Mapping[str, float], benign: str
+    ) -> Interval | None:
+        """Shares r for which benign less r times EM is not shown to differ from 0 (Fieller 1954).
+
+        None where these are no interval: EM's own change is not clearly different from 0.
+        """
+
+        def surplus(share: float) -> float:
+            weights = {name: -share * weight for name, weight in mean.items()} | {benign: 1.0}
+            e = self.change.contrast(weights, self.target).estimate
+            ends = e.interval
+            return abs(e.value) - (ends[1] - ends[0]) / 2 if ends else 0.0
+
+        if surplus(value) >= 0:
+            return None
+        ends = []
+        for sign in (-1.0, 1.0):
+            step = 0.05
+            while step < _LARGEST_SHARE and surplus(value + sign * step) < 0:
+                step *= 1.5
+            if step >= _LARGEST_SHARE:
+                return None
+            ends.append(float(optimize.brentq(surplus, value, value + sign * step, xtol=1e-6)))
+        return ends[0], ends[1]

@@ -1,0 +1,55 @@
+"""Measures of contrasts between conditions, with training runs as units."""
+
+from __future__ import annotations
+
+from personaspace.analysis.measure import Measure
+
+#: What is contrasted: metric, name of the measure, prefix of its contrasts, and words for it.
+_WHAT = (
+    ("M1", "raw_cosine", "", "mean pair cosine"),
+    ("M1", "spread", "spread_", "variance between personas"),
+    ("M2", "split_half", "split_half_", "cosine with the EM axis"),
+    ("M2", "displacement", "displacement_", "cosine of the shift with the EM axis"),
+    ("M3", "nearest_centroid", "nearest_centroid_", "nearest-centroid accuracy"),
+    ("M3", "lda", "lda_", "LDA accuracy"),
+    ("bystander_contrast", "bystander", "", "bystander leakage"),
+)
+#: Contrasts that M1's single seeds have as well, and that are described there.
+_KNOWN = {"em_minus_benign", "spread_em_minus_benign", "em_mean_minus_benign"}
+
+_CAUSE = "separate EM from any other difference between its data and the benign data"
+
+
+def _of(metric: str, name: str, prefix: str, what: str) -> list[Measure]:
+    made = [
+        Measure(
+            metric, "recommended", f"{prefix}em_minus_benign", f"EM increment in {what}",
+            f"what one EM condition adds to harmless fine-tuning in {what}", _CAUSE,
+            f"EM's {what} equals benign's",
+        ),
+        Measure(
+            metric, "recommended", f"{prefix}em_mean_minus_benign",
+            f"EM increment in {what}, mean of the EM conditions",
+            f"what EM adds to harmless fine-tuning in {what}, on average over conditions", _CAUSE,
+            f"the EM conditions' average {what} equals benign's",
+        ),
+        Measure(
+            metric, "recommended", f"{name}_pair", f"{what}, one EM condition less another",
+            f"whether {what} depends on the persona trained under, in two conditions",
+            "say which property of the two personas makes the difference",
+            f"both conditions have the same {what}",
+        ),
+    ]  # fmt: skip
+    if metric == "bystander_contrast":
+        made.append(
+            Measure(
+                metric, "recommended", "minus_base", "bystander leakage, change from base",
+                "whether bystanders write the marker more often than the base model's do",
+                "tell EM from any other fine-tuning: compare with benign",
+                "the mean bystander leakage equals base's",
+            )
+        )  # fmt: skip
+    return [m for m in made if metric != "M1" or m.name not in _KNOWN]
+
+
+CONTRASTS = tuple(measure for entry in _WHAT for measure in _of(*entry))
