@@ -103,7 +103,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=5,
+    version=6,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
