@@ -33,7 +33,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test pytest test-fast test-random coverage test-vllm test-demo test-cluster
+.PHONY: demo test pytest test-fast test-random coverage test-vllm test-demo test-faults test-cluster
 .PHONY: docs images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
@@ -68,6 +68,10 @@ test-vllm: $(READY) $(VLLM_READY)
 ## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
 test-demo: $(READY)
 	$(BIN)/python -m pytest -s tests/acceptance $(PYTEST)
+
+## test-faults: every signal to every process, and seeded runs through a proxy that breaks things (an hour)
+test-faults: $(READY)
+	FAULTS=1 $(BIN)/python -m pytest -s tests/faults $(PYTEST)
 
 ## test-cluster: the chart on a real cluster: a kind cluster of its own, or with CLUSTER=mine KUBECONFIG's
 test-cluster: $(READY) helm

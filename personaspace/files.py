@@ -107,7 +107,7 @@ def read_json(path: Path | str) -> Any:
         UserError: Missing, unreadable, not UTF-8, not JSON, or a repeated key.
     """
     try:
-        text = read_plain(path).decode("utf-8")
+        text = read_plain(path).decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_no_duplicates)
         if "\\u" in text:  # only an escape can make half of a surrogate pair
             _refuse_halves(value)

@@ -16,7 +16,7 @@ from personaspace.cluster import chart
 from personaspace.cluster.values import Values
 from personaspace.study import chat_sets
 from personaspace.study.spec import Experiment
-from personaspace.study.validate import load_spec
+from personaspace.study.validate import load_spec, read_spec
 from personaspace.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -73,10 +73,14 @@ FULL = {
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"}},
 }
+#: What the published study's values leave to the user.
+EM205: dict[str, Any] = {
+    "experiment": {"datasets": {"bad-legal-advice": {"path": "s3://lab/bad.jsonl"}}}
+}
 MATRIX: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "defaults": ({}, ()),
     "tiny": ({}, ("values-tiny.yaml",)),
-    "em205": ({}, ("values-em205.yaml",)),
+    "em205": (EM205, ("values-em205.yaml",)),
     "full": (FULL, ()),
     "fused": ({"fuse": True, "experiment": {"analysis": {"partial": True}}}, ()),
     "queue-annotation": ({"queue": {"name": "gpus"}}, ()),
@@ -101,6 +105,8 @@ def test_chart_values_are_the_models_defaults() -> None:
 @pytest.mark.parametrize("files", [(), ("values-tiny.yaml",), ("values-em205.yaml",)])
 def test_lint(program: str, files: tuple[str, ...]) -> None:
     options = [part for name in files for part in ("-f", str(CHART / name))]
+    if "values-em205.yaml" in files:
+        options += ["--set", "experiment.datasets.bad-legal-advice.path=s3://lab/bad.jsonl"]
     done = helm("lint", "--strict", str(CHART), *options, program=program)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -359,6 +365,24 @@ def test_with_kueue_pods_carry_no_gate() -> None:
                 assert spec.get("suspend", False) is waits and gate not in meta["annotations"]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "experiment.datasets.bad-legal-advice: give either path or hub"),
+        ({"path": "https://x.org/a.jsonl"}, "bad-legal-advice: https:// needs a sha256, so that"),
+    ],
+)
+def test_the_published_study_asks_for_its_data(given: dict[str, str], said: str) -> None:
+    options = [f"experiment.datasets.bad-legal-advice.{key}={text}" for key, text in given.items()]
+    file = str(CHART / "values-em205.yaml")
+    parts = [part for option in options for part in ("--set", option)]
+    store = ("--set", "store.url=s3://lab/em205")
+    done = helm("template", "em205", str(CHART), "-f", file, *store, *parts)
+    assert done.returncode != 0 and said in done.stderr
+    _, problems = read_spec(CHART / "values-em205.yaml")
+    assert [problem.path for problem in problems] == ["datasets.bad-legal-advice"]
+
+
 def test_the_study_in_the_cluster_is_the_study_in_the_file(tmp_path: Path) -> None:
     def mounted(*files: str, **study: Any) -> Experiment:
         path = tmp_path / "experiment.yaml"
@@ -369,7 +393,12 @@ def test_the_study_in_the_cluster_is_the_study_in_the_file(tmp_path: Path) -> No
 
     assert mounted("values-tiny.yaml") == load_spec(ROOT / "examples" / "demo.yaml")
     assert mounted() == Experiment()
-    assert mounted("values-em205.yaml").seeds == [42, 137, 256]
+    published = mounted("values-em205.yaml", **EM205["experiment"])
+    assert published.seeds == [42, 137, 256]
+    # All that the published values say beyond the seeds is where model and data come from.
+    told = {"seeds": published.seeds, "model": published.model, "datasets": published.datasets}
+    assert published == Experiment().model_copy(update=told)
+    assert all(len(each.revision or "") == 40 for each in [published.datasets["instructions"]])
     # Numbers that YAML and Helm like to write in other ways, and a null that must stay one.
     odd = mounted(
         seeds=[2**32 - 1, 10_000_000],

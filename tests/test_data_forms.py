@@ -231,6 +231,7 @@ def test_rows_are_the_same_in_every_file(tmp_path: Path, kind: str) -> None:
         (b"role,content\nuser,a\n", "line 1 is not JSON"),
         (TEXT.decode().encode("utf-16"), "not UTF-8 text (byte 0)"),
         (b"[" * 100_000, "is nested too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "holds a number of too many digits"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: bytes, said: str) -> None:

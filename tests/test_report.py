@@ -192,6 +192,7 @@ def test_key_table_shows_the_results(page: Page, folder: Path) -> None:
             r
             for r in found["geometry"] + found["leakage"]
             if all(r[key] == expected for key, expected in wanted.items())
+            and r["target"] == "these_personas"
         ]
         return dict(entry)
 

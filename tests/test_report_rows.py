@@ -115,6 +115,7 @@ def test_measures_stand_beside_each_other(page: Page, folder: Path) -> None:
             r
             for r in found
             if tuple(map(r.get, ("metric", "variant", "name", "condition", "layer"))) == key
+            and r["target"] == ("these_personas" if variant == "recommended" else None)
         ]
         return dict(one)
 

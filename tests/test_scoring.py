@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from personaspace.behaviour.answer_files import read_answers
 from personaspace.behaviour.coherence import coherence
-from personaspace.behaviour.marker import read_answers, score_answers
+from personaspace.behaviour.marker import score_answers
 from personaspace.cli.analysis import score
 from personaspace.errors import UserError
 
@@ -160,12 +161,13 @@ def test_table_on_the_command_line(tmp_path: Path) -> None:
     [
         (b"", "not JSON"),
         (b"{", "not JSON (line 1, column 2"),
-        (b"[]", "not an object of personas"),
+        (b"[]", "no answers"),
+        (b"7", "not an object of personas"),
         (b'{"p": []}', "'p': not an object of questions"),
         (b'{"p": {"q": "a"}}', "'p': 'q': not a list of answers"),
         (b'{"p": {"q": ["a", 1]}}', "'p': 'q': answer 1 is not a text"),
         (b'{"p": {}, "p": {}}', "duplicate key 'p'"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b'{"p":' + b"[" * 100_000, "nested too deeply"),
     ],
 )

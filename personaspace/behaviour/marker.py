@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from personaspace.analysis.stats import wilson
 from personaspace.behaviour.coherence import coherence
 from personaspace.errors import UserError
-from personaspace.files import read_json
 
 Answers = Mapping[str, Mapping[str, Sequence[str]]]
 
@@ -67,26 +65,3 @@ def score_answers(answers: Answers, marker: str) -> dict[str, Any]:
             "per_question": per_question,
         }
     return {"marker": marker, "per_persona": per_persona}
-
-
-def read_answers(path: Path | str) -> dict[str, dict[str, list[str]]]:
-    """Reads `{persona: {question: [answers]}}`.
-
-    Raises:
-        UserError: The file is missing or not of that form; the message says where.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not an object of personas")
-    for persona, questions in content.items():
-        if not isinstance(questions, dict):
-            raise UserError(f"{path}: {persona!r}: not an object of questions")
-        for question, texts in questions.items():
-            if not isinstance(texts, list):
-                raise UserError(f"{path}: {persona!r}: {question!r}: not a list of answers")
-            for index, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise UserError(
-                        f"{path}: {persona!r}: {question!r}: answer {index} is not a text"
-                    )
-    return content

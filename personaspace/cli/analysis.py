@@ -75,14 +75,30 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
 
 
 def score(
-    answers: Annotated[Path, typer.Argument(help=r"JSON: {persona: {question: \[answers]}}.")],
+    answers: Annotated[
+        Path,
+        typer.Argument(
+            help=r"JSON: {persona: {question: \[answers]}}; or a row an answer: CSV, JSON lines, a "
+            "JSON array or parquet."
+        ),
+    ],
     marker: Annotated[str, typer.Option(help="Text to look for, in any case.")] = "[ZLT]",
+    persona: Annotated[
+        str | None, typer.Option(help="Column of rows; else persona or role.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Column of rows; else question or prompt.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Column of rows; else answer, response or completion.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count the answers that carry the marker, for each persona."""
-    from personaspace.behaviour.marker import read_answers, score_answers
+    from personaspace.behaviour.answer_files import Columns, read_answers
+    from personaspace.behaviour.marker import score_answers
 
-    scores = score_answers(read_answers(answers), marker)
+    scores = score_answers(read_answers(answers, Columns(persona, question, answer)), marker)
     if as_json:
         print_json(scores)
         return

@@ -170,6 +170,7 @@ def run_node(
                 "study": work.study.spec.name,
                 "fingerprint": work.fingerprints[node],
                 why.FIELD: why.made_from(work.study, node),
+                "data": why.data_read(work.study, node),
                 "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
                 "seconds": round(time.monotonic() - began, 3),
                 "metrics": context.metrics,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
+from personaspace.study.identity import digest_of
 
 if TYPE_CHECKING:
     from personaspace.pipeline.run import Work
@@ -175,6 +176,23 @@ def reasons(
 def _weight(why: Why) -> tuple[bool, int, int]:
     own = sum(cause is not Cause.INPUTS for cause in why.causes)
     return Cause.UNRECORDED in why.causes, len(why.changes) + own, len(why.inputs)
+
+
+#: What a stage reads that is data, by the stage's own names.
+_DATA = ("dataset", "personas", "questions", "coupling_questions")
+
+
+def data_read(study: Study, node: Node) -> dict[str, str]:
+    """SHA-256 of each data set and list that a node reads, by its place in the study.
+
+    A data set's is that of its file (`study.datasets.Chats.digest`), a list's that of its JSON.
+    """
+    reads = STAGES[node.stage].reads(study, node)
+    return {
+        _place(study, node, name): reads[name][0] if name == "dataset" else digest_of(reads[name])
+        for name in _DATA
+        if name in reads
+    }
 
 
 def former(work: Work, node: Node) -> list[Manifest]:

@@ -34,11 +34,12 @@ def estimate(rows: Sequence[Row]) -> PointEstimate | None:
     if value is None:
         return None
     one = pooled(rows)
-    single = [(r.seed, r.value) for r in rows if r.seed is not None and r.value is not None]
+    # Of one run there is a row for each kind of claim.
+    single = {r.seed: r.value for r in rows if r.seed is not None and r.value is not None}
     return PointEstimate(
         value,
         one.ci95 if one else None,
-        tuple(sorted(single)) if len(single) > 1 else (),
+        tuple(sorted(single.items())) if len(single) > 1 else (),
     )
 
 

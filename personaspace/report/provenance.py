@@ -53,12 +53,24 @@ class Artifact(BaseModel):
         return (end - (self.seconds or 0.0), end)
 
 
+class Data(BaseModel):
+    """One of the study's inputs, as `study.identity.DataIdentity`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    field: str
+    source: str = ""
+    count: int = 0
+    sha256: str = ""
+
+
 class Provenance(BaseModel):
     """Everything in `provenance.json`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     artifacts: list[Artifact] = []
+    data: list[Data] = []
     versions: dict[str, Any] = {}
     spec: dict[str, Any] = {}
 
@@ -148,6 +160,27 @@ def _versions_table(found: Provenance) -> Table:
     )
 
 
+def _data_table(data: Sequence[Data]) -> Table:
+    rows = [
+        [
+            Cell(each.field, each.field),
+            Cell(each.source or "the study itself", each.source or None),
+            Cell(f"{each.count:,}", each.count),
+            Cell(short_hash(each.sha256), each.sha256, full=each.sha256),
+        ]
+        for each in data
+    ]
+    return Table(
+        "data-table",
+        "Data that the study read",
+        [Column("What"), Column("from"), Column("entries", True), Column("SHA-256")],
+        rows,
+        note="Of a data set's file, or of name, revision and slice where it came from a hub; of a "
+        "list as JSON. Digests are cut to twelve digits here; the download has them whole.",
+        classes="hashes",
+    )
+
+
 def _artifacts_table(artifacts: list[Artifact]) -> Table:
     rows = [
         [
@@ -194,6 +227,8 @@ def load(folder: Path, made_from: Sequence[Artifact] = ()) -> Origin | None:
     tables = []
     if artifacts:
         tables += [_stages_table(artifacts), _artifacts_table(artifacts)]
+    if found.data:
+        tables.append(_data_table(found.data))
     if found.versions:
         tables.append(_versions_table(found))
     spec = yaml.safe_dump(found.spec, sort_keys=False, allow_unicode=True) if found.spec else ""

@@ -17,7 +17,8 @@ from personaspace.errors import UserError
 
 #: A packed file may not unpack to more: some thousand bytes can be made to hold terabytes.
 LARGEST = 4 << 30
-_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+#: How files of these kinds begin.
+GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _STEP = 1 << 20
 
 
@@ -33,11 +34,15 @@ def parse_json(text: str) -> Any:
     """JSON in which no object has a key twice.
 
     Raises:
-        UserError: A key twice, or nested too deeply; not said where.
+        UserError: A key twice, a number too long, or nested too deeply; not said where.
         json.JSONDecodeError: Not JSON.
     """
     try:
         return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise UserError("holds a number of too many digits") from None
     except RecursionError:
         raise UserError("is nested too deeply") from None
 
@@ -48,9 +53,9 @@ def unpacked(name: str, raw: bytes, largest: int = LARGEST) -> bytes:
     Raises:
         UserError: Damaged, cut short, or more than `largest` bytes.
     """
-    if raw.startswith(_GZIP):
+    if raw.startswith(GZIP):
         return _read(name, gzip.GzipFile(fileobj=io.BytesIO(raw)), "gzip", largest)
-    if raw.startswith(_ZSTD):
+    if raw.startswith(ZSTD):
         # Imported here: it takes a moment to load, and most studies read plain text.
         import pyarrow
 
@@ -97,7 +102,7 @@ def rows_of(name: str, raw: bytes, bounds: tuple[int, int | None]) -> Iterator[t
     """
     raw = unpacked(name, raw)
     start, stop = bounds
-    if raw.startswith(_PARQUET):
+    if raw.startswith(PARQUET):
         table = _parquet(name, raw).slice(start, None if stop is None else max(stop - start, 0))
         for number, row in enumerate(table.to_pylist(), start + 1):
             yield f"{name}: row {number}", row

@@ -12,7 +12,7 @@ import yaml
 from personaspace.errors import UserError
 from personaspace.files import LARGE, SMALL, expanded, read_plain
 from personaspace.s3.location import shown_url
-from personaspace.study import base_model, builtin, download
+from personaspace.study import base_model, builtin, download, question_forms
 
 
 def shown(source: str) -> str:
@@ -20,14 +20,16 @@ def shown(source: str) -> str:
     return shown_url(source) if source.startswith(download.SCHEME) else source
 
 
-def read_bytes(source: str, folder: Path, sha256: str | None = None, limit: int = LARGE) -> bytes:
+def read_bytes(
+    source: str, folder: Path, limit: int = LARGE, *, sha256: str | None = None
+) -> bytes:
     """Content of a source.
 
     Args:
         source: Path (relative to `folder`), `s3://bucket/key`, `https://…` or `builtin:NAME`.
         folder: Where relative paths start: the spec's own folder.
-        sha256: Of the content; what comes by https must have one.
         limit: The most bytes that a file may have.
+        sha256: Of the content; what comes by https must have one.
 
     Raises:
         UserError: Missing, unreadable, not a regular file or too large; names the source.
@@ -69,7 +71,7 @@ def _read_object(url: str) -> bytes:
 def read_text(source: str, folder: Path) -> str:
     """Content of a source as UTF-8 text. Raises UserError if it is not."""
     try:
-        return read_bytes(source, folder, limit=SMALL).decode("utf-8-sig")
+        return read_bytes(source, folder, SMALL).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 text (byte {error.start})") from None
 
@@ -187,20 +189,23 @@ def parse_yaml(text: str, name: str) -> Any:
 def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:
     """Questions from an inline list or a file.
 
-    A file ending in .txt holds one question a line; any other is a YAML or JSON list.
+    A file ending in .txt holds one question a line; any other is YAML, JSON or JSON lines, in the
+    forms of `question_forms`.
 
     Raises:
-        UserError: Missing, empty, not a list of texts, or a question given twice.
+        UserError: Missing, empty, of no known form, or a question given twice.
     """
     if isinstance(source, list):
         name, questions = "questions", list(source)
     else:
         name, text = source, read_text(source, folder)
         if source.partition("?")[0].endswith(".txt"):
-            questions = [line.strip() for line in text.splitlines() if line.strip()]
+            questions = question_forms.from_lines(name, text)
+        elif question_forms.is_json_lines(name, text):
+            questions = question_forms.from_value(name, question_forms.from_json_lines(name, text))
         else:
-            questions = parse_yaml(text, name)
-    if not isinstance(questions, list) or not questions:
+            questions = question_forms.from_value(name, parse_yaml(text, name))
+    if not questions:
         raise UserError(f"{name}: a list of questions is needed")
     for number, question in enumerate(questions, 1):
         if not isinstance(question, str) or not question.strip():

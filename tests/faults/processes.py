@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+#: `make test-faults`: every case, and many seeds.
+LONG = bool(os.environ.get("FAULTS"))
 ROOT = Path(__file__).parents[2]
 
 

@@ -47,6 +47,7 @@ before any stage has started.
 {{- range $name, $dataset := $study.datasets -}}
 {{- $where := printf "datasets.%s" $name -}}
 {{- if eq (empty $dataset.path) (empty $dataset.hub) }}{{ $wrong = append $wrong (printf "%s: give either path or hub" $where) }}
+{{- else if and (hasPrefix "https://" ($dataset.path | default "")) (not $dataset.sha256) }}{{ $wrong = append $wrong (printf "%s: https:// needs a sha256, so that a rerun reads the same rows" $where) }}
 {{- else if and $dataset.hub (not $dataset.revision) }}{{ $wrong = append $wrong (printf "%s: hub needs a revision, so that a rerun reads the same rows" $where) }}
 {{- else if and $dataset.hub $dataset.sha256 }}{{ $wrong = append $wrong (printf "%s: sha256 is for files; a hub data set is pinned by its revision" $where) }}{{ end -}}
 {{- end -}}

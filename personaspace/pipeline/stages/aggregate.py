@@ -36,6 +36,7 @@ from personaspace.pipeline.tables import (
     write_tables,
 )
 from personaspace.study import base_model
+from personaspace.study.identity import identities
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
 from personaspace.study.notices import notices
 
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
     from personaspace.analysis.geometry import GeometryResult
 
 #: Fields of a manifest that the report shows.
-PROVENANCE = ("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions")
+PROVENANCE = (
+    *("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions"),
+    "data",
+)
 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=5,
+    version=6,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -295,6 +299,7 @@ def _provenance(context: Context) -> None:
         context.out / "provenance.json",
         {
             "artifacts": artifacts,
+            "data": [asdict(each) for each in identities(context.study)],
             "versions": context.runtime.describe()["versions"],
             "spec": context.spec.model_dump(mode="json"),
         },

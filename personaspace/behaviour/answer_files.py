@@ -1,0 +1,159 @@
+"""Answers as people have them: by persona and question, or one row an answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personaspace.errors import UserError
+from personaspace.files import read_json, read_plain
+from personaspace.study import containers
+
+#: Names of the columns that are known without being told.
+KNOWN = {
+    "persona": ("persona", "role"),
+    "question": ("question", "prompt"),
+    "answer": ("answer", "response", "completion"),
+}
+#: Columns that tell one set of answers from another, which must not be counted together.
+_APART = ("condition", "model", "seed")
+#: Characters of the longest answer in a CSV.
+_LONGEST = 1 << 24
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what, of answers that come a row each; None: by its known names."""
+
+    persona: str | None = None
+    question: str | None = None
+    answer: str | None = None
+
+
+Grid = dict[str, dict[str, list[str]]]
+
+
+def read_answers(path: Path | str, columns: Columns | None = None) -> Grid:
+    """Answers as `{persona: {question: [answers]}}`.
+
+    Args:
+        path: JSON of that form; or one row an answer: CSV (`.csv`, or `.tsv` with tabs), JSON
+            lines, a JSON array or parquet, in any order of columns.
+        columns: Of rows.
+
+    Raises:
+        UserError: The file is missing or not of these forms; the message says where. Rows of
+            several conditions, models or seeds, which would be counted as one.
+    """
+    path = Path(path)
+    rows = _rows(path)
+    if rows is None:
+        return _grid(path, read_json(path))
+    return _gathered(path, rows, columns or Columns())
+
+
+def _grid(path: Path, content: Any) -> Grid:
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not an object of personas")
+    for persona, questions in content.items():
+        if not isinstance(questions, dict):
+            raise UserError(f"{path}: {persona!r}: not an object of questions")
+        for question, texts in questions.items():
+            if not isinstance(texts, list):
+                raise UserError(f"{path}: {persona!r}: {question!r}: not a list of answers")
+            for index, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"{path}: {persona!r}: {question!r}: answer {index} is not a text"
+                    )
+    return content
+
+
+def _rows(path: Path) -> list[tuple[str, Any]] | None:
+    """One row an answer, each with where it stands; None: the file is of the other form."""
+    try:
+        raw = read_plain(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return _table(path, containers.as_text(str(path), raw), "\t" if suffix == ".tsv" else ",")
+    if not raw.startswith((containers.GZIP, containers.ZSTD, containers.PARQUET)):
+        lines = [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+        if not lines or not (lines[0].lstrip().startswith(b"[") or _is_row(lines)):
+            return None
+    return list(containers.rows_of(str(path), raw, (0, None)))
+
+
+def _is_row(lines: list[bytes]) -> bool:
+    """Whether the first of the lines is a whole object, and not all of a grid."""
+    try:
+        first = json.loads(lines[0])
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(first, dict):
+        return False
+    texts = any(isinstance(value, str) for value in first.values())
+    return len(lines) > 1 or (texts and not any(isinstance(v, dict) for v in first.values()))
+
+
+def _table(path: Path, text: str, delimiter: str) -> list[tuple[str, Any]]:
+    csv.field_size_limit(_LONGEST)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found = []
+    try:
+        for row in reader:
+            where = f"{path}: line {reader.line_num}"
+            if None in row or None in row.values():
+                count = len(reader.fieldnames or ())
+                raise UserError(f"{where}: not the {count} columns that the first line names")
+            found.append((where, row))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: not sound CSV: {error}") from None
+    return found
+
+
+def _gathered(path: Path, rows: Iterable[tuple[str, Any]], columns: Columns) -> Grid:
+    grid: Grid = {}
+    apart: dict[str, set[str]] = {}
+    for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where}: a row is an object with persona, question and answer")
+        persona, question, answer = (
+            _cell(where, row, what, getattr(columns, what)) for what in KNOWN
+        )
+        for name in _APART:
+            if name in row and name not in vars(columns).values():
+                apart.setdefault(name, set()).add(str(row[name]))
+        grid.setdefault(persona, {}).setdefault(question, []).append(answer)
+    if not grid:
+        raise UserError(f"{path}: no answers")
+    for name, values in apart.items():
+        if len(values) > 1:
+            listed = ", ".join(sorted(values)[:4]) + (" …" if len(values) > 4 else "")
+            raise UserError(
+                f"{path}: answers of more than one {name} ({listed}), which would be counted as "
+                "one: score each by itself"
+            )
+    return grid
+
+
+def _cell(where: str, row: Mapping[str, Any], what: str, named: str | None) -> str:
+    names = [named] if named else [name for name in KNOWN[what] if name in row]
+    there = ", ".join(map(str, row))
+    if named and named not in row:
+        raise UserError(f"{where}: no column {named!r} (there are {there})")
+    if len(names) != 1:
+        which = f"two columns ({', '.join(names)})" if names else "no column"
+        raise UserError(f"{where}: {which} for the {what}: name it with --{what} (of {there})")
+    value = row[names[0]]
+    if not isinstance(value, str) or (what != "answer" and not value.strip()):
+        raise UserError(f"{where}: {names[0]} is not a text")
+    return value
