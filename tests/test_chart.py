@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helm_charts import CHART, each_helm, helm, needs_helm, of_kind, render, stage_jobs
 
-from personaspace.cluster import chart
+from personaspace.cluster import chart, names
 from personaspace.cluster.values import Values
 from personaspace.study import chat_sets
 from personaspace.study.spec import Experiment
@@ -363,6 +363,18 @@ def test_with_kueue_pods_carry_no_gate() -> None:
             else:
                 assert (queue in meta["labels"]) is not waits
                 assert spec.get("suspend", False) is waits and gate not in meta["annotations"]
+
+
+def test_the_conductor_s_job_says_that_the_chats_are_packaged() -> None:
+    def notices(values: dict[str, Any], *files: str) -> list[str]:
+        jobs = of_kind(render(values, *files), "Job").values()
+        found = [job["metadata"]["annotations"].get(names.NOTICE) for job in jobs]
+        return [text for text in found if text]
+
+    (text,) = notices({})
+    assert text.startswith("Demonstration data: fine-tuning is at most 32 steps on at most 510 ")
+    assert "\n" not in text
+    assert notices(EM205, "values-em205.yaml") == []
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,15 @@ def test_status_says_what_runs_and_why_the_rest_waits(api: Api) -> None:
     assert below == ["extract:x:42", "couple:x:42"]
 
 
+def test_status_says_first_what_the_chart_says_of_the_data(api: Api) -> None:
+    api.objects["jobs"] = [job("train"), job("conductor", "")]
+    assert "Demonstration" not in run("status", "em205").output
+    of_conductor = api.objects["jobs"][-1]["metadata"]["annotations"]
+    of_conductor[names.NOTICE] = "Demonstration data: as the chart says."
+    shown = run("status", "em205").output
+    assert shown.lstrip().startswith("Demonstration data: as the chart says.")
+
+
 def test_status_of_failures(api: Api) -> None:
     ended = {"exitCode": 137, "reason": "OOMKilled"}
     api.objects["jobs"] = [

@@ -101,7 +101,8 @@ def _table(release: str, found: list[Row]) -> Group:
         Text(shown(f"{_several(titles)}: {state}, {why}".rstrip(", ")))
         for (state, why), titles in alike(told).items()
     ]
-    return Group(table, *lines)
+    notices = [Text(shown(row.notice)) for row in found if row.notice]
+    return Group(*notices, table, *lines)
 
 
 def _is_told(row: Row) -> bool:

@@ -9,6 +9,8 @@ CONDITION = "personaspace.dev/condition"
 SEED = "personaspace.dev/seed"
 NODES = "personaspace.dev/nodes"
 NEEDS = "personaspace.dev/needs"
+#: Of the conductor's Job: what to know of the whole study, for people.
+NOTICE = "personaspace.dev/notice"
 #: Scheduling gate of pods whose inputs are not complete; also its name among Kueue's gates.
 GATE = "personaspace.dev/inputs"
 KUEUE_GATE = "kueue.x-k8s.io/admission-gated-by"

@@ -65,6 +65,7 @@ class Row:
         attempts: Pods that failed so far.
         pod: Its newest pod.
         progress: How far it is, if it runs and has said so.
+        notice: Of the conductor: what to know of the whole study, for people.
     """
 
     job: str
@@ -77,6 +78,7 @@ class Row:
     attempts: int = 0
     pod: str = ""
     progress: Progress | None = None
+    notice: str = ""
 
     @property
     def title(self) -> str:
@@ -256,6 +258,7 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         state=situation.state,
         attempts=raw.get("status", {}).get("failed", 0),
         pod=pods[-1]["metadata"]["name"] if pods else "",
+        notice=raw["metadata"].get("annotations", {}).get(names.NOTICE, ""),
     )
     row.put(situation.state, situation.cause)
     return row

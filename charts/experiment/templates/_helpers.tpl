@@ -118,3 +118,16 @@ Takes root and stage, gives JSON.
 {{- define "experiment.gpuResource" -}}
 {{- if .migProfile }}{{ printf "nvidia.com/mig-%s" .migProfile }}{{ else }}{{ .resource }}{{ end -}}
 {{- end }}
+
+{{/* That a study trains on packaged chats, and for how long; empty if it does not. */}}
+{{- define "experiment.demonstration" -}}
+{{- $packaged := not .Values.experiment.datasets -}}
+{{- range .Values.experiment.datasets }}{{ if hasPrefix "builtin:chats-" (default "" .path) }}{{ $packaged = true }}{{ end }}{{ end -}}
+{{- if $packaged -}}
+{{- $recipe := .Values.experiment.training -}}
+{{- $steps := mul $recipe.epochs (ceil (divf 510 $recipe.batch_size)) | int -}}
+{{- if $recipe.max_steps }}{{ $steps = min $steps $recipe.max_steps | int }}{{ end -}}
+Demonstration data: fine-tuning is at most {{ $steps }} steps on at most 510 packaged chats; the published
+study had 375 steps on 6,000 chats of its own. Results say nothing about its numbers.
+{{- end -}}
+{{- end }}

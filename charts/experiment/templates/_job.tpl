@@ -32,6 +32,9 @@ metadata:
   annotations:
     personaspace.dev/nodes: {{ join "," $job.nodes | quote }}
     personaspace.dev/needs: {{ ternary "*" (join "," $job.needs) (eq $job.stage "aggregate") | quote }}
+    {{- with and (eq $job.stage "conductor") (include "experiment.demonstration" $root) }}
+    personaspace.dev/notice: {{ . | replace "\n" " " | quote }}
+    {{- end }}
     {{- if and $waits (eq $queue.gate "annotation") $held }}
     kueue.x-k8s.io/admission-gated-by: personaspace.dev/inputs
     {{- end }}
