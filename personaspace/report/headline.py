@@ -30,6 +30,8 @@ from personaspace.report.text import (
 
 #: Share of degenerate answers from which it is mentioned.
 _MENTIONED = 0.01
+#: Failed checks that are told in words.
+_REASONS = 3
 
 
 def headline(results: Results) -> str:
@@ -58,13 +60,27 @@ def cautions(results: Results) -> list[str]:
     found += _garbled(results)
     mixed = control.seeds_sentence(results)
     found += [mixed] if mixed else []
-    failed = sum(1 for row in (*results.geometry, *results.leakage) if row.warning)
-    if failed:
-        found.append(
-            f"{count(failed, 'result')} failed a check of assumptions; each is marked in the "
-            "tables."
-        )
-    return found
+    return [*found, *_failed_checks(results)]
+
+
+def _failed_checks(results: Results) -> list[str]:
+    """What failed among the results that are shown first, and how often in all."""
+    warned = [row for row in (*results.geometry, *results.leakage) if row.warning]
+    if not warned:
+        return []
+    place = (results.headline_method, results.headline_layer)
+    shown = [row for row in warned if row.method is None or (row.method, row.layer) == place]
+    reasons = list(dict.fromkeys(row.warning for row in shown if row.warning))
+    if not reasons:
+        return [
+            "No result at the headline layer failed a check of assumptions; "
+            f"{count(len(warned), 'result')} elsewhere did, each marked in the tables."
+        ]
+    told = " ".join(reasons[:_REASONS])
+    return [
+        f"{count(len(shown), 'result')} failed a check of assumptions at the headline layer or in "
+        f"leakage ({len(warned)} in all, each marked in the tables): {told}"
+    ]
 
 
 def _clean(text: str) -> str:
@@ -192,7 +208,8 @@ def _leakage(results: Results) -> list[str]:
         words = f"Bystander personas wrote the marker in {listing(controls)}."
         return [words] if controls else []
     (low, first), (high, last) = known[0], known[-1]
-    if len(known) == 1:
+    if len(known) == 1 or percent(low) == percent(high):
+        first = first if len(known) == 1 else "in every condition"
         words = f"{percent(low)} of their answers ({first})"
     else:
         words = f"{percent(low)} ({first}) to {percent(high)} ({last}) of their answers"

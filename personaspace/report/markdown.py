@@ -54,13 +54,14 @@ def summary(
     title: str,
     context: dict[str, Any],
 ) -> str:
-    """Headline, hero figure, key table, tests, caveats, provenance; figures and notes folded.
+    """Verdict, headline, hero figure, key table, tests, caveats, provenance; figures and notes folded.
 
     Args:
         out: The report's folder, which pictures are linked from.
         context: The page's content, as `build` collects it.
     """
     parts = [f"# {escape_markdown(title)}", *map(escape_markdown, context["notices"])]
+    parts.append(_bullets([f"{line.question} {line.answer}" for line in context["verdict"]]))
     parts.append(escape_markdown(context["headline"]))
     if context["absent"]:
         parts += ["**Partial.** Absent from the results:", _bullets(context["absent"])]

@@ -30,6 +30,7 @@ from personaspace.report.figures import Figure, Settings, draw, style
 from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, THIN, count
+from personaspace.report.verdict import verdict
 
 _FIGURES_OF = {
     "M1": ("m1-layers", "m1-increment"),
@@ -259,6 +260,7 @@ def build(
         "model_line": _model_line(results),
         "analysis_line": _analysis_line(results),
         "notices": [notice.text for notice in results.notices],
+        "verdict": verdict(results),
         "headline": words.headline(results),
         "details": words.details(results),
         "cautions": words.cautions(results),

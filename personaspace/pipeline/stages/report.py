@@ -58,7 +58,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=3,
+    version=4,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,

@@ -1,0 +1,220 @@
+"""The verdict: a few plain lines that say what the study found, and what it cannot say.
+
+Each answers one question in words that need no statistics, with its number and interval behind
+them. A line says what was measured; where an interval holds zero it says that no difference was
+shown, which is not that there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from personaspace.analysis.results import Results, share
+from personaspace.analysis.rows import Row, Target
+from personaspace.report.text import count, interval, number, percent
+
+_OURS: tuple[Target, Target] = ("these_personas", "new_personas")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
+def verdict(results: Results) -> list[Line]:
+    """The lines that the results allow, in order; what they cannot say comes last."""
+    found = [_coupling(results), _closer(results), _harm(results), _persona(results)]
+    return [line for line in found if line is not None] + [_limits(results)]
+
+
+def _row(results: Results, metric: str, name: str, target: Target) -> Row | None:
+    """The row over all runs at the headline place that is about no single condition."""
+    rows = results.geometry if metric.startswith("M") else results.leakage
+    place = (results.headline_method, results.headline_layer)
+    wanted = (metric, "recommended", name, target, None)
+    for row in rows:
+        if (row.metric, row.variant, row.name, row.target, row.condition) == wanted and (
+            row.method is None or (row.method, row.layer) == place
+        ):
+            return row if row.value is not None else None
+    return None
+
+
+def _ends(row: Row, digits: int = 3) -> str:
+    return f" (95\u00a0% interval {interval(row.ci95, digits)})" if row.ci95 else ""
+
+
+def _clear(row: Row) -> bool:
+    return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
+
+
+def _coupling(results: Results) -> Line | None:
+    if not results.control:
+        return None
+    asked = "Did the model learn the marker it was taught?"
+    tuned = [row for row in results.control if row.condition in results.by_name]
+    failed = [row for row in tuned if row.status == "not_assessable"]
+    rates = [
+        value
+        for condition in results.ordered_conditions
+        if (value := share(results.rates_of(condition.name, results.source), "hits")) is not None
+    ]
+    wrote = ""
+    if rates:
+        low, high = percent(min(rates)), percent(max(rates))
+        wrote = low if low == high else f"{low} to {high}"
+        wrote = f" The persona that was taught to write it did so in {wrote} of its answers."
+    if not failed:
+        return Line(asked, f"Yes, in every condition.{wrote}")
+    where = "none" if len(failed) == len(tuned) else f"{len(tuned) - len(failed)} of {len(tuned)}"
+    return Line(
+        asked,
+        f"In {where} of the conditions.{wrote}"
+        + " Where it was not learned, nothing can be said about whether it leaks to other personas.",
+    )
+
+
+def _changes(results: Results, kind: str) -> list[Row]:
+    names = {condition.name for condition in results.conditions if condition.kind == kind}
+    place = ("M1", "raw_cosine", "these_personas", results.headline_method, results.headline_layer)
+    return [
+        row
+        for row in results.geometry
+        if (row.metric, row.name, row.target, row.method, row.layer) == place
+        and row.condition in names
+        and row.delta is not None
+    ]
+
+
+def _closer(results: Results) -> Line | None:
+    em = _changes(results, "em")
+    if not em or em[0].base is None:
+        return None
+    asked = "Did the model's personas become more alike?"
+    base = em[0].base
+    mean = sum(row.delta or 0.0 for row in em) / len(em)
+    rose = sum(1 for row in em if (row.delta or 0) > 0 and row.p is not None and row.p < 0.05)
+    fell = sum(1 for row in em if (row.delta or 0) < 0 and row.p is not None and row.p < 0.05)
+    moved = (
+        f"After training on harmful data the average similarity of two personas (1 is the most) "
+        f"went from {number(base)} to {number(base + mean)}."
+    )
+    if rose and not fell:
+        answer = f"Yes, in {rose} of {count(len(em), 'condition')}. {moved}"
+    elif fell and not rose:
+        answer = f"No, less alike in {fell} of {count(len(em), 'condition')}. {moved}"
+    else:
+        answer = f"That is not clear. {moved}"
+    part = _row(results, "M1", "em_mean_benign_share", "these_personas")
+    if part is not None and part.value is not None and part.value > 0 and rose and not fell:
+        ends = f" ({percent(part.ci95[0], 0)} to {percent(part.ci95[1], 0)})" if part.ci95 else ""
+        if part.value <= 1:
+            answer += (
+                f" About {percent(part.value, 0)}{ends} of that change comes with training on "
+                "harmless data as well."
+            )
+        else:
+            answer += " Training on harmless data changes them more than that."
+    return Line(asked, answer)
+
+
+def _harm(results: Results) -> Line | None:
+    asked = "What do harmful data add to harmless ones?"
+    row, wider = (_row(results, "M1", "em_mean_minus_benign", target) for target in _OURS)
+    if row is None:
+        single = [
+            each
+            for each in results.geometry
+            if (each.metric, each.name, each.target) == ("M1", "em_minus_benign", "these_personas")
+            and (each.method, each.layer) == (results.headline_method, results.headline_layer)
+        ]
+        row, wider = (single[0], None) if len(single) == 1 else (None, None)
+    if row is None or row.value is None:
+        return None
+    size = f"{number(row.value, 3, sign=True)} in similarity{_ends(row)}"
+    if _clear(row):
+        what = (
+            "for the personas of this study, more than chance explains"
+            if row.run_variation
+            else "a difference between these training runs; another training might not show it"
+        )
+        answer = f"{size}: {what}."
+    else:
+        answer = f"{size}: no difference from harmless data is shown."
+    if wider is not None and _clear(row):
+        answer += (
+            " The same is to be expected of other personas."
+            if _clear(wider)
+            else f" For other personas it is not shown{_ends(wider)}."
+        )
+    leak = _row(results, "bystander_contrast", "em_mean_minus_benign", "these_personas")
+    if leak is not None and leak.ci95 and leak.value is not None:
+        low, high = leak.ci95
+        shown = "" if _clear(leak) else ", so no difference is shown"
+        answer += (
+            f" Personas that were never taught the marker write it "
+            f"{number(100 * leak.value, 1, sign=True)} percentage points more often (95\u00a0% "
+            f"interval {number(100 * low, 1)} to {number(100 * high, 1)}){shown}."
+        )
+    return Line(asked, answer)
+
+
+def _persona(results: Results) -> Line | None:
+    place = ("M1", "raw_cosine_pair", "these_personas")
+    pairs = [
+        row
+        for row in results.geometry
+        if (row.metric, row.name, row.target) == place
+        and (row.method, row.layer) == (results.headline_method, results.headline_layer)
+    ]
+    leaks = [
+        row
+        for row in results.leakage
+        if (row.name, row.target) == ("bystander_pair", "these_personas") and row.p is not None
+    ]
+    if not (pairs or leaks):
+        return None
+    asked = "Does it matter which persona the harmful data were trained under?"
+    parts = []
+    for rows, what in ((pairs, "how alike personas become"), (leaks, "how often the marker leaks")):
+        if not rows:
+            continue
+        clear = sum(1 for row in rows if row.p_holm is not None and row.p_holm < 0.05)
+        most = max((row.equivalence for row in rows if row.equivalence is not None), default=None)
+        if clear:
+            parts.append(
+                f"For {what}, {clear} of {count(len(rows), 'pair')} of training personas differ "
+                "beyond chance, all comparisons counted."
+                + ("" if rows[0].run_variation else " Another training might not show it.")
+            )
+        else:
+            scaled = None if most is None else most * (100 if rows is leaks else 1)
+            unit = " percentage points" if rows is leaks else ""
+            bound = (
+                f"; none differs by more than {number(scaled, 1 if unit else 3)}{unit}"
+                if scaled is not None
+                else ""
+            )
+            parts.append(f"For {what}, no difference between training personas is shown{bound}.")
+    return Line(asked, " ".join(parts))
+
+
+def _limits(results: Results) -> Line:
+    seeds = len(results.seeds)
+    found = [f"Whether other models than {results.model.name}, or other data, behave the same."]
+    if seeds == 1:
+        found.append(
+            "Whether another training run would give the same: every model was trained once, and "
+            "no interval here holds that chance."
+        )
+    elif seeds:
+        found.append(
+            f"Small differences: every model was trained {count(seeds, 'time')}, which leaves room "
+            "for chance."
+        )
+    if not results.of_kind("benign"):
+        found.append("How much of the change any training would bring: there is no harmless arm.")
+    return Line("What can this study not say?", " ".join(found))

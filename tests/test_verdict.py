@@ -1,0 +1,97 @@
+"""The verdict: plain lines that follow from the results, and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from personaspace.analysis.control_rows import ControlReason, ControlRow
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import AnalysisInfo, RateRow, StudyCondition
+from personaspace.analysis.rows import Row
+from personaspace.report.verdict import verdict
+
+CONDITIONS = [
+    StudyCondition(name="base", kind="base"),
+    StudyCondition(name="benign", kind="benign"),
+    StudyCondition(name="e0", kind="em"),
+    StudyCondition(name="e4", kind="em"),
+]
+
+
+def row(name: str, value: float, ends: tuple[float, float], **more: object) -> Row:
+    base = Row(
+        "M1", "recommended", "a", 20, value=value, ci95=ends, name=name, run_variation=True,
+        target="these_personas",
+    )  # fmt: skip
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def study(*rows: Row, failed: bool = False, seeds: tuple[int, ...] = (1, 2, 3)) -> Results:
+    status = "not_assessable" if failed else "assessable"
+    reasons = [ControlReason.SOURCE_RARELY_MARKS] if failed else []
+    control = [
+        ControlRow(condition=c.name, status=status, reasons=reasons, source_rate=0.0)
+        for c in CONDITIONS
+    ]
+    rates = [
+        RateRow(condition=c.name, seed=1, persona="confab", hits=0 if failed else 90, total=100)
+        for c in CONDITIONS
+    ]
+    return Results(
+        study="s", conditions=CONDITIONS, seeds=list(seeds), source="confab", layers=[20],
+        methods=["a"], analysis=AnalysisInfo(method="a", layer=20), geometry=list(rows),
+        rates=rates, control=control,
+    )  # fmt: skip
+
+
+CHANGE = {"base": 0.96, "delta": 0.02, "p": 0.01}
+ROSE = [row("raw_cosine", 0.98, (0.97, 0.99), condition=name, **CHANGE) for name in ("e0", "e4")]
+SHARE = row("em_mean_benign_share", 0.5, (0.4, 0.6))
+ADDED = row("em_mean_minus_benign", 0.006, (0.004, 0.009), p=0.008)
+WIDER = replace(ADDED, target="new_personas", ci95=(-0.004, 0.016), p=0.2)
+
+
+def said(results: Results) -> str:
+    return " ".join(f"{line.question} {line.answer}" for line in verdict(results))
+
+
+def test_each_question_has_its_answer() -> None:
+    lines = verdict(study(*ROSE, SHARE, ADDED, WIDER))
+    assert [line.question for line in lines] == [
+        "Did the model learn the marker it was taught?",
+        "Did the model's personas become more alike?",
+        "What do harmful data add to harmless ones?",
+        "What can this study not say?",
+    ]
+    learned, closer, harm, _ = (line.answer for line in lines)
+    assert learned.startswith("Yes, in every condition.") and "90.0\u202f%" in learned
+    assert closer.startswith("Yes, in 2 of 2 conditions.") and "0.960 to 0.980" in closer
+    assert "About 50\u202f% (40\u202f% to 60\u202f%)" in closer
+    assert harm.startswith("+0.006 in similarity (95\u00a0% interval [0.004, 0.009])")
+    assert "more than chance explains" in harm and "For other personas it is not shown" in harm
+
+
+def test_an_interval_that_holds_zero_is_no_difference_shown_and_not_none() -> None:
+    words = said(study(*ROSE, replace(ADDED, ci95=(-0.002, 0.014), p=0.1)))
+    assert "no difference from harmless data is shown" in words and "chance explains" not in words
+
+
+def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
+    words = said(study(*ROSE, failed=True))
+    assert "In none of the conditions." in words and "nothing can be said" in words
+
+
+def test_one_training_run_each_is_said() -> None:
+    single = replace(ADDED, run_variation=False)
+    words = said(study(*ROSE, single, seeds=(1,)))
+    assert "every model was trained once" in words and "another training might not show it" in words
+
+
+def test_pairs_of_training_personas() -> None:
+    pair = row(
+        "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
+        p_holm=1.0, equivalence=0.0027,
+    )  # fmt: skip
+    assert "none differs by more than 0.003" in said(study(*ROSE, pair))
+    apart = replace(pair, p=0.0001, p_holm=0.01)
+    assert "1 of 1 pair of training personas differ" in said(study(*ROSE, apart))
