@@ -54,7 +54,7 @@ def summary(
     title: str,
     context: dict[str, Any],
 ) -> str:
-    """Verdict, headline, hero figure, key table, tests, caveats, provenance; figures and notes folded.
+    """Verdict, headline, hero, key table, tests, caveats, provenance; figures and notes folded.
 
     Args:
         out: The report's folder, which pictures are linked from.

@@ -73,7 +73,7 @@ def _coupling(results: Results) -> Line | None:
     return Line(
         asked,
         f"In {where} of the conditions.{wrote}"
-        + " Where it was not learned, nothing can be said about whether it leaks to other personas.",
+        + " Where it was not learned, nothing can be said of its leaking to other personas.",
     )
 
 
