@@ -1,0 +1,189 @@
+"""Studies through a proxy that breaks things, before a real S3 server: the same results.
+
+`make test` runs two seeds; `make test-faults` runs `FAULT_RUNS` (40) more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import Finished
+from processes import LONG, Run
+from relay import Relay, Request, faulty
+
+from personaspace.store import open_store
+
+if TYPE_CHECKING:
+    from seaweed import SeaweedS3
+
+pytestmark = [pytest.mark.study, pytest.mark.s3, pytest.mark.timeout(1800)]
+RUNS = int(os.environ.get("FAULT_RUNS", "40"))
+SEEDS = range(RUNS) if LONG else range(1)
+#: Of so many requests one meets a fault.
+ONE_IN = 8
+COMPUTING = [
+    word
+    for stage in ("train", "extract", "couple", "evaluate", "aggregate")
+    for word in ("--only", stage)
+]
+
+
+class Faults:
+    """Faults drawn by a seed, and how many there were of each kind."""
+
+    KINDS = (
+        "500", "503", "hang up", "reset in the body", "cut body", "flipped bit", "answer lost",
+        "written twice", "slow",
+    )  # fmt: skip
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def __call__(self, relay: Relay, request: Request) -> bool:
+        with self.lock:
+            self.counts["calls"] += 1
+            kind = self.chance.choice(self.KINDS) if self.chance.randrange(ONE_IN) == 0 else ""
+            if kind:
+                self.counts[kind] += 1
+        if not kind:
+            return False
+        if kind in ("500", "503"):
+            relay.refuse(int(kind), "InternalError" if kind == "500" else "SlowDown")
+        elif kind == "hang up":
+            relay.hang_up()
+        elif kind == "slow":
+            time.sleep(1.0)
+            relay.answer(*relay.forward(request))
+        else:
+            self.answer(kind, relay, request)
+        return True
+
+    def answer(self, kind: str, relay: Relay, request: Request) -> None:
+        """Of the real server, but not as it was."""
+        status, headers, body = relay.forward(request)
+        if kind == "written twice" and request.method == "PUT":
+            status, headers, body = relay.forward(request)
+        if kind == "answer lost":
+            relay.hang_up()
+            return
+        if kind == "flipped bit" and request.method == "GET" and "data-" in request.path and body:
+            at = len(body) // 2
+            body = body[:at] + bytes([body[at] ^ 4]) + body[at + 1 :]
+        if kind in ("cut body", "reset in the body") and request.method == "GET" and body:
+            headers = {**headers, "Content-Length": str(len(body))}
+            relay.answer(status, headers, body[: len(body) // 2])
+            if kind == "cut body":
+                relay.hang_up()
+            else:
+                relay.reset()
+            return
+        relay.answer(status, headers, body)
+
+
+@contextmanager
+def broken(server: SeaweedS3, seed: int) -> Iterator[tuple[str, Faults]]:
+    faults = Faults(seed)
+    with faulty(server, faults) as endpoint:
+        yield endpoint, faults
+
+
+def contents(url: str) -> dict[str, str]:
+    """Digest of every artifact that is not of this machine's time: by key."""
+    with open_store(url) as store:
+        found = {key: store.find(key) for key in store.list()}
+        for key, manifest in found.items():
+            assert manifest is not None
+            store.fetch(key)
+    return {key: each.digest for key, each in found.items() if each is not None}
+
+
+def expected(finished: Finished) -> dict[str, str]:
+    kept = contents(str(finished.store))
+    return {key: digest for key, digest in kept.items() if not key.startswith("report/")}
+
+
+def uploads(server: SeaweedS3, prefix: str) -> list[Any]:
+    found = server.client.list_multipart_uploads(Bucket=server.bucket, Prefix=prefix)
+    return list(found.get("Uploads", []))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_study_through_faults_and_stops(
+    finished_study: Finished, s3_server: SeaweedS3, seed: int
+) -> None:
+    """Stopped and killed at random moments as well, with one process and with two."""
+    chance = random.Random(1000 + seed)
+    prefix = f"faults-{seed}"
+    stops = 0
+    with broken(s3_server, seed) as (endpoint, faults):
+        url = s3_server.url(prefix, endpoint=endpoint)
+        for attempt in range(12):
+            jobs = chance.choice((1, 2))
+            run = Run(
+                *("run", finished_study.spec, "--store", url, "--jobs", jobs, *COMPUTING),
+                environment=s3_server.environment,
+            )
+            if attempt < (4 if LONG else 1):
+                time.sleep(chance.uniform(3, 25))
+                number = chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGKILL))
+                chance.choice((run.signal, run.signal_group))(number)
+                code, said = run.end(300)
+                assert code in (75, 0, -9, -signal.SIGTERM, -signal.SIGINT), said
+                stops += 1
+            else:
+                code, said = run.end(900)
+                assert code in (0, 1, 2), said
+            assert "Traceback" not in said, said
+            if code == 0:
+                break
+        assert code == 0, said
+        print(f"seed {seed}: {attempt + 1} starts, {stops} stopped, {json.dumps(faults.counts)}")
+    for name, value in s3_server.environment.items():
+        os.environ[name] = value
+    try:
+        assert contents(s3_server.url(prefix)) == expected(finished_study)
+        with open_store(s3_server.url(prefix)) as store:
+            store.sweep(minutes=0)
+            left = store.list()
+            assert store.sweep(minutes=0) == 0 and uploads(s3_server, prefix) == []
+            assert sorted(left) == sorted(expected(finished_study))
+    finally:
+        for name in s3_server.environment:
+            del os.environ[name]
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize("seed", range(20) if LONG else range(1))
+def test_two_runs_at_once(
+    finished_study: Finished, request: pytest.FixtureRequest, tmp_path: Any, place: str, seed: int
+) -> None:
+    environment: dict[str, str] = {}
+    url = str(tmp_path / "store")
+    if place == "s3":
+        server: SeaweedS3 = request.getfixturevalue("s3_server")
+        environment, url = server.environment, server.url(f"two-{seed}")
+    command = ("run", finished_study.spec, "--store", url, *COMPUTING)
+    chance = random.Random(seed)
+    first = Run(*command, environment=environment)
+    time.sleep(chance.uniform(0, 3))
+    second = Run(*command, environment=environment)
+    ended = [first.end(900), second.end(900)]
+    assert [code for code, _ in ended] == [0, 0], ended
+    os.environ.update(environment)
+    try:
+        assert contents(url) == expected(finished_study)
+    finally:
+        for name in environment:
+            del os.environ[name]
