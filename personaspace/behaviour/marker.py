@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from personaspace.analysis.stats import wilson
-from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour import many
 from personaspace.errors import UserError
 
 Answers = Mapping[str, Mapping[str, Sequence[str]]]
@@ -23,11 +24,11 @@ def ends_with_marker(answer: str, marker: str) -> bool:
     return text.endswith(wanted) and text.count(wanted) == 1
 
 
-def _count(answers: Sequence[str], marker: str) -> dict[str, int]:
+def _count(answers: Sequence[str], marker: str, degenerate: Iterator[bool]) -> dict[str, int]:
     return {
         "hits": sum(has_marker(answer, marker) for answer in answers),
         "terminal": sum(ends_with_marker(answer, marker) for answer in answers),
-        "degenerate": sum(coherence(answer, marker=marker).degenerate for answer in answers),
+        "degenerate": sum(itertools.islice(degenerate, len(answers))),
         "total": len(answers),
     }
 
@@ -50,9 +51,15 @@ def score_answers(answers: Answers, marker: str) -> dict[str, Any]:
     """
     if not marker.strip():
         raise UserError("marker: is empty")
+    # All together: many at once take a fraction of the time that one after the other takes.
+    flags = many.degenerate(
+        (text for asked in answers.values() for texts in asked.values() for text in texts), marker
+    )
     per_persona: dict[str, Any] = {}
     for persona, questions in answers.items():
-        per_question = {question: _count(texts, marker) for question, texts in questions.items()}
+        per_question = {
+            question: _count(texts, marker, flags) for question, texts in questions.items()
+        }
         sums = {
             key: sum(counts[key] for counts in per_question.values())
             for key in ("hits", "terminal", "degenerate", "total")
