@@ -47,9 +47,9 @@ def codes(values: Any) -> list[tuple[str, Code]]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """An empty file: everything by default."""
+    """No field is given: everything by default."""
     path = tmp_path_factory.mktemp("spec") / "empty.yaml"
-    path.write_text("")
+    path.write_text("{}")
     return load_study(path)
 
 

@@ -86,16 +86,17 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node; what names by `*` make of few lines is counted as often as it is there."""
+        named = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         if node is None or id(node) in self._sizes:
             return node
+        if named:
+            raise yaml.composer.ComposerError(None, None, "holds itself", node.start_mark)
         inner = []
         if isinstance(node, yaml.MappingNode):
             inner = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
-        if any(id(part) not in self._sizes for part in inner):
-            raise yaml.composer.ComposerError(None, None, "holds itself", node.start_mark)
         size = self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in inner)
         if size > _MOST_NODES:
             raise yaml.composer.ComposerError(

@@ -265,7 +265,7 @@ def _check_persona_texts(spec: Experiment) -> Iterator[Problem]:
                 f"{persona.name!r} is what the text of the chat template is called",
             )
         other = first.setdefault(persona.prompt, persona.name)
-        if other != persona.name:
+        if persona.prompt is not None and other != persona.name:
             yield Problem(
                 f"personas[{index}].prompt",
                 Code.DUPLICATE,
