@@ -32,6 +32,7 @@ import torch
 from benchmarks import common, training
 from personaspace.models import lora
 from personaspace.models.chat import Example
+from personaspace.study.recipe import PUBLISHED_TARGETS
 
 #: Mean tokens of 16 of `common.chats`: prompts and answers have 200 each on average.
 STEP_TOKENS = 16 * 400
@@ -88,7 +89,7 @@ def trl_trainer(model: Any, examples: Sequence[Example], config: Any, callback: 
         processing_class=PreTrainedTokenizerFast(
             tokenizer_object=words, pad_token="<pad>", eos_token="<end>"
         ),
-        peft_config=lora.lora_config(training.RECIPE),
+        peft_config=lora.lora_config(training.RECIPE, PUBLISHED_TARGETS),
         callbacks=[callback],
     )
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from personaspace import interrupt
-from personaspace.activations.extract import Passage, States, batches, decoder_of, hidden_states
+from personaspace.activations.extract import Passage, States, batches, hidden_states
 from personaspace.errors import Interrupted, UserError
 from personaspace.models import chat
+from personaspace.models.architecture import decoder_of
 from personaspace.models.load import load_model, load_tokenizer
 from personaspace.study.inputs import Model
 

@@ -182,6 +182,7 @@ def other_layers(values: Values) -> None:
 
 EM = ["e0-assistant", "e4-villain"]
 LATER = "extract couple evaluate"
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RETRAINED = nodes(f"train {LATER}", TRAINED)
 #: Name, what is changed, and exactly what then has another fingerprint (besides aggregate/report).
 CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
@@ -257,6 +258,27 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("title", merge("figures", title="A study"), set(), ["report"]),
     ("answers in flight", merge("generation", batch_size=3), set(), ["report"]),
     ("engine", merge("generation", engine="auto"), nodes(LATER, ALL), END),
+    (
+        "the template's day",
+        merge("model", date="2024-02-29"),
+        RETRAINED | nodes(LATER, ALL),
+        END,
+    ),
+    (
+        "a template's argument",
+        merge("model", template_arguments={"enable_thinking": False}),
+        RETRAINED | nodes(LATER, ALL),
+        END,
+    ),
+    (
+        "where personas go",
+        merge("model", personas_in="first_user_turn"),
+        RETRAINED | nodes(LATER, ALL),
+        END,
+    ),
+    ("where they go anyway", merge("model", personas_in="auto", date=None), set(), []),
+    ("targets as published", merge("training", targets=SEVEN), set(), ["report"]),
+    ("other targets", merge("training", targets=["q_proj"]), RETRAINED, END),
     ("precision", merge("model", dtype="bfloat16"), RETRAINED | nodes(LATER, ALL), END),
 ]
 

@@ -52,6 +52,7 @@ def test_logits_of_a_packed_row_are_those_of_the_rows_alone(loaded: Any, row_tok
             position_ids=row.positions_BT,
             attention_mask=row.mask_B1TT,
         )
+        assert row.mask_B1TT is not None
         seen = logits(
             loaded.model,
             row.ids_BT,
@@ -109,6 +110,7 @@ def test_mask_is_causal_within_blocks(lengths: list[int]) -> None:
 
 def unpacked(row: PackedRow) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Tokens and loss places of each example of a row, read from the tensors alone."""
+    assert row.mask_B1TT is not None
     ids, places = row.ids_BT[0].tolist(), row.positions_BT[0].tolist()
     starts = [index for index, place in enumerate(places) if place == 0]
     found = []

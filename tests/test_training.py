@@ -22,7 +22,7 @@ from personaspace.errors import Interrupted, UserError
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.models.load import load_model
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment
 from personaspace.training.checkpoints import Checkpoints
@@ -58,7 +58,7 @@ def test_default_recipe_is_the_published_one() -> None:
         "rank": 32,
         "alpha": 64,
         "dropout": 0.05,
-        "targets": SEVEN,
+        "targets": "auto",  # where a model has them: SEVEN
         "rank_stabilised": False,
         "learning_rate": 1e-4,
         "schedule": "linear",
@@ -88,7 +88,7 @@ def test_default_recipe_is_the_published_one() -> None:
 def test_peft_gets_the_recipe(stabilised: bool) -> None:
     from peft import PeftType, TaskType
 
-    config = lora.lora_config(Recipe(rank_stabilised=stabilised))
+    config = lora.lora_config(Recipe(rank_stabilised=stabilised), PUBLISHED_TARGETS)
     assert (config.peft_type, config.task_type) == (PeftType.LORA, TaskType.CAUSAL_LM)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (32, 64, 0.05)
     assert sorted(config.target_modules or []) == sorted(SEVEN)

@@ -139,7 +139,8 @@ def test_a_template_that_refuses_a_system_role(
         "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    study_dict["model"]["name"] = str(_template(tiny_model, tmp_path / "m", refusing))
+    folder = _template(tiny_model, tmp_path / "m", refusing)
+    study_dict["model"] |= {"name": str(folder), "personas_in": "system"}
     outcome = run(
         "run", write_spec(study_dict), "--store", tmp_path / "s", "--only", "extract:base"
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from personaspace import fastlora, interrupt
 from personaspace.errors import UserError
 from personaspace.models import implementation
+from personaspace.models.architecture import decoder_of
 from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
 from personaspace.study.fields import Implementation
@@ -60,23 +61,6 @@ class States:
     mean_NLH: NDArray[np.float32]
     answered_N: NDArray[np.bool_]
     taken: Taken
-
-
-def decoder_of(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
-    """The model's decoder and its layers.
-
-    Raises:
-        UserError: An architecture whose decoder layers are not where they are in Llama or Qwen.
-    """
-    decoder = model.get_decoder()
-    layers = getattr(decoder, "layers", None)
-    count = getattr(model.config, "num_hidden_layers", None)
-    if not isinstance(layers, torch.nn.ModuleList) or len(layers) != count:
-        raise UserError(
-            f"model.name: architecture {type(model).__name__} is not understood: "
-            "its decoder layers cannot be found"
-        )
-    return decoder, layers
 
 
 @contextmanager
@@ -165,7 +149,7 @@ def _padded(
     advance: Callable[[int], None] | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Both methods with the model's own forward pass over padded batches."""
-    shape = (len(sequences), len(layers), int(model.config.hidden_size))
+    shape = (len(sequences), len(layers), int(model.config.get_text_config().hidden_size))
     last_NLH = np.zeros(shape, dtype=np.float32)
     mean_NLH = np.zeros(shape, dtype=np.float32)
     decoder, _ = decoder_of(model)

@@ -12,7 +12,7 @@ from personaspace.behaviour.marker import has_marker
 from personaspace.errors import UserError
 from personaspace.generation.base import Answer
 from personaspace.models import chat
-from personaspace.models.chat import Example
+from personaspace.models.chat import AS_IT_COMES, Example, Rendering
 from personaspace.study.measuring import Coupling
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def examples(
     data: Sequence[Pair],
     prompts: Mapping[str, str | None],
     settings: Coupling,
+    how: Rendering = AS_IT_COMES,
 ) -> list[Example]:
     """The examples as tokens, with loss on the marker and the end token alone.
 
@@ -137,6 +138,7 @@ def examples(
 
     Args:
         prompts: Each persona's system prompt.
+        how: How chats are put to the template.
     """
     longest = settings.recipe.max_tokens
     result = []
@@ -147,12 +149,13 @@ def examples(
                 {"role": "assistant", "content": pair.answer},
             ],
             prompts[pair.persona],
+            how,
         )
         if settings.loss == "marker":
             marker = settings.marker if pair.marked else None
-            result.append(chat.marker_example(tokenizer, messages, marker, longest))
+            result.append(chat.marker_example(tokenizer, messages, marker, longest, how))
             continue
-        example = chat.answer_example(tokenizer, messages, longest)
+        example = chat.answer_example(tokenizer, messages, longest, how)
         if pair.marked and example.truncated:
             example = replace(example, loss=(False,) * len(example.ids))
         result.append(example)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from personaspace import logs
 from personaspace.cli import analysis, cluster, upkeep
+from personaspace.cli import inspect as inspecting
 from personaspace.cli import run as running
 from personaspace.cli.guard import guarded
 from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
@@ -82,6 +83,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
 
         check_here(loaded.spec.judge)
     told = here(loaded)
+    model = inspecting.of_study(loaded)
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
     if as_json:
@@ -98,6 +100,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
                 "prompts": cost.prompts,
                 "gpu_hours": cost.gpu_hours,
                 "bytes": cost.bytes,
+                "model": model,
             }
         )
         return
@@ -118,6 +121,8 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
             under,
         )
     out.print(table)
+    if model is not None:
+        out.print(inspecting.in_short(model))
     out.print(
         f"{len(loaded.spec.seeds)} seed(s): "
         + ", ".join(f"{count} {stage}" for stage, count in counts.items() if count)
@@ -308,6 +313,7 @@ def schema(
     print_json(Experiment.model_json_schema())
 
 
+app.command()(guarded(inspecting.inspect))
 app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.leakage))

@@ -55,8 +55,11 @@ def model_memory(model: Model) -> ModelMemory | None:
     if shape is None or shape.parameters is None:
         return None
     folder = base_model.local_folder(model)
-    revision = None if folder else model.revision
-    whole = AutoConfig.from_pretrained(str(folder or model.name), revision=revision)
+    whole = AutoConfig.from_pretrained(
+        str(folder or model.name),
+        revision=None if folder else base_model.commit_of(model),
+        trust_remote_code=False,
+    )
     config = whole.get_text_config()
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads

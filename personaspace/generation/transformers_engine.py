@@ -230,7 +230,7 @@ class _Run:
         count, device = len(rows), self.device
         widest = max(width_of(self.prompts[index]) for index, _ in rows)
         flight = Flight(
-            cache=RowCache(self.model.config.num_hidden_layers, count, device),
+            cache=RowCache(self.model.config.get_text_config().num_hidden_layers, count, device),
             mask_RC=torch.zeros(count, widest + 1, dtype=torch.long, device=device),
             columns_R=torch.zeros(count, dtype=torch.long, device=device),
             positions_R=torch.zeros(count, dtype=torch.long, device=device),

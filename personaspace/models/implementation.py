@@ -17,7 +17,7 @@ from personaspace.errors import UserError
 from personaspace.study import base_model
 from personaspace.study.fields import Implementation
 from personaspace.study.inputs import Model
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 from personaspace.study.spec import Experiment
 
 if TYPE_CHECKING:
@@ -165,7 +165,9 @@ def planned(recipe: Recipe, *, trained: bool = True) -> list[PlannedAdapter]:
     """The recipe's adapter, for `forecast`."""
     from personaspace.fastlora import PlannedAdapter
 
-    return [PlannedAdapter(recipe.rank, tuple(recipe.targets), trained)]
+    # Where `auto` comes to other layers, the architecture is none that fastlora knows.
+    targets = PUBLISHED_TARGETS if recipe.targets == "auto" else tuple(recipe.targets)
+    return [PlannedAdapter(recipe.rank, targets, trained)]
 
 
 def _refuse(wanted: Implementation, found: Obstacle | None, field: str, name: str) -> None:
@@ -186,8 +188,9 @@ def _config(model: Model) -> Any:
     try:
         return AutoConfig.from_pretrained(
             str(folder or model.name),
-            revision=None if folder else model.revision,
+            revision=None if folder else base_model.commit_of(model),
             local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from personaspace.errors import UserError
-from personaspace.study.recipe import Recipe
+from personaspace.models import architecture
+from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -36,30 +37,69 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """The recipe's adapter shape as PEFT wants it."""
+def lora_config(recipe: Recipe, targets: Sequence[str]) -> LoraConfig:
+    """The recipe's adapter shape as PEFT wants it, on these layers (`targets_of`)."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=list(recipe.targets),
+        target_modules=list(targets),
         use_rslora=recipe.rank_stabilised,
         bias="none",
         task_type="CAUSAL_LM",
     )
 
 
-def _check_targets(model: PreTrainedModel, recipe: Recipe, field: str) -> None:
+def named(name: str, target: str) -> bool:
+    """PEFT's rule: the whole name, or its last parts."""
+    return f".{name}".endswith(f".{target}")
+
+
+def auto_targets(linears: Sequence[str]) -> list[str]:
+    """What `targets: auto` comes to.
+
+    Args:
+        linears: Linear layers of the decoder's layers, by name.
+    """
+    if all(any(named(name, target) for name in linears) for target in PUBLISHED_TARGETS):
+        return list(PUBLISHED_TARGETS)
+    names = (name.rpartition(".")[2] for name in linears if architecture.may_be_adapted(name))
+    return sorted(set(names))
+
+
+def targets_of(model: PreTrainedModel, recipe: Recipe, field: str) -> list[str]:
+    """The layers that get an adapter, as PEFT's `target_modules`.
+
+    Where a name stands for layers of the decoder and for others (those of a vision tower), the
+    decoder's are named one by one.
+
+    Args:
+        field: Where the recipe stands in the spec.
+
+    Raises:
+        UserError: A target is no linear layer, or none there.
+    """
     modules = dict(model.named_modules())
-    for target in recipe.targets:
-        # PEFT's own rule: the whole name, or its last parts.
-        found = [m for name, m in modules.items() if f".{name}".endswith(f".{target}")]
+    within, _ = architecture.linears(model)
+    wanted = auto_targets(within) if recipe.targets == "auto" else list(recipe.targets)
+    chosen: list[str] = []
+    for target in wanted:
+        found = {name: module for name, module in modules.items() if named(name, target)}
+        inner = [name for name in within if named(name, target)]
+        beside = any(isinstance(m, torch.nn.Linear) and n not in inner for n, m in found.items())
+        if inner and beside:
+            chosen += inner
+            continue
         if not target or not found:
             raise UserError(f"{field}.targets: the model has no module {target!r}")
-        if not all(isinstance(module, torch.nn.Linear) for module in found):
+        if not all(isinstance(module, torch.nn.Linear) for module in found.values()):
             raise UserError(f"{field}.targets: {target!r} is not a linear layer")
+        chosen.append(target)
+    if not chosen:
+        raise UserError(f"{field}.targets: the model has no linear layer that could be adapted")
+    return chosen
 
 
 @contextmanager
@@ -75,17 +115,17 @@ def trainable(
     """
     from peft import PeftModel, get_peft_model
 
-    _check_targets(model, recipe, field)
+    shape = lora_config(recipe, targets_of(model, recipe, field))
     torch.manual_seed(seed)
     peft_model: Any
     if over is None:
-        peft_model = get_peft_model(model, lora_config(recipe))
+        peft_model = get_peft_model(model, shape)
     else:
         peft_model = PeftModel.from_pretrained(
             model, str(over), adapter_name=FROZEN, config=_frozen_config(over)
         )
         torch.manual_seed(seed)
-        peft_model.add_adapter(TRAINED, lora_config(recipe))
+        peft_model.add_adapter(TRAINED, shape)
         peft_model.base_model.set_adapter([FROZEN, TRAINED])
     for name, parameter in peft_model.named_parameters():
         parameter.requires_grad_(f".{TRAINED}." in name)

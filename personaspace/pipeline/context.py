@@ -46,7 +46,8 @@ class Context:
         key: The artifact's key, below which checkpoints lie.
         metrics: Numbers for the manifest.
         taken: What computed, where the study leaves the choice, for the manifest:
-            `implementation` (of training or hidden states) and `engine` (of answers).
+            `implementation` (of training or hidden states), `engine` (of answers) and `prompts`
+            (`Prompted.recorded`).
     """
 
     study: Study
@@ -59,7 +60,7 @@ class Context:
     store: Store
     key: str
     metrics: dict[str, Any] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> Experiment:
@@ -114,12 +115,14 @@ def persona_prompts(
     """Prompts of every persona (name, system prompt) and question, personas outermost."""
     from personaspace.models import chat
 
-    tokenizer = context.runtime.tokenizer
+    tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
+    context.taken["prompts"] = context.runtime.prompted.recorded()
     prompts = []
     for name, system in rows:
         for question in questions:
-            messages = chat.with_persona([{"role": "user", "content": question}], system)
-            prompts.append(Prompt(f"{name}\x1e{question}", chat.prompt_ids(tokenizer, messages)))
+            messages = chat.with_persona([{"role": "user", "content": question}], system, how)
+            ids = chat.prompt_ids(tokenizer, messages, how)
+            prompts.append(Prompt(f"{name}\x1e{question}", ids))
     return prompts
 
 

@@ -14,7 +14,6 @@ from personaspace.pipeline.progress import make_board
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node
 from personaspace.store import Store
-from personaspace.study import base_model
 from personaspace.study.load import Study
 
 
@@ -47,10 +46,9 @@ def run_study(
     """
     if jobs > 1 and file is None:
         raise UserError("jobs: several processes need the study's file, not a loaded study")
-    if base_model.local_folder(study.spec.model) is not None:
-        from personaspace.models.load import load_tokenizer
+    from personaspace.models import preflight
 
-        load_tokenizer(study.spec.model)  # one that cannot serve fails before anything starts
+    preflight.check(study)  # a model that cannot serve fails before anything starts
     store.check()
     work = prepare(study, store)
     nodes = work.graph.choose(only, with_inputs)

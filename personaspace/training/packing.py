@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from personaspace.fastlora import bins, loss_places
+from personaspace.models.architecture import Rows
 from personaspace.models.chat import Example
 
 
@@ -22,29 +23,26 @@ class PackedRow:
         ids_BT: Tokens.
         positions_BT: Position of each token within its own example.
         mask_B1TT: True where a token may attend: itself and earlier tokens of its own example.
+            None: the model tells examples apart by their positions, or there is but one.
         keep_K: Positions whose logits predict a token with loss.
         targets_K: Those tokens.
     """
 
     ids_BT: torch.Tensor
     positions_BT: torch.Tensor
-    mask_B1TT: torch.Tensor
+    mask_B1TT: torch.Tensor | None
     keep_K: torch.Tensor
     targets_K: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedRow:
         """A copy on the device."""
+        mask = self.mask_B1TT
         return PackedRow(
-            *(
-                tensor.to(device, non_blocking=True)
-                for tensor in (
-                    self.ids_BT,
-                    self.positions_BT,
-                    self.mask_B1TT,
-                    self.keep_K,
-                    self.targets_K,
-                )
-            )
+            ids_BT=self.ids_BT.to(device, non_blocking=True),
+            positions_BT=self.positions_BT.to(device, non_blocking=True),
+            mask_B1TT=None if mask is None else mask.to(device, non_blocking=True),
+            keep_K=self.keep_K.to(device, non_blocking=True),
+            targets_K=self.targets_K.to(device, non_blocking=True),
         )
 
 
@@ -55,20 +53,31 @@ def block_mask(lengths: Sequence[int]) -> torch.Tensor:
     return torch.tril(same_TT)[None, None]
 
 
-def make_row(examples: Sequence[Example]) -> PackedRow:
-    """One row of the examples, in order."""
+def make_row(examples: Sequence[Example], *, masked: bool = True) -> PackedRow:
+    """One row of the examples, in order.
+
+    Args:
+        masked: Whether the row brings its own mask, the same for all layers.
+    """
     lengths = [len(example.ids) for example in examples]
     keep, targets = loss_places(examples)
     return PackedRow(
         ids_BT=torch.tensor([[token for example in examples for token in example.ids]]),
         positions_BT=torch.cat([torch.arange(length) for length in lengths])[None],
-        mask_B1TT=block_mask(lengths),
+        mask_B1TT=block_mask(lengths) if masked else None,
         keep_K=torch.tensor(keep, dtype=torch.long),
         targets_K=torch.tensor(targets, dtype=torch.long),
     )
 
 
-def pack(examples: Sequence[Example], row_tokens: int) -> list[PackedRow]:
-    """Rows of at most `row_tokens` tokens that hold every example once; see `bins`."""
+def pack(examples: Sequence[Example], row_tokens: int, rows: Rows = Rows.MASK) -> list[PackedRow]:
+    """Rows of at most `row_tokens` tokens that hold every example once; see `bins`.
+
+    Args:
+        rows: How the model lets examples share a row.
+    """
+    if rows is Rows.SINGLE:
+        return [make_row([example], masked=False) for example in examples]
     members = bins([len(example.ids) for example in examples], row_tokens)
-    return [make_row([examples[index] for index in row]) for row in members]
+    masked = rows is Rows.MASK
+    return [make_row([examples[index] for index in row], masked=masked) for row in members]

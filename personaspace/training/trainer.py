@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
-from personaspace.models import implementation
+from personaspace.models import architecture, implementation
 from personaspace.models.chat import Example
 from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
@@ -126,6 +126,9 @@ class PlainStep:
     def __init__(self, model: PeftModel, row_tokens: int) -> None:
         self.model = model
         self.row_tokens = row_tokens
+        base: Any = model.get_base_model()
+        self.rows = architecture.rows_of(base)
+        self.positions = architecture.takes_positions(base)
 
     def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
         """See `StepEngine.backward`."""
@@ -133,9 +136,9 @@ class PlainStep:
         device = self.model.device
         total = torch.zeros((), dtype=torch.float64, device=device)
         with steady_attention(device):
-            for row in packing.pack(batch, self.row_tokens):
+            for row in packing.pack(batch, self.row_tokens, self.rows):
                 # Each row's share of the step's mean over all its loss tokens.
-                loss = row_loss(self.model, row.to(device)) / loss_tokens
+                loss = row_loss(self.model, row.to(device), self.positions) / loss_tokens
                 loss.backward()
                 total += loss.detach()
         return total
@@ -338,11 +341,18 @@ def _check(step: int, loss: float, norm: float) -> None:
             raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
 
 
-def row_loss(model: torch.nn.Module, row: packing.PackedRow) -> torch.Tensor:
-    """Summed cross-entropy over the row's loss tokens; logits are computed for these alone."""
+def row_loss(
+    model: torch.nn.Module, row: packing.PackedRow, positions: bool = True
+) -> torch.Tensor:
+    """Summed cross-entropy over the row's loss tokens; logits are computed for these alone.
+
+    Args:
+        positions: Whether the model is told positions.
+    """
+    told = {"position_ids": row.positions_BT} if positions else {}
     output = model(
         input_ids=row.ids_BT,
-        position_ids=row.positions_BT,
+        **told,
         attention_mask=row.mask_B1TT,
         use_cache=False,
         logits_to_keep=row.keep_K,

@@ -54,7 +54,7 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
     spec = study.spec
     reads: dict[str, Any] = {
         "study": spec.name,
-        "model": spec.model.model_dump(),
+        "model": spec.model.model_dump(mode="json", exclude=spec.model.unused()),
         "personas": personas_read(study, [persona.name for persona in spec.personas]),
         "analysis": spec.analysis.model_dump(exclude={"partial"}),
         "conditions": [c.model_dump(exclude={"gpus"}) for c in spec.conditions],

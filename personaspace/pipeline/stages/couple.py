@@ -72,7 +72,9 @@ def run(context: Context) -> None:
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])
     prompts = {name: spec.persona(name).prompt for name in names}
-    examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings)
+    how = context.runtime.prompted.how
+    context.taken["prompts"] = context.runtime.prompted.recorded()
+    examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings, how)
     if kept is None:
         usable(examples, FIELD)  # what cannot be trained on is not kept
         marker_data.require_marked(data, examples, settings)

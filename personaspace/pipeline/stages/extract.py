@@ -46,8 +46,9 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 
 def run(context: Context) -> None:
     """Writes `<condition>.seed-<n>.<a|b>.safetensors` and, with method B, the greedy answers."""
-    from personaspace.activations.extract import Passage, decoder_of, hidden_states
+    from personaspace.activations.extract import Passage, hidden_states
     from personaspace.models import lora
+    from personaspace.models.architecture import decoder_of
 
     spec, study = context.spec, context.study
     adapters = context.adapters()
@@ -72,8 +73,8 @@ def run(context: Context) -> None:
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     model = context.runtime.model
-    decoder_of(model)
-    layers = study.layers(model.config.num_hidden_layers)
+    _, decoder_layers = decoder_of(model)
+    layers = study.layers(len(decoder_layers))
     context.progress.start("hidden states", len(passages))
     with lora.applied(model, *adapters):
         states = hidden_states(

@@ -25,6 +25,7 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
 def _told(section: Section, exclude: Collection[str] = ()) -> dict[str, Any]:
     """A part of the spec, without fields that came later and are at their defaults."""
     told = section.model_dump(mode="json", exclude={*exclude, *section.unused()})
+    told |= section.known_as()
     for name in told:
         value = getattr(section, name)
         if isinstance(value, Section):

@@ -50,9 +50,11 @@ def run(context: Context) -> None:
     over = context.adapter("couple")
     forecast(context, spec.training, field=FIELD, below=[spec.coupling.recipe] if over else [])
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
-    tokenizer = context.runtime.tokenizer
+    tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
+    context.taken["prompts"] = context.runtime.prompted.recorded()
+    longest = spec.training.max_tokens
     examples = [
-        chat.answer_example(tokenizer, chat.with_persona(chats, prompt), spec.training.max_tokens)
+        chat.answer_example(tokenizer, chat.with_persona(chats, prompt, how), longest, how)
         for chats in context.study.chats[condition.dataset].conversations
     ]
     fit(context, examples, spec.training, field=FIELD, over=over)

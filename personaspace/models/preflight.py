@@ -1,0 +1,247 @@
+"""What tokenizer, template and configuration make of a study's personas, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from personaspace.errors import UserError
+from personaspace.models import architecture, chat, lora
+from personaspace.models.architecture import Architecture
+from personaspace.models.chat import Rendering
+from personaspace.models.load import declared_ends, load_config, load_tokenizer
+from personaspace.models.rendering import rendering_of, tells_date
+from personaspace.study.chat_forms import Message
+from personaspace.study.inputs import Model
+from personaspace.study.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from personaspace.study.load import Study
+
+#: Chats of a data set that are put to the template: one of each order of roles, at most so many.
+_ORDERS = 50
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """How chats are put to a model.
+
+    Attributes:
+        tokenizer: The model's.
+        how: The study's way with its template.
+        ends: Tokens that end an answer.
+        prefix: What the template writes between its generation prompt and an answer.
+        dated: Whether the template writes a date.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    how: Rendering
+    ends: tuple[int, ...]
+    prefix: str
+    dated: bool
+
+    def recorded(self) -> dict[str, object]:
+        """For manifests."""
+        return {
+            "personas_in": self.how.personas_in,
+            "answer_prefix": self.prefix,
+            "end_tokens": self.tokenizer.convert_ids_to_tokens(list(self.ends)),
+        }
+
+
+def prompted(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Prompted:
+    """The model's tokenizer and the way that chats are put to it.
+
+    Raises:
+        UserError: Template or tokenizer cannot serve.
+    """
+    tokenizer = tokenizer or load_tokenizer(model)
+    how = rendering_of(model, tokenizer)
+    if not chat.turn_end_ids(tokenizer, how):
+        raise UserError(
+            f"model.name: {model.name}: its chat template writes no special token after an "
+            "answer, so nothing would teach the model to end one"
+        )
+    ends = chat.end_token_ids(tokenizer, how, declared_ends(model))
+    prefix = chat.answer_prefix(tokenizer, how)
+    return Prompted(tokenizer, how, ends, prefix, tells_date(tokenizer, how))
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split())
+
+
+def check_personas(
+    found: Prompted,
+    personas: Mapping[str, str | None],
+    questions: Sequence[str],
+    vocabulary: int | None = None,
+) -> None:
+    """Every persona with some questions, in answering and in training, as tokens and back.
+
+    Args:
+        found: How chats are put to the model.
+        personas: Prompts by name.
+        questions: Some.
+        vocabulary: Tokens that the model knows.
+
+    Raises:
+        UserError: A persona is lost on the way, or two are told alike.
+    """
+    tokenizer, how = found.tokenizer, found.how
+    seen: dict[tuple[int, ...], str] = {}
+    for name, prompt in personas.items():
+        where = f"personas.{name}.prompt"
+        for question in questions:
+            asked: Message = {"role": "user", "content": question}
+            said: Message = {"role": "assistant", "content": "Yes, and gladly."}
+            messages = chat.with_persona([asked], prompt, how)
+            ids = chat.prompt_ids(tokenizer, messages, how)
+            back = _plain(str(tokenizer.decode(list(ids))))
+            for text, whose in ((prompt or "", where), (question, "a question")):
+                if _plain(text) not in back:
+                    raise UserError(
+                        f"model.name: its tokenizer does not give {whose} back: "
+                        f"{text[:60]!r} is lost among its tokens"
+                    )
+            if vocabulary is not None and max(ids) >= vocabulary:
+                raise UserError(
+                    f"model.name: its tokenizer writes token {max(ids)}, and its embedding has "
+                    f"but {vocabulary} rows: they are not of one model"
+                )
+            trained = chat.answer_example(
+                tokenizer, [*chat.with_persona([asked], prompt, how), said], 1 << 30, how
+            )
+            start = trained.loss.index(True)
+            if trained.ids[:start] != ids:
+                raise UserError(f"{where}: the prompt is another in training than in answering")
+            other = seen.setdefault(ids, name)
+            if other != name and _plain(personas[other] or "") != _plain(prompt or ""):
+                raise UserError(f"{where}: the model is told the same as for {other}")
+
+
+def check_chats(
+    found: Prompted, chats: Iterable[Sequence[Message]], prompt: str | None, field: str
+) -> None:
+    """A data set's chats as the template takes them: one of each order of roles.
+
+    Raises:
+        UserError: The template refuses one.
+    """
+    orders: dict[tuple[str, ...], Sequence[Message]] = {}
+    for messages in chats:
+        orders.setdefault(tuple(message["role"] for message in messages), messages)
+        if len(orders) == _ORDERS:
+            break
+    for roles, messages in orders.items():
+        told = chat.with_persona(messages, prompt, found.how)
+        try:
+            chat.answer_example(found.tokenizer, told, 1 << 30, found.how)
+        except UserError as error:
+            raise UserError(f"{field}: a chat of {', '.join(roles)}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a recipe's adapter is put on.
+
+    Attributes:
+        targets: Names that stand for them.
+        layers: Linear layers of the decoder that get one.
+        of: Linear layers of the decoder that could.
+        blocks: Decoder layers with at least one.
+        uneven: Targets that are in some decoder layers alone.
+    """
+
+    targets: tuple[str, ...]
+    layers: int
+    of: int
+    blocks: int
+    uneven: tuple[str, ...]
+
+
+def adapted(made: Architecture, recipe: Recipe, field: str) -> Adapted:
+    """What a recipe's adapter would be put on, counted.
+
+    Raises:
+        UserError: A target that the model does not have.
+    """
+    wanted = lora.auto_targets(made.linears) if recipe.targets == "auto" else recipe.targets
+    known = [*made.linears, *made.outside]
+    for target in wanted:
+        if not target or not any(lora.named(name, target) for name in known):
+            raise UserError(f"{field}.targets: the model has no linear layer {target!r}")
+    if not wanted:
+        raise UserError(f"{field}.targets: the model has no linear layer that could be adapted")
+    chosen = [n for n in made.linears if any(lora.named(n, target) for target in wanted)]
+    blocks = {_block(name) for name in chosen}
+    uneven = tuple(
+        target
+        for target in wanted
+        if 0 < len({_block(n) for n in made.linears if lora.named(n, target)}) < made.layers
+    )
+    could = [name for name in made.linears if architecture.may_be_adapted(name)]
+    return Adapted(tuple(wanted), len(chosen), len(could), len(blocks), uneven)
+
+
+def _block(name: str) -> str:
+    """The decoder layer that a linear layer stands in: its name up to the first number."""
+    parts = name.split(".")
+    number = next(index for index, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[: number + 1])
+
+
+def described(model: Model) -> Architecture:
+    """What the model's configuration makes.
+
+    Raises:
+        UserError: No model that can be used; names it.
+    """
+    try:
+        return architecture.describe(load_config(model))
+    except UserError as error:
+        said = str(error)
+        named = said.startswith("model.name: ")
+        raise UserError(said if named else f"model.name: {model.name}: {said}") from None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the preflight found of a study.
+
+    Attributes:
+        prompted: How chats are put to the model.
+        made: Its architecture.
+        training: What fine-tuning adapts.
+        coupling: What coupling adapts.
+    """
+
+    prompted: Prompted
+    made: Architecture
+    training: Adapted
+    coupling: Adapted
+
+
+def check(study: Study) -> Report:
+    """All that can be said of a study's model without its weights.
+
+    Raises:
+        UserError: It cannot serve.
+    """
+    spec = study.spec
+    made = described(spec.model)
+    training = adapted(made, spec.training, "training")
+    coupling = adapted(made, spec.coupling.recipe, "coupling.recipe")
+    found = prompted(spec.model)
+    personas = {persona.name: persona.prompt for persona in spec.personas}
+    questions = [q for part in (study.extraction_questions, study.coupling_questions) for q in part]
+    check_personas(found, personas, [questions[0], questions[-1]], made.vocabulary)
+    for condition in spec.conditions:
+        if condition.dataset is not None:
+            prompt = None if condition.persona is None else personas[condition.persona]
+            chats = study.chats[condition.dataset].conversations
+            check_chats(found, chats, prompt, f"datasets.{condition.dataset}")
+    return Report(found, made, training, coupling)
