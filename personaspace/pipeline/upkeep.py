@@ -12,6 +12,7 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.pipeline.judging import verdicts_of
 from personaspace.pipeline.run import Work
 from personaspace.store import Manifest, Store, open_store
 
@@ -190,6 +191,12 @@ def reachable(works: Iterable[Work]) -> tuple[set[str], set[str]]:
     return keys, unfinished
 
 
+def _verdicts(works: Iterable[Work]) -> tuple[str, ...]:
+    """Where the studies' judges keep what they said: nothing that is there is asked again."""
+    judged = [work for work in works if work.study.spec.judge is not None]
+    return tuple(f"{verdicts_of(work.study, work.store).prefix}/" for work in judged)
+
+
 def collect(
     store: Store,
     works: Collection[Work],
@@ -213,11 +220,12 @@ def collect(
     garbage = Garbage()
     if works:
         keys, unfinished = reachable(works)
+        spoken = _verdicts(works)
         before = datetime.now(UTC) - timedelta(minutes=minutes)
         for key in store.list():
             interrupt.check()
             owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
-            if key in keys or (kept and owner in unfinished):
+            if key in keys or key.startswith(spoken) or (kept and owner in unfinished):
                 continue
             manifest = _old(store, key, before)
             if manifest is None:
