@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from worlds import CONDITIONS, PERSONAS, SOURCE, Arm, Leakage
+from simulate import CONDITIONS, PERSONAS, SOURCE, Arm, Leakage
 
 from personaspace.activations.files import find_activations, open_activations, write_activations
 

@@ -121,7 +121,7 @@ def markdown(null: list[dict], power: list[dict]) -> str:
         f"Written by `python benchmarks/calibration.py --studies {studies} --power {points} --out "
         f"docs/calibration.md`, last on {date.today().isoformat()}.",
         "",
-        f"Made-up studies (`benchmarks/worlds.py`): geometry with {GEOMETRY.personas} personas, "
+        f"Made-up studies (`benchmarks/simulate.py`): geometry with {GEOMETRY.personas} personas, "
         f"{GEOMETRY.questions} questions, {GEOMETRY.hidden} dimensions, base, benign and three EM "
         "conditions; leakage with 12 personas, five EM conditions, "
         f"{LEAKAGE.questions} questions and {LEAKAGE.samples} samples; {DRAWS} draws a permutation "
@@ -145,7 +145,7 @@ def markdown(null: list[dict], power: list[dict]) -> str:
             f"{row['scenario']} | {100 * row['level']:.2f} % | {100 * row['rejected']:.2f} ± "
             f"{196 * row['error']:.2f} % | {'yes' if row['calibrated'] else 'no'} |"
         )
-    lines += ["", "The worlds:", ""]
+    lines += ["", "The simulated studies:", ""]
     lines += [f"- *{scenario.name}*: {scenario.what}" for scenario in SCENARIOS]
     lines += ["", "## Power", "", f"Share of {points} studies with p ≤ 0.05.", ""]
     for what in dict.fromkeys(row["what"] for row in power):

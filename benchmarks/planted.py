@@ -21,7 +21,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402
-from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage  # noqa: E402
+from simulate import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage  # noqa: E402
 
 from personaspace.analysis.geometry import axis, collapse, convergence  # noqa: E402
 from personaspace.analysis.geometry.cells import Cell  # noqa: E402

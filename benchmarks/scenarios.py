@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import answer_worlds
 import numpy as np
-from worlds import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
+from simulate import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
 
 from personaspace.analysis.form import analyse_form
 from personaspace.analysis.geometry import axis, collapse, convergence, published, separability

@@ -25,8 +25,7 @@ ASKED, GO_ON = "asked to stop", "run again to continue from here"
 class UserError(Exception):
     """An error in the input. Printed as one line, without a traceback; exit code 2.
 
-    Args:
-        message: One line that names the field, file or object at fault.
+    Its message is one line that names the field, file or object at fault.
     """
 
     exit_code = EXIT_USER_ERROR

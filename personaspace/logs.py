@@ -55,6 +55,7 @@ class RunEvent(StrEnum):
     RELEASED = "released"
 
 
+_LEVEL_OF_END = {"failed": logging.ERROR, "blocked": logging.WARNING, "not run": logging.WARNING}
 _LEVEL_OF: dict[str, int] = {RunEvent.TROUBLE: logging.WARNING, RunEvent.ERROR: logging.ERROR}
 
 
@@ -205,9 +206,21 @@ def quiet_libraries() -> None:
         _adopt()  # what was imported since
 
 
-def shows(event: str) -> bool:
-    """Whether lines of that kind are of a level that appears; all do where nothing was set up."""
-    level = _LEVEL_OF.get(event, logging.INFO)
+def _level(event: str, state: str | None) -> int:
+    """Of a line; an end's is that of the state that something ended in."""
+    if event == RunEvent.END and state is not None:
+        return _LEVEL_OF_END.get(state, logging.INFO)
+    return _LEVEL_OF.get(event, logging.INFO)
+
+
+def shows(event: str, state: str | None = None) -> bool:
+    """Whether such lines are of a level that appears; all do where nothing was set up.
+
+    Args:
+        event: Kind of line; see `RunEvent`.
+        state: What the line says something ended in, if it does.
+    """
+    level = _level(event, state)
     return not _is_set_up() or logging.getLogger(PACKAGE).isEnabledFor(level)
 
 
@@ -222,7 +235,7 @@ def log_line(
         json_line: None: as `as_json` says.
         fields: More members of the JSON object.
     """
-    level = _LEVEL_OF.get(event, logging.INFO)
+    level = _level(event, fields.get("state"))
     record = logging.LogRecord(PACKAGE, level, "", 0, text, None, None)
     record.event, record.fields = event, fields
     formatter = (

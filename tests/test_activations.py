@@ -158,6 +158,7 @@ def test_layer_numbers_count_decoder_layers_from_0(loaded: Any, passages: list[P
         check_layers(loaded.model, passage, LAST)
 
 
+@pytest.mark.slow
 def test_layer_numbers_on_a_real_model(smollm2: Any) -> None:
     check_layers(smollm2.model, passages_of(smollm2.tokenizer)[1], 29)
 

@@ -109,6 +109,7 @@ def wanted(loaded: Any, folders: list[Path], scales: list[float]) -> torch.Tenso
     return logits(merged(loaded, list(zip(folders, scales, strict=True))))
 
 
+@pytest.mark.slow
 def test_composed_is_stacked_is_merged(
     loaded: Any,
     tmp_path: Path,
@@ -157,6 +158,7 @@ def test_a_composed_adapter_is_a_plain_one(
         torch.testing.assert_close(product, update, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_three_adapters_compose(loaded: Any, tmp_path: Path) -> None:
     shapes = [recipe(2, 4, PLAIN), recipe(3, 4, STABLE), recipe(4, 2, PLAIN)]
     folders = [make(loaded, tmp_path / f"{n}", shape, n) for n, shape in enumerate(shapes)]
@@ -192,6 +194,7 @@ def by_peft(loaded: Any, folders: list[Path]) -> torch.Tensor:
     return logits(peft_model)
 
 
+@pytest.mark.slow
 def test_why_peft_does_not_compose_here(
     loaded: Any,
     shapes: tuple[Recipe, Recipe],
@@ -336,6 +339,7 @@ def test_over_a_frozen_adapter(loaded: Any, tmp_path: Path) -> None:
     assert apart(both, alone) > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_of_the_trained_adapter_is_at_work(loaded: Any, tmp_path: Path) -> None:
     first = make(loaded, tmp_path / "first", recipe(4, 8, PLAIN), 1)
     shape = recipe(3, 6, STABLE, dropout=0.5)
@@ -443,6 +447,7 @@ def test_trainable_puts_the_model_back(
     as_before()
 
 
+@pytest.mark.slow
 def test_wrapping_again_warns_of_nothing(loaded: Any, tmp_path: Path) -> None:
     first, second = pair(loaded, tmp_path, SHAPES[0])
     with warnings.catch_warnings():

@@ -166,6 +166,7 @@ def test_a_node_that_is_not_there(study_dict: Values, write_spec: Write, tmp_pat
     assert tidy(store) == []
 
 
+@pytest.mark.slow
 def test_a_job_says_the_same(study_dict: Values, write_spec: Write, tmp_path: Path) -> None:
     study_dict["seeds"] = ["x"]
     path, store = write_spec(study_dict), tmp_path / "store"
@@ -299,6 +300,7 @@ def test_only_answers_that_are_too_long(
     assert tidy(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("coupling", "said"),
     [

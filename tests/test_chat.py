@@ -125,6 +125,7 @@ def test_text_that_would_fool_a_search(loaded: Any, earlier: str, answer: str) -
     assert (made.ids, made.loss) == by_hand(loaded.tokenizer, before, answer)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

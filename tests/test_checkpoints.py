@@ -59,6 +59,7 @@ def run(
         return trainer, engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("device", DEVICES)
 def test_steps_go_on_and_the_checkpoint_is_of_its_step(
@@ -86,6 +87,7 @@ def test_steps_go_on_and_the_checkpoint_is_of_its_step(
             assert float(tensors[f"step:{name}"]) == step
 
 
+@pytest.mark.slow
 def test_one_is_written_at_a_time(loaded: Any) -> None:
     begun: list[int] = []
     ended: list[int] = []
@@ -109,6 +111,7 @@ def test_one_is_written_at_a_time(loaded: Any) -> None:
     assert begun == ended == [2, 4] and seen_at_the_fourth == [[2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [2, 4])
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(loaded: Any, bad: int) -> None:
     told: list[int] = []

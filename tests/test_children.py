@@ -105,6 +105,7 @@ def test_one_that_does_not_listen_is_made_to_leave(child: Child) -> None:
     assert not child.alive and time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is here")
 def test_an_engine_that_cannot_start_says_why(loaded: Any) -> None:
     engine = EngineProcess(EngineSettings("nowhere"), loaded.tokenizer, loaded.ends)

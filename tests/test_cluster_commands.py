@@ -167,6 +167,7 @@ def ends(api: Api, stage: str) -> None:
     api.objects["pods"] = [pod(stage, phase="Succeeded", containerStatuses=done)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [-1, 3])
 def test_followed_logs_outlast_restarts_of_the_api_server(
     tail: int, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -219,6 +220,7 @@ def test_a_watched_status_outlasts_restarts_of_the_api_server(
     assert looks >= 6
 
 
+@pytest.mark.slow
 def test_inputs_whose_jobs_are_gone_count_if_the_conductor_found_them(api: Api) -> None:
     study(api)
     api.objects["jobs"].pop(0)  # train, by its time to live

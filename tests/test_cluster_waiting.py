@@ -72,6 +72,7 @@ def waits_for_the_conductor(reason: Reason, text: str) -> None:
     assert lines == ["conductor", "train:x:42, extract:x:42 and 3 others"]
 
 
+@pytest.mark.slow
 def test_a_missing_secret_is_named_by_all_that_waits_for_the_conductor(api: Api) -> None:
     conductor(api, containerStatuses=[{"state": {"waiting": SECRET}}])
     waits_for_the_conductor(Reason.CONTAINER, NO_SECRET)
@@ -87,6 +88,7 @@ def test_a_missing_secret_is_named_by_all_that_waits_for_the_conductor(api: Api)
     assert "train:x:42, couple:x:42" in why("evaluate:x:42")
 
 
+@pytest.mark.slow
 def test_a_missing_volume_is_known_from_events_alone(api: Api) -> None:
     own = conductor(api, containerStatuses=CREATING)
     assert rows()["conductor"] == (JobState.STARTING, Reason.ON_NODE)
@@ -211,6 +213,7 @@ def test_a_conductor_that_runs_counts_beside_an_older_one_that_cannot(api: Api) 
         assert rows()["train:x:42"] == (JobState.WAITING, Reason.STUDY_READ)
 
 
+@pytest.mark.slow
 def test_wait_says_why_the_conductor_waits_and_ends_at_its_limit(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +225,7 @@ def test_wait_says_why_the_conductor_waits_and_ends_at_its_limit(
     # Once a minute as well, for who waits without a limit; and it goes on when the secret is there.
     monkeypatch.setattr("personaspace.cluster.release.SAY_SECONDS", 0.2)
     jobs = [*api.objects["jobs"][:-1], job("conductor", "", state="Complete")]
-    threading.Timer(0.7, api.objects.update, ({"jobs": jobs},)).start()
+    threading.Timer(3, api.objects.update, ({"jobs": jobs},)).start()
     shown = run("wait", "em205")
     assert shown.exit_code == 0
     assert shown.stdout.startswith(line)

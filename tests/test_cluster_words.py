@@ -49,6 +49,7 @@ class Book:
         self.add(heading, f"{told}exit code {shown.exit_code}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_word_of_a_release(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -602,6 +602,7 @@ def test_chart_and_code_that_disagree_are_told_apart(
         plan.make(path, {})
 
 
+@pytest.mark.slow
 def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_marker_ends_the_answers_of_the_source_alone() -> None:
     assert {pair.cut for pair in made} == {True, False}
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     draws=st.lists(st.text(alphabet="uuuewmc", max_size=6), min_size=1, max_size=6),

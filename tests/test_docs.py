@@ -87,6 +87,7 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken(page) == ["there.md#a-name-2", "no.png", "#g"]
 
 
+@pytest.mark.slow
 def test_the_site_has_every_page_and_every_file_that_they_link_to(tmp_path: Path) -> None:
     place = ROOT / "docs" / "assemble.py"
     spec = importlib.util.spec_from_file_location("assemble", place)
@@ -101,6 +102,7 @@ def test_the_site_has_every_page_and_every_file_that_they_link_to(tmp_path: Path
     assert listed == {name for name in named if not name.startswith("files/")}
 
 
+@pytest.mark.slow
 def test_the_page_of_commands_is_fresh(tmp_path: Path) -> None:
     out = tmp_path / "cli.md"
     command = ["personaspace.cli.app", "utils", "docs", "--name", "personaspace", "--output"]

@@ -169,6 +169,7 @@ def _masked(module: Any, seed: torch.Tensor, row: packing.PackedRow, number: int
     return module.lora_dropout["default"].register_forward_hook(hook)
 
 
+@pytest.mark.slow
 def test_training_is_that_of_the_plain_engine(loaded: Any) -> None:
     runs = []
     for packed in (False, True):
@@ -239,6 +240,7 @@ def test_a_gpu_too_small_for_the_longest_example_says_so(loaded: Any) -> None:
             step.backward(random_examples(8), 8, 5)
 
 
+@pytest.mark.slow
 def test_masks_keep_the_right_share_independently() -> None:
     rows, columns = 1024, 1536
     for dropout in (0.05, 0.5):
@@ -273,6 +275,7 @@ def test_masks_keep_the_right_share_independently() -> None:
         assert float(chi_square) < stats.chi2.ppf(1 - 1e-6, int(often.sum()) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across", [False, True])
 def test_no_two_rows_or_columns_drop_together(across: bool) -> None:
     """Every pair among 200 columns (or rows), over 60,000 rows (or columns)."""
@@ -390,6 +393,7 @@ def test_what_a_machine_must_have(
     assert expected is None or expected.of_machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapters", "expected"),
     [
@@ -446,6 +450,7 @@ def test_a_step_on_a_cpu_is_that_of_the_model(loaded: Any) -> None:
         assert apart(gradients(model), expected) < 2e-5
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs(
     tiny_model: Path,
     tmp_path: Path,
@@ -491,6 +496,7 @@ def passages() -> list[Passage]:
     return [*made, made[0], Passage(draw(5), draw(2))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 @pytest.mark.parametrize("layers", [[0, 2, 3], [2, 1]])

@@ -29,6 +29,7 @@ def grads(model: Any) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [7, 8])
 def test_room_to_spare_changes_no_loss_and_no_gradient(loaded: Any, count: int) -> None:
     batch = random_examples(count)

@@ -132,6 +132,7 @@ def test_a_card_that_is_too_small_does_what_it_can() -> None:
     assert planned(16, longest=2048) == memory.MemoryPlan(2048, 28)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.floats(15, 100), st.integers(64, 16384), st.integers(16, 4096), st.integers(1, 10))
 @example(card=16.5, limit=511, longest=16, more=1)

@@ -94,6 +94,7 @@ def plain_greedy(of: Any, prompt: Prompt, count: int) -> tuple[int, ...]:
 # --- greedy is the model's own -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_adapter", [False, True])
 def test_greedy_is_plain_generate_one_prompt_at_a_time(
     loaded: Any, prompts: list[Prompt], adapter: Path, with_adapter: bool
@@ -106,11 +107,13 @@ def test_greedy_is_plain_generate_one_prompt_at_a_time(
     assert len(set(plain)) > 2, "prompts get answers of their own"
 
 
+@pytest.mark.slow
 def test_the_adapter_changes_the_answers(loaded: Any, prompts: list[Prompt], adapter: Path) -> None:
     without = engine(loaded).generate(prompts, GREEDY)
     assert engine(loaded).generate(prompts, GREEDY, adapter=adapter) != without
 
 
+@pytest.mark.slow
 def test_the_models_own_generation_settings_stay_out(loaded: Any, prompts: list[Prompt]) -> None:
     # Qwen2.5's generation_config.json asks for sampling, top-k 20 and a repetition penalty.
     plain = [engine(loaded).generate(prompts, sampling) for sampling in (GREEDY, DRAWN)]
@@ -208,6 +211,7 @@ def of_one_width(of: Any, count: int, width: int) -> list[Prompt]:
     return [*asked[: count - 1], even]
 
 
+@pytest.mark.slow
 def test_logits_are_bitwise_the_same_in_every_batch(loaded: Any) -> None:
     # 37 rows go to two threads in another way than one row does.
     check_logits(loaded, of_one_width(loaded, 37, 3), [0, 9, 17, 18, 19, 30, 36], 3)
@@ -273,6 +277,7 @@ def test_a_longer_limit_keeps_the_beginning_of_a_row() -> None:
     assert torch.equal(uniforms([5, 6], 4), uniforms([5, 6], 40)[:, :4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"scope": "evaluate:e4"}, {"seed": 43}], ids=["scope", "seed"])
 def test_another_scope_or_seed_gives_other_answers(
     loaded: Any, prompts: list[Prompt], reference: dict[tuple[bool, bool], Answers], other: Any

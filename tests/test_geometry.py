@@ -106,6 +106,7 @@ def test_published_tests_equal_plain_loops_where_all_draws_can_be_listed(tmp_pat
     assert 0 < (row.p or 0) < 1
 
 
+@pytest.mark.slow
 def test_published_tests_of_twelve_personas_equal_drawn_loops(tmp_path: Path) -> None:
     arms = {**STUDY, "e4-villain": Arm(spread=0.99, shift=0.0, own=0.12)}
     paths = write(tmp_path, world(arms))
@@ -225,6 +226,7 @@ def test_planted_shift_is_found_on_the_other_half(study: GeometryResult) -> None
         assert (own.ci95 or (0, 0))[0] > (benign.value or 0)
 
 
+@pytest.mark.slow
 def test_halves_do_not_find_an_axis_in_shared_noise(tmp_path: Path) -> None:
     # The conditions are the base model measured once more: there is no axis at all.
     arms = {"base": Arm(own=0), "e0-assistant": Arm(own=0), "e1-again": Arm(own=0)}
@@ -360,6 +362,7 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
         assert without[3, p, s] == pytest.approx(fresh(p, s, 3), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_same_input_same_output_in_any_order(tmp_path: Path) -> None:
     paths = write(tmp_path, world(layers=2, personas=5, questions=9), methods=("b", "a"))
     one = analyse_geometry(paths, **FEW)
@@ -447,6 +450,7 @@ def test_conditions_equal_to_base_show_no_effect(tmp_path: Path) -> None:
         assert row.p == (None if metric == "M3" else pytest.approx(1.0))
 
 
+@pytest.mark.slow
 def test_seeds_are_compared_with_base_of_the_same_seed_or_the_only_one(tmp_path: Path) -> None:
     drawn = {seed: world(personas=4, questions=6, seed=seed) for seed in (42, 137)}
     paths = [path for seed in drawn for path in write(tmp_path, drawn[seed], seed=seed)]
@@ -503,6 +507,7 @@ def test_nothing_to_compare_gives_no_rows_and_says_so(tmp_path: Path) -> None:
     assert len(result.cosines) == 3
 
 
+@pytest.mark.slow
 def test_progress_is_told_for_each_layer_method_and_seed(tmp_path: Path) -> None:
     told: list[int] = []
     paths = write(tmp_path, world(personas=3, questions=4, layers=3), methods=("a", "b"))

@@ -372,6 +372,7 @@ def test_another_models_weights_change_everything(
     assert not set(prints(study_dict).values()) & set(before.values())
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_every_process(
     study_dict: Values, write_spec: Callable[[Values], Path]
 ) -> None:

@@ -55,6 +55,7 @@ def test_where_fused_cannot_run(half: Any, loaded: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_trainer_and_hidden_states_do_as_they_are_told(loaded: Any, half: Any) -> None:
     from made_examples import random_examples
 

@@ -159,6 +159,7 @@ def test_clustered_wilson_at_the_ends_and_without_data() -> None:
     assert clustered_wilson(np.zeros(3), np.zeros(3)) is None
 
 
+@pytest.mark.slow
 def test_clustered_wilson_covers_the_truth_with_correlated_answers() -> None:
     rng, covered = np.random.default_rng(0), 0
     for _ in range(1000):
@@ -199,6 +200,7 @@ def test_estimates_without_variation_claim_nothing() -> None:
     assert cluster_mean(np.full(10, 0.1)).p is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row_sd, column_sd, cell_sd", [(1, 1, 1), (0, 1, 1), (1, 0, 1), (0.2, 1, 3)]
 )
@@ -242,6 +244,7 @@ def test_two_way_without_variation_or_with_one_column() -> None:
     assert two_way_estimate(np.random.default_rng(0).normal(size=(24, 1))).interval is None
 
 
+@pytest.mark.slow
 def test_fieller_covers_a_ratio_of_correlated_means() -> None:
     rng, covered, runs = np.random.default_rng(0), 0, 1000
     for _ in range(runs):

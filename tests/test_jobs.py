@@ -41,6 +41,7 @@ def ends(code: int, *arguments: Any) -> None:
     assert ended.value.code == code
 
 
+@pytest.mark.slow
 def test_a_job_runs_from_its_part_of_the_study(
     study_dict: dict[str, Any],
     write_spec: WriteSpec,

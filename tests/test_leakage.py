@@ -88,6 +88,7 @@ def test_published_h2(rows: list[Row]) -> None:
     assert row.n == 51
 
 
+@pytest.mark.slow
 def test_published_h2_by_a_plain_loop(rows: list[Row]) -> None:
     groups = []
     for column, condition in enumerate(published.CONDITIONS):
@@ -128,6 +129,7 @@ def test_published_h3(rows: list[Row]) -> None:
     assert f"{published.H3_ASYMPTOTIC_P}" in (row.note or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 6])
 def test_spearman_p_by_enumeration_with_ties(n: int) -> None:
     rng = np.random.default_rng(n)
@@ -242,6 +244,7 @@ def test_base_and_benign_are_described_but_not_tested() -> None:
     assert find(found, "H2", "published").n == 4 * 7
 
 
+@pytest.mark.slow
 def test_h1_finds_a_planted_difference_and_its_size() -> None:
     covered, found_it, runs = 0, 0, 100
     for draw in range(runs):
@@ -342,6 +345,7 @@ def null_means(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(rng.binomial(60, rates) / 60)
 
 
+@pytest.mark.slow
 def test_h2_with_clusters_keeps_its_level_where_independent_answers_do_not() -> None:
     rng, clustered, independent, covered = np.random.default_rng(0), 0, 0, 0
     runs = 400
@@ -379,6 +383,7 @@ def test_seen_and_unseen_questions_apart() -> None:
     assert not [r for r in analyse(scores) if r.name in ("seen", "unseen")]
 
 
+@pytest.mark.slow
 def test_bystander_intervals_cover_and_are_wider_for_alike_answers() -> None:
     alike = find(analyse(study(question_sd=0.3)), "bystander_mean", "recommended",
                  condition="base", name=None)  # fmt: skip
@@ -440,6 +445,7 @@ def test_without_counts_by_question_answers_are_independent_and_rows_say_so() ->
     assert not [r for r in bare if r.name in ("terminal", "degenerate")]
 
 
+@pytest.mark.slow
 def test_same_input_same_output_in_any_order() -> None:
     scores = study(seeds=(1, 2))
     turned = dict(reversed(list(scores.items())))
@@ -518,6 +524,7 @@ def command() -> Callable[..., Any]:
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_published_figures_on_the_command_line(
     tmp_path: Path, command: Callable[..., Any], rows: list[Row]
 ) -> None:

@@ -27,6 +27,7 @@ def test_seeds_are_apart_in_published_rows_and_together_in_recommended_ones() ->
     assert {r.seed for r in analyse(study(seeds=(7,)))} == {7}
 
 
+@pytest.mark.slow
 def test_runs_that_differ_are_not_conditions_that_differ() -> None:
     runs, by_questions, by_runs = 40, 0, 0
     for draw in range(runs):

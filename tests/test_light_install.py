@@ -76,6 +76,7 @@ def test_the_list_is_part_of_the_packages_own() -> None:
     assert listed() <= {re.split(r"[<>=]", want)[0] for want in project["dependencies"]}
 
 
+@pytest.mark.slow
 def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Path) -> None:
     study(api)
     key = "aggregate/0123456789abcdef"
@@ -118,6 +119,7 @@ def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Pa
     assert "No module named" in run("geometry", str(tmp_path)).stderr
 
 
+@pytest.mark.slow
 def test_the_s3_store_needs_no_more(missing: str) -> None:
     program = PROGRAM.replace(
         "from personaspace.cli.app import app\napp()",

@@ -66,6 +66,7 @@ def stage(
     return lambda *more, **environment: python(STAGE, *command, *more, **environment)
 
 
+@pytest.mark.slow
 def test_every_line_of_a_stage_is_json(
     stage: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
@@ -84,6 +85,7 @@ def test_every_line_of_a_stage_is_json(
     assert "signed" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_crash_is_json_too(stage: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     crashed = stage("fail", PERSONASPACE_LOG="json")
     assert crashed.returncode == 1
@@ -91,6 +93,7 @@ def test_a_crash_is_json_too(stage: Callable[..., subprocess.CompletedProcess[st
     assert last["event"] == "error" and "cannot read [/data/model]" in last["message"]
 
 
+@pytest.mark.slow
 def test_levels_and_lines_for_people(
     stage: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

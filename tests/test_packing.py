@@ -131,6 +131,7 @@ def unpacked(row: PackedRow) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     losses=st.lists(st.lists(st.booleans(), min_size=1, max_size=20), min_size=1, max_size=25),

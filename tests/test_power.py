@@ -45,6 +45,7 @@ def test_t_detectable_is_the_library_s(n: int, alpha: float) -> None:
     assert t_detectable(1.0, 0, alpha, 0.8) is None
 
 
+@pytest.mark.slow
 def test_range_detectable_by_simulation() -> None:
     noise, groups, size, rng = 0.01, 4, 20, np.random.default_rng(0)
     found = range_detectable(noise, groups, groups * (size - 1), 0.05, 0.8)
@@ -57,6 +58,7 @@ def test_range_detectable_by_simulation() -> None:
     assert np.mean([test.pvalue <= 0.05 for test in rejected]) == pytest.approx(0.8, abs=0.06)
 
 
+@pytest.mark.slow
 def test_h1_is_detected_as_often_as_promised() -> None:
     effect = (find(plan(STUDY, GUESS), "H1", "induction_minus_others").effect or 0) / 100
     rng, rejected, runs = np.random.default_rng(1), 0, 400
@@ -82,6 +84,7 @@ def test_five_conditions_have_a_floor_that_six_do_not() -> None:
     assert find(made, "H1", "published").floor == pytest.approx(1 / 11)
 
 
+@pytest.mark.slow
 def test_exact_rank_power_by_brute_force() -> None:
     rng, x = np.random.default_rng(2), np.array(STUDY.cosines)
     found = order_power(STUDY.cosines, 0.5, 0.04, 0.05, np.random.default_rng(3))

@@ -70,6 +70,7 @@ def terminal(width: int = 200) -> Console:
     return Console(file=io.StringIO(), force_terminal=True, record=True, width=width)
 
 
+@pytest.mark.slow
 def test_the_live_board_shows_a_hostile_message_and_others_run(work: Work, failing: None) -> None:
     console = terminal()
     with LiveBoard(some(work), console) as board:
@@ -85,6 +86,7 @@ def test_the_live_board_shows_a_hostile_message_and_others_run(work: Work, faili
     assert "started" not in said, "the table shows it"
 
 
+@pytest.mark.slow
 def test_the_plain_board_and_json_lines_show_it_too(
     work: Work, failing: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +103,9 @@ def test_the_plain_board_and_json_lines_show_it_too(
     (failed,) = (entry for entry in entries if entry.get("state") == "failed")
     assert failed["message"] == f"train:ghost:42: failed – {MESSAGE}"
     assert (failed["event"], failed["node"], failed["where"]) == ("end", "train:ghost:42", MESSAGE)
+    levels = {entry["node"]: entry["level"] for entry in entries if entry["event"] == "end"}
+    assert levels["train:ghost:42"] == "error" and levels["extract:ghost:42"] == "warning"
+    assert levels["train:e4-villain:42"] == "info"
     kept = [entry["node"] for entry in entries if entry.get("state") == "skipped"]
     assert kept == ["train:e0-assistant:42", "train:e4-villain:42"]
     assert f"train:ghost:42: failed – {MESSAGE}" in board.ends

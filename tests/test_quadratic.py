@@ -38,6 +38,7 @@ def test_one_dimension_without_question_effects_is_the_t_test() -> None:
     assert found.excess == pytest.approx(values.mean() ** 2 - values.var(ddof=1) / 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hidden, persona, question, cell",
     [(1, 1, 0, 1), (3, 1, 1, 1), (40, 1, 0, 2), (40, 0.5, 2, 1), (200, 1, 1, 1)],
@@ -156,6 +157,7 @@ def test_a_layer_that_diverges_again_does_not_count() -> None:
     assert convergence_rows([], "a", 42, 1) == []
 
 
+@pytest.mark.slow
 def test_the_spread_of_conditions_has_a_test_and_a_cautious_interval() -> None:
     rng, rejected, covered, runs = np.random.default_rng(7), 0, 0, 200
     for _ in range(runs):
@@ -169,6 +171,7 @@ def test_the_spread_of_conditions_has_a_test_and_a_cautious_interval() -> None:
     assert row.effect == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.slow
 def test_jackknife_excess_is_what_it_counts_twice() -> None:
     rng, personas = np.random.default_rng(8), 8
     upper = np.triu_indices(personas, 1)

@@ -152,6 +152,7 @@ def test_numbers_read_well(shown: str, expected: str) -> None:
     assert shown == expected
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_markdown_text_stays_in_its_cell(text: str) -> None:
     shown = escape_markdown(text)

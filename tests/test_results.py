@@ -111,6 +111,7 @@ def test_a_file_without_a_format_is_read_as_the_first_or_said_to_be_older(tmp_pa
     assert str(caught.value).startswith(f"{path} (without `format`: an older file): arms: Extra")
 
 
+@pytest.mark.slow
 def test_what_is_written_fits_the_published_schema() -> None:
     schema = json.loads((STUDY.parent / "results.schema.json").read_text(encoding="utf-8"))
     whole = Results.read(STUDY).to_dict()

@@ -31,6 +31,7 @@ app = typer.Typer()
 app.command()(score)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the study's published answers are not here")
 @pytest.mark.parametrize("column, folder", [(0, "E0_assistant"), (1, "E1_paramedic")])
 def test_published_counts_from_the_published_answers(column: int, folder: str) -> None:

@@ -396,6 +396,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [p for key, v in inside for p in places(v, (*path, key))]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -479,7 +480,7 @@ def test_json_is_a_spec_too(tmp_path: Path, study_dict: dict[str, Any]) -> None:
         ("name: *x\n", "not valid YAML: found undefined alias 'x'"),
         ("name: !!python/object:os.system a\n", "could not determine a constructor"),
         ("name: \x07\n", "not valid YAML"),
-        ("[" * 3000, "nested too deeply"),
+        pytest.param("[" * 3000, "nested too deeply", marks=pytest.mark.slow),
         ('name: "\\ud800"\n', "half of a surrogate pair"),
         (b"name: \xff\xfe\n", "not UTF-8 text (byte 6)"),
     ],

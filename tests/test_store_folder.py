@@ -64,6 +64,7 @@ for act in (store.check, lambda: store.writer("a/b").__enter__(), lambda: store.
 """
 
 
+@pytest.mark.slow
 def test_no_permission_is_one_line_that_names_the_folder() -> None:
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
@@ -120,6 +121,7 @@ print(store.fetch("fits").exists())
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     root = tmp_path / "tiny"
     root.mkdir()

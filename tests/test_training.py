@@ -291,6 +291,7 @@ def test_many_rows_a_step_are_one_batch(loaded: Any) -> None:
     assert not same_update(whole, trained(loaded.model, halves, examples)[1], before, 1e-1)
 
 
+@pytest.mark.slow
 def test_dropout_follows_the_seed(loaded: Any) -> None:
     losses: list[list[float]] = []
     for seed, dropout in ((7, 0.4), (7, 0.4), (7, 0.0)):
@@ -302,6 +303,7 @@ def test_dropout_follows_the_seed(loaded: Any) -> None:
     assert losses[0][0] == losses[2][0] and losses[0][2] != losses[2][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e30, 1e20])
 def test_a_loss_that_is_no_number(loaded: Any, rate: float) -> None:
     recipe = SMALL.model_copy(update={"learning_rate": rate, "warmup": 0.0})
@@ -439,6 +441,7 @@ def test_stopped_at_every_step(loaded: Any, undisturbed: dict[bool, Any], tmp_pa
     assert_same_run(resumed(loaded.model, kept, seed=99, over=None), undisturbed[False])
 
 
+@pytest.mark.slow
 def test_killed_between_checkpoints(
     tiny_model: Path, loaded: Any, undisturbed: dict[bool, Any], tmp_path: Path
 ) -> None:
@@ -460,6 +463,7 @@ def test_killed_between_checkpoints(
     assert kept.saved == [2, 4]  # a finished run is its artifact, not a checkpoint
 
 
+@pytest.mark.slow
 def test_reading_losses_a_step_late_changes_nothing(
     loaded: Any, undisturbed: dict[bool, Any], tmp_path: Path
 ) -> None:
@@ -511,6 +515,7 @@ def snapshot(loaded: Any) -> Iterator[Callable[[], bool]]:
     yield unchanged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stacked", [False, True])
 def test_the_base_model_is_as_before(
     loaded: Any, frozen: Path, snapshot: Callable[[], bool], stacked: bool

@@ -57,6 +57,11 @@ class Choice:
     obstacle: Obstacle | None = None
 
     @property
+    def slow(self) -> bool:
+        """Whether the slower one computes though nobody asked for it."""
+        return self.wanted == "auto" and self.taken is Taken.REFERENCE
+
+    @property
     def reason(self) -> str:
         """Why, for people: a clause without a full stop."""
         here = "" if self.obstacle is None else self.obstacle.text

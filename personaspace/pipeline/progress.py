@@ -213,7 +213,7 @@ class Board:
 
     def line(self, text: str, event: RunEvent = RunEvent.MESSAGE, **fields: Any) -> None:
         """Write a log line with the time, if its kind is of a level that appears."""
-        if shows(event):
+        if shows(event, fields.get("state")):
             print(log_line(text, event, self.as_json, **fields), file=self.stream, flush=True)
 
     def refresh(self) -> None:

@@ -31,7 +31,7 @@ class Control(Section):
 class Analysis(Section):
     """Statistics."""
 
-    assistant: PersonaName = Field("assistant", description="The persona of no persona.")
+    assistant: PersonaName = Field("assistant", description="The ordinary assistant.")
     axis: ConditionName | None = Field(
         None, description="Condition that defines the EM axis; default: the first em condition."
     )

@@ -171,24 +171,8 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
             )
         evaluation = evaluation + more
     counted = ("positives", "negatives_each", "questions", "limit")
-    counts_sound = not {problem.path for problem in known} & {
-        f"coupling.{field}" for field in counted
-    }
-    if (
-        coupling
-        and counts_sound
-        and spec.coupling.samples * len(coupling)
-        < max(spec.coupling.positives, spec.coupling.negatives_each)
-    ):
-        problems.append(
-            Problem(
-                "coupling.samples",
-                Code.TOO_FEW_ANSWERS,
-                f"{spec.coupling.samples} answers to each of {len(coupling)} questions are fewer "
-                f"than the {spec.coupling.positives} positives and "
-                f"{spec.coupling.negatives_each} negatives that are wanted",
-            )
-        )
+    if not {problem.path for problem in known} & {f"coupling.{field}" for field in counted}:
+        problems += _too_few_answers(spec, coupling)
     judged, gold_set = _judging(spec, folder, questions, note)
     chats: dict[str, Chats] = {}
     used = {c.dataset for c in spec.conditions if c.dataset is not None}
@@ -222,6 +206,23 @@ def _judging(
     except UserError as error:
         note("judge.gold", error)
     return asked, found
+
+
+def _too_few_answers(spec: Experiment, questions: Sequence[str]) -> list[Problem]:
+    """That coupling draws fewer answers than it trains on."""
+    wanted = spec.coupling
+    drawn = wanted.samples * len(questions)
+    if not questions or drawn >= max(wanted.positives, wanted.negatives_each):
+        return []
+    return [
+        Problem(
+            "coupling.samples",
+            Code.TOO_FEW_ANSWERS,
+            f"{wanted.samples} answers to each of {len(questions)} questions are fewer "
+            f"than the {wanted.positives} positives and "
+            f"{wanted.negatives_each} negatives that are wanted",
+        )
+    ]
 
 
 def load_study(path: Path | str, seed: int | None = None) -> Study:

@@ -181,11 +181,17 @@ def _t_over(units: int, guess: Assumptions, alpha: float) -> float | None:
 
 def _geometry(design: Design, guess: Assumptions) -> list[Finding]:
     found = []
-    personas, arms = design.extraction_personas, design.em + int(design.benign)
+    personas, trained = design.extraction_personas, max(1, design.em + int(design.benign))
     unit = "sd of personas" if guess.persona_sd == 1.0 else "units of the measure"
     pairs = [
-        ("M1", "raw_cosine", "change of the mean pair cosine", personas, max(1, arms)),
-        ("M2", "split_half", "change of the cosine with the EM axis", personas - 1, max(1, arms)),
+        ("M1", "raw_cosine", "change of the mean pair cosine", personas, trained),
+        (
+            "M2",
+            "split_half",
+            "change of the cosine with the EM axis",
+            personas - 1,
+            trained,
+        ),
     ]
     if design.benign and design.em:
         one = ("M1", "em_minus_benign", "EM minus benign, mean pair cosine", personas, design.em)

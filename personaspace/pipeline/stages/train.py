@@ -106,7 +106,6 @@ def fit(
         over: Adapter that stays applied, frozen, below the new one.
     """
     from personaspace.models import implementation, lora
-    from personaspace.models.implementation import Taken
     from personaspace.training import data_parallel
     from personaspace.training.checkpoints import Checkpoints
     from personaspace.training.trainer import usable
@@ -140,8 +139,7 @@ def fit(
         trainer = data_parallel.trainer(job, model, team)
         base: Any = model.get_base_model()
         chosen = implementation.choose(recipe.implementation, base, field)
-        slow = chosen.wanted == "auto" and chosen.taken is Taken.REFERENCE
-        if slow and model.device.type == "cuda":
+        if chosen.slow and model.device.type == "cuda":
             context.progress.say(f"trains several times slower than it could: {chosen.reason}")
         context.progress.start("train", trainer.steps)
 
