@@ -156,6 +156,7 @@ FIELDS += [
 
 
 def put(values: Values, path: str, value: Any) -> None:
+    parents: Any
     *parents, last = path.split(".")
     place: Any = values
     for part in parents:
@@ -267,8 +268,8 @@ SCORES: list[Case] = [
     ("nothing", {}, "has no per_persona"),
     ("a list", [], "has no per_persona"),
     ("more hits than answers", counts(3, 2), "hits is more than total"),
-    ("a negative count", counts(-1), "hits is '-1', not a count"),
-    ("half a count", counts(0.5), "hits is '0.5', not a count"),
+    ("a negative count", counts(-1), "hits is -1, not a count"),
+    ("half a count", counts(0.5), "hits is 0.5, not a count"),
     ("10^30", counts(10**30, 10**30), "not a count"),
     ("true", counts(True), "not a count"),
     ("no answers", counts(0, 0), "has no answers"),

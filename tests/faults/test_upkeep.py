@@ -89,7 +89,7 @@ def test_what_is_made_from_another_version_is_named(copy: Path) -> None:
             writer.commit(manifest.fields, replace=True)
     found = findings(copy)
     assert {each["fault"] for each in found} == {"input"}
-    assert {each["key"].split("/")[2] for each in found} >= {"extract", "couple", "evaluate"}
+    assert {each["key"].split("/")[-2] for each in found} >= {"extract", "couple", "evaluate"}
 
 
 # --- gc ------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def _count(counts: Any, key: str, where: str) -> int:
         raise UserError(f"{where}: not an object of counts")
     value = counts.get(key)
     if type(value) is not int or not 0 <= value < _MOST:
-        raise UserError(f"{where}: {key} is {str(value)[:40]!r}, not a count")
+        raise UserError(f"{where}: {key} is {repr(value)[:40]}, not a count")
     return value
 
 
