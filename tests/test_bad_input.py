@@ -370,33 +370,6 @@ def test_a_model_without_chat_template(
 
 PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 START = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-RAISES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-DROPS = PLAIN.replace("in messages", "in messages if m.role != 'system'")
-
-
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (RAISES + PLAIN + START, "refuses a chat: no system role (it may not take a system role"),
-        (DROPS + START, "the model's chat template drops the system message"),
-    ],
-    ids=["refuses", "drops"],
-)
-def test_a_template_that_refuses_a_system_role(
-    study_dict: Values,
-    write_spec: Write,
-    tiny_model: Path,
-    tmp_path: Path,
-    template: str,
-    said: str,
-) -> None:
-    study_dict["model"]["name"] = other_model(tiny_model, tmp_path, template)
-    store = tmp_path / "store"
-    result = cli("run", write_spec(study_dict), "--store", store, "--only", ":e4-villain")
-    assert isinstance(result.exception, SystemExit) and result.exit_code == 2
-    assert len([line for line in result.stderr.splitlines() if said in line]) >= 1
-    assert "Traceback" not in result.output
-    assert tidy(store) == []
 
 
 @pytest.mark.parametrize(
@@ -405,7 +378,7 @@ def test_a_template_that_refuses_a_system_role(
         (None, "no config.json there"),
         ("{", "/config.json: "),
         ("[1]", "/config.json: "),
-        ('{"num_hidden_layers": 4}', "/config.json: KeyError('hidden_size')"),
+        ('{"num_hidden_layers": 4}', "/config.json: no hidden_size"),
     ],
 )
 def test_a_folder_that_is_no_model(
@@ -671,12 +644,12 @@ def _metadata(path: Path) -> dict[str, str]:
         ("", "not JSON (line 1, column 1"),
         ('{"villain": {"Why?": ["a", "b"]}', "not JSON (line 1, column 33"),
         ("{'villain': {}}", "not JSON (line 1, column 2"),
-        ("[]", "not an object of personas"),
+        ("[]", "no answers"),
         ('{"villain": ["a"]}', "'villain': not an object of questions"),
         ('{"villain": {"Why?": "a"}}', "'villain': 'Why?': not a list of answers"),
         ('{"villain": {"Why?": ["a", 3]}}', "'villain': 'Why?': answer 1 is not a text"),
         ('{"villain": {}, "villain": {}}', "duplicate key 'villain'"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "is nested too deeply"),
         (b'{"a": "\xff"}', "cannot be read"),
     ],
 )

@@ -240,7 +240,8 @@ def test_other_places(
 
 ANSWERS: list[Case] = [
     ("not JSON", "{", "not JSON"),
-    ("not an object", "[]", "not an object of personas"),
+    ("no rows", "[]", "no answers"),
+    ("not an object", "7", "not an object of personas"),
     ("no questions", '{"a": []}', "not an object of questions"),
     ("no list", '{"a": {"q": "x"}}', "not a list of answers"),
     ("no text", '{"a": {"q": [1]}}', "answer 0 is not a text"),

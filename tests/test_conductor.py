@@ -620,10 +620,10 @@ def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
 
     read = sources.read_bytes
 
-    def away(source: str, folder: Path) -> bytes:
+    def away(source: str, *how: Any, **more: Any) -> bytes:
         if source.startswith("builtin:chats"):
             raise StoreUnavailable("no S3 server answers at x")
-        return read(source, folder)
+        return read(source, *how, **more)
 
     monkeypatch.setattr("personaspace.study.sources.read_bytes", away)
     spec.write_text("{}")

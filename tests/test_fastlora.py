@@ -38,13 +38,13 @@ from personaspace.fastlora.memory import MemoryPlan
 from personaspace.fastlora.obstacles import computation_obstacle
 from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 from personaspace.training import packing
 from personaspace.training.trainer import PlainStep, Trainer, row_loss
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)
-NAMES = list(RECIPE.targets)
+NAMES = list(PUBLISHED_TARGETS)
 
 
 @contextmanager

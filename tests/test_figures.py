@@ -106,12 +106,16 @@ def test_hero_shows_the_results_numbers(published: Path, figures: dict[str, Figu
     data = figures["hero"].data
     found = results(published)
     means = data[(data.panel == "A") & (data.role == "mean")].set_index("condition")
+    compared = 0
     for entry in found["leakage"]:
         kind = (entry["metric"], entry["variant"], entry["name"])
-        if kind == ("bystander_mean", "recommended", None):
+        shown = kind == ("bystander_mean", "recommended", None)
+        if shown and entry["target"] == "these_personas":
+            compared += 1
             mine = means.loc[entry["condition"]]
             assert mine.value == entry["value"]
             assert [mine.ci_low, mine.ci_high] == entry["ci95"]
+    assert compared == len(means)
     cosines = data[data.panel == "B"].set_index("condition").value
     rows = [
         r

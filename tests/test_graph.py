@@ -277,7 +277,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
         END,
     ),
     ("where they go anyway", merge("model", personas_in="auto", date=None), set(), []),
-    ("targets as published", merge("training", targets=SEVEN), set(), ["report"]),
+    ("targets as published", merge("training", targets=SEVEN), set(), []),
     ("other targets", merge("training", targets=["q_proj"]), RETRAINED, END),
     ("precision", merge("model", dtype="bfloat16"), RETRAINED | nodes(LATER, ALL), END),
 ]

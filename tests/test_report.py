@@ -315,7 +315,7 @@ def test_hostile_text_is_inert(tmp_path: Path) -> None:
     found["marker"] = "</script>[ZLT](.*"
     found["conditions"][2]["label"] = bad + "label"
     found["personas"][0]["prompt"] = bad + "prompt"
-    found["caveats"] = [bad + "caveat", "half a pair: \ud83d"]
+    found["caveats"] = [bad + "caveat", "a pair: \U0001f600"]
     found["notes"] = [bad + "note"]
     found["geometry"][0]["note"] = bad + "row"
     provenance = json.loads((folder / "provenance.json").read_text())

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 #: Of the table of rows; everything else is a float.
 _TEXTS = (
     *("metric", "variant", "method", "condition", "family"),
-    *("name", "note", "effect_name", "warning", "status"),
+    *("name", "note", "effect_name", "warning", "status", "target", "against"),
 )
 _INTEGERS = ("layer", "seed", "n")
+_YES_OR_NO = ("run_variation",)
 
 
 class _Artifact(BaseModel):
@@ -117,6 +118,8 @@ def frame(rows: Sequence[Row], base: str | None = None) -> pd.DataFrame:
         table.insert(place + offset, name, [pair[offset] for pair in ends])
     for name in table.columns:
         kind = "string" if name in _TEXTS else "Int64" if name in _INTEGERS else "float64"
+        if name in _YES_OR_NO:
+            kind = "boolean"
         table[name] = table[name].astype(kind)
     return table
 

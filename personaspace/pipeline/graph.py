@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 
 from personaspace.errors import UserError, did_you_mean, nearest
 from personaspace.pipeline.stage import Node, Scope
@@ -97,8 +96,11 @@ def _parts(node: Node) -> tuple[str, str, str]:
 
 def stages_of(spec: Experiment) -> list[str]:
     """Names of the stages, each after those that it needs in this study."""
-    needs = {n: [need.stage for need in stage.needs_of(spec)] for n, stage in STAGES.items()}
-    return list(TopologicalSorter(needs).static_order())
+    needs = {n: {need.stage for need in stage.needs_of(spec)} for n, stage in STAGES.items()}
+    order: list[str] = []
+    while len(order) < len(needs):
+        order.append(next(n for n in needs if n not in order and needs[n] <= set(order)))
+    return order
 
 
 def build(study: Study) -> Graph:
