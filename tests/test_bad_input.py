@@ -245,7 +245,7 @@ def test_what_json_allows_is_no_mistake(
     odd = json.dumps(
         json.loads(chat(("user", "a\u2028b\x85c"), ("assistant", "🙂"))), ensure_ascii=False
     )
-    raw = f"\ufeff{FINE}\r\n\r\n{odd}\r\n{chat(('assistant', '🙂'))}".encode()
+    raw = f"\ufeff{FINE}\r\n\r\n{odd}\r\n{chat(('user', 'b'), ('assistant', '🙂'))}".encode()
     (tmp_path / "d.jsonl").write_bytes(raw)
     sha = hashlib.sha256(raw).hexdigest()
     study_dict["datasets"]["bad"] = {"path": "d.jsonl", "sha256": sha, "rows": "1:3"}

@@ -23,7 +23,7 @@ def least(**parts: Any) -> dict[str, Any]:
 
 
 #: What came after studies had been published: at its default where a file lacks it.
-LATER = {"control", "forms", "notices"}
+LATER = {"control", "forms", "judge", "judged", "notices"}
 
 
 def filled(value: Any, model: Any) -> Any:

@@ -26,6 +26,7 @@ from personaspace.study import validate
 from personaspace.study.load import TEMPLATE_DEFAULT, Study, load_study, resolve
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
+from personaspace.study.recipe import PUBLISHED_TARGETS
 from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment
 
@@ -82,7 +83,7 @@ def test_the_em_recipe_is_the_published_one(published: Study) -> None:
     assert (recipe.rank, recipe.alpha, recipe.dropout) == (32, 64, 0.05)
     assert not recipe.rank_stabilised
     attention, mlp = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
-    assert sorted(recipe.targets) == sorted(attention + mlp)
+    assert recipe.targets == "auto" and sorted(PUBLISHED_TARGETS) == sorted(attention + mlp)
     assert (recipe.learning_rate, recipe.schedule, recipe.warmup) == (1e-4, "linear", 0.03)
     assert (recipe.weight_decay, recipe.batch_size, recipe.max_tokens) == (0.01, 16, 2048)
     assert total_steps(recipe, 6000) == 375, "one epoch of 6,000 chats"

@@ -138,6 +138,10 @@ def check_chats(
             break
     for roles, messages in orders.items():
         told = chat.with_persona(messages, prompt, found.how)
+        if len(told) < 2:
+            raise UserError(
+                f"{field}: a chat of {', '.join(roles)}: nothing stands before its answer"
+            )
         try:
             chat.answer_example(found.tokenizer, told, 1 << 30, found.how)
         except UserError as error:
