@@ -120,12 +120,12 @@ def test_hero_shows_the_results_numbers(published: Path, figures: dict[str, Figu
     rows = [
         r
         for r in found["geometry"]
-        if (r["variant"], r["name"], r["layer"], r["method"])
-        == ("recommended", "raw_cosine", 20, "a")
+        if (r["variant"], r["name"], r["layer"], r["method"], r["target"])
+        == ("recommended", "raw_cosine", 20, "a", None)
     ]
     assert len(rows) == 6
     for entry in rows:
-        assert cosines[entry["condition"]] == entry["value"]
+        assert cosines[entry["condition"]] == pytest.approx(entry["value"], abs=1e-12)
         assert cosines["base"] == pytest.approx(entry["base"], abs=1e-12)
     for label, value in zip(means.label, means.value, strict=True):
         assert f"{label} {100 * value:.1f}" in figures["hero"].alt

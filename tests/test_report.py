@@ -329,7 +329,7 @@ def test_hostile_text_is_inert(tmp_path: Path) -> None:
     assert len(page.all("style")) == 1
     assert page.text("h1") == [bad + "title"]
     assert bad + "caveat" in page.text("li") and bad + "prompt" in page.text("td")
-    assert "half a pair: ?" in page.text("li")
+    assert "a pair: \U0001f600" in page.text("li")
     texts = unpacked(page, 0)["text"]
     assert set(HOSTILE) <= set(texts)
     assert json.loads(page.raw("script", id="answers-index"))["marker"] == found["marker"]

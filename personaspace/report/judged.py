@@ -8,7 +8,6 @@ from typing import Any
 from personaspace.analysis.judged_rows import JudgedRow, JudgeErrors, JudgeInfo
 from personaspace.analysis.results import Results
 from personaspace.report.cells import count_cell, seed_cell
-from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, count, interval, listing, number, percent
 
@@ -102,7 +101,7 @@ def rates_table(results: Results) -> Table:
     rows: list[Sequence[Cell]] = []
     for row in sorted(results.judged, key=lambda row: order.get(row.condition, len(order))):
         label = results.label(row.condition)
-        persona = WITHOUT if row.persona is None else pretty(row.persona)
+        persona = WITHOUT if row.persona is None else row.persona.replace("_", " ")
         rows.append(
             [
                 Cell(label, label),
