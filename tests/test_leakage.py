@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from personaspace.analysis.leakage import ConditionInfo, analyse_leakage, read_score_files
 from personaspace.analysis.leakage.across import bonett_wright, clustered_range
 from personaspace.analysis.leakage.published import h2_test, spearman_test
-from personaspace.analysis.leakage.recommended import common_bystanders, h1_rows
+from personaspace.analysis.leakage.recommended import h1_rows
+from personaspace.analysis.leakage.scores import common_bystanders
 from personaspace.analysis.rows import Row, to_dicts
 from personaspace.cli.analysis import leakage as leakage_command
 from personaspace.errors import UserError

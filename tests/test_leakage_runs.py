@@ -7,7 +7,8 @@ import pytest
 from test_leakage import ALL, EM, PERSONAS, analyse, find, study
 
 from personaspace.analysis.leakage.across import h2_rows
-from personaspace.analysis.leakage.recommended import clustered, common_bystanders, h1_rows
+from personaspace.analysis.leakage.recommended import clustered, h1_rows
+from personaspace.analysis.leakage.scores import common_bystanders
 
 
 def test_seeds_are_apart_in_published_rows_and_together_in_recommended_ones() -> None:

@@ -62,7 +62,7 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
         }
         rows += analyse_persona_text(
             clean,
-            base=next(c.name for c in spec.conditions if c.kind == "base"),
+            base=spec.base_condition().name,
             method=method,
             permutations=spec.analysis.permutations,
             seed=spec.analysis.seed,

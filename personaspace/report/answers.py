@@ -18,7 +18,7 @@ import pandas as pd
 
 from personaspace.analysis.results import Results
 from personaspace.errors import UserError
-from personaspace.report.figures.style import pretty
+from personaspace.report.text import pretty
 
 _COLUMNS = ["condition", "seed", "persona", "question", "sample", "text"]
 _OPTIONAL = ["hit", "terminal", "degenerate", "finish", "seen"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from personaspace.analysis.results import Results
 from personaspace.report.cells import count_cell, number_cell, p_cell, seed_cell, value_cell
-from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import number, percent
+from personaspace.report.text import number, percent, pretty
 
 
 def length_table(results: Results) -> Table | None:

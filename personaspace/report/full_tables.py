@@ -14,10 +14,9 @@ from personaspace.report.cells import (
     seed_cell,
     value_cell,
 )
-from personaspace.report.figures.style import pretty
 from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Footnotes, Table
-from personaspace.report.text import NONE, interval, number, percent, row_interval
+from personaspace.report.text import NONE, interval, number, percent, pretty, row_interval
 
 #: Bystander leakage counted in other ways, and what each column is called.
 _WAYS = {

@@ -9,7 +9,7 @@ from personaspace.analysis.judged_rows import JudgedRow, JudgeErrors, JudgeInfo
 from personaspace.analysis.results import Results
 from personaspace.report.cells import count_cell, seed_cell
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, count, interval, listing, number, percent
+from personaspace.report.text import NONE, count, interval, listing, number, percent, pretty
 
 WITHOUT = "no system message"
 _SHOWS = (
@@ -101,7 +101,7 @@ def rates_table(results: Results) -> Table:
     rows: list[Sequence[Cell]] = []
     for row in sorted(results.judged, key=lambda row: order.get(row.condition, len(order))):
         label = results.label(row.condition)
-        persona = WITHOUT if row.persona is None else row.persona.replace("_", " ")
+        persona = WITHOUT if row.persona is None else pretty(row.persona)
         rows.append(
             [
                 Cell(label, label),

@@ -6,10 +6,9 @@ from personaspace.analysis.results import Results, share
 from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.control import limits_note, status_of
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
-from personaspace.report.figures.style import pretty
 from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, interval, number, percent
+from personaspace.report.text import NONE, interval, number, percent, pretty
 
 #: M1's sub-measures that set a condition against benign training, and against base.
 INCREMENT = "em_minus_benign"

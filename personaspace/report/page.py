@@ -27,9 +27,8 @@ from personaspace.report import headline as words
 from personaspace.report.downloads import downloads
 from personaspace.report.embed import data_uri, figure_markup
 from personaspace.report.figures import Figure, Settings, draw, style
-from personaspace.report.figures.style import pretty
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, THIN, count
+from personaspace.report.text import NONE, THIN, count, pretty
 from personaspace.report.verdict import verdict
 
 _FIGURES_OF = {

@@ -32,6 +32,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else f"{number(100 * value, digits)}{THIN}%"
 
 
+def pretty(persona: str) -> str:
+    """A persona's name for people."""
+    return persona.replace("_", " ")
+
+
 def probability(p: float | None) -> str:
     """A p-value: three decimals, or `<0.001`."""
     if p is None:

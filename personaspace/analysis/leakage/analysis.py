@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from personaspace.analysis.leakage import across, published, recommended
 from personaspace.analysis.leakage.pooled import contrast_rows
-from personaspace.analysis.leakage.scores import ConditionInfo, Key, Scores, check_scores
+from personaspace.analysis.leakage.scores import (
+    ConditionInfo,
+    Key,
+    Scores,
+    check_scores,
+    common_bystanders,
+)
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust
@@ -90,7 +96,7 @@ def _recommended(
     """Rows over all seeds together, of conditions that have scores."""
     rows: list[Row] = []
     em = [c for c in there if c.kind == "em"]
-    common = recommended.common_bystanders(scores, em, source)
+    common = common_bystanders(scores, em, source)
     for condition in there:
         rows.extend(
             recommended.bystander_rows(

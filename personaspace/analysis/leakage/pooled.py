@@ -16,7 +16,7 @@ from personaspace.analysis.leakage.scores import (
     Key,
     Scores,
     Table,
-    bystanders,
+    common_bystanders,
     tabulate,
 )
 from personaspace.analysis.rows import Row
@@ -159,18 +159,6 @@ def contrast_rows(
         yield from _pair(scores, replace(row, name="bystander_pair"), one, other, source)
 
 
-def _shared(
-    scores: Mapping[Key, Scores], conditions: Sequence[ConditionInfo], source: str
-) -> list[str]:
-    sets = [
-        bystanders(entry, condition, source)
-        for condition in conditions
-        for (name, _), entry in sorted(scores.items())
-        if name == condition.name
-    ]
-    return [name for name in sets[0] if all(name in other for other in sets)] if sets else []
-
-
 def _pair(
     scores: Mapping[Key, Scores],
     row: Row,
@@ -192,7 +180,7 @@ def _common_runs(
     scores: Mapping[Key, Scores], conditions: Sequence[ConditionInfo], source: str
 ) -> Runs | None:
     names = [c.name for c in conditions]
-    return run_tables(scores, names, _shared(scores, conditions, source))
+    return run_tables(scores, names, common_bystanders(scores, conditions, source))
 
 
 def _mean(

@@ -27,7 +27,6 @@ from personaspace.analysis.leakage.scores import (
     Key,
     Scores,
     Table,
-    bystanders,
     tabulate,
 )
 from personaspace.analysis.rows import Row
@@ -51,19 +50,6 @@ FEW_QUESTIONS = (
     "There are fewer than ten questions (the clusters), so the t distribution is a rough guide."
 )
 SKEWED = "One question lies far outside the range of the others, and may drive this result."
-
-
-def common_bystanders(
-    scores: Mapping[Key, Scores], em: Sequence[ConditionInfo], source: str
-) -> list[str]:
-    """Personas that are bystanders in every EM condition and seed, in the first file's order."""
-    sets = [
-        bystanders(entry, condition, source)
-        for condition in em
-        for (name, _), entry in sorted(scores.items())
-        if name == condition.name
-    ]
-    return [name for name in sets[0] if all(name in other for other in sets)] if sets else []
 
 
 def split_questions(table: Table, unseen: set[str] | None) -> dict[str, list[str]]:

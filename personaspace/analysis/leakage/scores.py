@@ -141,6 +141,19 @@ def bystanders(scores: Scores, condition: ConditionInfo, source: str) -> list[st
     return [name for name in scores["per_persona"] if name not in out]
 
 
+def common_bystanders(
+    scores: Mapping[Key, Scores], conditions: Sequence[ConditionInfo], source: str
+) -> list[str]:
+    """Bystanders of each of these conditions and seeds, in the first file's order."""
+    sets = [
+        bystanders(entry, condition, source)
+        for condition in conditions
+        for (name, _), entry in sorted(scores.items())
+        if name == condition.name
+    ]
+    return [name for name in sets[0] if all(name in other for other in sets)] if sets else []
+
+
 @dataclass(frozen=True)
 class Table:
     """Counts of several conditions over the same personas and questions, seeds put together.

@@ -217,7 +217,6 @@ def _judged(context: Context) -> dict[str, Any]:
     }
     gold = [folder / GOLD for folder in folders.values() if (folder / GOLD).is_file()]
     errors = errors_of(read(gold[0]), **limits) if gold else None
-    base = next(c.name for c in spec.conditions if c.kind == "base")
     return {
         "judge": JudgeInfo(
             model=judge.model,
@@ -228,7 +227,7 @@ def _judged(context: Context) -> dict[str, Any]:
             questions=len(context.study.judge_questions),
             errors=errors,
         ),
-        "judged": judged_rows(verdicts, errors, base=base, **limits),
+        "judged": judged_rows(verdicts, errors, base=spec.base_condition().name, **limits),
     }
 
 

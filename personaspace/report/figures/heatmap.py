@@ -12,7 +12,7 @@ from personaspace.analysis.results import Results, share
 from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.figures import style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import percent
+from personaspace.report.text import percent, pretty
 
 
 def _table(results: Results) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
         if cell.induction:
             induction.append((row, column))
     names = [
-        style.pretty(name)
+        pretty(name)
         + (" (source)" if name == results.source else "*" if name in results.negatives else "")
         for name in personas
     ]
@@ -145,8 +145,8 @@ def drawing(results: Results) -> Drawing | None:
     bystanders = known[~known.source]
     alt = (
         f"Heat map of marker rates, {data.condition.nunique()} conditions by "
-        f"{data.persona.nunique()} personas. Highest: {style.pretty(top.persona)} under "
-        f"{top.label}, {percent(top.rate)}; lowest: {style.pretty(least.persona)} under "
+        f"{data.persona.nunique()} personas. Highest: {pretty(top.persona)} under "
+        f"{top.label}, {percent(top.rate)}; lowest: {pretty(least.persona)} under "
         f"{least.label}, {percent(least.rate)}. "
     )
     if not bystanders.empty:

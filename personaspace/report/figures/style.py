@@ -250,11 +250,6 @@ def write(path: Path, content: bytes) -> None:
     scratch.replace(path)
 
 
-def pretty(persona: str) -> str:
-    """A persona's name for people."""
-    return persona.replace("_", " ")
-
-
 def wrap(text: str, width: int, lines: int = 3) -> str:
     """Breaks a label into lines of about `width` characters, cut with an ellipsis."""
     return "\n".join(
