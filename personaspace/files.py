@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,12 +93,21 @@ def environment_number(name: str, default: float) -> float:
     return float(text)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) != len(pairs):
-        name = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise UserError(f"duplicate key {name!r}")
-    return seen
+def unrepeated(pairs: Sequence[tuple[str, Any]], said: str) -> dict[str, Any]:
+    """An object of JSON in which no key is twice.
+
+    Args:
+        pairs: As JSON has them.
+        said: Message for one that is, with `{}` for it.
+
+    Raises:
+        UserError: One is.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise UserError(said.format(repr(next(key for key, n in counts.items() if n > 1))))
+    return found
 
 
 def read_json(path: Path | str) -> Any:
@@ -108,7 +118,9 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         text = read_plain(path).decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_no_duplicates)
+        value = json.loads(
+            text, object_pairs_hook=lambda pairs: unrepeated(pairs, "duplicate key {}")
+        )
         if "\\u" in text:  # only an escape can make half of a surrogate pair
             _refuse_halves(value)
         return value

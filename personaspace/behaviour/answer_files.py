@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,10 @@ def _rows(path: Path) -> list[tuple[str, Any]] | None:
     if suffix in (".csv", ".tsv"):
         return _table(path, containers.as_text(str(path), raw), "\t" if suffix == ".tsv" else ",")
     if not raw.startswith((containers.GZIP, containers.ZSTD, containers.PARQUET)):
-        lines = [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+        stream = io.BytesIO(raw)
+        stream.seek(len(BOM_UTF8) if raw.startswith(BOM_UTF8) else 0)
+        # Two lines tell, and files are large.
+        lines = list(islice((line for line in stream if line.strip()), 2))
         if not lines or not (lines[0].lstrip().startswith(b"[") or _is_row(lines)):
             return None
     return list(containers.rows_of(str(path), raw, (0, None)))

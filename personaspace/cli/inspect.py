@@ -75,7 +75,6 @@ def inspect(
     Nothing is loaded but tokenizer and configuration; a model that could not serve is refused.
     """
     from personaspace.models import preflight
-    from personaspace.study import base_model
 
     changes: dict[str, Any] = {}
     if revision:
@@ -86,8 +85,7 @@ def inspect(
         changes["template_arguments"] = _arguments(argument)
     study = _study(target, changes)
     found = preflight.check(study)
-    shape = base_model.shape(study.spec.model)
-    facts = summary(study, found, (shape and shape.parameters) or found.made.parameters)
+    facts = summary(study, found)
     if as_json:
         print_json(facts)
         return
@@ -106,9 +104,7 @@ def of_study(study: Study) -> dict[str, Any] | None:
         return None
     from personaspace.models import preflight
 
-    found = preflight.check(study)
-    shape = base_model.shape(study.spec.model)
-    return summary(study, found, (shape and shape.parameters) or found.made.parameters)
+    return summary(study, preflight.check(study))
 
 
 def in_short(facts: dict[str, Any]) -> str:
@@ -137,9 +133,13 @@ def adapter_parameters(found: Report, adapted: Adapted, rank: int) -> int:
     )
 
 
-def summary(study: Study, found: Report, parameters: int) -> dict[str, Any]:
+def summary(study: Study, found: Report) -> dict[str, Any]:
     """All that is found, as plain values."""
+    from personaspace.study import base_model
+
     spec, made, prompted = study.spec, found.made, found.prompted
+    shape = base_model.shape(spec.model)
+    parameters = (shape and shape.parameters) or made.parameters
     weights = parameters * _WIDTHS[spec.model.dtype]
     adapter = adapter_parameters(found, found.training, spec.training.rank)
     training = weights + adapter * _TRAINED_BYTES

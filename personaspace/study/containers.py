@@ -9,25 +9,17 @@ import gzip
 import io
 import json
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from personaspace.errors import UserError
+from personaspace.files import unrepeated
 
 #: A packed file may not unpack to more: some thousand bytes can be made to hold terabytes.
 LARGEST = 4 << 30
 #: How files of these kinds begin.
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _STEP = 1 << 20
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise UserError(f"has the key {next(k for k, n in counts.items() if n > 1)!r} twice")
-    return found
 
 
 def parse_json(text: str) -> Any:
@@ -38,13 +30,25 @@ def parse_json(text: str) -> Any:
         json.JSONDecodeError: Not JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(
+            text, object_pairs_hook=lambda pairs: unrepeated(pairs, "has the key {} twice")
+        )
     except json.JSONDecodeError:
         raise
     except ValueError:
         raise UserError("holds a number of too many digits") from None
     except RecursionError:
         raise UserError("is nested too deeply") from None
+
+
+def parse_line(where: str, line: str) -> Any:
+    """A line of JSON lines. Raises UserError, which begins with where it stands."""
+    try:
+        return parse_json(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error.msg}") from None
+    except UserError as error:
+        raise UserError(f"{where} {error}") from None
 
 
 def unpacked(name: str, raw: bytes, largest: int = LARGEST) -> bytes:
@@ -118,11 +122,9 @@ def rows_of(name: str, raw: bytes, bounds: tuple[int, int | None]) -> Iterator[t
     for number, line in numbered[start:stop]:
         where = f"{name}: line {number}"
         try:
-            row = parse_json(line)
-        except json.JSONDecodeError as error:
-            raise UserError(_whole(name, text) or f"{where} is not JSON: {error.msg}") from None
+            row = parse_line(where, line)
         except UserError as error:
-            raise UserError(f"{where} {error}") from None
+            raise UserError(_whole(name, text) or str(error)) from None
         yield where, row
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from personaspace.errors import UserError
-from personaspace.study.containers import parse_json
+from personaspace.study.containers import parse_json, parse_line
 
 #: Fields of a question's entry that change what is asked, and are not used here.
 _MEANS = ("system", "messages", "context")
@@ -45,17 +45,11 @@ def is_json_lines(name: str, text: str) -> bool:
 
 def from_json_lines(name: str, text: str) -> list[Any]:
     """A text or an entry a line, not yet looked at."""
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(parse_json(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name}: line {number} is not JSON: {error.msg}") from None
-        except UserError as error:
-            raise UserError(f"{name}: line {number} {error}") from None
-    return found
+    return [
+        parse_line(f"{name}: line {number}", line)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
 
 
 def from_value(name: str, value: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import yaml
 from personaspace.errors import UserError
 from personaspace.files import LARGE, SMALL, expanded, read_plain
 from personaspace.s3.location import shown_url
-from personaspace.study import builtin, checkpoint, download, question_forms
+from personaspace.study import builtin, checkpoint, containers, download, question_forms
 
 
 def shown(source: str) -> str:
@@ -70,10 +70,7 @@ def _read_object(url: str) -> bytes:
 
 def read_text(source: str, folder: Path) -> str:
     """Content of a source as UTF-8 text. Raises UserError if it is not."""
-    try:
-        return read_bytes(source, folder, SMALL).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 text (byte {error.start})") from None
+    return containers.as_text(source, read_bytes(source, folder, SMALL))
 
 
 class _StrictLoader(yaml.SafeLoader):
