@@ -85,7 +85,11 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     told = here(loaded)
     model = inspecting.of_study(loaded)
     plan, cost = graph.build(loaded), estimate(loaded)
-    counts = {stage: sum(n.stage == stage for n in plan.nodes) for stage in graph.STAGES}
+    counts = {
+        name: sum(node.stage == name for node in plan.nodes)
+        for name, stage in graph.STAGES.items()
+        if stage.wanted(loaded.spec)
+    }
     if as_json:
         print_json(
             {
@@ -125,7 +129,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         out.print(inspecting.in_short(model))
     out.print(
         f"{len(loaded.spec.seeds)} seed(s): "
-        + ", ".join(f"{count} {stage}" for stage, count in counts.items() if count)
+        + ", ".join(f"{count} {stage}" for stage, count in counts.items())
     )
     out.print(
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from personaspace import interrupt
-from personaspace.errors import UserError
+from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline import graph as graphs
 from personaspace.pipeline import why
 from personaspace.pipeline.context import Context
@@ -136,9 +136,33 @@ def run_node(
     manifest = work.complete(node)
     if manifest is not None:
         return Outcome(NodeState.SKIPPED, manifest)
-    stage = STAGES[node.stage]
     manifests = _inputs(work, node)
     progress = start()
+    try:
+        committed = _computed(work, node, runtime, manifests, progress)
+    except Interrupted:
+        raise
+    except Exception as error:
+        # Of two runs at once the first to end holds, and takes away what this one went on from.
+        manifest = work.complete(node)
+        if manifest is None:
+            raise
+        progress.say(f"another run has completed it meanwhile ({one_line(error)})")
+        return Outcome(NodeState.SKIPPED, manifest)
+    for checkpoint in work.store.list(f"{work.key(node)}/checkpoints"):
+        work.store.delete(checkpoint)
+    return Outcome(NodeState.DONE, committed)
+
+
+def _computed(
+    work: Work,
+    node: Node,
+    runtime: Runtime,
+    manifests: Mapping[Node, Manifest],
+    progress: StageProgress,
+) -> Manifest:
+    """The node's artifact, computed; or another run's that was there first."""
+    stage = STAGES[node.stage]
     began = time.monotonic()
     store, key = work.store, work.key(node)
     stale = store.find(key)
@@ -161,7 +185,7 @@ def run_node(
         )
         with interrupt.breakable() if stage.breakable else nullcontext():
             stage.run(context)
-        committed = writer.commit(
+        return writer.commit(
             {
                 "node": node.id,
                 "stage": node.stage,
@@ -180,6 +204,3 @@ def run_node(
             # Of two runs at once the first to end holds.
             replace=stale or False,
         )
-    for checkpoint in store.list(f"{key}/checkpoints"):
-        store.delete(checkpoint)
-    return Outcome(NodeState.DONE, committed)

@@ -106,7 +106,7 @@ def test_a_child_that_is_killed_fails_its_stage_alone(long_study: Path, tmp_path
     run = begun(long_study, store, 2)
     [first, *_] = run.children()
     os.kill(first, signal.SIGKILL)
-    until(lambda: len(run.children()) == 2, run)
+    until(lambda: first not in run.children() and len(run.children()) == 2, run)
     run.signal(signal.SIGTERM)
     code, said = run.end()
     assert code == 75, said

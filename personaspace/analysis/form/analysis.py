@@ -12,7 +12,7 @@ from personaspace.analysis.form.answers import STRATA, Forms, Sheet, sheet_of, s
 from personaspace.analysis.form.rates import Rates, at_equal_length, ratio
 from personaspace.analysis.leakage import across
 from personaspace.analysis.leakage.recommended import FEW_QUESTIONS, SKEWED
-from personaspace.analysis.leakage.scores import ConditionInfo
+from personaspace.analysis.leakage.scores import ConditionInfo, common_bystanders
 from personaspace.analysis.metrics import described
 from personaspace.analysis.results_parts import FormRow
 from personaspace.analysis.rows import Row
@@ -62,7 +62,8 @@ def analyse_form(
     seeds = sorted({training_seed for _, training_seed in forms})
     seed_of_rows = seeds[0] if len(seeds) == 1 else None
     em = [c for c in there if c.kind == "em"]
-    names = _common(forms, em or there, source)
+    scored = {key: {"per_persona": personas} for key, personas in forms.items()}
+    names = common_bystanders(scored, em or there, source)
     sheet = sheet_of(forms, [c.name for c in there], names)
     if sheet is None:
         row = Row("bystander_mean", "recommended", seed=seed_of_rows, name="equal_length")
@@ -79,18 +80,6 @@ def analyse_form(
             if name != "marked":
                 rows.append(_range_row(of_em, name, rates, seed_of_rows, seed, draws))
     return [described(row) for row in rows]
-
-
-def _common(forms: Forms, conditions: Sequence[ConditionInfo], source: str) -> list[str]:
-    """Personas that are bystanders in each of these conditions and seeds, in file order."""
-    kept: list[str] | None = None
-    for condition in conditions:
-        out = {source, condition.induction_persona}
-        for (name, _), personas in sorted(forms.items()):
-            if name == condition.name:
-                mine = [persona for persona in personas if persona not in out]
-                kept = mine if kept is None else [persona for persona in kept if persona in mine]
-    return kept or []
 
 
 def _length_rows(

@@ -119,7 +119,11 @@ def fit(
     seed = context.node.seed
     scope = (seed, context.node.stage, context.node.condition)
     kept = Checkpointing(context.store, context.key, context.progress.say)
-    latest = kept.load()
+    devices = _devices(context)
+    # Several processes go on from the same one. One alone looks for it when it is about to read it:
+    # loading the model takes long, and another run may have replaced or finished it meanwhile.
+    several = len(devices) > 1
+    shared = kept.load() if several else None
     job = data_parallel.Job(
         model=context.spec.model,
         examples=examples,
@@ -129,9 +133,8 @@ def fit(
         adapter_seed=derive_seed(seed, context.node.stage, "adapter"),
         run_seed=derive_seed(seed, context.node.stage, "run"),
         field=field,
-        checkpoint=latest,
+        checkpoint=shared,
     )
-    devices = _devices(context)
     with (
         data_parallel.leading(job, devices) as team,
         data_parallel.adapter(job, context.runtime.training_model) as model,
@@ -146,7 +149,10 @@ def fit(
         def advance(entry: StepLog) -> None:
             context.progress.advance(1, f"loss {entry.loss:.3f}")
 
-        log = trainer.run(Checkpoints(load=lambda: latest, save=kept.save), advance)
+        log = trainer.run(
+            Checkpoints(load=(lambda: shared) if several else kept.load, save=kept.save),
+            advance,
+        )
         lora.save(model, context.out / ADAPTER, context.spec.model.name)
     write_json(
         context.out / TRAINING_LOG,
