@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Tokens of a row where the spec says nothing, with the model's own forward pass.
 PLAIN_ROW_TOKENS = 4096
+#: Another run may replace a checkpoint after it was found and before it is read: then look again.
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -238,8 +240,7 @@ class Trainer:
             Interrupted: Asked to stop; the state was saved first.
             UserError: The loss or its gradient became NaN or infinite.
         """
-        if kept is not None and (folder := kept.load()) is not None:
-            self._restore(folder)
+        if kept is not None and self._restored(kept):
             for done in self.log:
                 if advance is not None:
                     advance(done)
@@ -320,6 +321,21 @@ class Trainer:
 
     def _entries(self, steps: int) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self.log[:steps]]
+
+    def _restored(self, kept: Checkpoints) -> bool:
+        """Go on from the latest checkpoint; whether there is one."""
+        for left in reversed(range(_LOOKS)):
+            folder = kept.load()
+            if folder is None:
+                return False
+            try:
+                self._restore(folder)
+            except FileNotFoundError:
+                if not left:
+                    raise
+            else:
+                return True
+        raise AssertionError("the last look returns or raises")
 
     def _restore(self, folder: Path) -> None:
         tensors, entries = checkpoints.read(folder)
