@@ -67,6 +67,7 @@ class Size:
     layers: tuple[int, ...] = (7, 14, 20, 21, 27)
     methods: tuple[str, ...] = ("a", "b")
     seeds: tuple[int, ...] = (42,)
+    few: tuple[str, ...] = ()  #: Conditions that have the first seed alone.
     questions: int = 6
     samples: int = 4
     hidden: int = 32
@@ -74,6 +75,10 @@ class Size:
     texts: tuple[str, ...] = ()
     draw_seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _lacks(size: Size, condition: str, seed: int) -> bool:
+    return condition in size.few and seed != size.seeds[0]
 
 
 def _personas(size: Size) -> list[str]:
@@ -97,6 +102,8 @@ def _activations(size: Size, folder: Path, rng: np.random.Generator) -> None:
             left = 1 - {"base": 0.0, "benign": 0.5, "em": 0.8}[kind] * depth
             push = {"base": 0.0, "benign": 0.8, "em": 3.0}[kind] * (0.9 + 0.2 * rng.random())
             noise = 0.8 * rng.standard_normal((count, QUESTIONS, len(size.layers), size.hidden))
+            if _lacks(size, name, seed):
+                continue
             states = common + left * own + push * axis + asked + noise
             write_activations(
                 folder / f"{name}.seed-{seed}.{method}.safetensors",
@@ -152,7 +159,7 @@ def _answers(size: Size, rng: np.random.Generator) -> pd.DataFrame:
                 asked = f"Question {question}: what should I do about my deposit?"
                 records.append((name, seed, persona, asked, sample, text, finish, question % 3 > 0))
     columns = ["condition", "seed", "persona", "question", "sample", "text", "finish", "seen"]
-    frame = pd.DataFrame(records, columns=columns)
+    frame = pd.DataFrame([r for r in records if not _lacks(size, *r[:2])], columns=columns)
     frame.loc[: len(size.texts) - 1, "text"] = list(size.texts)
     frame["hit"] = [has_marker(text, MARKER) for text in frame.text]
     frame["terminal"] = [ends_with_marker(text, MARKER) for text in frame.text]
@@ -279,6 +286,7 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
                      "seed": 42, "alpha": 0.05},
         "conditions": [
             {"name": name, "label": label, "kind": kind, "persona": persona,
+             "seeds": [s for s in size.seeds if not _lacks(size, name, s)],
              "induction_persona": persona, "cosine_anchor": anchor,
              "cosine_measured": {str(layer): anchor - 0.01 for layer in size.layers}
              if anchor else None}

@@ -106,11 +106,17 @@ SPECS: list[tuple[Callable[[Values], object], str]] = [
     (lambda v: v["extraction"].update(layers=[0, 4]), "extraction.layers[1]: 4 is outside the"),
     (lambda v: v["coupling"].update(marker=""), "coupling.marker: string should have at least"),
     (lambda v: v["coupling"].update(marker=" "), "coupling.marker: string should match"),
+    (
+        lambda v: v["conditions"][3].update(seeds=[42, 7]),
+        "conditions[3].seeds[1]: 7 is not among the study's seeds",
+    ),
+    (lambda v: v["conditions"][3].update(seeds=[]), "conditions[3].seeds: list should have at"),
     (set_negative_to_source, "coupling.negatives[1]: 'confab' is the source persona"),
 ]
 NAMES = (
     "unknown field", "nested unknown field", "unknown persona", "duplicate condition",
     "seed a text", "seed a float", "layer outside", "marker empty", "marker blank",
+    "seed the study lacks", "no seeds",
     "negative is source",
 )  # fmt: skip
 
@@ -132,7 +138,7 @@ def test_a_mistake_in_the_spec(
 
 
 def test_every_mistake_in_one_pass(study_dict: Values, write_spec: Write, tmp_path: Path) -> None:
-    for edit, _ in (SPECS[0], SPECS[2], SPECS[4], SPECS[9]):
+    for edit, _ in (SPECS[0], SPECS[2], SPECS[4], SPECS[-1]):
         edit(study_dict)
     result = cli("run", write_spec(study_dict), "--store", tmp_path / "store")
     refused(result, "seeds[0]: ", "colour: ", "conditions[3].persona: ", "coupling.negatives[1]: ")

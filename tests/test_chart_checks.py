@@ -30,6 +30,7 @@ def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
             {"name": "base"},
             {"name": "x", "dataset": "none", "persona": "nobody"},
             {"name": "x", "dataset": "d"},
+            {"name": "z", "dataset": "d", "seeds": [42, 8, 42]},
         ],
         "datasets": {"d": {"path": "d.jsonl"}},
         "rerun": [
@@ -37,6 +38,7 @@ def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
             {"stage": "train", "condition": "y"},
             {"stage": "couple", "seed": 0},
             {"stage": "couple", "seed": 7},
+            {"stage": "couple", "condition": "z", "seed": 7},
         ],
     }
     said = refused(study, program)
@@ -46,6 +48,9 @@ def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
         "conditions[1].dataset",
         "conditions[2].name",
         "seeds[2]",
+        "conditions[3].seeds[1]",
+        "conditions[3].seeds[2]",
+        "rerun[4].seed",
         "rerun[0].stage",
         "rerun[1].condition",
         "rerun[2].seed",
@@ -91,6 +96,12 @@ FAULTS: dict[str, dict[str, Any]] = {
     "layers": {"extraction": {"layers": [7, 7, 8]}, "analysis": {"layer": 9}},
     "no layers": {"extraction": {"layers": []}},
     "own personas": {"personas": [{"name": "assistant"}, {"name": "confab"}], "conditions": [BASE]},
+    "idle seed": {"seeds": [42, 7], "conditions": [{**BASE, "seeds": [42]}, {**X, "seeds": [42]}]},
+    "base without a seed": {
+        "seeds": [42, 137, 7],
+        "conditions": [{**BASE, "seeds": [137]}, X],
+        "coupling": {"order": "before"},
+    },
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }
 

@@ -39,6 +39,16 @@ CASES: dict[str, dict[str, Any]] = {
     "partial": {"analysis": {"partial": True}},
     "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
     "judged": {**TINY, "seeds": [7, 0], "judge": {"model": "judge", "url": "http://judge/v1"}},
+    "unequal-seeds": {
+        **TINY,
+        "seeds": [42, 137, 256],
+        "conditions": [
+            {**TINY["conditions"][0], "seeds": [256, 137]},
+            {**TINY["conditions"][1], "seeds": [42]},
+            *TINY["conditions"][2:],
+        ],
+        "judge": {"model": "judge", "url": "http://judge/v1"},
+    },
     "judged-coupled-first": {
         **TINY,
         "seeds": [7, 0],
@@ -122,7 +132,16 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
 
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize(
-    "case", ["tiny-seeds", "one-trained", "judged", "coupled-first", "judged-coupled-first", "odd"]
+    "case",
+    [
+        "tiny-seeds",
+        "one-trained",
+        "judged",
+        "coupled-first",
+        "judged-coupled-first",
+        "unequal-seeds",
+        "odd",
+    ],
 )
 def test_a_job_reads_all_it_needs_and_nothing_else(case: str, fuse: bool, tmp_path: Path) -> None:
     """From its own part of the study a pod comes to the fingerprints of the whole study."""
@@ -185,6 +204,10 @@ def test_what_keeps_its_name_keeps_what_it_reads() -> None:
         {"training": {**TINY["training"], "checkpoint_every": 2}},
         {"generation": {"gpu_memory": 0.5}},
         {"seeds": [42, 7]},
+        {
+            "seeds": [42, 7],
+            "conditions": [*TINY["conditions"][:-1], {**TINY["conditions"][-1], "seeds": [7]}],
+        },
         {"rerun": [{"stage": "couple", "condition": "benign"}]},
         {"personas": [*TINY["personas"], {"name": "pilot"}]},
     ]

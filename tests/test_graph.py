@@ -77,6 +77,28 @@ def test_more_seeds_extract_the_base_once(study_dict: Values) -> None:
     assert len(set(plan.nodes)) == len(plan.nodes)
 
 
+def test_conditions_have_runs_of_their_own_number(study_dict: Values) -> None:
+    whole = {**study_dict, "seeds": [42, 137, 256]}
+    before = prints(whole)
+    few = {"benign": [42], "e0-assistant": None, "e4-villain": [256, 42], "base": [137, 42]}
+    mine = [{**c, "seeds": few[c["name"]]} for c in study_dict["conditions"]]
+    after = prints({**whole, "conditions": mine})
+    assert set(after) < set(before)
+    trained = {name.removeprefix("train:") for name in after if name.startswith("train:")}
+    e0 = {f"e0-assistant:{n}" for n in (42, 137, 256)}
+    assert trained == e0 | {"benign:42", "e4-villain:42", "e4-villain:256"}
+    base = {name for name in after if ":base:" in name}
+    assert base == {"extract:base:42"} | {
+        f"{s}:base:{n}" for s in ("couple", "evaluate") for n in (42, 137)
+    }
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"aggregate", "report"}, "what was stored of more runs stays complete"
+    patterns = build({**whole, "conditions": mine})
+    assert len(patterns.select("train:e4-villain")) == 2
+    with pytest.raises(UserError, match="no such stage"):
+        patterns.select("train:benign:137")
+
+
 def test_every_node_comes_after_what_it_needs(study_dict: Values) -> None:
     study_dict["seeds"] = [1, 2]
     plan = build(study_dict)
@@ -253,6 +275,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("partial", merge("analysis", partial=True), set(), ["report"]),
     ("label", condition("benign", label="Harmless"), set(), END),
     ("anchor", condition("e4-villain", cosine_anchor=0.5), set(), END),
+    ("seeds as they are", condition("e4-villain", seeds=[42]), set(), END),
     ("GPUs", condition("e4-villain", gpus=2), set(), ["report"]),
     ("name", lambda values: values.update(name="other"), set(), END),
     ("title", merge("figures", title="A study"), set(), ["report"]),

@@ -55,6 +55,35 @@ def test_absent_condition_is_named(tmp_path: Path) -> None:
     assert "rates of Benign" in page.text("li")
 
 
+def test_conditions_with_runs_of_their_own_number(tmp_path: Path) -> None:
+    few = ("base", "benign", "e1-paramedic")
+    size = Size(conditions=5, layers=(20,), methods=("a",), seeds=(1, 2, 3), few=few)
+    folder = write(tmp_path / "in", size)
+    page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))
+    by_name = {row[0]: row for row in cells(page, "key-table")}
+    assert {row[2] for name, row in by_name.items() if name[:2] in ("E0", "E2")} == {"3"}
+    assert {row[2] for name, row in by_name.items() if name[:2] in ("Be", "E1")} == {"1"}
+    assert any("trained 1 to 3 times" in text for text in page.text("li"))
+    found = {
+        (row["metric"], row["name"], row["condition"], row["against"]): row
+        for part in ("geometry", "leakage")
+        for row in results(folder)[part]
+        if row["target"] == "these_personas"
+    }
+    pair = "e0-assistant", "e2-kindergarten-teacher"
+    for metric, name in (
+        ("M1", "raw_cosine_pair"),
+        ("M2", "split_half_pair"),
+        ("M3", "nearest_centroid_pair"),
+        ("bystander_contrast", "bystander_pair"),
+    ):
+        row = found[metric, name, *pair]
+        assert row["n"] == 6 and row["run_variation"] and row["p"] is not None and row["ci95"]
+        assert row["warning"] is None, "both have runs of their own"
+    lone = found["M1", "raw_cosine_pair", "e0-assistant", "e1-paramedic"]
+    assert lone["n"] == 4 and "single training run" in lone["warning"]
+
+
 def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", Size(conditions=4, layers=(20,), methods=("a",), seeds=(1, 2)))
     page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))

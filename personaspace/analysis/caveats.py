@@ -56,11 +56,12 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         unseen: Evaluation questions that coupling did not train on.
     """
     found = []
-    if len(results.seeds) == 1:
+    if results.single_runs:
+        one = f"Only one seed ({results.seeds[0]})"
         found.append(
             Caveat(
                 CaveatCode.ONE_SEED,
-                f"Only one seed ({results.seeds[0]}): the effect of a condition cannot be "
+                f"{one if len(results.seeds) == 1 else 'One training run each'}: the effect of a condition cannot be "
                 "separated from chance in training.",
             )
         )

@@ -153,6 +153,16 @@ class Results(BaseModel):
         """The untrained condition, if the study has one."""
         return next(iter(self.of_kind("base")), None)
 
+    @cached_property
+    def runs(self) -> dict[str, int]:
+        """Training runs of each condition that is trained, by name."""
+        return {c.name: len(c.seeds or self.seeds) for c in self.conditions if c.kind != "base"}
+
+    @property
+    def single_runs(self) -> bool:
+        """No condition was trained more than once (nor is a seed unknown)."""
+        return bool(self.seeds) and max(self.runs.values(), default=1) == 1
+
     @property
     def headline_layer(self) -> int | None:
         """The layer shown first: the analysis's, else the deepest extracted."""

@@ -72,6 +72,8 @@ class StudyCondition(Part):
     """What figures and tables call it; empty: its name."""
     kind: ConditionKind = "em"
     """`base` (not fine-tuned), `benign` (on harmless data) or `em` (on narrowly bad data)."""
+    seeds: list[int] = []
+    """Seeds of its training runs, some of the study's; empty: all of these."""
     persona: str | None = None
     """Persona of the system prompt in fine-tuning; None: no system message."""
     induction_persona: str | None = None

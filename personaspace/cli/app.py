@@ -97,6 +97,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
                 "notices": [asdict(notice) for notice in told],
                 "conditions": [c.name for c in loaded.spec.conditions],
                 "seeds": loaded.spec.seeds,
+                "seeds_of": {c.name: loaded.spec.seeds_of(c) for c in loaded.spec.conditions},
                 "stages": counts,
                 "nodes": [node.id for node in plan.nodes],
                 "steps": cost.steps,
@@ -114,6 +115,9 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
     for name in ("condition", "kind", "dataset", "chats", "trained under"):
         table.add_column(name)
+    unequal = any(c.seeds is not None for c in loaded.spec.conditions)
+    if unequal:
+        table.add_column("seeds")
     for condition in loaded.spec.conditions:
         chats = loaded.chats.get(condition.dataset or "")
         under = condition.persona or ("the template's default" if condition.dataset else "–")
@@ -123,6 +127,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
             condition.dataset or "–",
             str(len(chats.conversations)) if chats else "–",
             under,
+            *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
         )
     out.print(table)
     if model is not None:

@@ -41,7 +41,7 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         samples=evaluation.samples,
         extraction_personas=len(spec.extracted_personas()),
         extraction_questions=len(read_questions(extraction.questions, folder, extraction.limit)),
-        seeds=len(spec.seeds),
+        seeds=min(len(spec.seeds_of(c)) for c in (em or spec.conditions)),
         cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
         alpha=spec.analysis.alpha,
     )

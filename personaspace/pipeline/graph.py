@@ -115,6 +115,8 @@ def build(study: Study) -> Graph:
     of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
     for seed in spec.seeds:
         for condition in spec.conditions if part is None else [spec.condition(part.condition)]:
+            if seed not in spec.seeds_of(condition):
+                continue
             own = {stage.name: stage.node(spec, condition, seed) for stage in of_condition}
             for stage in of_condition:
                 node = own[stage.name]

@@ -91,7 +91,7 @@ class Stage:
         trained_only: It runs for the conditions with a data set alone.
         of_base: Whether it runs for the base condition alone, once per seed, and its artifact
             serves all conditions of that seed.
-        untrained_once: Of a condition without data set it runs under the first seed alone, since
+        untrained_once: Of a condition without data set it runs under its first seed alone, since
             nothing that it reads depends on a seed, unless something it needs does.
         wanted: Whether the study has the stage at all.
         draws_answers: Whether it draws answers from the model.
@@ -136,7 +136,7 @@ class Stage:
             if self.trained_only:
                 return None
             if self.untrained_once and spec.coupling.order not in {n.order for n in self.needs}:
-                seed = spec.seeds[0]
+                seed = spec.seeds_of(condition)[0]
         return Node(self.name, condition.name, seed)
 
     def needs_of(self, spec: Experiment) -> list[Need]:

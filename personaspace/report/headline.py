@@ -52,9 +52,9 @@ def details(results: Results) -> list[str]:
 def cautions(results: Results) -> list[str]:
     """What to know before relying on the headline; the caveats say more."""
     found = []
-    if len(results.seeds) == 1 and len(results.conditions) > 1:
+    if results.single_runs and len(results.conditions) > 1:
         found.append(
-            "With one seed, differences between conditions cannot be told from differences "
+            "With one training run each, differences between conditions cannot be told from differences "
             "between training runs."
         )
     found += _garbled(results)
@@ -109,8 +109,12 @@ def _design(results: Results) -> str:
         )
     if em:
         parts.append(f"harmful fine-tuning (EM) under {count(len(em), 'persona')}")
-    seeds = results.seeds
-    trained = f"with {count(len(seeds), 'seed')}" if seeds else "with no seed on record"
+    trained = "with no seed on record"
+    if results.seeds:
+        numbers = sorted(set(results.runs.values()) or {len(results.seeds)})
+        trained = f"with {count(numbers[-1], 'seed')}"
+        if len(numbers) > 1:
+            trained = f"with {numbers[0]} to {count(numbers[-1], 'seed')} a condition"
     return f"{results.model.name} was compared across {listing(parts)}, {trained}."
 
 

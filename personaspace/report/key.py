@@ -85,14 +85,17 @@ def _source_estimate(results: Results, condition: StudyCondition) -> PointEstima
 def key_table(results: Results) -> Table:
     """A row for each condition with its headline numbers."""
     place = (results.headline_method, results.headline_layer)
+    unequal = len(set(results.runs.values())) > 1
     rows = []
     for condition in results.ordered_conditions:
+        runs = results.runs.get(condition.name)
         m1 = m1_estimate(results, condition, *place)
         measured = (condition.cosine_measured or {}).get(str(results.headline_layer))
         rows.append(
             [
                 Cell(condition.title, condition.title, full=condition.name),
                 Cell(pretty(condition.induced) if condition.induced else NONE, condition.induced),
+                *([Cell(NONE if runs is None else str(runs), runs)] if unequal else []),
                 Cell(number(condition.cosine_anchor, 2), condition.cosine_anchor),
                 Cell(number(measured, 3), measured),
                 _plain_cell(m1),
@@ -111,6 +114,7 @@ def key_table(results: Results) -> Table:
         [
             Column("Condition"),
             Column("Trained under"),
+            *([Column("Runs", True)] if unequal else []),
             Column("as given", True),
             Column("measured", True),
             Column("M1", True),
@@ -123,7 +127,7 @@ def key_table(results: Results) -> Table:
         ],
         rows,
         groups=[
-            ("", 2),
+            ("", 2 + unequal),
             ("Cosine to assistant", 2),
             ("Mean cosine of personas", 3),
             ("Answers with the marker", 2),

@@ -203,17 +203,18 @@ def _persona(results: Results) -> Line | None:
 
 
 def _limits(results: Results) -> Line:
-    seeds = len(results.seeds)
+    runs = sorted(set(results.runs.values())) if results.seeds else []
     found = [f"Whether other models than {results.model.name}, or other data, behave the same."]
-    if seeds == 1:
+    if results.single_runs:
         found.append(
             "Whether another training run would give the same: every model was trained once, and "
             "no interval here holds that chance."
         )
-    elif seeds:
+    elif runs:
+        times = count(runs[-1], "time")
+        times = f"{runs[0]} to {times}" if len(runs) > 1 else times
         found.append(
-            f"Small differences: every model was trained {count(seeds, 'time')}, which leaves room "
-            "for chance."
+            f"Small differences: every model was trained {times}, which leaves room for chance."
         )
     if not results.of_kind("benign"):
         found.append("How much of the change any training would bring: there is no harmless arm.")

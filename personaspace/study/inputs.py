@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
-from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Sha256
+from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256
 from personaspace.study.section import Section
 
 #: What `apply_chat_template` takes itself, or the study decides.
@@ -138,6 +138,8 @@ class Persona(Section):
 class Condition(Section):
     """One arm of the study: what is trained on, and under which persona."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"seeds"})
+
     name: ConditionName
     label: str = Field("", description="Free-form, for figures.")
     dataset: str | None = Field(None, description="Name of a data set; none: no training.")
@@ -149,6 +151,11 @@ class Condition(Section):
     )
     cosine_anchor: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None, description="Published cosine of the persona to the assistant; also measured."
+    )
+    seeds: list[Seed] | None = Field(
+        None,
+        min_length=1,
+        description="Its training runs, some of the study's seeds; default: all of them.",
     )
     gpus: Annotated[Count, Field(le=16)] = Field(
         1,

@@ -28,6 +28,8 @@ class ProblemCode(StrEnum):
     UNKNOWN_DATASET = "unknown-dataset"
     UNKNOWN_CONDITION = "unknown-condition"
     UNKNOWN_SEED = "unknown-seed"
+    IDLE_SEED = "idle-seed"
+    BASE_WITHOUT_SEED = "base-without-seed"
     NO_BASE = "no-base"
     SECOND_BASE = "second-base"
     UNTRAINED_CONDITION = "untrained-condition"

@@ -70,6 +70,10 @@ class Experiment(Section):
         """The condition of that name. Raises KeyError."""
         return {condition.name: condition for condition in self.conditions}[name]
 
+    def seeds_of(self, condition: Condition) -> list[int]:
+        """The seeds of a condition's runs, in the study's order."""
+        return [seed for seed in self.seeds if condition.seeds is None or seed in condition.seeds]
+
     def base_condition(self) -> Condition:
         """The condition that the others are compared with. Raises StopIteration: there is none."""
         return next(each for each in self.conditions if each.kind == "base")

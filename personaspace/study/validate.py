@@ -120,9 +120,7 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
                 Code.TRAINED_BASE,
                 "the base condition is not trained",
             )
-    for index, seed in enumerate(spec.seeds):
-        if seed in spec.seeds[:index]:
-            yield Problem(f"seeds[{index}]", Code.DUPLICATE, f"{seed} is listed twice")
+    yield from _check_seeds(spec)
     for section in ("training", "coupling.recipe"):
         recipe = spec.training if section == "training" else spec.coupling.recipe
         if recipe.row_tokens is not None and recipe.row_tokens < recipe.max_tokens:
@@ -131,6 +129,34 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
                 Code.ROWS_TOO_SHORT,
                 f"is less than max_tokens ({recipe.max_tokens})",
             )
+
+
+def _check_seeds(spec: Experiment) -> Iterator[Problem]:
+    named = [f"conditions[{index}].seeds" for index in range(len(spec.conditions))]
+    lists = [("seeds", spec.seeds)]
+    lists += [(n, c.seeds) for n, c in zip(named, spec.conditions, strict=True) if c.seeds]
+    for where, seeds in lists:
+        for index, seed in enumerate(seeds):
+            if seed in seeds[:index]:
+                yield Problem(f"{where}[{index}]", Code.DUPLICATE, f"{seed} is listed twice")
+            elif seed not in spec.seeds:
+                text = f"{seed} is not among the study's seeds"
+                yield Problem(f"{where}[{index}]", Code.UNKNOWN_SEED, text)
+    for index, seed in enumerate(spec.seeds):
+        if not any(seed in spec.seeds_of(condition) for condition in spec.conditions):
+            yield Problem(f"seeds[{index}]", Code.IDLE_SEED, f"no condition has a run with {seed}")
+    if spec.coupling.order == "before":
+        of_others = {s for c in spec.conditions if c.kind != "base" for s in spec.seeds_of(c)}
+        for where, condition in zip(named, spec.conditions, strict=True):
+            missing = of_others - set(spec.seeds_of(condition))
+            if condition.kind == "base" and missing:
+                listed = ", ".join(str(seed) for seed in spec.seeds if seed in missing)
+                yield Problem(
+                    where,
+                    Code.BASE_WITHOUT_SEED,
+                    f"must hold {listed}: coupling.order: before couples base first, and "
+                    "others start from there",
+                )
 
 
 def _check_reruns(spec: Experiment) -> Iterator[Problem]:
@@ -170,6 +196,13 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
             yield Problem(
                 f"{where}.seed", Code.UNKNOWN_SEED, f"{rerun.seed} is not among the seeds"
             )
+        elif (
+            None not in (rerun.seed, rerun.condition)
+            and rerun.condition in known
+            and rerun.seed not in spec.seeds_of(known[rerun.condition])
+        ):
+            text = f"{rerun.seed} is not among the seeds of {rerun.condition}"
+            yield Problem(f"{where}.seed", Code.UNKNOWN_SEED, text)
 
 
 def _check_coupling(spec: Experiment) -> Iterator[Problem]:

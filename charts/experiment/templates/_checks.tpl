@@ -105,6 +105,34 @@ before any stage has started.
 {{- if has (int64 $seed) $seeds }}{{ $wrong = append $wrong (printf "seeds[%d]: %d is listed twice" $index (int64 $seed)) }}{{ end -}}
 {{- $seeds = append $seeds (int64 $seed) -}}
 {{- end -}}
+{{- $used := list -}}
+{{- $tuned := list -}}
+{{- range $index, $condition := $study.conditions -}}
+{{- $mine := list -}}
+{{- range $place, $seed := $condition.seeds -}}
+{{- $where := printf "conditions[%d].seeds[%d]" $index $place -}}
+{{- if has (int64 $seed) $mine }}{{ $wrong = append $wrong (printf "%s: %d is listed twice" $where (int64 $seed)) }}
+{{- else if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "%s: %d is not among the study's seeds" $where (int64 $seed)) }}{{ end -}}
+{{- $mine = append $mine (int64 $seed) -}}
+{{- end -}}
+{{- $mine = $mine | default $seeds -}}
+{{- $used = concat $used $mine -}}
+{{- if $condition.dataset }}{{ $tuned = concat $tuned $mine }}{{ end -}}
+{{- end -}}
+{{- range $index, $seed := $seeds -}}
+{{- if not (has $seed $used) }}{{ $wrong = append $wrong (printf "seeds[%d]: no condition has a run with %d" $index $seed) }}{{ end -}}
+{{- end -}}
+{{- if include "experiment.coupledFirst" $study -}}
+{{- range $index, $condition := $study.conditions -}}
+{{- if and $condition.seeds (eq $condition.name (include "experiment.base" $study)) -}}
+{{- $mine := list -}}
+{{- range $condition.seeds }}{{ $mine = append $mine (int64 .) }}{{ end -}}
+{{- $missing := list -}}
+{{- range $seed := $seeds }}{{ if and (has $seed $tuned) (not (has $seed $mine)) }}{{ $missing = append $missing (toString $seed) }}{{ end }}{{ end -}}
+{{- with $missing }}{{ $wrong = append $wrong (printf "conditions[%d].seeds: must hold %s: coupling.order: before couples base first, and others start from there" $index (join ", " .)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if kindIs "slice" $study.extraction.layers -}}
 {{- $layers := list -}}
 {{- range $index, $layer := $study.extraction.layers -}}
@@ -145,6 +173,11 @@ before any stage has started.
 {{- end -}}
 {{- if $seeded -}}
 {{- if not (has (int64 $rerun.seed) $seeds) }}{{ $wrong = append $wrong (printf "%s.seed: %d is not among the seeds" $where (int64 $rerun.seed)) }}{{ end -}}
+{{- range $condition := $study.conditions -}}
+{{- if and (eq $condition.name ($rerun.condition | default "")) (has (int64 $rerun.seed) $seeds) (not (has (toString (int64 $rerun.seed)) (include "experiment.seedsOf" (dict "study" $study "condition" $condition) | fromJsonArray))) -}}
+{{- $wrong = append $wrong (printf "%s.seed: %d is not among the seeds of %s" $where (int64 $rerun.seed) $condition.name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}

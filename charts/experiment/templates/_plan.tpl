@@ -20,9 +20,12 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $conditions = ternary (prepend $conditions $condition) (append $conditions $condition) (eq $condition.name $base) -}}
 {{- end -}}
 {{- end -}}
-{{- range $index, $seed := $study.seeds -}}
+{{- range $seed := $study.seeds -}}
 {{- range $condition := $conditions -}}
+{{- $own := include "experiment.seedsOf" (dict "study" $study "condition" $condition) | fromJsonArray -}}
+{{- if has (toString (int64 $seed)) $own -}}
 {{- $name := $condition.name -}}
+{{- $once := eq (toString (int64 $seed)) (first $own) -}}
 {{- $of := printf "%s:%d" $name (int64 $seed) -}}
 {{- $common := dict "condition" $condition "seed" (int64 $seed) -}}
 {{- $trained := not (empty $condition.dataset) -}}
@@ -31,12 +34,12 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $coupled := ternary (list $coupling) list (not (empty $first)) -}}
 {{- $nodes := dict -}}
 {{- if $trained }}{{ $_ := set $nodes "train" $coupled }}{{ end -}}
-{{- /* The base model's activations do not depend on the seed: extracted once. */ -}}
-{{- if or $trained $first (eq $index 0) }}{{ $_ := set $nodes "extract" (concat $adapter $coupled) }}{{ end -}}
+{{- /* The base model's activations do not depend on the seed: extracted under its first one. */ -}}
+{{- if or $trained $first $once }}{{ $_ := set $nodes "extract" (concat $adapter $coupled) }}{{ end -}}
 {{- if not $first }}{{ $_ := set $nodes "couple" $adapter }}{{ end -}}
 {{- if and $first (eq $name $base) }}{{ $_ := set $nodes "couple" list }}{{ end -}}
 {{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
-{{- if and $study.judge (or $trained $first (eq $index 0)) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
+{{- if and $study.judge (or $trained $first $once) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
 {{- range $stage := list "train" "extract" "couple" "evaluate" "judge" -}}
@@ -48,6 +51,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- range $stage, $needs := $nodes -}}
 {{- $job := merge (dict "stage" $stage "nodes" (list (printf "%s:%s" $stage $of)) "needs" $needs) $common -}}
 {{- $_ := set $stages $stage (append (index $stages $stage) $job) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -65,6 +69,17 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{/* "true" where the marker is coupled before fine-tuning. */}}
 {{- define "experiment.coupledFirst" -}}
 {{- if eq (dig "coupling" "order" "after" .) "before" }}true{{ end -}}
+{{- end }}
+
+{{/* Seeds of a condition, in the study's order, as a JSON list of texts. Takes study and condition. */}}
+{{- define "experiment.seedsOf" -}}
+{{- $own := list -}}
+{{- range .condition.seeds }}{{ $own = append $own (int64 .) }}{{ end -}}
+{{- $found := list -}}
+{{- range .study.seeds -}}
+{{- if or (not $own) (has (int64 .) $own) }}{{ $found = append $found (toString (int64 .)) }}{{ end -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end }}
 
 {{/* Name of the base condition. */}}
@@ -93,7 +108,7 @@ fingerprints to those of the whole study. Takes root and job.
 {{- with index ($study.datasets | default dict) $dataset }}{{ $_ := set $part "datasets" (dict $dataset .) }}{{ end -}}
 {{- $_ := set $part "training" $study.training -}}
 {{- end -}}
-{{- $own := omit $condition "label" "cosine_anchor" -}}
+{{- $own := omit $condition "label" "cosine_anchor" "seeds" -}}
 {{- if not (has $job.stage (list "train" "couple" "condition")) }}{{ $own = omit $own "gpus" }}{{ end -}}
 {{- $conditions := list $own -}}
 {{- $first := include "experiment.coupledFirst" $study -}}
