@@ -56,8 +56,8 @@ def test_absent_condition_is_named(tmp_path: Path) -> None:
 
 
 def test_conditions_with_runs_of_their_own_number(tmp_path: Path) -> None:
-    few = ("base", "benign", "e1-paramedic")
-    size = Size(conditions=5, layers=(20,), methods=("a",), seeds=(1, 2, 3), few=few)
+    few = ("benign", "e1-paramedic")
+    size = Size(conditions=5, personas=7, layers=(20,), methods=("a",), seeds=(1, 2, 3), few=few)
     folder = write(tmp_path / "in", size)
     page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))
     by_name = {row[0]: row for row in cells(page, "key-table")}

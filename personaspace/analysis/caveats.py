@@ -57,12 +57,13 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
     """
     found = []
     if results.single_runs:
-        one = f"Only one seed ({results.seeds[0]})"
+        one = "One training run each"
+        if len(results.seeds) == 1:
+            one = f"Only one seed ({results.seeds[0]})"
         found.append(
             Caveat(
                 CaveatCode.ONE_SEED,
-                f"{one if len(results.seeds) == 1 else 'One training run each'}: the effect of a condition cannot be "
-                "separated from chance in training.",
+                f"{one}: the effect of a condition cannot be separated from chance in training.",
             )
         )
     em = results.of_kind("em")

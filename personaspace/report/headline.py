@@ -54,8 +54,8 @@ def cautions(results: Results) -> list[str]:
     found = []
     if results.single_runs and len(results.conditions) > 1:
         found.append(
-            "With one training run each, differences between conditions cannot be told from differences "
-            "between training runs."
+            "With one training run each, differences between conditions cannot be told from "
+            "differences between training runs."
         )
     found += _garbled(results)
     mixed = control.seeds_sentence(results)
