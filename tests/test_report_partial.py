@@ -101,7 +101,7 @@ def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
     chunks = json.loads(page.raw("script", id="answers-index"))["chunks"]
     assert [chunk["seed"] for chunk in chunks] == [1, 2] * 4
     assert any("with 2 seeds" in text for text in page.text("li"))
-    assert not any("With one seed" in text for text in page.text("li"))
+    assert not any("With one training run" in text for text in page.text("li"))
 
 
 @pytest.mark.parametrize(
