@@ -1,6 +1,8 @@
 """How often tests with training runs as units reject a true null hypothesis, world by world.
 
 python benchmarks/runs_calibration.py --studies 2000 --out docs/calibration-runs.md
+
+Worlds that its JSON has already, with as many studies, are not computed again.
 """
 
 from __future__ import annotations
@@ -224,16 +226,22 @@ def main() -> None:
     parser.add_argument("--only", default="", help="worlds whose name contains this")
     parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
     options = parser.parse_args()
+    kept = options.out and options.out.with_suffix(".json")
     shares = {}
+    if kept and kept.is_file():
+        former = json.loads(kept.read_text(encoding="utf-8"))
+        shares = former["rejected"] if former["studies"] == options.studies else {}
     for name, world in WORLDS.items():
-        if options.only in name:
+        if options.only in name and name not in shares:
             shares[name] = rejected(world, name, options.studies)
             print(name, {test: round(100 * share, 1) for test, share in shares[name].items()},
                   flush=True)  # fmt: skip
+            if kept:
+                text = json.dumps({"studies": options.studies, "rejected": shares}, indent=1)
+                kept.write_text(text + "\n", encoding="utf-8")
     if options.out is not None:
-        text = json.dumps({"studies": options.studies, "rejected": shares}, indent=1)
-        options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-        options.out.write_text(markdown(shares, options.studies), encoding="utf-8")
+        ordered = {name: shares[name] for name in WORLDS if name in shares}
+        options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
 
 
 if __name__ == "__main__":

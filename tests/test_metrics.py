@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from personaspace.analysis.geometry import analyse_geometry
 from personaspace.analysis.leakage import analyse_leakage
 from personaspace.analysis.leakage.trend import HINGES, slope_row, within_seeds_row
 from personaspace.analysis.metrics import MEASURES, described, markdown, measure_of, measures_of
+from personaspace.analysis.ranges import CUT, in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import has_outlier
 
@@ -145,3 +147,20 @@ def test_only_the_wanted_variant_is_computed(tmp_path: Path) -> None:
     for variant in ("published", "recommended"):
         found = analyse_geometry(paths, permutations=50, bootstrap=50, variants=(variant,)).rows
         assert found == [row for row in both if row.variant == variant] and found
+
+
+def test_estimates_and_intervals_stay_where_the_truth_can_be() -> None:
+    row = Row("M1", "recommended", "a", 20, "e0", value=1.0007, ci95=(0.9, 1.2), name="raw_cosine")
+    cut = in_range(row)
+    assert (cut.value, cut.ci95) == (1.0, (0.9, 1.0)) and cut.note == CUT
+    inside = replace(row, value=0.99, ci95=(0.98, 0.995))
+    assert in_range(inside) == inside
+    assert in_range(replace(row, variant="published")).value == 1.0007, "as the study had it"
+    pair = replace(
+        row, name="raw_cosine_pair", value=0.5, ci95=(-3.0, 4.0), equivalence=3.5, note="x"
+    )
+    assert in_range(pair) == replace(pair, ci95=(-2.0, 2.0), equivalence=None)
+    leak = replace(pair, metric="bystander_contrast", name="bystander_pair", ci95=(-1.01, 0.89))
+    assert in_range(leak).ci95 == (-1.0, 0.89) and in_range(leak).equivalence is None
+    free = replace(row, name="spread_delta", value=7.0, ci95=(5.0, 9.0))
+    assert in_range(free) == free

@@ -116,3 +116,19 @@ def test_how_often_each_chat_is_seen(
 ) -> None:
     assert total_steps(recipe, examples) == steps
     assert times_seen(recipe, examples) == pytest.approx(seen)
+
+
+def test_a_design_without_a_shared_bystander_is_named() -> None:
+    values: dict[str, Any] = Experiment().model_dump(include={"datasets"})
+    names = ["assistant", "confab", "villain"]
+    values["evaluation"] = {"personas": names}
+    bad = {"dataset": "bad-legal-advice"}
+    conditions = [
+        {"name": "base"},
+        {"name": "e0", **bad},
+        {"name": "e4", **bad, "persona": "villain"},
+    ]
+    values["conditions"] = conditions
+    assert (NoticeCode.NO_COMMON_BYSTANDER, "evaluation.personas") in told(values)
+    values["evaluation"] = {"personas": [*names, "comedian"]}
+    assert NoticeCode.NO_COMMON_BYSTANDER not in [code for code, _ in told(values)]

@@ -147,3 +147,9 @@ def test_a_senseless_assumption_is_one_line(
     done = CliRunner().invoke(app, ["power", str(spec), *option])
     assert done.exit_code == 2
     assert message in done.output and len(done.output.strip().splitlines()) == 1
+
+
+def test_no_shared_bystander_is_named_and_nothing_promised() -> None:
+    made = plan(replace(STUDY, bystanders=0), GUESS)
+    assert any("No persona is a bystander in every condition" in w for w in made.warnings)
+    assert not [f for f in made.findings if f.metric in ("H2", "H3")]

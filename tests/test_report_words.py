@@ -55,7 +55,9 @@ def test_headline_states_the_published_numbers() -> None:
     assert "in 45.7\u202f% (E0) to 53.7\u202f% (E3) of their answers" in words
     assert "no control condition was assessed" in words
     assert len(words.split()) < 90, "it is one paragraph"
-    assert "With one training run each, differences between conditions cannot" in cautions(study())[0]
+    assert (
+        "With one training run each, differences between conditions cannot" in cautions(study())[0]
+    )
 
 
 def test_headline_claims_no_more_than_the_tests() -> None:

@@ -92,6 +92,32 @@ def test_pairs_of_training_personas() -> None:
         "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
         p_holm=1.0, equivalence=0.0027,
     )  # fmt: skip
-    assert "none differs by more than 0.003" in said(study(*ROSE, pair))
+    assert "differences above 0.003 are ruled out (at 5" in said(study(*ROSE, pair))
+    wide = replace(pair, equivalence=None)
+    assert "large ones are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)
     assert "1 of 1 pair of training personas differ" in said(study(*ROSE, apart))
+
+
+LEAK = row(
+    "em_mean_minus_benign", -0.231, (-0.30, -0.16), metric="bystander_contrast", method=None,
+    layer=None, p=0.01,
+)  # fmt: skip
+
+
+def test_less_is_said_as_less_and_the_interval_with_it() -> None:
+    results = study(*ROSE, ADDED).model_copy(update={"leakage": [LEAK]})
+    words = said(results)
+    assert "23.1 percentage points less often (95\u00a0% interval 16.0 to 30.0 less)" in words
+    spans = replace(LEAK, value=0.01, ci95=(-0.02, 0.04), p=0.4)
+    words = said(results.model_copy(update={"leakage": [spans]}))
+    assert "1.0 percentage points more often (95\u00a0% interval 2.0 less to 4.0 more)" in words
+    none = replace(LEAK, value=0.0, ci95=(-0.0004, 0.0004), p=0.9)
+    assert "as often, to a tenth" in said(results.model_copy(update={"leakage": [none]}))
+
+
+def test_the_level_is_the_study_s() -> None:
+    results = study(*(replace(each, p=0.03) for each in ROSE), replace(ADDED, p=0.03))
+    assert "Yes, in 2 of 2" in said(results) and "more than chance explains" in said(results)
+    strict = results.model_copy(update={"analysis": AnalysisInfo(method="a", layer=20, alpha=0.01)})
+    assert "That is not clear" in said(strict) and "no difference from harmless" in said(strict)

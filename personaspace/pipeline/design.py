@@ -30,12 +30,11 @@ def design_of(spec: Experiment, folder: Path) -> Design:
     extraction = spec.extraction
     em = [c for c in spec.conditions if c.kind == "em"]
     personas = spec.evaluated_personas()
-    induced = {spec.induction_persona(c) for c in em}
     return Design(
         em=len(em),
         benign=any(c.kind == "benign" for c in spec.conditions),
         personas=len(personas),
-        bystanders=len(set(personas) - induced - {spec.coupling.source}),
+        bystanders=len(spec.common_bystanders()),
         questions=len(asked),
         unseen=len(set(asked) - coupled),
         samples=evaluation.samples,

@@ -52,7 +52,8 @@ def _seeds_cell(known: Sequence[Row], notes: Footnotes | None) -> Cell:
     shared = {row.note for row in known}
     note = shared.pop() if len(shared) == 1 else None
     warned = " ".join(dict.fromkeys(row.warning for row in known if row.warning))
-    detail = f"{len(known)} seeds: {ends[0]} to {ends[1]}" if len(known) > 1 else ""
+    both = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    detail = f"{len(known)} seeds: {both}" if len(known) > 1 else ""
     return _noted(row_value(mean), mean.value, detail, note, warned, notes)
 
 

@@ -348,7 +348,8 @@ def _verdict(rows: list[Row], alpha: float) -> str:
     ordered = sorted(rows, key=lambda row: row.value or 0.0)
     known = [p for row in rows if (p := _adjusted(row)) is not None]
     clear = sum(1 for p in known if p < alpha)
+    ends = [row_value(ordered[0], 2), row_value(ordered[-1], 2)]
     return (
-        f"{row_value(ordered[0], 2)} to {row_value(ordered[-1], 2)} in {len(rows)} seeds tested "
+        f"{' to '.join(dict.fromkeys(ends))} in {len(rows)} seeds tested "
         f"separately (p below {alpha:g} in {clear} of {len(known)})"
     )

@@ -133,7 +133,9 @@ def key_table(results: Results) -> Table:
             ("Answers with the marker", 2),
             ("", 2),
         ],
-        note="In brackets: 95\u00a0% intervals, where the analysis gives one. EM: emergent "
+        note="In brackets: 95\u00a0% intervals, where the analysis gives one"
+        f"{', of one training run: how runs differ is not in them' * results.single_runs}. "
+        "EM: emergent "
         "misalignment, fine-tuning on narrowly bad data. EM increment: M1 minus that of benign "
         "training. Bystanders: mean over personas other than the source and the persona trained "
         "under. Degenerate: empty, repetitive, or with more than one marker."

@@ -47,8 +47,30 @@ def _ends(row: Row, digits: int = 3) -> str:
     return f" (95\u00a0% interval {interval(row.ci95, digits)})" if row.ci95 else ""
 
 
-def _clear(row: Row) -> bool:
+def _clear(results: Results, row: Row) -> bool:
+    """Shown to differ from 0, at the study's level."""
+    if row.p is not None:
+        return row.p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
+
+
+def _points(row: Row) -> str:
+    """A difference of shares in words that need no sign, with its interval."""
+    value = row.value or 0.0
+    size = number(100 * abs(value), 1)
+    if float(size) == 0:
+        words = "as often, to a tenth of a percentage point"
+    else:
+        words = f"{size} percentage points {'more' if value > 0 else 'less'} often"
+    if row.ci95 is None:
+        return words
+    ends = [number(100 * abs(end), 1) for end in row.ci95]
+    if row.ci95[0] < 0 < row.ci95[1]:
+        return f"{words} (95\u00a0% interval {ends[0]} less to {ends[1]} more)"
+    if value < 0:
+        ends.reverse()
+    span = " to ".join(dict.fromkeys(ends))
+    return f"{words} (95\u00a0% interval {span} {'more' if value > 0 else 'less'})"
 
 
 def _coupling(results: Results) -> Line | None:
@@ -96,8 +118,9 @@ def _closer(results: Results) -> Line | None:
     asked = "Did the model's personas become more alike?"
     base = em[0].base
     mean = sum(row.delta or 0.0 for row in em) / len(em)
-    rose = sum(1 for row in em if (row.delta or 0) > 0 and row.p is not None and row.p < 0.05)
-    fell = sum(1 for row in em if (row.delta or 0) < 0 and row.p is not None and row.p < 0.05)
+    clear = [row for row in em if row.p is not None and row.p <= results.analysis.alpha]
+    rose = sum(1 for row in clear if (row.delta or 0) > 0)
+    fell = sum(1 for row in clear if (row.delta or 0) < 0)
     moved = (
         f"After training on harmful data the average similarity of two personas (1 is the most) "
         f"went from {number(base)} to {number(base + mean)}."
@@ -135,7 +158,7 @@ def _harm(results: Results) -> Line | None:
     if row is None or row.value is None:
         return None
     size = f"{number(row.value, 3, sign=True)} in similarity{_ends(row)}"
-    if _clear(row):
+    if _clear(results, row):
         what = (
             "for the personas of this study, more than chance explains"
             if row.run_variation
@@ -144,20 +167,18 @@ def _harm(results: Results) -> Line | None:
         answer = f"{size}: {what}."
     else:
         answer = f"{size}: no difference from harmless data is shown."
-    if wider is not None and _clear(row):
+    if wider is not None and _clear(results, row):
         answer += (
             " The same is to be expected of other personas."
-            if _clear(wider)
+            if _clear(results, wider)
             else f" For other personas it is not shown{_ends(wider)}."
         )
     leak = _row(results, "bystander_contrast", "em_mean_minus_benign", "these_personas")
     if leak is not None and leak.ci95 and leak.value is not None:
-        low, high = leak.ci95
-        shown = "" if _clear(leak) else ", so no difference is shown"
+        shown = "" if _clear(results, leak) else ", so no difference is shown"
         answer += (
-            f" Personas that were never taught the marker write it "
-            f"{number(100 * leak.value, 1, sign=True)} percentage points more often (95\u00a0% "
-            f"interval {number(100 * low, 1)} to {number(100 * high, 1)}){shown}."
+            " Personas that were never taught the marker write it after harmful data "
+            f"{_points(leak)}{shown}."
         )
     return Line(asked, answer)
 
@@ -182,8 +203,11 @@ def _persona(results: Results) -> Line | None:
     for rows, what in ((pairs, "how alike personas become"), (leaks, "how often the marker leaks")):
         if not rows:
             continue
-        clear = sum(1 for row in rows if row.p_holm is not None and row.p_holm < 0.05)
-        most = max((row.equivalence for row in rows if row.equivalence is not None), default=None)
+        clear = sum(
+            1 for row in rows if row.p_holm is not None and row.p_holm <= results.analysis.alpha
+        )
+        bounds = [row.equivalence for row in rows if row.p is not None]
+        most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:
             parts.append(
                 f"For {what}, {clear} of {count(len(rows), 'pair')} of training personas differ "
@@ -191,13 +215,12 @@ def _persona(results: Results) -> Line | None:
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:
-            scaled = None if most is None else most * (100 if rows is leaks else 1)
-            unit = " percentage points" if rows is leaks else ""
-            bound = (
-                f"; none differs by more than {number(scaled, 1 if unit else 3)}{unit}"
-                if scaled is not None
-                else ""
-            )
+            bound = "; large ones are not ruled out"
+            if most is not None:
+                size = (
+                    f"{number(100 * most, 1)} percentage points" if rows is leaks else number(most)
+                )
+                bound = f"; differences above {size} are ruled out (at 5\u00a0%)"
             parts.append(f"For {what}, no difference between training personas is shown{bound}.")
     return Line(asked, " ".join(parts))
 

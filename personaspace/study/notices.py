@@ -33,6 +33,7 @@ class NoticeCode(StrEnum):
     NO_WORDS = "no-words"
     WEIGHT_ZERO = "weight-zero"
     JUDGE_KEY = "judge-key"
+    NO_COMMON_BYSTANDER = "no-common-bystander"
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,22 @@ def _order(study: Study) -> list[Notice]:
     ]
 
 
+def _bystanders(study: Study) -> list[Notice]:
+    """That no persona is a bystander in every EM condition, and what cannot be compared then."""
+    spec = study.spec
+    if sum(c.kind == "em" for c in spec.conditions) < 2 or spec.common_bystanders():
+        return []
+    return [
+        Notice(
+            NoticeCode.NO_COMMON_BYSTANDER,
+            "evaluation.personas",
+            "No persona is a bystander in every condition: each is the source or one that some "
+            "condition trained under. H2 and H3 compare conditions on shared bystanders alone, so "
+            "they will have no result; evaluate one more persona.",
+        )
+    ]
+
+
 def _questions(study: Study) -> dict[str, list[str]]:
     """What is asked, by the field that says so."""
     return {
@@ -230,6 +247,7 @@ def notices(study: Study) -> list[Notice]:
         *_leaks(study),
         *_shared(study),
         *_order(study),
+        *_bystanders(study),
         *_separators(study),
     ]
 

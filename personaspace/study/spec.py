@@ -105,6 +105,12 @@ class Experiment(Section):
                     names.append(induction)
         return names
 
+    def common_bystanders(self) -> list[str]:
+        """Evaluated personas that are a bystander in every EM condition."""
+        induced = {self.induction_persona(condition) for condition in self.conditions}
+        out = {*induced, self.coupling.source}
+        return [name for name in self.evaluated_personas() if name not in out]
+
     def extracted_personas(self) -> list[str]:
         """Names of the personas whose activations are extracted, in order."""
         return list(self.extraction.personas or self.grid())

@@ -15,6 +15,7 @@ from personaspace.analysis.geometry import collapse, convergence, published, sep
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
 from personaspace.analysis.geometry.pooled import Kept, pooled_rows
 from personaspace.analysis.metrics import described
+from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
 from personaspace.errors import UserError
@@ -156,7 +157,7 @@ def analyse_geometry(
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
     kept = [row for row in result.rows if row.variant in variants]
-    result.rows = [described(row) for row in adjust(kept)]
+    result.rows = [described(in_range(row)) for row in adjust(kept)]
     return result
 
 

@@ -14,6 +14,7 @@ from personaspace.analysis.leakage.scores import (
     common_bystanders,
 )
 from personaspace.analysis.metrics import described
+from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust
 from personaspace.errors import UserError
@@ -77,7 +78,7 @@ def analyse_leakage(
             training_seed=seeds[0] if len(seeds) == 1 else None,
         )
     )
-    return [described(row) for row in adjust(rows)]
+    return [described(in_range(row)) for row in adjust(rows)]
 
 
 def _recommended(

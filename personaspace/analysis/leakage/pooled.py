@@ -114,7 +114,7 @@ def _difference(row: Row, found: RunEstimate) -> Row:
         row,
         value=e.value,
         p=e.p,
-        ci95=within(e.interval, -1.0, 1.0),
+        ci95=e.interval,
         n=found.runs,
         family=FAMILY,
         run_variation=found.run_variation,

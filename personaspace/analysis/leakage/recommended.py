@@ -156,9 +156,11 @@ def clustered(values_RQ: Array) -> Estimate:
     return runs.contrast({"": 1.0}, "these_personas").estimate
 
 
-def _filled(row: Row, estimate: Estimate, table: Table, **values: object) -> Row:
+def _filled(
+    row: Row, estimate: Estimate, table: Table, reach: float = 1.0, **values: object
+) -> Row:
     n = len(table.questions) if table.by_question else int(table.totals.sum())
-    ends = within(estimate.interval, -1.0, 1.0)
+    ends = within(estimate.interval, -reach, reach)
     filled = replace(row, value=estimate.value, p=estimate.p, ci95=ends, n=n)
     return replace(filled, **values)  # type: ignore[arg-type]
 
@@ -269,5 +271,5 @@ def _own_against_other(
     own = names.index(condition.name)
     change = differences[own] - np.delete(differences, own, axis=0).mean(axis=0)
     warning = found.warning or _warning(table, change)
-    filled = _filled(row, found.estimate, table, name="own_minus_other_conditions")
+    filled = _filled(row, found.estimate, table, 2.0, name="own_minus_other_conditions")
     return [replace(filled, warning=warning, run_variation=found.run_variation, family=SECONDARY)]

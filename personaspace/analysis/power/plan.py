@@ -93,7 +93,7 @@ def _h1(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
 
 
 def _h2(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
-    if design.em < 2:
+    if design.em < 2 or not design.bystanders:
         return []
     within = (design.em - 1) * (design.questions - 1)
     noise, free = _condition_noise(design, guess), within
@@ -118,7 +118,7 @@ def _h2(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
 
 def _h3(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
     n, x = len(design.cosines), np.array(design.cosines)
-    if n < 3 or np.ptp(x) == 0:
+    if n < 3 or np.ptp(x) == 0 or not design.bystanders:
         return []
     sd, reach = math.sqrt(_run_noise(design, guess)), float(np.ptp(x))
     floor = 2 / math.factorial(n)
@@ -225,6 +225,10 @@ def plan(design: Design, assumptions: Assumptions) -> Plan:
         made.warnings.append(
             "One seed: H1 and H2 describe these training runs; no test tells a condition's effect "
             "from run-to-run variation."
+        )
+    if design.em > 1 and not design.bystanders:
+        made.warnings.append(
+            "No persona is a bystander in every condition: H2 and H3 will have no result."
         )
     if not design.benign:
         made.warnings.append("No benign condition: a collapse may come from any fine-tuning.")

@@ -30,6 +30,11 @@ def _told(section: Section, exclude: Collection[str] = ()) -> dict[str, Any]:
         value = getattr(section, name)
         if isinstance(value, Section):
             told[name] = _told(value)
+        elif isinstance(value, list):
+            told[name] = [
+                _told(item) if isinstance(item, Section) else plain
+                for item, plain in zip(value, told[name], strict=True)
+            ]
     return told
 
 

@@ -272,7 +272,9 @@ def drawing(results: Results, title: str) -> Drawing | None:
         several = len({r.seed for r in results.rates}) > 1
         parts.append(
             "A: share of answers that contain the marker. Large symbol, bar and number: mean over "
-            "bystander personas and its 95\u00a0% interval where the analysis gives one; small "
+            "bystander personas and its 95\u00a0% interval where the analysis gives one"
+            + (" (within one training run)" if results.single_runs else "")
+            + "; small "
             "symbols: one persona each"
             + (", all seeds pooled; ticks: single seeds." if several else ".")
             + (f" Hollow: {NOT_ASSESSABLE}." if results.not_assessable else "")
