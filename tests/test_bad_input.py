@@ -108,7 +108,7 @@ SPECS: list[tuple[Callable[[Values], object], str]] = [
     (lambda v: v["coupling"].update(marker=" "), "coupling.marker: string should match"),
     (
         lambda v: v["conditions"][3].update(seeds=[42, 7]),
-        "conditions[3].seeds[1]: 7 is not among the study's seeds",
+        "conditions[3].seeds[1]: 7 is not among the seeds of the study",
     ),
     (lambda v: v["conditions"][3].update(seeds=[]), "conditions[3].seeds: list should have at"),
     (set_negative_to_source, "coupling.negatives[1]: 'confab' is the source persona"),

@@ -140,7 +140,7 @@ def _check_seeds(spec: Experiment) -> Iterator[Problem]:
             if seed in seeds[:index]:
                 yield Problem(f"{where}[{index}]", Code.DUPLICATE, f"{seed} is listed twice")
             elif seed not in spec.seeds:
-                text = f"{seed} is not among the study's seeds"
+                text = f"{seed} is not among the seeds of the study"
                 yield Problem(f"{where}[{index}]", Code.UNKNOWN_SEED, text)
     for index, seed in enumerate(spec.seeds):
         if not any(seed in spec.seeds_of(condition) for condition in spec.conditions):

@@ -112,7 +112,7 @@ before any stage has started.
 {{- range $place, $seed := $condition.seeds -}}
 {{- $where := printf "conditions[%d].seeds[%d]" $index $place -}}
 {{- if has (int64 $seed) $mine }}{{ $wrong = append $wrong (printf "%s: %d is listed twice" $where (int64 $seed)) }}
-{{- else if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "%s: %d is not among the study's seeds" $where (int64 $seed)) }}{{ end -}}
+{{- else if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "%s: %d is not among the seeds of the study" $where (int64 $seed)) }}{{ end -}}
 {{- $mine = append $mine (int64 $seed) -}}
 {{- end -}}
 {{- $mine = $mine | default $seeds -}}
