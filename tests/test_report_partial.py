@@ -63,7 +63,7 @@ def test_conditions_with_runs_of_their_own_number(tmp_path: Path) -> None:
     by_name = {row[0]: row for row in cells(page, "key-table")}
     assert {row[2] for name, row in by_name.items() if name[:2] in ("E0", "E2")} == {"3"}
     assert {row[2] for name, row in by_name.items() if name[:2] in ("Be", "E1")} == {"1"}
-    assert any("trained 1 to 3 times" in text for text in page.text("li"))
+    assert any("trained 1 to 3 times" in text for text in page.text("dd"))
     found = {
         (row["metric"], row["name"], row["condition"], row["against"]): row
         for part in ("geometry", "leakage")
