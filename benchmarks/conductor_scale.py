@@ -166,7 +166,12 @@ class Bench:
         folder.mkdir()
         study = a_study(folder, self.options.jobs // self.options.releases)
         (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-        values = {"experiment": study, "gpu": {"count": 0}, "pods": {"nodeSelector": NOWHERE}}
+        values = {
+            "experiment": study,
+            "gpu": {"count": 0},
+            "pods": {"nodeSelector": NOWHERE},
+            "cpuImage": {"registry": "registry.example.org"},
+        }
         began = time.monotonic()
         text = subprocess.run(
             [self.options.helm, "template", release, str(ROOT / "charts/experiment"), "-f", "-"],

@@ -28,6 +28,11 @@ def programs() -> dict[str, str]:
 
 
 PROGRAMS = programs()
+#: A registry, which the chart asks for.
+IMAGES = (
+    "--set",
+    "image.registry=registry.example.org/lab,cpuImage.registry=registry.example.org/lab",
+)
 needs_helm = [
     pytest.mark.helm,
     pytest.mark.skipif(
@@ -51,13 +56,24 @@ def helm(*arguments: str, program: str = "", **options: Any) -> subprocess.Compl
 def render(
     values: dict[str, Any] | None = None, *files: str, release: str = "em205", program: str = ""
 ) -> list[dict[str, Any]]:
-    """The chart's objects, hooks included."""
+    """The chart's objects, hooks included; with a registry, unless the values say of images."""
     arguments = ["template", release, str(CHART)]
     for name in files:
         arguments += ["-f", str(CHART / name)]
-    done = helm(*arguments, "-f", "-", program=program, input=json.dumps(values or {}))
+    images = () if {"image", "cpuImage"} & set(values or {}) else IMAGES
+    done = helm(*arguments, *images, "-f", "-", program=program, input=json.dumps(values or {}))
     assert done.returncode == 0, done.stderr
     return [item for item in yaml.load_all(done.stdout, LOADER) if item]
+
+
+def refused(values: dict[str, Any], program: str = "", *images: str) -> str:
+    """What Helm says of values that it refuses."""
+    given = images or IMAGES
+    done = helm(
+        "template", "x", str(CHART), *given, "-f", "-", program=program, input=json.dumps(values)
+    )
+    assert done.returncode != 0, "helm takes it"
+    return done.stderr
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -82,7 +98,7 @@ def nodes_of(job: dict[str, Any]) -> list[str]:
 
 def names_of(values: dict[str, Any]) -> dict[str, str]:
     """Name of the Job of each node, from the conductor's table alone: ten times as fast."""
-    done = helm("template", "em205", str(CHART), "-f", "-", input=json.dumps(values))
+    done = helm("template", "em205", str(CHART), *IMAGES, "-f", "-", input=json.dumps(values))
     assert done.returncode == 0, done.stderr
     (table,) = (line for line in done.stdout.splitlines() if line.startswith('    {"em205-'))
     return {node: name for name, nodes in json.loads(table).items() for node in nodes}

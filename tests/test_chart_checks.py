@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import pytest
-from helm_charts import CHART, each_helm, helm, needs_helm
+from helm_charts import each_helm, needs_helm, refused
 
 from personaspace.study.validate import examine
 
 pytestmark = needs_helm
-
-
-def refused(study: dict[str, Any], program: str = "") -> str:
-    values = json.dumps({"experiment": study})
-    done = helm("template", "x", str(CHART), "-f", "-", program=program, input=values)
-    assert done.returncode != 0, "helm takes it"
-    return done.stderr
 
 
 @each_helm
@@ -41,7 +33,7 @@ def test_a_study_that_no_job_could_read_is_refused(program: str) -> None:
             {"stage": "couple", "condition": "z", "seed": 7},
         ],
     }
-    said = refused(study, program)
+    said = refused({"experiment": study}, program)
     _, problems = examine(study)
     chart_says = {
         "conditions[1].persona",
@@ -110,7 +102,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 def test_what_does_not_fit_together_is_refused(fault: str) -> None:
     _, problems = examine(FAULTS[fault])
     assert problems
-    said = refused(FAULTS[fault])
+    said = refused({"experiment": FAULTS[fault]})
     told = said[said.index("experiment.") :].strip().split("; experiment.")
     for problem in problems:
         text = re.split(r" \((?:got|known|the default)", problem.message)[0].replace("'", '"')
@@ -121,6 +113,4 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
 
 
 def test_a_release_without_a_store_is_refused() -> None:
-    values = json.dumps({"store": {"existingSecret": ""}})
-    done = helm("template", "x", str(CHART), "-f", "-", input=values)
-    assert done.returncode != 0 and "store.url: name the bucket" in done.stderr
+    assert "store.url: name the bucket" in refused({"store": {"existingSecret": ""}})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
+from personaspace.cluster.kubernetes_types import with_definitions
 from personaspace.cluster.values import Values
 from personaspace.study import builtin
 from personaspace.study.spec import Experiment
@@ -52,7 +54,7 @@ def _study_defaults(part: BaseModel) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """JSON schema of the values; of the draft that every supported Helm reads."""
     found = Values.model_json_schema(by_alias=True)
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **found}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **with_definitions(found)}
 
 
 def schema_digest() -> str:
@@ -62,8 +64,30 @@ def schema_digest() -> str:
 
 
 def defaults() -> dict[str, Any]:
-    """What the chart's own checks must know of defaults that its values leave out."""
-    return {"datasets": sorted(Experiment().datasets), "grid": builtin.published_grid()}
+    """What the chart's templates must know of defaults.
+
+    `datasets` and `grid` are left out of its values. `needed` are paths that a user's null removes
+    from them, which would leave the templates without: what is empty is its default, in `values`.
+    """
+    values = Values().model_dump(mode="json", by_alias=True, exclude_none=True)
+    values["experiment"] = _study_defaults(Experiment())
+    return {
+        "datasets": sorted(Experiment().datasets),
+        "grid": builtin.published_grid(),
+        "needed": list(_needed(Values(), values)),
+        "values": values,
+    }
+
+
+def _needed(part: BaseModel, values: dict[str, Any]) -> Iterator[list[str]]:
+    """Paths of all that is never null, a section before what is in it."""
+    for name, field in type(part).model_fields.items():
+        value, alias = getattr(part, name), field.alias or name
+        if alias not in values or _optional(type(part), name):
+            continue
+        yield [alias]
+        if isinstance(value, BaseModel):
+            yield from ([alias, *rest] for rest in _needed(value, values[alias]))
 
 
 def _dump(value: Any, indent: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The chart's values, as pydantic models: schema, defaults and table come from here.
 
 Names are Kubernetes' own where there is one. What Kubernetes defines (tolerations, volumes, a
-security context) is passed through as it is and checked by the API server.
+security context) is passed through as it is, and follows Kubernetes' own definitions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 from pydantic.alias_generators import to_camel
 
+from personaspace.cluster import kubernetes_types as k8s
 from personaspace.study.spec import Experiment
 
+_REGISTRY = r"^([a-z0-9][-a-zA-Z0-9._:/]*)?$"
+_REPOSITORY = r"^[a-z0-9][-a-zA-Z0-9._:/]*$"
+_TAG = r"^([a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127})?$"
+_DIGEST = r"^(sha256:[0-9a-f]{64})?$"
 Passed = dict[str, Any]
-Named = Annotated[str, Field(max_length=253)]
 Seconds = Annotated[StrictInt, Field(ge=1)]
-Scalars = dict[str, str]
 
 
 class Part(BaseModel):
@@ -30,13 +33,26 @@ class Part(BaseModel):
 class Image(Part):
     """A container image."""
 
-    registry: str = Field("", description="Registry's host; empty: the repository says all.")
-    repository: Annotated[str, Field(min_length=1)] = Field(description="Its name there.")
-    tag: str = Field("", description="Empty: the chart's appVersion.")
-    digest: str = Field(
-        "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="Pins the image; wins over the tag."
+    registry: str = Field(
+        "",
+        pattern=_REGISTRY,
+        description="Registry's host, and a path if it has one: required, unless `repository` "
+        "begins with a host, `digest` pins the image, or `pullPolicy` is Never.",
     )
+    repository: Annotated[str, Field(pattern=_REPOSITORY)] = Field(description="Its name there.")
+    tag: str = Field("", pattern=_TAG, description="Empty: the chart's appVersion.")
+    digest: str = Field("", pattern=_DIGEST, description="Pins the image; wins over the tag.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+
+
+class ImageParts(Part):
+    """Parts of an image that differ."""
+
+    registry: str | None = Field(None, pattern=_REGISTRY)
+    repository: str | None = Field(None, pattern=_REPOSITORY)
+    tag: str | None = Field(None, pattern=_TAG)
+    digest: str | None = Field(None, pattern=_DIGEST)
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
 
 
 class Gpu(Part):
@@ -45,20 +61,24 @@ class Gpu(Part):
     count: Annotated[StrictInt, Field(ge=0, le=64)] = Field(
         1, description="GPUs of a pod, of one that trains at least its condition's `gpus`; 0: CPUs."
     )
-    resource: str = Field("nvidia.com/gpu", min_length=1, description="Extended resource.")
+    resource: str = Field(
+        "nvidia.com/gpu",
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        description="Extended resource.",
+    )
     mig_profile: str = Field(
         "",
         pattern=r"^([0-9]+g\.[0-9]+gb(\.me)?)?$",
         description="A MIG slice instead of whole GPUs, such as 3g.40gb.",
     )
-    runtime_class_name: str = Field(
+    runtime_class_name: k8s.ObjectName = Field(
         "",
         description="Runtime class of pods with a GPU, such as nvidia; pods without keep theirs.",
     )
-    node_selector: Scalars = Field(
+    node_selector: k8s.Labels = Field(
         {}, description="Besides the pods' own, of pods with a GPU: a kind of GPU."
     )
-    tolerations: list[Passed] = Field(
+    tolerations: list[k8s.Toleration] = Field(
         [], description="Besides the pods' own, of pods with a GPU: taints of GPU nodes."
     )
 
@@ -66,28 +86,44 @@ class Gpu(Part):
 class Settings(Part):
     """Settings of a pod; where a stage sets one, it replaces that of `pods` as a whole."""
 
-    image: Passed | None = Field(None, description="Parts of an image that differ.")
+    image: ImageParts | None = Field(None, description="Parts of an image that differ.")
     gpu: Gpu | None = Field(None, description="GPUs of this stage's pods.")
-    resources: Passed | None = Field(None, description="CPU and memory; GPUs come from `gpu`.")
-    node_selector: Scalars | None = Field(
+    resources: k8s.Resources | None = Field(
+        None, description="CPU and memory; GPUs come from `gpu`."
+    )
+    node_selector: k8s.Labels | None = Field(
         None, description="Labels of nodes; a kind of GPU belongs to `gpu.nodeSelector`."
     )
-    tolerations: list[Passed] | None = Field(
+    tolerations: list[k8s.Toleration] | None = Field(
         None, description="Of taints; those of GPU nodes belong to `gpu.tolerations`."
     )
-    affinity: Passed | None = Field(None, description="As in a pod.")
-    topology_spread_constraints: list[Passed] | None = Field(None, description="As in a pod.")
-    priority_class_name: str | None = Field(None, description="An existing PriorityClass.")
-    runtime_class_name: str | None = Field(
+    affinity: k8s.Affinity | None = Field(None, description="As in a pod.")
+    topology_spread_constraints: list[k8s.Spread] | None = Field(None, description="As in a pod.")
+    priority_class_name: k8s.ObjectName | None = Field(
+        None, description="An existing PriorityClass."
+    )
+    runtime_class_name: k8s.ObjectName | None = Field(
         None, description="An existing RuntimeClass; that of GPUs belongs to `gpu`."
     )
-    pod_labels: Scalars | None = Field(None, description="More labels of the pods.")
-    pod_annotations: Scalars | None = Field(None, description="Annotations of the pods.")
-    extra_env: list[Passed] | None = Field(None, description="More environment variables.")
-    extra_env_from: list[Passed] | None = Field(None, description="From config maps or secrets.")
-    extra_volumes: list[Passed] | None = Field(None, description="As in a pod: data sets, a CA.")
-    extra_volume_mounts: list[Passed] | None = Field(None, description="Where these are seen.")
-    shm_size: str | None = Field(
+    pod_labels: k8s.Labels | None = Field(None, description="More labels of the pods.")
+    pod_annotations: k8s.Annotations | None = Field(None, description="Annotations of the pods.")
+    extra_env: list[k8s.Env] | None = Field(
+        None,
+        description="Environment variables; yours come before the chart's of the same name.",
+    )
+    extra_env_from: list[k8s.EnvFrom] | None = Field(
+        None, description="From config maps or secrets."
+    )
+    extra_volumes: list[k8s.Volume] | None = Field(
+        None,
+        description="As in a pod: data sets, a CA; yours come before the chart's of the "
+        "same name (`tmp`, `cache`, `shm`).",
+    )
+    extra_volume_mounts: list[k8s.Mount] | None = Field(
+        None,
+        description="Where these are seen; yours come before the chart's at the same path.",
+    )
+    shm_size: k8s.Amount | None = Field(
         None, description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
     )
     active_deadline_seconds: Seconds | None = Field(
@@ -104,7 +140,7 @@ class Settings(Part):
     termination_grace_period_seconds: Seconds | None = Field(
         None, description="Time to write a checkpoint when the pod is asked to leave."
     )
-    pod_failure_policy: Passed | None = Field(
+    pod_failure_policy: k8s.FailurePolicy | None = Field(
         None, description="First rule that matches wins; 2 is the user's mistake."
     )
 
@@ -132,14 +168,14 @@ def _policy() -> Passed:
 class Defaults(Settings):
     """Settings of the pods of all stages."""
 
-    resources: Passed | None = Field(
+    resources: k8s.Resources | None = Field(
         {
             "requests": {"cpu": "4", "memory": "32Gi"},
             "limits": {"memory": "64Gi"},
         },
         description="CPU and memory; GPUs come from `gpu`.",
     )
-    shm_size: str | None = Field(
+    shm_size: k8s.Amount | None = Field(
         "8Gi", description="Size of /dev/shm (memory of the pod); empty: the runtime's 64 MiB."
     )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(
@@ -148,7 +184,7 @@ class Defaults(Settings):
     termination_grace_period_seconds: Seconds | None = Field(
         120, description="Time to write a checkpoint when the pod is asked to leave."
     )
-    pod_failure_policy: Passed | None = Field(
+    pod_failure_policy: k8s.FailurePolicy | None = Field(
         default_factory=_policy,
         description="First rule that matches wins; 2 is the user's mistake.",
     )
@@ -196,7 +232,7 @@ class Store(Part):
         pattern=r"^(s3://[^@]+|file:///.*|/.*)?$",
         description="s3://bucket/prefix?endpoint=…; empty: PERSONASPACE_STORE of the secret.",
     )
-    existing_secret: Named = Field(
+    existing_secret: k8s.ObjectName = Field(
         "personaspace-s3",
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if wanted, "
         "AWS_ENDPOINT_URL, AWS_REGION, PERSONASPACE_STORE; empty: workload identity.",
@@ -206,14 +242,14 @@ class Store(Part):
 class HubToken(Part):
     """Token for gated models and data sets."""
 
-    existing_secret: Named = Field("", description="Secret that holds the token.")
+    existing_secret: k8s.ObjectName = Field("", description="Secret that holds the token.")
     key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
 
 
 class JudgeKey(Part):
     """Key of the judge's server, for `experiment.judge.key_env`."""
 
-    existing_secret: Named = Field("", description="Secret that holds the key.")
+    existing_secret: k8s.ObjectName = Field("", description="Secret that holds the key.")
     key: str = Field("", description="Its key in the secret; empty: the variable's name.")
 
 
@@ -225,7 +261,7 @@ class ModelCache(Part):
         description="none: every pod downloads the model into its own scratch space "
         "(`ephemeral-storage`); pvc or hostPath: once.",
     )
-    claim: str = Field("", description="Existing PersistentVolumeClaim (ReadWriteMany).")
+    claim: k8s.ObjectName = Field("", description="Existing PersistentVolumeClaim (ReadWriteMany).")
     path: str = Field("", description="Folder on the node.")
     offline: StrictBool = Field(False, description="Use only what the cache or the image holds.")
 
@@ -233,8 +269,8 @@ class ModelCache(Part):
 class ServiceAccount(Part):
     """Identity of the stages' pods (they get no API token)."""
 
-    annotations: Scalars = Field({}, description="Workload identity, such as a role's ARN.")
-    labels: Scalars = Field({}, description="Workload identity, where it goes by label.")
+    annotations: k8s.Annotations = Field({}, description="Workload identity, such as a role's ARN.")
+    labels: k8s.Labels = Field({}, description="Workload identity, where it goes by label.")
 
 
 class Queue(Part):
@@ -252,7 +288,7 @@ class NetworkPolicy(Part):
     """Who the pods may talk to."""
 
     enabled: StrictBool = Field(False, description="Nothing in, and out only what is named here.")
-    egress: list[Passed] = Field(
+    egress: list[k8s.Egress] = Field(
         [{"ports": [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}]}],
         description="Besides DNS and the bucket of `seaweedfs`: API server, S3, hub.",
     )
@@ -264,18 +300,18 @@ class Seaweedfs(Part):
     enabled: StrictBool = Field(
         False, description="Holds the artifacts, without any secret, unless `store.url` is given."
     )
-    image: Image = Image(repository="chrislusf/seaweedfs", tag="4.48")
-    resources: Passed = Field(
+    image: Image = Image(registry="docker.io", repository="chrislusf/seaweedfs", tag="4.48")
+    resources: k8s.Resources = Field(
         {"requests": {"cpu": "100m", "memory": "256Mi"}}, description="CPU and memory."
     )
-    size: str = Field("10Gi", description="Limit of its scratch volume.")
+    size: k8s.Amount = Field("10Gi", description="Limit of its scratch volume.")
 
 
 class PodMonitor(Part):
     """For the Prometheus operator: the conductor's counts."""
 
     enabled: StrictBool = Field(False, description="Needs the PodMonitor CRD.")
-    labels: Scalars = Field({}, description="By which a Prometheus finds it.")
+    labels: k8s.Labels = Field({}, description="By which a Prometheus finds it.")
     interval: str = Field("30s", description="Between two scrapes.")
 
 
@@ -312,7 +348,7 @@ class Values(Part):
     cpu_image: Image = Field(
         Image(repository="personaspace/cpu"), description="Of pods that have none."
     )
-    image_pull_secrets: list[Passed] = Field([], description="As in a pod: [{name: …}].")
+    image_pull_secrets: list[k8s.PullSecret] = Field([], description="As in a pod: [{name: …}].")
     store: Store = Store()
     hub_token: HubToken = HubToken()
     judge_key: JudgeKey = JudgeKey()
@@ -326,7 +362,7 @@ class Values(Part):
     network_policy: NetworkPolicy = NetworkPolicy()
     seaweedfs: Seaweedfs = Seaweedfs()
     pod_monitor: PodMonitor = PodMonitor()
-    pod_security_context: Passed = Field(
+    pod_security_context: k8s.PodSecurity = Field(
         {
             "runAsNonRoot": True,
             "runAsUser": 10001,
@@ -337,7 +373,7 @@ class Values(Part):
         },
         description="Of every pod; fits the `restricted` Pod Security level.",
     )
-    security_context: Passed = Field(
+    security_context: k8s.ContainerSecurity = Field(
         {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -20,6 +20,9 @@ class Section(BaseModel):
         field = cls.model_fields.get(info.field_name or "")
         if isinstance(value, bool) and field is not None and "float" in str(field.annotation):
             raise ValueError(f"input should be a valid number (got {value})")
+        # A section whose lines are all commented out.
+        if value is None and field is not None and isinstance(field.annotation, type):
+            return field.default if isinstance(field.default, Section) else None
         return value
 
     #: Fields that came after studies had been stored. At their defaults they do what was done

@@ -132,7 +132,7 @@ class Place:
     def release(self, name: str, study: dict[str, Any] | None = None, **values: Any) -> Release:
         """A release of the study that is not installed yet."""
         repository, _, tag = IMAGE.rpartition(":")
-        image = {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}
+        image = {"repository": repository, "tag": tag, "pullPolicy": "Never"}
         return Release(
             self.cluster,
             name,

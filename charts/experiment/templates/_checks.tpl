@@ -15,6 +15,7 @@ before any stage has started.
 {{- range $settings.extraEnv }}{{ if eq .name $key }}{{ $given = true }}{{ end }}{{ end -}}
 {{- if not $given }}{{ fail (printf "judgeKey.existingSecret: name the secret that holds %s (experiment.judge.key_env)" $key) }}{{ end -}}
 {{- end -}}
+{{- with include "experiment.checks.pods" . | fromJsonArray }}{{ fail (join "; " .) }}{{ end -}}
 {{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
 {{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
 {{- end -}}

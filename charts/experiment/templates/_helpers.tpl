@@ -59,6 +59,7 @@ data:
 {{- end -}}
 {{- end }}
 
+{{/* An image's name. Takes root and image. */}}
 {{- define "experiment.image" -}}
 {{- $image := .image -}}
 {{- with $image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
@@ -96,7 +97,7 @@ Takes root and stage, gives JSON.
 {{- end -}}
 {{- /* Not sprig's merge: it takes 0 and "" for unset. */ -}}
 {{- $gpu := deepCopy .root.Values.gpu -}}
-{{- range $key, $value := dig "gpu" dict $settings }}{{ $_ := set $gpu $key $value }}{{ end -}}
+{{- range $key, $value := dig "gpu" dict $settings }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $gpu $key $value }}{{ end }}{{ end -}}
 {{- if has .stage (list "aggregate" "conductor") }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
 {{- $_ := set $settings "gpu" $gpu -}}
 {{- /* What only pods with a GPU need does not bind those without one. */ -}}
@@ -105,12 +106,14 @@ Takes root and stage, gives JSON.
 {{- with $gpu.nodeSelector }}{{ $_ := set $settings "nodeSelector" (merge (deepCopy .) ($settings.nodeSelector | default dict)) }}{{ end -}}
 {{- with $gpu.tolerations }}{{ $_ := set $settings "tolerations" (concat ($settings.tolerations | default list) .) }}{{ end -}}
 {{- end -}}
-{{- $image := ternary .root.Values.image .root.Values.cpuImage (gt (int $gpu.count) 0) | deepCopy -}}
+{{- $of := ternary "image" "cpuImage" (gt (int $gpu.count) 0) -}}
+{{- $image := index .root.Values $of | deepCopy -}}
 {{- $own := dig "image" dict $settings -}}
 {{- /* The digest belongs to the image that it stands beside. */ -}}
 {{- if or $own.tag $own.repository }}{{ $_ := set $image "digest" "" }}{{ end -}}
-{{- range $key, $value := $own }}{{ $_ := set $image $key $value }}{{ end -}}
+{{- range $key, $value := $own }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $image $key $value }}{{ end }}{{ end -}}
 {{- $_ := set $settings "image" $image -}}
+{{- $_ := set $settings "imageOf" $of -}}
 {{- toJson $settings -}}
 {{- end }}
 
@@ -129,5 +132,22 @@ Takes root and stage, gives JSON.
 {{- if $recipe.max_steps }}{{ $steps = min $steps $recipe.max_steps | int }}{{ end -}}
 Demonstration data: fine-tuning is at most {{ $steps }} steps on at most 510 packaged chats; the published
 study had 375 steps on 6,000 chats of its own. Results say nothing about its numbers.
+{{- end -}}
+{{- end }}
+
+{{/*
+What the user's values leave empty (null: a section whose lines are all commented out) Helm removes: it is
+the chart's own again. Changes .Values; every template begins with it.
+*/}}
+{{- define "experiment.ready" -}}
+{{- $defaults := .Files.Get "defaults.json" | fromJson -}}
+{{- range $path := $defaults.needed -}}
+{{- $values := $.Values -}}
+{{- $default := $defaults.values -}}
+{{- range $name := initial $path -}}
+{{- $values = index $values $name -}}
+{{- $default = index $default $name -}}
+{{- end -}}
+{{- if kindIs "invalid" (index $values (last $path)) }}{{ $_ := set $values (last $path) (index $default (last $path)) }}{{ end -}}
 {{- end -}}
 {{- end }}

@@ -53,7 +53,8 @@ spec:
       args: {{ toJson . }}
       {{- end }}
       env:
-        {{- include "experiment.env" (dict "root" $root "settings" $settings "more" .env "stage" .stage) | nindent 8 }}
+        {{- $env := include "experiment.env" (dict "root" $root "more" .env "stage" .stage) | fromYamlArray }}
+        {{- include "experiment.merged" (dict "key" "name" "chart" $env "user" $settings.extraEnv) | nindent 8 }}
       {{- $from := include "experiment.envFrom" (dict "root" $root "settings" $settings) | fromYamlArray }}
       {{- with $from }}
       envFrom:
@@ -79,15 +80,8 @@ spec:
           containerPort: {{ int $root.Values.conductor.metricsPort }}
       {{- end }}
       volumeMounts:
-        - {name: study, mountPath: /etc/personaspace, readOnly: true}
-        - {name: tmp, mountPath: /tmp}
-        - {name: cache, mountPath: /cache}
-        {{- with $settings.shmSize }}
-        - {name: shm, mountPath: /dev/shm}
-        {{- end }}
-        {{- with $settings.extraVolumeMounts }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- $mounts := include "experiment.mounts" $settings | fromYamlArray }}
+        {{- include "experiment.merged" (dict "key" "mountPath" "chart" $mounts "user" $settings.extraVolumeMounts) | nindent 8 }}
   volumes:
     - name: study
       projected:
@@ -95,27 +89,8 @@ spec:
           {{- range .configs }}
           - configMap: {name: {{ . | quote }}}
           {{- end }}
-    - {name: tmp, emptyDir: {}}
-    - name: cache
-      {{- if eq $root.Values.modelCache.type "pvc" }}
-      persistentVolumeClaim:
-        claimName: {{ required "modelCache.claim: name the PersistentVolumeClaim" $root.Values.modelCache.claim | quote }}
-      {{- else if eq $root.Values.modelCache.type "hostPath" }}
-      hostPath:
-        path: {{ required "modelCache.path: name the folder on the node" $root.Values.modelCache.path | quote }}
-        type: DirectoryOrCreate
-      {{- else }}
-      emptyDir: {}
-      {{- end }}
-    {{- with $settings.shmSize }}
-    - name: shm
-      emptyDir:
-        medium: Memory
-        sizeLimit: {{ . | quote }}
-    {{- end }}
-    {{- with $settings.extraVolumes }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $volumes := include "experiment.volumes" (dict "root" $root "settings" $settings) | fromYamlArray }}
+    {{- include "experiment.merged" (dict "key" "name" "chart" $volumes "user" $settings.extraVolumes) | nindent 4 }}
 {{- end }}
 
 {{- define "experiment.env" -}}
@@ -167,9 +142,60 @@ spec:
 {{- with .more }}
 {{ toYaml . }}
 {{- end }}
-{{- with .settings.extraEnv }}
-{{ toYaml . }}
 {{- end }}
+
+{{/* Where volumes are seen. Takes settings. */}}
+{{- define "experiment.mounts" -}}
+- {name: study, mountPath: /etc/personaspace, readOnly: true}
+- {name: tmp, mountPath: /tmp}
+- {name: cache, mountPath: /cache}
+{{- if .shmSize }}
+- {name: shm, mountPath: /dev/shm}
+{{- end }}
+{{- end }}
+
+{{/* Volumes of a pod, but for the study. Takes root and settings. */}}
+{{- define "experiment.volumes" -}}
+{{- $cache := .root.Values.modelCache -}}
+- {name: tmp, emptyDir: {}}
+- name: cache
+  {{- if eq $cache.type "pvc" }}
+  persistentVolumeClaim:
+    claimName: {{ required "modelCache.claim: name the PersistentVolumeClaim" $cache.claim | quote }}
+  {{- else if eq $cache.type "hostPath" }}
+  hostPath:
+    path: {{ required "modelCache.path: name the folder on the node" $cache.path | quote }}
+    type: DirectoryOrCreate
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
+{{- with .settings.shmSize }}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+Two lists of which the API server takes each key once: what the user names is the user's. Takes key, chart
+and user.
+*/}}
+{{- define "experiment.merged" -}}
+{{- $key := .key -}}
+{{- $user := .user | default list -}}
+{{- $named := list -}}
+{{- range $user }}{{ $named = append $named (include "experiment.place" (index . $key)) }}{{ end -}}
+{{- $all := list -}}
+{{- range .chart -}}
+{{- if not (has (include "experiment.place" (index . $key)) $named) }}{{ $all = append $all . }}{{ end -}}
+{{- end -}}
+{{- toYaml (concat $all $user) -}}
+{{- end }}
+
+{{/* A name or path, as it is compared: /cache/ is /cache. */}}
+{{- define "experiment.place" -}}
+{{- if hasPrefix "/" . }}{{ clean . }}{{ else }}{{ . }}{{ end -}}
 {{- end }}
 
 {{- define "experiment.envFrom" -}}

@@ -1,0 +1,59 @@
+{{/*
+What the API server would refuse in pods, and what would break the chart's own, at `pods` and stage by
+stage. Gives a JSON list of complaints.
+*/}}
+{{- define "experiment.checks.pods" -}}
+{{- $root := . -}}
+{{- $wrong := list -}}
+{{- $all := dict "pods" .Values.pods -}}
+{{- range $stage, $settings := .Values.stages }}{{ $_ := set $all (printf "stages.%s" $stage) $settings }}{{ end -}}
+{{- range $at, $settings := $all -}}
+{{- $settings = $settings | default dict -}}
+{{- $wrong = concat $wrong (include "experiment.checks.once" (dict "at" (printf "%s.extraEnv" $at) "key" "name" "list" $settings.extraEnv "own" (list "PERSONASPACE_SPEC" "PERSONASPACE_SPEC_SCHEMA" "PERSONASPACE_TERMINATION_LOG" "PERSONASPACE_JOBS" "PERSONASPACE_RELEASE" "PERSONASPACE_NAMESPACE" "PERSONASPACE_POD" "PERSONASPACE_QUEUE" "PERSONASPACE_QUEUE_GATE")) | fromJsonArray) -}}
+{{- $wrong = concat $wrong (include "experiment.checks.once" (dict "at" (printf "%s.extraVolumes" $at) "key" "name" "list" $settings.extraVolumes "own" (list "study")) | fromJsonArray) -}}
+{{- $wrong = concat $wrong (include "experiment.checks.once" (dict "at" (printf "%s.extraVolumeMounts" $at) "key" "mountPath" "list" $settings.extraVolumeMounts "own" (list "/etc/personaspace")) | fromJsonArray) -}}
+{{- end -}}
+{{- if .Values.seaweedfs.enabled }}{{ $wrong = append $wrong (include "experiment.checks.image" (dict "at" "seaweedfs.image" "image" .Values.seaweedfs.image)) }}{{ end -}}
+{{- $stages := ternary (list "condition") (list "train" "extract" "couple" "evaluate") .Values.fuse -}}
+{{- if and .Values.experiment.judge (not .Values.fuse) }}{{ $stages = append $stages "judge" }}{{ end -}}
+{{- range $stage := concat $stages (list "aggregate" "conductor") -}}
+{{- $settings := include "experiment.settings" (dict "root" $root "stage" $stage) | fromJson -}}
+{{- $wrong = append $wrong (include "experiment.checks.image" (dict "at" $settings.imageOf "image" $settings.image)) -}}
+{{- $known := list "study" "tmp" "cache" -}}
+{{- if $settings.shmSize }}{{ $known = append $known "shm" }}{{ end -}}
+{{- range $settings.extraVolumes }}{{ $known = append $known .name }}{{ end -}}
+{{- $own := index $root.Values.stages $stage | default dict -}}
+{{- $at := ternary (printf "stages.%s" $stage) "pods" (not (kindIs "invalid" $own.extraVolumeMounts)) -}}
+{{- range $index, $mount := $settings.extraVolumeMounts -}}
+{{- if not (has $mount.name $known) }}{{ $wrong = append $wrong (printf "%s.extraVolumeMounts[%d].name: there is no volume %q" $at $index $mount.name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (uniq (compact $wrong)) -}}
+{{- end }}
+
+{{/*
+An image without a registry is some public registry's, where anybody may own the name: then it must be pinned,
+or be on the node already. Takes image and where its values stand, gives a complaint or nothing.
+*/}}
+{{- define "experiment.checks.image" -}}
+{{- $image := .image -}}
+{{- $host := first (splitList "/" $image.repository) -}}
+{{- $named := and (contains "/" $image.repository) (or (regexMatch "[.:]" $host) (eq $host "localhost")) -}}
+{{- if not (or $image.registry $image.digest $named (eq $image.pullPolicy "Never")) -}}
+{{ .at }}.registry: name the registry that holds your {{ $image.repository }} (or give {{ .at }}.digest; or {{ .at }}.pullPolicy: Never where the nodes have it)
+{{- end -}}
+{{- end }}
+
+{{/* Entries that are there twice, or that are the chart's alone. Takes at, key, list and own. */}}
+{{- define "experiment.checks.once" -}}
+{{- $wrong := list -}}
+{{- $seen := list -}}
+{{- range $index, $entry := .list -}}
+{{- $name := include "experiment.place" (index $entry $.key) -}}
+{{- $where := printf "%s[%d].%s" $.at $index $.key -}}
+{{- if has $name $seen }}{{ $wrong = append $wrong (printf "%s: %q is listed twice" $where $name) }}{{ end -}}
+{{- if has $name $.own }}{{ $wrong = append $wrong (printf "%s: %q is the chart's own" $where $name) }}{{ end -}}
+{{- $seen = append $seen $name -}}
+{{- end -}}
+{{- toJson $wrong -}}
+{{- end }}

@@ -1,0 +1,148 @@
+"""What of the values is Kubernetes' own: merged by name, and refused where its server would."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from helm_charts import each_helm, needs_helm, of_kind, refused, render, stage_jobs
+
+from personaspace.study.spec import Experiment
+from personaspace.study.validate import examine
+
+pytestmark = needs_helm
+#: Rendered three times as fast as the published one.
+SMALL = {"conditions": [{"name": "base"}, {"name": "x", "dataset": "instructions"}]}
+
+
+def pods(values: dict[str, Any], program: str = "") -> list[dict[str, Any]]:
+    objects = render({"experiment": SMALL, **values}, program=program)
+    found = [job["spec"]["template"]["spec"] for job in of_kind(objects, "Job").values()]
+    assert len(found) == 9
+    return found
+
+
+@each_helm
+def test_what_the_user_names_too_is_the_user_s_once(program: str) -> None:
+    mine = {"HF_HOME": "/data/hf", "TRITON_CACHE_DIR": "/scratch/triton", "AWS_REGION": "x"}
+    values = {
+        "extraEnv": [{"name": name, "value": value} for name, value in mine.items()],
+        "extraVolumes": [
+            {"name": "tmp", "persistentVolumeClaim": {"claimName": "scratch"}},
+            {"name": "data", "emptyDir": {}},
+        ],
+        "extraVolumeMounts": [
+            {"name": "data", "mountPath": "/cache/"},
+            {"name": "tmp", "mountPath": "/scratch"},
+        ],
+    }
+    for pod in pods({"pods": values}, program):
+        container = pod["containers"][0]
+        env = [entry["name"] for entry in container["env"]]
+        assert len(env) == len(set(env)) and "HOME" in env
+        assert mine.items() <= {e["name"]: e.get("value") for e in container["env"]}.items()
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert len(volumes) == len(pod["volumes"]) and "study" in volumes
+        assert volumes["tmp"]["persistentVolumeClaim"] == {"claimName": "scratch"}
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert mounts["/cache/"] == "data" and "/cache" not in mounts and mounts["/tmp"] == "tmp"
+
+
+#: Settings of pods that an API server would refuse, or that would break the chart's own, and what
+#: Helm's words must hold.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "number": ({"extraEnv": [{"name": "A", "value": 1}]}, "extraEnv"),
+    "name": ({"extraEnv": [{"name": "A B", "value": "1"}]}, "extraEnv"),
+    "no name": ({"extraEnv": [{"value": "1"}]}, "extraEnv"),
+    "two values": (
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {}}]},
+        "extraEnv",
+    ),
+    "twice": ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, 'extraEnv[1].name: "A" is listed'),
+    "own": ({"extraEnv": [{"name": "PERSONASPACE_JOBS"}]}, "extraEnv[0].name: "),
+    "no source": ({"extraVolumes": [{"name": "a"}]}, "extraVolumes"),
+    "two sources": (
+        {"extraVolumes": [{"name": "a", "emptyDir": {}, "hostPath": {"path": "/x"}}]},
+        "extraVolumes",
+    ),
+    "source": ({"extraVolumes": [{"name": "a", "emptydir": {}}]}, "extraVolumes"),
+    "volume's name": ({"extraVolumes": [{"name": "A", "emptyDir": {}}]}, "extraVolumes"),
+    "own volume": ({"extraVolumes": [{"name": "study", "emptyDir": {}}]}, "extraVolumes[0].name: "),
+    "no volume": (
+        {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        'pods.extraVolumeMounts[0].name: there is no volume "a"',
+    ),
+    "path": ({"extraVolumeMounts": [{"name": "tmp", "mountPath": "a:b"}]}, "extraVolumeMounts"),
+    "same path": (
+        {
+            "extraVolumeMounts": [
+                {"name": "tmp", "mountPath": "/a"},
+                {"name": "tmp", "mountPath": "/a/"},
+            ]
+        },
+        "extraVolumeMounts[1].mountPath: ",
+    ),
+    "own path": (
+        {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/etc/personaspace"}]},
+        "extraVolumeMounts[0].mountPath: ",
+    ),
+    "operator": ({"tolerations": [{"operator": "In"}]}, "tolerations"),
+    "affinity": ({"affinity": {"nodeAffinty": {}}}, "affinity"),
+    "amount": ({"resources": {"requests": {"memory": "32 GB"}}}, "resources"),
+    "shm": ({"shmSize": "8 Gi"}, "shmSize"),
+    "label": ({"podLabels": {"a": "b c"}}, "podLabels"),
+    "class": ({"priorityClassName": "High"}, "priorityClassName"),
+    "policy": ({"podFailurePolicy": {"rules": [{"onExitCodes": {}}]}}, "podFailurePolicy"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_the_server_would_refuse_is_refused_with_its_path(fault: str) -> None:
+    settings, said = REFUSED[fault]
+    assert said in refused({"experiment": SMALL, "pods": settings})
+
+
+def test_a_stage_s_settings_are_looked_at_too() -> None:
+    stage = {
+        "extraVolumeMounts": [{"name": "a", "mountPath": "/a"}],
+        "extraEnv": [{"name": "B"}] * 2,
+    }
+    said = refused({"experiment": SMALL, "stages": {"couple": stage}})
+    assert 'stages.couple.extraVolumeMounts[0].name: there is no volume "a"' in said
+    assert 'stages.couple.extraEnv[1].name: "B" is listed twice' in said
+
+
+@each_helm
+def test_an_empty_section_is_its_defaults(program: str) -> None:
+    sections = ("evaluation", "coupling", "training", "extraction", "model", "analysis", "seeds")
+    empty: dict[str, Any] = dict.fromkeys(
+        ("gpu", "store", "pods", "stages", "queue", "modelCache", "seaweedfs", "podMonitor")
+    )
+    empty |= dict.fromkeys(("networkPolicy", "serviceAccount", "conductor", "judgeKey"))
+    study = {"experiment": {**SMALL, **dict.fromkeys(sections)}}
+    assert render({**empty, **study}, program=program) == render({"experiment": SMALL})
+    # Of what Kubernetes takes, a null leaves a part out, as anywhere in Helm.
+    open_shift = {"podSecurityContext": {"runAsUser": None}, "pods": {"resources": None}}
+    for pod in pods(open_shift, program):
+        assert "runAsUser" not in pod["securityContext"] and pod["securityContext"]["fsGroup"]
+
+
+def test_an_empty_section_is_its_defaults_in_a_study_too() -> None:
+    spec, problems = examine({"evaluation": None, "coupling": {"recipe": None}, "figures": None})
+    assert problems == [] and spec == Experiment()
+
+
+def test_images_come_from_a_registry_that_is_named() -> None:
+    cases: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+        ({}, ("image.registry", "cpuImage.registry")),
+        ({"gpu": {"count": 0}}, ("cpuImage.registry",)),
+        ({"image": {"repository": "mine/gpu"}}, ("image.registry", "cpuImage.registry")),
+        ({"cpuImage": {"digest": "sha256:" + "a" * 64}}, ("image.registry",)),
+    ]
+    for values, wanted in cases:
+        said = refused({"experiment": SMALL, **values}, "", "--namespace", "lab")
+        assert set(re.findall(r"(\w+\.registry): ", said)) == set(wanted)
+    local = {"repository": "localhost/gpu"}
+    here = {"pullPolicy": "Never"}
+    assert stage_jobs(render({"experiment": SMALL, "image": local, "cpuImage": here}))
