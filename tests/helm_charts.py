@@ -54,10 +54,16 @@ def helm(*arguments: str, program: str = "", **options: Any) -> subprocess.Compl
 
 
 def render(
-    values: dict[str, Any] | None = None, *files: str, release: str = "em205", program: str = ""
+    values: dict[str, Any] | None = None,
+    *files: str,
+    release: str = "em205",
+    program: str = "",
+    kubernetes: str = "",
 ) -> list[dict[str, Any]]:
     """The chart's objects, hooks included; with a registry, unless the values say of images."""
     arguments = ["template", release, str(CHART)]
+    if kubernetes:
+        arguments += ["--kube-version", kubernetes]
     for name in files:
         arguments += ["-f", str(CHART / name)]
     images = () if {"image", "cpuImage"} & set(values or {}) else IMAGES

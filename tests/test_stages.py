@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from personaspace.cluster.conductor import plan as plans
-from personaspace.cluster.values import Stages
+from personaspace.cluster.pod_settings import Stages
 from personaspace.pipeline.graph import build
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES

@@ -40,7 +40,7 @@ class Cluster:
         self.server = api.configuration.host
 
     def items(self, what: str, **options: Any) -> Iterator[dict[str, Any]]:
-        """All objects of a kind as plain JSON, page by page: `jobs`, `pods`, `events`."""
+        """All `jobs`, `pods`, `events` or `configmaps`, as plain JSON, page by page."""
         token = None
         while True:
             page = self.page(what, limit=500, _continue=token, **options)
@@ -67,6 +67,7 @@ class Cluster:
             "jobs": self.batch.list_namespaced_job,
             "pods": self.core.list_namespaced_pod,
             "events": self.core.list_namespaced_event,
+            "configmaps": self.core.list_namespaced_config_map,
         }[what]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 INSTANCE = "app.kubernetes.io/instance"
 APP = "app.kubernetes.io/name"
+COMPONENT = "app.kubernetes.io/component"
 STAGE = "personaspace.dev/stage"
 CONDITION = "personaspace.dev/condition"
 SEED = "personaspace.dev/seed"
@@ -11,6 +12,9 @@ NODES = "personaspace.dev/nodes"
 NEEDS = "personaspace.dev/needs"
 #: Of the conductor's Job: what to know of the whole study, for people.
 NOTICE = "personaspace.dev/notice"
+#: Of the study's ConfigMap: where artifacts are, and the bucket's secret.
+STORE = "personaspace.dev/store"
+STORE_SECRET = "personaspace.dev/store-secret"  # noqa: S105
 #: Scheduling gate of pods whose inputs are not complete; also its name among Kueue's gates.
 GATE = "personaspace.dev/inputs"
 KUEUE_GATE = "kueue.x-k8s.io/admission-gated-by"

@@ -31,11 +31,13 @@ class JobState(StrEnum):
     WAITING = "waiting"
     #: For a node, a quota, an image …
     QUEUED = "queued"
+    #: It was deleted: cancelled, or removed some time after its end.
+    GONE = "gone"
 
     @property
     def ended(self) -> bool:
         """Whether it stays so."""
-        return self in (JobState.DONE, JobState.FAILED, JobState.NOT_RUN)
+        return self in (JobState.DONE, JobState.FAILED, JobState.NOT_RUN, JobState.GONE)
 
 
 class Reason(StrEnum):

@@ -16,6 +16,9 @@ before any stage has started.
 {{- if not $given }}{{ fail (printf "judgeKey.existingSecret: name the secret that holds %s (experiment.judge.key_env)" $key) }}{{ end -}}
 {{- end -}}
 {{- with include "experiment.checks.pods" . | fromJsonArray }}{{ fail (join "; " .) }}{{ end -}}
+{{- if not (or .Values.serviceAccount.create (and .Values.serviceAccount.name .Values.serviceAccount.conductorName)) -}}
+{{- fail "serviceAccount: create is false, so name and conductorName must name accounts that are there (k8s/conductor-rights.yaml)" -}}
+{{- end -}}
 {{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
 {{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
 {{- end -}}

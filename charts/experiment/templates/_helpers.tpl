@@ -1,6 +1,18 @@
+{{/*
+What all is known by: the release. A parent chart that has this one under an alias has each under its own name,
+which no release has by chance.
+*/}}
+{{- define "experiment.instance" -}}
+{{- if eq .Chart.Name "experiment" -}}
+{{- .Release.Name -}}
+{{- else -}}
+{{- printf "%s-%s" (printf "%s-%s" .Release.Name .Chart.Name | trunc 46 | trimSuffix "-") (sha256sum (printf "%s/%s" .Release.Name .Chart.Name) | trunc 6) -}}
+{{- end -}}
+{{- end }}
+
 {{/* Name of the release's objects: at most 53 characters, a DNS label even where the release's name has dots. */}}
 {{- define "experiment.fullname" -}}
-{{- $name := .Release.Name -}}
+{{- $name := include "experiment.instance" . -}}
 {{- if contains "." $name -}}
 {{- printf "%s-%s" (replace "." "-" $name | trunc 45 | trimSuffix "-") (sha256sum $name | trunc 6) -}}
 {{- else -}}
@@ -11,11 +23,13 @@
 {{/* What pods are selected by; never changes. */}}
 {{- define "experiment.selectorLabels" -}}
 app.kubernetes.io/name: personaspace
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/instance: {{ include "experiment.instance" . | quote }}
 {{- end }}
 
 {{- define "experiment.labels" -}}
 {{ include "experiment.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: personaspace
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (replace "+" "_" .Chart.Version) }}
 {{- end }}
@@ -25,7 +39,7 @@ Name of a ConfigMap that never changes: it ends in a hash of what it holds, so t
 Job was made for, however often its Job starts pods and whatever was upgraded since. Takes root, what, text.
 */}}
 {{- define "experiment.configName" -}}
-{{- $hash := printf "%s\n%s" .root.Release.Name .text | sha256sum | trunc 10 -}}
+{{- $hash := printf "%s\n%s" (include "experiment.instance" .root) .text | sha256sum | trunc 10 -}}
 {{- printf "%s-%s-%s" (include "experiment.fullname" .root | trunc 45 | trimSuffix "-") .what $hash -}}
 {{- end }}
 
@@ -53,7 +67,7 @@ data:
 {{- define "experiment.seaweedfs" -}}
 {{- $name := printf "%s-seaweedfs" (include "experiment.fullname" .) -}}
 {{- if regexMatch "^[0-9]" $name -}}
-{{- printf "s3-%s-%s" (include "experiment.fullname" . | trunc 43 | trimSuffix "-") (sha256sum .Release.Name | trunc 10) -}}
+{{- printf "s3-%s-%s" (include "experiment.fullname" . | trunc 43 | trimSuffix "-") (sha256sum (include "experiment.instance" .) | trunc 10) -}}
 {{- else -}}
 {{- $name -}}
 {{- end -}}
@@ -150,4 +164,67 @@ the chart's own again. Changes .Values; every template begins with it.
 {{- end -}}
 {{- if kindIs "invalid" (index $values (last $path)) }}{{ $_ := set $values (last $path) (index $default (last $path)) }}{{ end -}}
 {{- end -}}
+{{- end }}
+
+{{/*
+Service accounts. Each of the chart's own ends in a word of its own: `em` and `em-conductor` may be two releases.
+*/}}
+{{- define "experiment.account" -}}
+{{- .Values.serviceAccount.name | default (printf "%s-stages" (include "experiment.fullname" .)) -}}
+{{- end }}
+
+{{- define "experiment.conductorAccount" -}}
+{{- .Values.serviceAccount.conductorName | default (printf "%s-conductor" (include "experiment.fullname" .)) -}}
+{{- end }}
+
+{{/*
+CPU and memory of a pod, as JSON: what is said is for one GPU, and a pod with more needs as many times as much.
+Takes resources and gpus.
+*/}}
+{{- define "experiment.resources" -}}
+{{- $resources := .resources | default dict | deepCopy -}}
+{{- $gpus := int .gpus -}}
+{{- if gt $gpus 1 -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- $amounts := index $resources $kind | default dict -}}
+{{- range $name := list "cpu" "memory" "ephemeral-storage" -}}
+{{- with index $amounts $name }}{{ $_ := set $amounts $name (include "experiment.times" (list (toString .) $gpus)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $resources -}}
+{{- end }}
+
+{{/* An amount, so many times: `500m`, 8 is `4000m`. Takes both as a list. */}}
+{{- define "experiment.times" -}}
+{{- $number := regexFind "^[0-9.]+" (first .) -}}
+{{- $unit := trimPrefix $number (first .) -}}
+{{- if contains "." $number }}{{ mulf (float64 $number) (last .) }}{{ else }}{{ mul (int64 $number) (last .) }}{{ end }}{{ $unit -}}
+{{- end }}
+
+{{/*
+When a failed pod counts, as YAML. With a deadline of its own a pod that was asked to stop may have run into it, and
+would be tried without end; what is the user's own policy stands. Takes root and settings.
+*/}}
+{{- define "experiment.policy" -}}
+{{- $policy := .settings.podFailurePolicy | default dict -}}
+{{- $default := (.root.Files.Get "defaults.json" | fromJson).values.pods.podFailurePolicy -}}
+{{- $same := eq (toJson $policy) (toJson $default) -}}
+{{- $rules := list -}}
+{{- range $rule := $policy.rules -}}
+{{- $asked := and $same $.settings.activeDeadlineSeconds (eq $rule.action "Ignore") $rule.onExitCodes -}}
+{{- if not $asked }}{{ $rules = append $rules $rule }}{{ end -}}
+{{- end -}}
+{{- if $rules }}{{ include "experiment.rules" (dict "root" .root "rules" $rules) }}{{ end -}}
+{{- end }}
+
+{{/* Up to 1.28 Kubernetes' definition wants conditions in every rule, and later ones drop an empty list. */}}
+{{- define "experiment.rules" -}}
+{{- $rules := list -}}
+{{- range $rule := .rules -}}
+{{- $rule = ternary $rule (omit $rule "onPodConditions") (not (empty $rule.onPodConditions)) -}}
+{{- if semverCompare "<1.29.0-0" $.root.Capabilities.KubeVersion.Version }}{{ $rule = merge (dict) $rule (dict "onPodConditions" list) }}{{ end -}}
+{{- $rules = append $rules $rule -}}
+{{- end -}}
+{{- toYaml (dict "rules" $rules) -}}
 {{- end }}

@@ -18,6 +18,8 @@ metadata:
   name: {{ .name | quote }}
   labels:
     {{- include "experiment.selectorLabels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $job.stage }}
+    app.kubernetes.io/part-of: personaspace
     app.kubernetes.io/managed-by: {{ $root.Release.Service }}
     personaspace.dev/stage: {{ $job.stage }}
     {{- with $job.condition }}
@@ -62,7 +64,7 @@ job, hash.
 {{- define "experiment.jobName" -}}
 {{- $end := .job.stage -}}
 {{- if ge (int64 .job.seed) 0 }}{{ $end = printf "s%d-%s" (int64 .job.seed) .job.stage }}{{ end -}}
-{{- $release := replace "." "-" .root.Release.Name -}}
+{{- $release := replace "." "-" (include "experiment.instance" .root) -}}
 {{- $condition := dig "name" "" (.job.condition | default dict) -}}
 {{- $room := int (sub 51 (len $end)) -}}
 {{- $start := trimSuffix "-" (printf "%s-%s" $release $condition) -}}

@@ -1,11 +1,11 @@
 {{/*
 A Job's pod template. It cannot change once the Job exists, so nothing may stand here that changes
-without a reason (no chart version, no checksums). Takes root, stage, condition, seed, gated, args, configs
-(names of the ConfigMaps that it reads), and the GPUs that the condition's training asks for.
+without a reason (no chart version, no checksums). Takes root, stage, settings, condition, seed, gated, args,
+configs (names of the ConfigMaps that it reads), and the GPUs that the condition's training asks for.
 */}}
 {{- define "experiment.pod" -}}
 {{- $root := .root -}}
-{{- $settings := include "experiment.settings" (dict "root" $root "stage" .stage) | fromJson -}}
+{{- $settings := .settings -}}
 {{- $labels := dict "personaspace.dev/stage" .stage -}}
 {{- with .condition }}{{ $_ := set $labels "personaspace.dev/condition" . }}{{ end -}}
 {{- if ge (int64 .seed) 0 }}{{ $_ := set $labels "personaspace.dev/seed" (toString .seed) }}{{ end -}}
@@ -22,9 +22,9 @@ spec:
   {{- end }}
   restartPolicy: Never
   {{- if eq .stage "conductor" }}
-  serviceAccountName: {{ include "experiment.fullname" $root }}-conductor
+  serviceAccountName: {{ include "experiment.conductorAccount" $root | quote }}
   {{- else }}
-  serviceAccountName: {{ include "experiment.fullname" $root | quote }}
+  serviceAccountName: {{ include "experiment.account" $root | quote }}
   automountServiceAccountToken: false
   {{- end }}
   enableServiceLinks: false
@@ -60,9 +60,9 @@ spec:
       envFrom:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- $resources := $settings.resources | default dict | deepCopy }}
       {{- $gpus := int $settings.gpu.count }}
       {{- if and (gt $gpus 0) (has .stage (list "train" "couple" "condition")) }}{{ $gpus = max $gpus (int (.gpus | default 1)) }}{{ end }}
+      {{- $resources := include "experiment.resources" (dict "resources" $settings.resources "gpus" $gpus) | fromJson }}
       {{- if gt $gpus 0 }}
       {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) $gpus) ($resources.limits | default dict) }}
       {{- $_ := set $resources "limits" $limits }}

@@ -19,10 +19,17 @@ stage. Gives a JSON list of complaints.
 {{- range $stage := concat $stages (list "aggregate" "conductor") -}}
 {{- $settings := include "experiment.settings" (dict "root" $root "stage" $stage) | fromJson -}}
 {{- $wrong = append $wrong (include "experiment.checks.image" (dict "at" $settings.imageOf "image" $settings.image)) -}}
+{{- $resource := include "experiment.gpuResource" $settings.gpu -}}
+{{- $own := index $root.Values.stages $stage | default dict -}}
+{{- $at := ternary (printf "stages.%s" $stage) "pods" (not (empty $own.resources)) -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- range $name, $_ := index ($settings.resources | default dict) $kind -}}
+{{- if or (eq $name $resource) (regexMatch "/gpu$|^nvidia[.]com/mig-" $name) }}{{ $wrong = append $wrong (printf "%s.resources.%s: GPUs stand in %s.count, not in %s" $at $kind (ternary "gpu" (printf "%s.gpu" $at) (eq $at "pods")) $name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- $known := list "study" "tmp" "cache" -}}
 {{- if $settings.shmSize }}{{ $known = append $known "shm" }}{{ end -}}
 {{- range $settings.extraVolumes }}{{ $known = append $known .name }}{{ end -}}
-{{- $own := index $root.Values.stages $stage | default dict -}}
 {{- $at := ternary (printf "stages.%s" $stage) "pods" (not (kindIs "invalid" $own.extraVolumeMounts)) -}}
 {{- range $index, $mount := $settings.extraVolumeMounts -}}
 {{- if not (has $mount.name $known) }}{{ $wrong = append $wrong (printf "%s.extraVolumeMounts[%d].name: there is no volume %q" $at $index $mount.name) }}{{ end -}}
