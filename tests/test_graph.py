@@ -272,6 +272,12 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     # what comes after
     ("permutations", merge("analysis", permutations=100), set(), END),
     ("axis", merge("analysis", axis="e4-villain"), set(), END),
+    (
+        "primary endpoint",
+        merge("analysis", primary={"measure": "spread", "against": "benign"}),
+        set(),
+        END,
+    ),
     ("partial", merge("analysis", partial=True), set(), ["report"]),
     ("label", condition("benign", label="Harmless"), set(), END),
     ("anchor", condition("e4-villain", cosine_anchor=0.5), set(), END),

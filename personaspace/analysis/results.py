@@ -24,7 +24,9 @@ from personaspace.analysis.results_parts import (
     ModelInfo,
     NoticeInfo,
     PersonaInfo,
+    PrimaryInfo,
     RateRow,
+    RegistrationInfo,
     StudyCondition,
     TrainingRow,
 )
@@ -82,6 +84,10 @@ class Results(BaseModel):
     """Extraction methods: a (last prompt token), b (mean over the answer)."""
     analysis: AnalysisInfo = AnalysisInfo()
     """How the statistics were computed."""
+    primary: PrimaryInfo | None = None
+    """The comparison that the study is for; None: every test is exploratory."""
+    registration: RegistrationInfo | None = None
+    """The page that registered this very study before it ran; None: none is named."""
     conditions: list[StudyCondition] = Field(min_length=1)
     """The conditions, in the spec's order."""
     geometry: list[Row] = []

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from personaspace.analysis.control_rows import ControlLimits
-from personaspace.analysis.rows import STRICT, Interval95, Real, Variant
+from personaspace.analysis.rows import STRICT, Interval95, Real, Target, Variant
 
 ConditionKind = Literal["base", "benign", "em"]
 #: In the order of every figure and table.
@@ -61,6 +61,38 @@ class AnalysisInfo(Part):
     """Headline layer, counted from 0."""
     control: ControlLimits = ControlLimits()
     """Limits of the positive control."""
+
+
+class PrimaryInfo(Part):
+    """The comparison that was decided on before the study ran."""
+
+    metric: str
+    """Metric of its row."""
+    name: str
+    """Name of its row."""
+    measure: str
+    """What is compared, as in the spec."""
+    condition: str | None = None
+    """The condition; None: the mean of the EM conditions."""
+    against: str
+    """The condition that is subtracted."""
+    method: str | None = None
+    """Extraction method; None: it is counted in answers."""
+    layer: int | None = None
+    """Decoder layer; None: it is counted in answers."""
+    target: Target
+    """Whom the claim is about."""
+
+
+class RegistrationInfo(Part):
+    """The page that registered the study before it ran."""
+
+    source: str
+    """Where it lies."""
+    sha256: str
+    """SHA-256 of the page."""
+    digest: str
+    """SHA-256 of what it registers: the spec and the digests of its data, which are this study's."""
 
 
 class StudyCondition(Part):

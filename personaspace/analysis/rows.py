@@ -18,6 +18,8 @@ from pydantic import (
 Variant = Literal["published", "recommended"]
 #: Whom a claim is about: the personas of the study, or those that it stands for.
 Target = Literal["these_personas", "new_personas"]
+#: Family of the one test that was decided on before the study ran.
+PRIMARY = "primary"
 #: What the positive control says of a row.
 Status = Literal["assessable", "not_assessable"]
 

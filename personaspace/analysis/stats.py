@@ -21,13 +21,14 @@ from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from personaspace.analysis.rows import Row
+from personaspace.analysis.rows import PRIMARY, Row
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 #: Families of tests that are adjusted together.
 FAMILIES = (
+    PRIMARY,
     "geometry_em_pre_post",
     "geometry_benign_pre_post",
     "geometry_em_vs_benign",

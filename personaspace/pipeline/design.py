@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personaspace.analysis.power import Design
+from personaspace.analysis.primary import METRICS, row_name
+from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
 from personaspace.study.sources import read_questions
 from personaspace.study.spec import Experiment
@@ -43,6 +45,29 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         seeds=min(len(spec.seeds_of(c)) for c in (em or spec.conditions)),
         cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
         alpha=spec.analysis.alpha,
+    )
+
+
+def primary_of(spec: Experiment, layer: int) -> PrimaryInfo | None:
+    """The primary endpoint as the results describe it.
+
+    Args:
+        layer: The headline layer.
+    """
+    primary = spec.analysis.primary
+    if primary is None:
+        return None
+    kinds = {c.name: c.kind or "em" for c in spec.conditions}
+    in_answers = primary.measure == "bystander"
+    return PrimaryInfo(
+        metric=METRICS[primary.measure],
+        name=row_name(primary.measure, primary.condition, primary.against, kinds),
+        measure=primary.measure,
+        condition=primary.condition,
+        against=primary.against,
+        method=None if in_answers else primary.method or spec.analysis.method,
+        layer=None if in_answers else layer if primary.layer is None else primary.layer,
+        target=primary.target,
     )
 
 

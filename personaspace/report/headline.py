@@ -10,7 +10,7 @@ from personaspace.analysis.control_rows import ControlReason
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.results_parts import ConditionKind, StudyCondition
 from personaspace.analysis.rows import Row
-from personaspace.report import control
+from personaspace.report import control, endpoint
 from personaspace.report.estimates import bystander_estimate, m1_estimate
 from personaspace.report.key import em_increment
 from personaspace.report.published_vs_recommended import main_tests
@@ -37,7 +37,12 @@ _REASONS = 3
 def headline(results: Results) -> str:
     """What was found, as one paragraph."""
     first = control.sentence(results)
-    found = [*([first] if first else []), *_collapse(results), *_leakage(results)]
+    found = [
+        *endpoint.sentences(results),
+        *([first] if first else []),
+        *_collapse(results),
+        *_leakage(results),
+    ]
     found += _tests(results)
     return _clean(" ".join(found or [_design(results)]))
 
@@ -45,7 +50,7 @@ def headline(results: Results) -> str:
 def details(results: Results) -> list[str]:
     """Design and further results, a sentence or two each."""
     found = [_design(results), *_convergence(results), *_separability(results)]
-    found += [*_source(results), *_equivalence(results)]
+    found += [*_source(results), *_equivalence(results), endpoint.note(results)]
     return [_clean(sentence) for sentence in found]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
+from personaspace.report.endpoint import primary
 from personaspace.report.text import count, interval, number, percent
 
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
@@ -26,8 +27,19 @@ class Line:
 
 def verdict(results: Results) -> list[Line]:
     """The lines that the results allow, in order; what they cannot say comes last."""
-    found = [_coupling(results), _closer(results), _harm(results), _persona(results)]
+    found = [
+        _primary(results),
+        _coupling(results),
+        _closer(results),
+        _harm(results),
+        _persona(results),
+    ]
     return [line for line in found if line is not None] + [_limits(results)]
+
+
+def _primary(results: Results) -> Line | None:
+    info = results.primary
+    return None if info is None else Line("What was this study to find out?", primary(results))
 
 
 def _row(results: Results, metric: str, name: str, target: Target) -> Row | None:

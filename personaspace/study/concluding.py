@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
@@ -28,8 +28,35 @@ class Control(Section):
     )
 
 
+class Primary(Section):
+    """The one comparison that the study is for: a condition less another, over its training runs.
+
+    It alone carries the headline, and is not corrected for the others, which are exploratory.
+    """
+
+    measure: Literal[
+        "raw_cosine", "spread", "split_half", "displacement", "nearest_centroid", "lda", "bystander"
+    ] = Field(
+        description="M1: raw_cosine, spread; M2: split_half, displacement; M3: nearest_centroid, "
+        "lda; leakage: bystander."
+    )
+    condition: ConditionName | None = Field(
+        None, description="Default: the mean of the EM conditions, which goes with benign."
+    )
+    against: ConditionName = Field(description="The condition that is subtracted.")
+    layer: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="Default: the headline layer. bystander has none."
+    )
+    method: Method | None = Field(None, description="Default: analysis.method.")
+    target: Literal["these_personas", "new_personas"] = Field(
+        "these_personas", description="Whom the claim is about."
+    )
+
+
 class Analysis(Section):
     """Statistics."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"primary", "registration"})
 
     assistant: PersonaName = Field("assistant", description="The ordinary assistant.")
     axis: ConditionName | None = Field(
@@ -43,6 +70,14 @@ class Analysis(Section):
     bootstrap: Draws = 2_000
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     control: Control = Control()
+    primary: Primary | None = Field(
+        None, description="Decided before the study runs; none: every test is exploratory."
+    )
+    registration: str | None = Field(
+        None,
+        description="Page that `personaspace preregister` wrote (path or s3://bucket/key). A study "
+        "that is not the registered one is refused.",
+    )
     seed: Seed = 42
     partial: StrictBool = Field(False, description="Aggregate what exists when a stage failed.")
 

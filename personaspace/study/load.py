@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.study import base_model, datasets, gold, sources
+from personaspace.study import base_model, datasets, gold, registration, sources
 from personaspace.study.datasets import Chats
 from personaspace.study.gold import Gold
 from personaspace.study.inputs import Model
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
+from personaspace.study.registration import Registration
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import (
     TEMPLATE_DEFAULT,
@@ -53,6 +54,7 @@ class Study:
         judge_questions: Open questions whose answers are judged; none without a judge.
         gold: Answers with agreed labels, by which the judge is judged; None without a judge.
         part: What of the study is here; none: all of it.
+        registration: The page that registered the study before it ran; None: none is named.
     """
 
     spec: Experiment
@@ -64,6 +66,7 @@ class Study:
     judge_questions: tuple[str, ...] = ()
     gold: Gold | None = None
     part: Part | None = None
+    registration: Registration | None = None
 
     @cached_property
     def model_identity(self) -> str:
@@ -184,7 +187,14 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
         raise SpecErrors([*known, *new])
-    return Study(spec, folder, extraction, coupling, evaluation, chats, tuple(judged), gold_set)
+    study = Study(spec, folder, extraction, coupling, evaluation, chats, tuple(judged), gold_set)
+    if spec.analysis.registration is None:
+        return study
+    try:
+        return replace(study, registration=registration.read(spec.analysis.registration, study))
+    except UserError as error:
+        note("analysis.registration", error)
+        raise SpecErrors(problems) from None
 
 
 def _judging(

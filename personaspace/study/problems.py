@@ -42,6 +42,7 @@ class ProblemCode(StrEnum):
     SOURCE_NOT_EVALUATED = "source-not-evaluated"
     ASSISTANT_NOT_EXTRACTED = "assistant-not-extracted"
     METHOD_NOT_EXTRACTED = "method-not-extracted"
+    NOT_COMPUTED = "not-computed"
     LAYER_NOT_EXTRACTED = "layer-not-extracted"
     LAYER_OUTSIDE_MODEL = "layer-outside-model"
     NO_LAYERS = "no-layers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -41,3 +41,18 @@ class Section(BaseModel):
         """Fields of `later` that are at their defaults, which fingerprints leave out."""
         fields = type(self).model_fields
         return {name for name in self.later if getattr(self, name) == fields[name].default}
+
+    def told(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Its fields as JSON takes them, without those of `later` that are at their defaults."""
+        told = self.model_dump(mode="json", exclude={*exclude, *self.unused()})
+        told |= self.known_as()
+        for name in told:
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                told[name] = value.told()
+            elif isinstance(value, list):
+                told[name] = [
+                    item.told() if isinstance(item, Section) else plain
+                    for item, plain in zip(value, told[name], strict=True)
+                ]
+        return told

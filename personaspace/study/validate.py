@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from personaspace.errors import SpecErrors, UserError, nearest
 from personaspace.study import base_model, sources
 from personaspace.study.inputs import Model
+from personaspace.study.primary import check_primary
 from personaspace.study.problems import Location, Problem, field_problems
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
@@ -356,6 +357,7 @@ def _cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)
     yield from _check_analysis(spec)
+    yield from check_primary(spec)
     yield from _check_judge(spec)
     yield from _check_persona_texts(spec)
     try:

@@ -10,18 +10,20 @@ from personaspace.analysis.control import assessed
 from personaspace.analysis.control_rows import ControlLimits
 from personaspace.analysis.judged_rows import JudgeInfo
 from personaspace.analysis.metrics import measures_of
+from personaspace.analysis.primary import marked
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.analysis.results_parts import (
     AnalysisInfo,
     ModelInfo,
     NoticeInfo,
     PersonaInfo,
+    RegistrationInfo,
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
-from personaspace.pipeline.design import leakage_of
+from personaspace.pipeline.design import leakage_of, primary_of
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
@@ -56,12 +58,16 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
         "study": spec.name,
         "model": spec.model.model_dump(mode="json", exclude=spec.model.unused()),
         "personas": personas_read(study, [persona.name for persona in spec.personas]),
-        "analysis": spec.analysis.model_dump(exclude={"partial"}),
+        "analysis": spec.analysis.model_dump(
+            exclude={"partial", "registration"} | spec.analysis.unused()
+        ),
         "conditions": [c.model_dump(exclude={"gpus"} | c.unused()) for c in spec.conditions],
         "coupling": spec.coupling.model_dump(include={"source", "negatives", "marker"}),
         "coupling_questions": study.coupling_questions,
         "seeds": spec.seeds,
     }
+    if study.registration is not None:
+        reads["registration"] = study.registration.sha256
     if spec.judge is not None:
         limits = spec.judge.model_dump(include={"misaligned_below", "coherent_above"})
         reads["judge"] = [*study.judge_identity, limits]
@@ -99,7 +105,7 @@ def run(context: Context) -> None:
         measures=measures_of([*geometry.rows, *leakage]),
         notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
     )
-    results = assessed(counted)
+    results = marked(assessed(counted))
     warned = [caveat.text for caveat in caveats(results, context.study.unseen)]
     results = results.model_copy(update={"caveats": warned})
     write_json(context.out / RESULTS_FILE, results.to_dict())
@@ -264,6 +270,8 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
             layer=_headline_layer(context),
             control=ControlLimits(**spec.analysis.control.model_dump()),
         ),
+        "primary": primary_of(spec, _headline_layer(context)),
+        "registration": _registration(context.study),
         "conditions": [
             StudyCondition(
                 name=c.name,
@@ -282,6 +290,11 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
             for c in spec.conditions
         ],
     }
+
+
+def _registration(study: Study) -> RegistrationInfo | None:
+    page = study.registration
+    return None if page is None else RegistrationInfo(**asdict(page))
 
 
 def _provenance(context: Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.context import Context
@@ -10,7 +9,6 @@ from personaspace.pipeline.stage import Need, Node, Scope, Stage
 from personaspace.pipeline.stages.aggregate import PROVENANCE
 from personaspace.store.manifest import Manifest
 from personaspace.study.load import Study
-from personaspace.study.section import Section
 
 if TYPE_CHECKING:
     from personaspace.report.provenance import Artifact
@@ -19,23 +17,7 @@ if TYPE_CHECKING:
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
     # no part of the study.
-    return {"spec": _told(study.spec, exclude={"rerun"})}
-
-
-def _told(section: Section, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """A part of the spec, without fields that came later and are at their defaults."""
-    told = section.model_dump(mode="json", exclude={*exclude, *section.unused()})
-    told |= section.known_as()
-    for name in told:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            told[name] = _told(value)
-        elif isinstance(value, list):
-            told[name] = [
-                _told(item) if isinstance(item, Section) else plain
-                for item, plain in zip(value, told[name], strict=True)
-            ]
-    return told
+    return {"spec": study.spec.told(exclude={"rerun"})}
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:

@@ -1,0 +1,193 @@
+"""The page that registers a study before it runs: hypotheses, tests, power, exclusions, digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from personaspace.analysis.metrics import MEASURES
+from personaspace.analysis.power import Assumptions
+from personaspace.analysis.power.plan import plan
+from personaspace.errors import UserError
+from personaspace.pipeline.design import design_of, primary_of
+from personaspace.report.text import listing, percent
+from personaspace.study import registration
+from personaspace.study.load import Study
+from personaspace.study.spec import Experiment
+from personaspace.version import __version__
+
+_WHOM = {
+    "these_personas": "the personas of this study (training runs and questions are samples)",
+    "new_personas": "other personas as well (runs, questions and personas are samples)",
+}
+
+
+def page(study: Study) -> str:
+    """The page, as Markdown.
+
+    Raises:
+        UserError: The study names no primary endpoint.
+    """
+    spec = study.spec
+    if spec.analysis.primary is None:
+        raise UserError(
+            "analysis.primary: name the one comparison that the study is for; without it there is "
+            "nothing to hold the study to"
+        )
+    parts = [
+        [
+            f"# Registration of the study {spec.name}",
+            "",
+            f"Written on {date.today().isoformat()} by personaspace {__version__}, before the "
+            "study ran. The digest at the end is of the whole study: name this page in "
+            "`analysis.registration`, and a study that is not this one is refused.",
+        ],
+        _design(study),
+        _primary(study),
+        _exploratory(spec),
+        _power(study),
+        _exclusions(spec),
+        _data(study),
+        ["## The study, for programs", "", *registration.markdown(registration.registered(study))],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    cleaned = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    return [*lines, *("| " + " | ".join(row) + " |" for row in cleaned)]
+
+
+def _design(study: Study) -> list[str]:
+    spec = study.spec
+    rows = [
+        [
+            c.title,
+            c.kind or "em",
+            c.dataset or "–",
+            c.persona or ("no system message" if c.dataset else "–"),
+            ", ".join(map(str, spec.seeds_of(c))),
+        ]
+        for c in spec.conditions
+    ]
+    return [
+        "## Design",
+        "",
+        f"{spec.model.name}{f' at {spec.model.revision}' if spec.model.revision else ''}. The "
+        "number of training runs is fixed here; none is added after results were seen.",
+        "",
+        *_table(["condition", "role", "data set", "trained under", "seeds"], rows),
+        "",
+        f"Hidden states of {len(spec.extracted_personas())} personas at "
+        f"{len(study.extraction_questions)} questions; {spec.evaluation.samples} answers of each "
+        f"of {len(spec.evaluated_personas())} personas to {len(study.evaluation_questions)} "
+        f"questions ({len(study.unseen)} not used in coupling).",
+    ]
+
+
+def _primary(study: Study) -> list[str]:
+    spec = study.spec
+    primary = spec.analysis.primary
+    assert primary is not None
+    info = primary_of(spec, spec.headline_layer(study.layers()))
+    assert info is not None
+    measure = MEASURES[info.metric, "recommended", info.name.removesuffix("_delta")]
+    of = primary.condition or "the mean of the EM conditions"
+    place = f", layer {info.layer}, method {info.method}" if info.method is not None else ""
+    return [
+        "## Primary hypothesis",
+        "",
+        f"Endpoint: {info.metric} `{info.name}`{place}: **{of}** less **{primary.against}**.",
+        "",
+        f"- Null hypothesis: {measure.null or 'the difference is 0'}.",
+        f"- Claim about {_WHOM[info.target]}.",
+        f"- Test: two-sided at {spec.analysis.alpha:g}, the t-test of the contrast over training "
+        "runs whose variance is that of docs/statistics.md, \u201cOver training runs\u201d; with "
+        "one run of each condition the runs are taken as given, and the claim is about them alone.",
+        "- It is the only confirmatory test: not corrected, and alone in the report's headline.",
+        "- The result is the estimate with its 95 % interval, whatever p is.",
+    ]
+
+
+def _exploratory(spec: Experiment) -> list[str]:
+    kept = [m for m in MEASURES.values() if m.variant == "recommended" and m.null]
+    if spec.judge is None:
+        kept = [m for m in kept if m.metric != "judge"]
+    rows = [[m.metric, f"`{m.name}`" if m.name else "", m.null or ""] for m in kept]
+    return [
+        "## Exploratory tests",
+        "",
+        "Everything else that is computed. Corrected within families (Benjamini & Hochberg, and "
+        "Holm); none of them is claimed as confirmed.",
+        "",
+        *_table(["metric", "name", "null hypothesis"], rows),
+    ]
+
+
+def _power(study: Study) -> list[str]:
+    made = plan(design_of(study.spec, study.folder), Assumptions())
+
+    def shown(value: float | None, unit: str) -> str:
+        return "none" if value is None else f"{value:.3g} {unit}".strip()
+
+    rows = [
+        [
+            f"{f.metric} `{f.name}`",
+            f.what,
+            shown(f.effect, f.unit),
+            "" if f.floor is None else f"{f.floor:.2g}",
+            f.note,
+        ]
+        for f in made.findings
+    ]
+    columns = ["test", "what", f"detected with {percent(made.assumptions.power, 0)} power"]
+    return [
+        "## Power",
+        "",
+        "From the design and the assumptions of `personaspace power` (its defaults).",
+        "",
+        *_table([*columns, "least p", "note"], rows),
+        *(["", *(f"- {warning}" for warning in made.warnings)] if made.warnings else []),
+    ]
+
+
+def _exclusions(spec: Experiment) -> list[str]:
+    control, coupling = spec.analysis.control, spec.coupling
+    source = f"- Nothing is said of leakage in a condition in which {coupling.source} writes the "
+    rules = [
+        source + f"marker in less than {control.source:.0%} of its answers, or in which more than "
+        f"{control.degenerate:.0%} of all answers are degenerate (empty, repetitive, or with "
+        "several markers). Its estimates stay, its tests and intervals do not.",
+        f"- Bystanders are all evaluated personas but {coupling.source} and the one that the "
+        "condition was trained under"
+        + (
+            f"; {listing(coupling.negatives)} were trained not to mark, and are left out in a "
+            "second analysis."
+            if coupling.negatives
+            else "."
+        ),
+        "- A pair of persona and question without an answer token in some condition is left out of "
+        "all of them (method b).",
+        "- Answers that ran into the length limit are "
+        + ("left out of" if coupling.incomplete_answers == "drop" else "kept in")
+        + " the coupling data.",
+        "- Runs that failed for technical reasons are run again with the same seed; "
+        + (
+            "if that fails, the others are analysed and the report says what is missing."
+            if spec.analysis.partial
+            else "nothing is analysed before all are there."
+        ),
+        "- Nothing else is left out after results were seen.",
+    ]
+    return ["## Exclusions", "", *rules]
+
+
+def _data(study: Study) -> list[str]:
+    from personaspace.study.identity import identities
+
+    rows = [
+        [f"`{each.field}`", each.source or "in the spec", str(each.count), f"`{each.sha256}`"]
+        for each in identities(study)
+    ]
+    return ["## Data", "", *_table(["field", "source", "rows", "SHA-256"], rows)]
