@@ -92,7 +92,7 @@ class RegistrationInfo(Part):
     sha256: str
     """SHA-256 of the page."""
     digest: str
-    """SHA-256 of what it registers: the spec and the digests of its data, which are this study's."""
+    """SHA-256 of what it registers: spec and digests of the data, which are those of this study."""
 
 
 class StudyCondition(Part):
