@@ -72,7 +72,7 @@ class Api(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, list[Object]] = {
-            kind: [] for kind in ("jobs", "pods", "events", "secrets")
+            kind: [] for kind in ("jobs", "pods", "events", "secrets", "configmaps")
         }
         self.logs: dict[str, str] = {}
         #: How the next answers with a log end: after so many lines, well or not.

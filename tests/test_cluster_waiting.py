@@ -126,6 +126,18 @@ def test_the_newest_event_is_found_whichever_way_its_time_is_written(api: Api) -
     assert rows()["conductor"][1] == Reason.CONTAINER and "no network" in why("conductor")
 
 
+def test_what_blocks_is_told_before_what_is_only_warned_of(api: Api) -> None:
+    conductor(api, containerStatuses=CREATING)
+    api.objects["events"] = [warning("conductor", "MissingClusterDNS", "no DNS", 50)]
+    assert rows()["conductor"] == (JobState.STARTING, Reason.ON_NODE), "it keeps nothing"
+    api.objects["events"].append(warning("conductor", "OddWarning", "odd", 9))
+    assert why("conductor") == "container: OddWarning: odd"
+    api.objects["events"].append(warning("conductor", "FailedCreatePodSandBox", "no network", 3))
+    assert why("conductor") == "container: FailedCreatePodSandBox: no network"
+    api.objects["events"].append(warning("conductor", "FailedMount", MOUNT, 4))
+    assert why("conductor") == NO_VOLUME, "of those that block the newest"
+
+
 def test_who_may_not_list_events_gets_the_rest(api: Api) -> None:
     conductor(api, containerStatuses=CREATING)
     api.objects["events"] = [warning("conductor", "FailedMount", MOUNT, 9)]

@@ -36,6 +36,7 @@ _STYLES = {
     JobState.STARTING: "yellow",
     JobState.FAILED: "red bold",
     JobState.NOT_RUN: "red",
+    JobState.GONE: "dim",
 }
 #: For what a Job may wait without anybody noticing that it waits in vain.
 _IN_VAIN = (Reason.CONDUCTOR, Reason.NO_CONDUCTOR)
@@ -111,7 +112,7 @@ def _is_told(row: Row) -> bool:
         return row.reason in _IN_VAIN
     if row.state is JobState.RUNNING:
         return row.progress is not None
-    return row.state in (JobState.FAILED, JobState.NOT_RUN, JobState.QUEUED)
+    return row.state in (JobState.FAILED, JobState.NOT_RUN, JobState.QUEUED, JobState.GONE)
 
 
 def _several(titles: list[str]) -> str:

@@ -17,9 +17,10 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import AWAY, Cluster, Outage
+from personaspace.cluster.installed import installed
 from personaspace.cluster.log_lines import for_people
 from personaspace.cluster.states import JobPhase, JobState
-from personaspace.cluster.status import alike, jobs_of, rows
+from personaspace.cluster.status import alike, find_jobs, jobs_of, rows
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
 from personaspace.pipeline import termination
@@ -109,21 +110,32 @@ def _standing(cluster: Cluster, release: str) -> str:
 def artifact_keys(cluster: Cluster, release: str) -> dict[str, str]:
     """Keys of the finished study's aggregate and report, by stage.
 
+    Its pod says so; where that is gone (with its node, or at the end of its Job's time), they
+    follow from the study as it was installed.
+
     Raises:
-        UserError: It has not finished, or its pod is gone.
+        UserError: It has not finished, or neither pod nor study can be read.
     """
-    job = jobs_of(cluster, release, stage="aggregate")[0]
-    if job_view(job).phase is not JobPhase.SUCCEEDED:
+    jobs = find_jobs(cluster, release, stage="aggregate")
+    if jobs and job_view(jobs[0]).phase is not JobPhase.SUCCEEDED:
         raise UserError(
             f"{release}: no results yet; `personaspace status {release}` says what is missing"
         )
-    _, ending = last_message(cluster, job["metadata"]["name"])
-    if ending is None or "aggregate" not in ending.artifacts:
+    _, ending = last_message(cluster, jobs[0]["metadata"]["name"]) if jobs else ("", None)
+    if ending is not None and "aggregate" in ending.artifacts:
+        return dict(ending.artifacts)
+    known = installed(cluster, release)
+    lost = f"{release}: the pod of its aggregate Job is gone"
+    if known is None:
+        jobs_of(cluster, release)
+        raise UserError(f"{lost}; use `personaspace results SPEC --store …`")
+    try:
+        return known.artifact_keys()
+    except UserError as error:
         raise UserError(
-            f"{release}: the pod of its aggregate Job is gone; use "
-            "`personaspace results SPEC --store …`"
-        )
-    return dict(ending.artifacts)
+            f"{lost}, and its study cannot be read here ({str(error).splitlines()[0]}); use "
+            "`personaspace results SPEC --store …` where its files are"
+        ) from None
 
 
 def store_url(cluster: Cluster, release: str) -> str:
@@ -132,11 +144,17 @@ def store_url(cluster: Cluster, release: str) -> str:
     Raises:
         UserError: Neither the release nor its secret says.
     """
-    job = jobs_of(cluster, release, stage="aggregate")[0]
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    plain: dict[str, str] = {e["name"]: e["value"] for e in container["env"] if "value" in e}
-    url = plain.get("PERSONASPACE_STORE", "")
-    secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
+    jobs = find_jobs(cluster, release, stage="aggregate")
+    known = None if jobs else installed(cluster, release)
+    if known:
+        plain, url = {}, known.store
+        secrets = [known.secret] if known.secret else []
+    else:
+        job = jobs[0] if jobs else jobs_of(cluster, release, stage="aggregate")[0]
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+        url = plain.get("PERSONASPACE_STORE", "")
+        secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ()) if "secretRef" in e]
     mine = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
     if not mine:  # the chart's own bucket has its keys here
         os.environ |= {name: value for name, value in plain.items() if name.startswith("AWS_")}

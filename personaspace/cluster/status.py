@@ -11,6 +11,7 @@ from kubernetes.client.exceptions import ApiException
 
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
+from personaspace.cluster.installed import gone, installed
 from personaspace.cluster.log_lines import entry_of
 from personaspace.cluster.quota import needed
 from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
@@ -95,20 +96,28 @@ class Row:
         self.reason, self.why = (cause.reason, cause.text) if cause else (None, "")
 
 
+def find_jobs(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any]]:
+    """The release's Jobs, newest first; none where there are none."""
+    found = cluster.items("jobs", label_selector=names.selector(release, **labels))
+    return sorted(found, key=lambda raw: str(raw["metadata"]["creationTimestamp"]), reverse=True)
+
+
 def jobs_of(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any]]:
     """The release's Jobs, newest first.
 
     Raises:
         UserError: There is no such release.
     """
-    found = list(cluster.items("jobs", label_selector=names.selector(release, **labels)))
+    found = find_jobs(cluster, release, **labels)
     if not found:
+        if set(labels.values()) <= {"conductor", "aggregate"} and installed(cluster, release):
+            raise gone(release)
         what = " ".join(labels.values())
         raise UserError(
             f"{release}: namespace {cluster.namespace} has no Jobs of this release"
             + (f" for {what}" if what else "")
         )
-    return sorted(found, key=lambda raw: str(raw["metadata"]["creationTimestamp"]), reverse=True)
+    return found
 
 
 def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
@@ -119,7 +128,10 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
         release: Its name.
         progress: Whether to read how far running pods are (one short log each).
     """
-    raw_jobs = jobs_of(cluster, release)
+    raw_jobs = find_jobs(cluster, release)
+    deleted = _deleted(cluster, release, raw_jobs)
+    if not (raw_jobs or deleted):
+        jobs_of(cluster, release)  # says so
     pods: dict[str, list[dict[str, Any]]] = {}
     for raw in cluster.items("pods", label_selector=names.selector(release)):
         pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
@@ -149,7 +161,35 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
             row.put(JobState.WAITING, inputs.missing(raw))
     if progress:
         _add_progress(cluster, [row for row in found.values() if row.state is JobState.RUNNING])
-    return sorted(found.values(), key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job))
+    return sorted(
+        [*found.values(), *deleted],
+        key=lambda r: (ORDER.index(r.stage), r.condition, r.seed, r.job),
+    )
+
+
+def _deleted(cluster: Cluster, release: str, raw_jobs: list[dict[str, Any]]) -> list[Row]:
+    """Rows of the release's Jobs that are gone, where no conductor waits for them."""
+    there = {raw["metadata"]["name"] for raw in raw_jobs}
+    if any(
+        raw["metadata"]["labels"][names.STAGE] == "conductor"
+        and job_view(raw).phase is JobPhase.ACTIVE
+        for raw in raw_jobs
+    ):
+        return []
+    known = installed(cluster, release)
+    found = []
+    for job, nodes in known.jobs.items() if known else ():
+        if job in there:
+            continue
+        stage, _, of = nodes[0].partition(":")
+        condition, _, seed = of.partition(":")
+        if condition and len(nodes) > 1:
+            stage = "condition"
+        row = Row(job, stage, condition, int(seed or -1), JobState.GONE)
+        text = "cancelled, or removed after its end; `helm upgrade` makes it again"
+        row.put(JobState.GONE, Cause(Reason.JOB_GONE, text))
+        found.append(row)
+    return found
 
 
 def alike(those: Iterable[Row]) -> dict[tuple[JobState, str], list[str]]:

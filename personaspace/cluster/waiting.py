@@ -30,6 +30,23 @@ _IMAGE = (
     "RegistryUnavailable",
     "SignatureValidationFailed",
 )
+#: Events without whose end a pod does not start, and warnings that keep nothing from starting.
+_BLOCKS = (
+    *_VOLUME,
+    "FailedCreatePodSandBox",
+    "FailedCreatePodContainer",
+    "NetworkNotReady",
+    "FailedPrepareDynamicResources",
+    "NodeNotReady",
+)
+_HARMLESS = (
+    "MissingClusterDNS",
+    "DNSConfigForming",
+    "CheckLimitsForResolvConf",
+    "FailedToRetrieveImagePullSecret",
+    "PossibleMemoryBackedVolumesOnDisk",
+    "Unhealthy",
+)
 _ON_THE_WAY = ("ContainerCreating", "PodInitializing")
 _EXCEEDED = re.compile(r"exceeded quota: ([\w.-]+), requested: .*, limited: (\S+)")
 _LACKS = re.compile(r"Insufficient ([\w./-]*\w)")
@@ -94,8 +111,8 @@ def start_problems(cluster: Cluster, pods: Sequence[dict[str, Any]]) -> dict[str
         for raw in cluster.items("events", field_selector="type=Warning,involvedObject.kind=Pod"):
             uid = raw["involvedObject"].get("uid")
             # That no node was free is over, as it has one.
-            if uid in wanted and raw.get("reason") != "FailedScheduling":
-                newest[uid] = max(newest.get(uid, raw), raw, key=_when)
+            if uid in wanted and raw.get("reason") not in ("FailedScheduling", *_HARMLESS):
+                newest[uid] = max(newest.get(uid, raw), raw, key=_weight)
     except ApiException:
         return {}
     return {wanted[uid]: _event_says(raw) for uid, raw in newest.items()}
@@ -107,6 +124,11 @@ def _is_past(pod: dict[str, Any]) -> bool:
         (condition["type"], condition["status"]) == ("PodReadyToStartContainers", "True")
         for condition in pod["status"].get("conditions") or ()
     )
+
+
+def _weight(event: dict[str, Any]) -> tuple[bool, str]:
+    """What blocks before what is only told beside it, and the newest of each."""
+    return event.get("reason") in _BLOCKS, _when(event)
 
 
 def _when(event: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ Job was made for, however often its Job starts pods and whatever was upgraded si
 {{- printf "%s-%s-%s" (include "experiment.fullname" .root | trunc 45 | trimSuffix "-") .what $hash -}}
 {{- end }}
 
-{{/* Takes root, name, file, text. */}}
+{{/* Takes root, name, what (study, part or jobs), file, text. The study's says where artifacts go. */}}
 {{- define "experiment.configMap" -}}
 apiVersion: v1
 kind: ConfigMap
@@ -51,7 +51,14 @@ metadata:
   name: {{ .name | quote }}
   labels:
     {{- include "experiment.selectorLabels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .what }}
+    app.kubernetes.io/part-of: personaspace
     app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+  {{- if eq .what "study" }}
+  annotations:
+    personaspace.dev/store: {{ include "experiment.storeUrl" .root | quote }}
+    personaspace.dev/store-secret: {{ ternary "" .root.Values.store.existingSecret (not (empty (include "experiment.trial" .root))) | quote }}
+  {{- end }}
 immutable: true
 data:
   {{ .file }}: |
