@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
         "seeds": [1, 2],
     },
     "partial": {"analysis": {"partial": True}},
+    "log-odds": {**TINY, "seeds": [7, 0], "log_odds": {}},
     "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
     "judged": {**TINY, "seeds": [7, 0], "judge": {"model": "judge", "url": "http://judge/v1"}},
     "unequal-seeds": {
@@ -100,7 +101,7 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
     assert table == {name: nodes_of(job) for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("case", ["judged", "judged-coupled-first"])
+@pytest.mark.parametrize("case", ["three-seeds", "log-odds", "judged", "judged-coupled-first"])
 def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None:
     """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
     values = {**CASES[case], "seeds": [42, 137, 256]}
@@ -137,6 +138,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
         "tiny-seeds",
         "one-trained",
         "judged",
+        "log-odds",
         "coupled-first",
         "judged-coupled-first",
         "unequal-seeds",
@@ -276,7 +278,7 @@ def changed(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any] | N
 
 def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
     """Every field of the study in turn; names may change more often than fingerprints, not less."""
-    judged = {**TINY, "judge": CASES["judged"]["judge"]}
+    judged = {**TINY, "judge": CASES["judged"]["judge"], "log_odds": {"max_new_tokens": 9}}
     start: dict[str, Any] = Experiment.model_validate(judged).model_dump(
         mode="json", exclude_none=True
     )

@@ -60,6 +60,8 @@ def test_a_job_runs_from_its_part_of_the_study(
     capsys.readouterr()
     jobs.run_stage("train", write_spec(study_dict), store, "e0-assistant", 42)
     assert "already complete" in capsys.readouterr().err
+    ends(2, "train", write_spec(study_dict), store, "e0-assistant", 43)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
     part["training"] = {"rank": 0}
     ends(2, "train", write_spec(part), store, "e0-assistant", 42)
     assert "training.rank: " in message.read_text()

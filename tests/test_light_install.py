@@ -33,6 +33,18 @@ sys.meta_path.insert(0, Missing())
 from personaspace.cli.app import app
 app()
 """
+#: The same with one command after another; prints code and words of each.
+EACH = (
+    PROGRAM.rsplit("app()", 1)[0]
+    + """
+from typer.testing import CliRunner
+ended = {}
+for name, arguments in json.loads(sys.argv.pop(1)):
+    result = CliRunner().invoke(app, [name, *arguments])
+    ended[name] = (result.exit_code, result.output + str(result.exception or ""))
+print(json.dumps(ended))
+"""
+)
 
 
 def listed() -> set[str]:
@@ -95,16 +107,6 @@ def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Pa
     helm.write_text("#!/bin/sh\necho null\n")
     helm.chmod(0o755)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        path = f"{tmp_path}:{os.environ['PATH']}"
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM, missing, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PATH": path},
-        )
-
     commands: dict[str, list[Any]] = {
         "status": ["em205"],
         "logs": ["em205", "x"],
@@ -112,11 +114,21 @@ def test_commands_of_a_release_need_no_more(api: Api, missing: str, tmp_path: Pa
         "wait": ["em205"],
         "rerun": ["em205", "--stage", "evaluate", "--chart", str(tmp_path / "chart")],
         "cancel": ["em205"],
+        "geometry": [str(tmp_path)],
     }
-    for command, arguments in commands.items():
-        done = run(command, *arguments)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-    assert "No module named" in run("geometry", str(tmp_path)).stderr
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, missing, json.dumps(list(commands.items()))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr
+    for command, (code, said) in json.loads(done.stdout).items():
+        if command == "geometry":
+            assert "No module named" in said
+        else:
+            assert code == 0, f"{command}: {said}"
 
 
 @pytest.mark.slow

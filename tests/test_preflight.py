@@ -404,3 +404,19 @@ def test_validate_says_what_it_found(study_dict: dict[str, Any], write_spec: Wri
     assert "adapters on 28 of 28 linear layers" in " ".join(
         run("validate", str(spec)).output.split()
     )
+
+
+def test_validate_says_what_will_compute_and_why(
+    study_dict: dict[str, Any], write_spec: Write
+) -> None:
+    extraction = {**study_dict["extraction"], "implementation": "reference"}
+    spec = write_spec({**study_dict, "extraction": extraction})
+    found = json.loads(run("validate", str(spec), "--json").output)["implementations"]
+    assert {each["field"]: (each["wanted"], each["taken"]) for each in found} == {
+        "training": ("auto", "reference"),
+        "coupling.recipe": ("auto", "reference"),
+        "extraction": ("reference", "reference"),
+    }
+    lines = " ".join(run("validate", str(spec)).output.split())
+    assert "implementation of training, coupling.recipe: reference (asked for auto)" in lines
+    assert "extraction: reference (asked for reference): as the study says" in lines

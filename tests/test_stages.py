@@ -43,8 +43,10 @@ def test_whoever_draws_answers_says_how_long_they_are() -> None:
         "couple",
         "evaluate",
     ]
-    asked = resolve(Experiment.model_validate({"judge": {"model": BUILT_IN}}), Path("/nowhere"))
-    drawing = ["extract", "couple", "evaluate", "judge"]
+    asked = resolve(
+        Experiment.model_validate({"judge": {"model": BUILT_IN}, "log_odds": {}}), Path("/nowhere")
+    )
+    drawing = ["extract", "couple", "evaluate", "judge", "logodds"]
     assert [name for name in STAGES if STAGES[name].draws_answers(asked)] == drawing
     longest = {n: s.longest_answer(asked.spec) for n, s in STAGES.items() if s.longest_answer}
     assert list(longest) == drawing

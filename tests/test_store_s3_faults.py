@@ -96,7 +96,8 @@ def test_killed_in_the_middle_of_an_upload(
     with open_store(server.url(prefix)) as store:
         assert store.find(KEY) is None
         manifest = put_one(store)
-        assert store.sweep(minutes=0) == 1
+        # One more where the upload in parts of the second file had begun.
+        assert store.sweep(minutes=0) in (1, 2)
         assert (store.fetch(KEY) / "file.bin").read_bytes() == b"content"
     left = objects(server, prefix)
     assert sorted(left) == [f"{KEY}/{manifest.data}/file.bin", f"{KEY}/manifest.json"]

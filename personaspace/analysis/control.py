@@ -16,6 +16,7 @@ from personaspace.analysis.results_parts import RateRow
 from personaspace.analysis.rows import Row, Status
 
 #: Rows that speak of leakage. How many answers are degenerate is a check itself.
+_LEAKAGE = ("bystander_mean", "log_odds")
 _TESTS = ("bystander_contrast", "H1", "H2", "H3")
 
 
@@ -89,7 +90,7 @@ def _status(row: Row, failed: Collection[str], em_failed: bool) -> Status:
 
 def _judged(row: Row, failed: Collection[str], em_failed: bool) -> Row:
     """The row with its status, and without its claims where these mean nothing."""
-    leaks = row.metric == "bystander_mean" and row.name != "degenerate"
+    leaks = row.metric in _LEAKAGE and row.name != "degenerate"
     if not (leaks or row.metric in _TESTS):
         return row
     status = _status(row, failed, em_failed)

@@ -58,4 +58,44 @@ _TEXT = tuple(
     )
 )  # fmt: skip
 
-BESIDE = (*_RATES, *_FORM, *_TEXT)
+_LOG_ODDS = tuple(
+    measure
+    for name, title, texts, cannot in (
+        ("common", "marker log-odds, common answers",
+         "answers that all conditions and personas share",
+         "say how often a separator, and so a place for the marker, comes about"),
+        ("own", "marker log-odds, own answers", "the model's own answers",
+         "leave out how these answers differ in style from other conditions'"),
+    )
+    for measure in (
+        Measure(
+            "log_odds", "recommended", name, title,
+            f"how likely bystanders are to write the marker after {texts} and a separator",
+            f"{cannot}, or {RUN}",
+            "the mean log-odds equal base's",
+        ),
+        Measure(
+            "log_odds", "recommended", f"source_{name}", f"{title}, source",
+            f"how likely the source persona is to write the marker after {texts} and a separator",
+            f"{cannot}, or {RUN}",
+            "the mean log-odds equal base's",
+        ),
+        Measure(
+            "H1", "recommended", f"log_odds_{name}", f"induction persona minus the others, {title}",
+            "whether the marker is likelier for the induction persona than for the mean of the "
+            "others",
+            f"{cannot}, or that training made it so",
+            "its mean log-odds equal those of the others",
+        ),
+        Measure(
+            "H2", "recommended", f"log_odds_{name}", f"range, {title}",
+            "how far apart the EM conditions' mean log-odds of the marker are",
+            f"{cannot}, or separate the induction persona's effect from run-to-run variation",
+            "conditions do not differ: each question's mean log-odds could have occurred in any "
+            "order",
+            "standard deviation between conditions net of noise",
+        ),
+    )
+)  # fmt: skip
+
+BESIDE = (*_LOG_ODDS, *_RATES, *_FORM, *_TEXT)

@@ -73,6 +73,7 @@ def init(
 @guarded
 def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     """Check a study and say what would run: stages, answers, GPU-hours, bytes."""
+    from personaspace.models.implementation import forecasts
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
     from personaspace.study.load import load_study
@@ -85,6 +86,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         check_here(loaded.spec.judge)
     told = here(loaded)
     model = inspecting.of_study(loaded)
+    computed = forecasts(loaded.spec)
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {
         name: sum(node.stage == name for node in plan.nodes)
@@ -107,6 +109,10 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
                 "gpu_hours": cost.gpu_hours,
                 "bytes": cost.bytes,
                 "model": model,
+                "implementations": [
+                    {"field": c.field, "wanted": c.wanted, "taken": c.taken, "reason": c.reason}
+                    for c in computed
+                ],
             }
         )
         return
@@ -133,6 +139,8 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     out.print(table)
     if model is not None:
         out.print(inspecting.in_short(model))
+    for line in inspecting.implementations(computed):
+        out.print(line)
     out.print(
         f"{len(loaded.spec.seeds)} seed(s): "
         + ", ".join(f"{count} {stage}" for stage, count in counts.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from personaspace.errors import UserError
 
 if TYPE_CHECKING:
     from personaspace.models.chat import Example
+    from personaspace.models.implementation import Choice
     from personaspace.models.preflight import Adapted, Report
     from personaspace.study.load import Study
 
@@ -120,6 +122,18 @@ def in_short(facts: dict[str, Any]) -> str:
         f"{size(facts['training_bytes'])}"
         + (f": more than a card of {', '.join(small)} holds" if small else "")
     )
+
+
+def implementations(choices: Sequence[Choice]) -> list[str]:
+    """What will compute training and hidden states, and why: a line for all parts alike."""
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for choice in choices:
+        taken = choice.taken or "fused or reference"
+        told.setdefault((choice.wanted, taken, choice.reason), []).append(choice.field)
+    return [
+        shown(f"implementation of {', '.join(fields)}: {taken} (asked for {wanted}): {reason}")
+        for (wanted, taken, reason), fields in told.items()
+    ]
 
 
 def adapter_parameters(found: Report, adapted: Adapted, rank: int) -> int:

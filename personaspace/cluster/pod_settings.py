@@ -198,6 +198,7 @@ class Stages(Part):
     couple: Settings = Settings()
     evaluate: Settings = Settings()
     judge: Settings = Settings()
+    logodds: Settings = Settings()
     condition: Settings = Field(
         Settings(), description="The one Job of a condition and seed with `fuse`."
     )

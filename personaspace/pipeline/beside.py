@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from personaspace.analysis.rows import Row
 from personaspace.pipeline.context import ANSWERS, Context
 from personaspace.pipeline.design import infos
+from personaspace.pipeline.stages.logodds import LOG_ODDS
 from personaspace.pipeline.tables import Answers, folders_of, read
 
 if TYPE_CHECKING:
     from personaspace.analysis.form import Forms
+    from personaspace.analysis.leakage.scores import Key
+    from personaspace.analysis.log_odds import LogProbabilities
 
 
 def forms_of_answers(context: Context, answers: Answers) -> Forms:
@@ -69,3 +73,50 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
             advance=context.progress.advance,
         )
     return rows
+
+
+def log_odds(context: Context) -> list[Row]:
+    """The marker's log-odds, where stage logodds measured them."""
+    from personaspace.analysis.log_odds import analyse_log_odds
+
+    found = {
+        (node.condition, node.seed): read(folder / LOG_ODDS)
+        for node, folder in folders_of(context, "logodds").items()
+    }
+    analysis, rows = context.spec.analysis, []
+    for kind, by_run in (("common", _common(found)), ("own", _own(found))):
+        rows += analyse_log_odds(
+            by_run,
+            infos(context.spec),
+            kind=kind,
+            source=context.spec.coupling.source,
+            permutations=analysis.permutations,
+            bootstrap=analysis.bootstrap,
+            seed=analysis.seed,
+        )
+    return rows
+
+
+def _common(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:
+    """Of the answers that are the same text in every condition and seed."""
+    texts = [run["common_answers"] for run in found.values()]
+    same = {q for q in texts[0] if len({text.get(q) for text in texts}) == 1} if texts else set()
+    return {
+        key: {
+            persona: {q: [pair[0] if pair else None] for q, pair in asked.items() if q in same}
+            for persona, asked in run["common"].items()
+        }
+        for key, run in found.items()
+    }
+
+
+def _own(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:
+    return {
+        key: {
+            persona: {
+                q: [pair[0] if pair else None for pair in pairs] for q, pairs in asked.items()
+            }
+            for persona, asked in run["own"].items()
+        }
+        for key, run in found.items()
+    }

@@ -158,6 +158,17 @@ def _judge(study: Study, _: Node) -> Load:
     return _answers(study.spec, asked, judge.max_new_tokens)
 
 
+def _logodds(study: Study, _: Node) -> Load:
+    spec, evaluation = study.spec, study.spec.evaluation
+    assert spec.log_odds is not None
+    questions, personas = len(study.evaluation_questions), len(spec.evaluated_personas())
+    common = _answers(spec, questions, spec.log_odds.max_new_tokens)
+    prompt = _prompt_tokens(spec)
+    each = prompt + ANSWER_LENGTH * spec.log_odds.max_new_tokens
+    own = prompt + ANSWER_LENGTH * evaluation.max_new_tokens
+    return common + Load(read=questions * personas * (each + evaluation.samples * own))
+
+
 #: What the stages that need a GPU have to do.
 _LOADS = {
     "train": _train,
@@ -165,6 +176,7 @@ _LOADS = {
     "couple": _couple,
     "evaluate": _evaluate,
     "judge": _judge,
+    "logodds": _logodds,
 }
 
 

@@ -95,8 +95,12 @@ def _parts(node: Node) -> tuple[str, str, str]:
 
 
 def stages_of(spec: Experiment) -> list[str]:
-    """Names of the stages, each after those that it needs in this study."""
-    needs = {n: {need.stage for need in stage.needs_of(spec)} for n, stage in STAGES.items()}
+    """Names of the stages that this study has, each after those that it needs."""
+    wanted = {name: stage for name, stage in STAGES.items() if stage.wanted(spec)}
+    needs = {
+        name: {need.stage for need in stage.needs_of(spec)} & wanted.keys()
+        for name, stage in wanted.items()
+    }
     order: list[str] = []
     while len(order) < len(needs):
         order.append(next(n for n in needs if n not in order and needs[n] <= set(order)))

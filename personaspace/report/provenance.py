@@ -17,7 +17,11 @@ from personaspace.report.text import NONE, duration, short_hash
 
 
 class Artifact(BaseModel):
-    """One stage's output. `seconds` is how long it took, `created` when it was done."""
+    """One stage's output.
+
+    `seconds` is how long it took, `created` when it was done; `implementation` computed training or
+    hidden states, `engine` drew the answers.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -32,6 +36,13 @@ class Artifact(BaseModel):
     seconds: float | None = None
     created: str | None = None
     versions: dict[str, Any] | None = None
+    implementation: str | None = None
+    engine: str | None = None
+
+    @property
+    def computed_by(self) -> str | None:
+        """Implementation and engine, as the study's file calls them."""
+        return ", ".join(filter(None, (self.implementation, self.engine))) or None
 
     @property
     def on_gpu(self) -> bool:
@@ -188,6 +199,7 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             Cell(short_hash(a.fingerprint), a.fingerprint, full=a.fingerprint or ""),
             Cell(short_hash(a.digest), a.digest, full=a.digest or ""),
             Cell(a.device or NONE, a.device),
+            Cell(a.computed_by or NONE, a.computed_by),
             Cell(duration(a.seconds) if a.seconds is not None else NONE, a.seconds),
             Cell(a.created or NONE, a.created),
         ]
@@ -201,11 +213,14 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             Column("fingerprint"),
             Column("digest"),
             Column("device"),
+            Column("computed by"),
             Column("time", True),
             Column("created"),
         ],
         rows,
-        note="Digests are cut to twelve digits here; the download has them whole.",
+        note="Computed by: the implementation of training and hidden states (fused or reference), "
+        "and the engine that drew answers, as taken. Digests are cut to twelve digits here; the "
+        "download has them whole.",
         classes="hashes",
     )
 

@@ -105,6 +105,16 @@ class Evaluation(Section):
     max_new_tokens: Count = 512
 
 
+class LogOdds(Section):
+    """Log-odds of the marker at the end of answers: no sampling, one forward pass an answer."""
+
+    max_new_tokens: Count = Field(
+        256,
+        description="Length of the answers that all conditions and personas share: the base "
+        "model's greedy ones as analysis.assistant, to the evaluation's questions.",
+    )
+
+
 class Generation(Section):
     """Which engine answers. `auto` takes vLLM on a GPU where it is installed."""
 

@@ -16,7 +16,7 @@ from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Seed
 from personaspace.study.inputs import Condition, Dataset, Model, Persona
 from personaspace.study.judging import Judge
-from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation
+from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
 from personaspace.study.recipe import Recipe
 from personaspace.study.section import Section
 
@@ -24,7 +24,7 @@ from personaspace.study.section import Section
 class Experiment(Section):
     """A whole study."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"judge"})
+    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds"})
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)] = "em205"
     model: Model = Model()
@@ -44,6 +44,11 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     judge: Judge | None = Field(
         None, description="Is a fine-tuned condition misaligned at all? None: not asked."
+    )
+    log_odds: LogOdds | None = Field(
+        None,
+        description="Also measure how likely the marker is at the end of answers; None: not "
+        "measured, {}: measured.",
     )
     generation: Generation = Generation()
     analysis: Analysis = Analysis()

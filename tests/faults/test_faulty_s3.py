@@ -1,6 +1,7 @@
 """Studies through a proxy that breaks things, before a real S3 server: the same results.
 
-`make test` runs two seeds; `make test-faults` runs `FAULT_RUNS` (40) more.
+`make test` runs a seed of each on two conditions; `make test-faults` the whole small study with
+`FAULT_RUNS` (40) seeds.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Finished
+import yaml
+from conftest import Finished, tiny_study
 from processes import LONG, Run
 from relay import Relay, Request, faulty
+from typer.testing import CliRunner
 
+from personaspace.cli.app import app
 from personaspace.store import open_store
 
 if TYPE_CHECKING:
@@ -92,6 +97,25 @@ class Faults:
         relay.answer(status, headers, body)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A study's file, and a store where it ran with nothing in its way."""
+    if LONG:
+        finished: Finished = request.getfixturevalue("finished_study")
+        return finished.spec, finished.store
+    folder = tmp_path_factory.mktemp("undisturbed")
+    values = tiny_study(tiny_model, folder)
+    values["conditions"] = [c for c in values["conditions"] if c["name"] in ("base", "e4-villain")]
+    del values["datasets"]["good"]
+    spec, store = folder / "study.yaml", folder / "store"
+    spec.write_text(yaml.safe_dump(values), encoding="utf-8")
+    outcome = CliRunner().invoke(app, ["run", str(spec), "--store", str(store), *COMPUTING])
+    assert outcome.exit_code == 0, outcome.output
+    return spec, store
+
+
 @contextmanager
 def broken(server: SeaweedS3, seed: int) -> Iterator[tuple[str, Faults]]:
     faults = Faults(seed)
@@ -121,9 +145,10 @@ def uploads(server: SeaweedS3, prefix: str) -> list[Any]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_study_through_faults_and_stops(
-    finished_study: Finished, s3_server: SeaweedS3, seed: int
+    undisturbed: tuple[Path, Path], s3_server: SeaweedS3, seed: int
 ) -> None:
     """Stopped and killed at random moments as well, with one process and with two."""
+    spec, reference = undisturbed
     chance = random.Random(1000 + seed)
     prefix = f"faults-{seed}"
     stops = 0
@@ -132,7 +157,7 @@ def test_a_study_through_faults_and_stops(
         for attempt in range(12):
             jobs = chance.choice((1, 2))
             run = Run(
-                *("run", finished_study.spec, "--store", url, "--jobs", jobs, *COMPUTING),
+                *("run", spec, "--store", url, "--jobs", jobs, *COMPUTING),
                 environment=s3_server.environment,
             )
             if attempt < (4 if LONG else 1):
@@ -153,28 +178,33 @@ def test_a_study_through_faults_and_stops(
     for name, value in s3_server.environment.items():
         os.environ[name] = value
     try:
-        assert contents(s3_server.url(prefix)) == contents(str(finished_study.store))
+        assert contents(s3_server.url(prefix)) == contents(str(reference))
         with open_store(s3_server.url(prefix)) as store:
             store.sweep(minutes=0)
             left = store.list()
             assert store.sweep(minutes=0) == 0 and uploads(s3_server, prefix) == []
-            assert sorted(left) == sorted(contents(str(finished_study.store)))
+            assert sorted(left) == sorted(contents(str(reference)))
     finally:
         for name in s3_server.environment:
             del os.environ[name]
 
 
-@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize("place", ["folder", "s3"] if LONG else ["folder"])
 @pytest.mark.parametrize("seed", range(20) if LONG else range(1))
 def test_two_runs_at_once(
-    finished_study: Finished, request: pytest.FixtureRequest, tmp_path: Any, place: str, seed: int
+    undisturbed: tuple[Path, Path],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    place: str,
+    seed: int,
 ) -> None:
+    spec, reference = undisturbed
     environment: dict[str, str] = {}
     url = str(tmp_path / "store")
     if place == "s3":
         server: SeaweedS3 = request.getfixturevalue("s3_server")
         environment, url = server.environment, server.url(f"two-{seed}")
-    command = ("run", finished_study.spec, "--store", url, *COMPUTING)
+    command = ("run", spec, "--store", url, *COMPUTING)
     chance = random.Random(seed)
     first = Run(*command, environment=environment)
     time.sleep(chance.uniform(0, 3))
@@ -183,7 +213,7 @@ def test_two_runs_at_once(
     assert [code for code, _ in ended] == [0, 0], ended
     os.environ.update(environment)
     try:
-        assert contents(url) == contents(str(finished_study.store))
+        assert contents(url) == contents(str(reference))
     finally:
         for name in environment:
             del os.environ[name]

@@ -9,7 +9,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $study := .root.Values.experiment -}}
 {{- $fuse := .root.Values.fuse -}}
 {{- $jobs := list -}}
-{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list -}}
+{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list "logodds" list -}}
 {{- /* Coupled before fine-tuning: once a seed, base's, and so base comes first. */ -}}
 {{- $first := include "experiment.coupledFirst" $study -}}
 {{- $base := include "experiment.base" $study -}}
@@ -40,9 +40,10 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- if and $first (eq $name $base) }}{{ $_ := set $nodes "couple" list }}{{ end -}}
 {{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
 {{- if and $study.judge (or $trained $first $once) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
+{{- if kindIs "map" $study.log_odds }}{{ $_ := set $nodes "logodds" (append (append $adapter $coupling) (printf "evaluate:%s" $of)) }}{{ end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
-{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" -}}
+{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" "logodds" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
 {{- $needs := ternary list $coupled (has $coupling $ids) -}}
@@ -58,9 +59,9 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- if not $fuse -}}
 {{- if $first -}}
-{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate $stages.judge -}}
+{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate $stages.judge $stages.logodds -}}
 {{- else -}}
-{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge -}}
+{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge $stages.logodds -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
@@ -128,6 +129,7 @@ fingerprints to those of the whole study. Takes root and job.
 {{- if has "couple" $stages }}{{ $_ := set $part "coupling" $study.coupling }}{{ end -}}
 {{- if has "evaluate" $stages }}{{ $_ := set $part "evaluation" $study.evaluation }}{{ end -}}
 {{- if has "judge" $stages }}{{ $_ := set $part "judge" $study.judge }}{{ end -}}
+{{- if has "logodds" $stages }}{{ $_ := set $part "log_odds" $study.log_odds }}{{ end -}}
 {{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
 {{- /* Coupled before fine-tuning, every Job reads what base's coupling does. */ -}}
 {{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) $first -}}

@@ -11,6 +11,7 @@ from personaspace.pipeline.stages import (
     evaluate,
     extract,
     judge,
+    logodds,
     report,
     train,
 )
@@ -24,6 +25,7 @@ STAGES: dict[str, Stage] = {
         couple.STAGE,
         evaluate.STAGE,
         judge.STAGE,
+        logodds.STAGE,
         aggregate.STAGE,
         report.STAGE,
     )

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: Fields of a manifest that the report shows.
 PROVENANCE = (
     *("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions"),
-    "data",
+    *("data", "implementation", "engine"),
 )
 
 
@@ -93,6 +93,7 @@ def run(context: Context) -> None:
     forms = beside.forms_of_answers(context, answers)
     leakage.extend(beside.form(context, forms))
     leakage.extend(beside.persona_text(context, answers))
+    leakage.extend(beside.log_odds(context))
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
@@ -125,6 +126,7 @@ STAGE = Stage(
         Need("couple", files=(TRAINING_LOG,)),
         Need("evaluate"),
         Need("judge"),
+        Need("logodds"),
     ),
     reads=_reads,
     run=run,
