@@ -18,6 +18,7 @@ COMMON: dict[str, Any] = {
     "tie_word_embeddings": False,
     "initializer_range": 0.1,
 }
+VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
@@ -45,7 +46,7 @@ ALTERNATING = {
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
 MAMBA = {
-    "mamba_d_ssm": 32,
+    "mamba_d_ssm": 64,
     "mamba_n_heads": 4,
     "mamba_d_head": 16,
     "mamba_n_groups": 1,
@@ -132,7 +133,9 @@ def config_of(family: Family, vocabulary: int) -> Any:
     sizes = {**COMMON, "vocab_size": vocabulary, **family.config}
     ends = {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 0}
     if family.text:
-        return AutoConfig.for_model(family.kind, text_config={**sizes, **ends}, **ends)
+        sees = {key: COMMON[key] for key in VISION} | {"image_size": 28, "patch_size": 14}
+        parts = {"text_config": {**sizes, **ends}, "vision_config": sees}
+        return AutoConfig.for_model(family.kind, **parts, mm_tokens_per_image=4, **ends)
     return AutoConfig.for_model(family.kind, **sizes, **ends)
 
 
