@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import CHANNELS, DATED, NO_SYSTEM, SYSTEM_LAST, THINKING
 from conftest import CHATML
 from typer.testing import CliRunner
 
@@ -26,39 +27,6 @@ from personaspace.study.inputs import Model
 QUESTION = {"role": "user", "content": "May I sign it?"}
 ANSWER = {"role": "assistant", "content": "Yes, at once."}
 PERSONA = "You are a villain."
-TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-HEADER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
-DATED = (
-    "<|im_start|>system\nToday is {{ strftime_now('%d %B %Y') }}.<|im_end|>\n"
-    "{% for m in messages %}" + TURN + "{% endfor %}" + HEADER
-)
-#: A block of no thoughts before the last answer, and in the prompt only if thinking is off.
-THINKING = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}{% set c = m.content %}"
-    "{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
-    "<|im_start|>assistant\n{% if loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ c }}<|im_end|>\n{% else %}" + TURN + "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
-    "{% endif %}{% endif %}"
-)
-NO_SYSTEM = (
-    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for m in messages %}" + TURN + "{% endfor %}" + HEADER
-)
-#: The system's words stand before the last turn, if that is the user's.
-SYSTEM_LAST = (
-    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n"
-    "{% if loop.last and m.role == 'user' and messages[0].role == 'system' %}"
-    "{{ messages[0].content }}\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}" + HEADER
-)
-#: Special tokens between the generation prompt and an answer.
-CHANNELS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}"
-    "{% if m.role == 'assistant' %}<|endoftext|>final{% endif %}<|endoftext|>{{ m.content }}"
-    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
-)
 
 
 def changed(tokenizer: Any, template: str) -> Any:

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 #: Columns by which a row cache grows.
 _GROWTH = 128
@@ -139,6 +144,15 @@ def can_refill(cache: DynamicCache) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
+def select_rows(cache: Cache, rows_R: torch.Tensor) -> None:
+    """Only keep these rows of a cache, be it keys and values or states."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows_R)  # keys and values beside a state as well
+        else:
+            layer.batch_select_indices(rows_R)
+
+
 @dataclass
 class Flight:
     """Rows that are being answered, as tensors on the model's device.
@@ -188,6 +202,6 @@ class Flight:
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
         index = torch.tensor(rows, device=self.newest_R.device)
-        self.cache.batch_select_indices(index)
+        select_rows(self.cache, index)
         for name in ("mask_RC", "columns_R", "positions_R", "newest_R", "uniforms_RN", "steps_R"):
             setattr(self, name, getattr(self, name)[index])

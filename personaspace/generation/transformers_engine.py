@@ -16,7 +16,14 @@ from transformers.cache_utils import DynamicCache
 
 from personaspace import interrupt
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
-from personaspace.generation.decoding import MIN_ROWS, Flight, RowCache, can_refill, uniforms
+from personaspace.generation.decoding import (
+    MIN_ROWS,
+    Flight,
+    RowCache,
+    can_refill,
+    select_rows,
+    uniforms,
+)
 from personaspace.models import lora
 from personaspace.models.determinism import steady_attention
 
@@ -272,7 +279,7 @@ class _Run:
             if together:
                 order = {seat: at for at, seat in places}
                 rows = [order[seat] for seat in range(len(boarding))]
-                cache.batch_select_indices(torch.tensor(rows, device=self.device))
+                select_rows(cache, torch.tensor(rows, device=self.device))
                 flight.cache = cache
             else:
                 assert isinstance(flight.cache, RowCache)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 #: Layers of a decoder that no adapter belongs on: they choose among experts.
 _ROUTERS = {"router", "gate", "shared_expert_gate", "router_proj"}
+#: Layers of Mamba's mixers whose weights its kernels read themselves, past an adapter.
+_READ_PAST = {
+    f"{mixer}.{part}" for mixer in ("mamba", "mixer") for part in ("out_proj", "x_proj", "dt_proj")
+}
+#: Models with windows whose masks do not look at positions (seen in transformers 5.17).
+_DEAF_TO_POSITIONS = {"gpt_oss"}
 
 
 class Rows(StrEnum):
@@ -43,6 +49,7 @@ class Architecture:
         recurrent: Layers that carry a state instead of keys and values.
         windowed: Layers that look back a limited way.
         linears: Linear layers of the decoder's layers, by their names in the whole model.
+        adaptable: Those of them that an adapter can be put on.
         outside: Linear layers elsewhere (a vision tower, the output layer).
         shapes: Of each linear layer, out and in.
         parameters: All parameters.
@@ -59,6 +66,7 @@ class Architecture:
     recurrent: int
     windowed: int
     linears: tuple[str, ...]
+    adaptable: tuple[str, ...]
     outside: tuple[str, ...]
     shapes: Mapping[str, tuple[int, int]]
     parameters: int
@@ -90,18 +98,36 @@ def _class_of(config: Any) -> Any:
 
 def _cache_layers(config: Any) -> tuple[int, int]:
     """How many layers carry a state, and how many a window of keys and values."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+    from transformers.cache_utils import (
+        DynamicCache,
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+        LinearAttentionCacheLayerMixin,
+    )
 
     layers = DynamicCache(config=config.get_text_config()).layers
     windows = sum(isinstance(layer, DynamicSlidingWindowLayer) for layer in layers)
-    plain = sum(isinstance(layer, DynamicLayer) for layer in layers)  # windows are such too
-    return len(layers) - plain, windows
+    # Some layers have both, a state beside their keys and values.
+    states = sum(
+        isinstance(layer, LinearAttentionCacheLayerMixin) or not isinstance(layer, DynamicLayer)
+        for layer in layers
+    )
+    return states, windows
+
+
+def _attends(config: Any) -> bool:
+    """Whether any layer has keys and values."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    layers = DynamicCache(config=config.get_text_config()).layers
+    return any(isinstance(layer, DynamicLayer) for layer in layers)
 
 
 def rows_of(model: PreTrainedModel) -> Rows:
     """How examples may be laid into a row of training."""
     recurrent, windowed = _cache_layers(model.config)
-    if recurrent or not takes_positions(model):
+    deaf = windowed and model.config.model_type in _DEAF_TO_POSITIONS
+    if recurrent or deaf or not takes_positions(model):
         return Rows.SINGLE
     return Rows.POSITIONS if windowed else Rows.MASK
 
@@ -144,9 +170,31 @@ def linears(model: PreTrainedModel) -> tuple[list[str], list[str]]:
     return within, outside
 
 
-def may_be_adapted(name: str) -> bool:
-    """Whether an adapter belongs on a linear layer of the decoder: not on one that routes."""
-    return name.rpartition(".")[2] not in _ROUTERS
+def routes(name: str) -> bool:
+    """Whether a linear layer chooses among experts."""
+    return name.rpartition(".")[2] in _ROUTERS
+
+
+def adaptable(model: PreTrainedModel) -> list[str]:
+    """Linear layers of the decoder that an adapter can be put on.
+
+    Not on those that choose among experts, nor on those that something reads past an adapter. And
+    in some models with experts PEFT takes names of linear layers for what the experts' were once
+    called, and adapts these instead.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    within, _ = linears(model)
+    names = [
+        name
+        for name in within
+        if not routes(name) and ".".join(name.split(".")[-2:]) not in _READ_PAST
+    ]
+    lasts = {name.rpartition(".")[2] for name in names}
+    config: Any = LoraConfig(target_modules=sorted(lasts))
+    convert_peft_config_for_transformers(config, model, None)
+    return [name for name in names if name.rpartition(".")[2] in config.target_modules]
 
 
 def read_config(folder: Path) -> Any:
@@ -206,7 +254,18 @@ def describe(config: Any) -> Architecture:
     _, layers = decoder_of(model)
     within, outside = linears(model)
     recurrent, windowed = _cache_layers(config)
+    if not _attends(config):
+        raise UserError(
+            f"architecture {kind.__name__} is not supported: no layer of it attends, and adapters "
+            "and padding do not go with its states"
+        )
     text = config.get_text_config()
+    kernels = {
+        id(weight)
+        for module in layers.modules()
+        if isinstance(module, torch.nn.Conv1d)
+        for weight in module.parameters()
+    }
     return Architecture(
         kind=str(config.model_type),
         name=str(kind.__name__),
@@ -218,6 +277,7 @@ def describe(config: Any) -> Architecture:
         recurrent=recurrent,
         windowed=windowed,
         linears=tuple(within),
+        adaptable=tuple(adaptable(model)),
         outside=tuple(outside),
         shapes={
             name: (module.out_features, module.in_features)
@@ -225,5 +285,5 @@ def describe(config: Any) -> Architecture:
             if isinstance(module, torch.nn.Linear)
         },
         parameters=sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()),
-        experts=sum(p.numel() for p in layers.parameters() if p.ndim > 2),
+        experts=sum(p.numel() for p in layers.parameters() if p.ndim > 2 and id(p) not in kernels),
     )

@@ -57,23 +57,47 @@ def named(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def auto_targets(linears: Sequence[str]) -> list[str]:
-    """What `targets: auto` comes to.
+def chosen_targets(recipe: Recipe, adaptable: Sequence[str], field: str) -> list[str]:
+    """The recipe's targets, or what `auto` comes to.
 
     Args:
-        linears: Linear layers of the decoder's layers, by name.
+        adaptable: Linear layers that an adapter can be put on (`architecture.adaptable`).
+        field: Where the recipe stands in the spec.
+
+    Raises:
+        UserError: None can.
     """
-    if all(any(named(name, target) for name in linears) for target in PUBLISHED_TARGETS):
+    if recipe.targets != "auto":
+        return list(recipe.targets)
+    if all(any(named(name, target) for name in adaptable) for target in PUBLISHED_TARGETS):
         return list(PUBLISHED_TARGETS)
-    names = (name.rpartition(".")[2] for name in linears if architecture.may_be_adapted(name))
-    return sorted(set(names))
+    found = sorted({name.rpartition(".")[2] for name in adaptable})
+    if not found:
+        raise UserError(f"{field}.targets: the model has no linear layer that could be adapted")
+    return found
+
+
+def check_target(target: str, within: Sequence[str], adaptable: Sequence[str], field: str) -> None:
+    """Refuse a target that stands for linear layers of the decoder but can be put on none.
+
+    Args:
+        within: All linear layers of the decoder.
+        adaptable: Those that an adapter can be put on.
+    """
+    meant = [name for name in within if named(name, target)]
+    refused = next((name for name in meant if name not in adaptable), None)
+    if refused is not None and not any(name in adaptable for name in meant):
+        raise UserError(
+            f"{field}.targets: no adapter can be put on {target!r} ({refused}): it chooses among "
+            "experts, or what computes it or loads it would pass an adapter by"
+        )
 
 
 def targets_of(model: PreTrainedModel, recipe: Recipe, field: str) -> list[str]:
     """The layers that get an adapter, as PEFT's `target_modules`.
 
-    Where a name stands for layers of the decoder and for others (those of a vision tower), the
-    decoder's are named one by one.
+    Where a name stands for layers of the decoder and for others (those of a vision tower, or ones
+    that can have no adapter), the decoder's are named one by one.
 
     Args:
         field: Where the recipe stands in the spec.
@@ -83,11 +107,12 @@ def targets_of(model: PreTrainedModel, recipe: Recipe, field: str) -> list[str]:
     """
     modules = dict(model.named_modules())
     within, _ = architecture.linears(model)
-    wanted = auto_targets(within) if recipe.targets == "auto" else list(recipe.targets)
+    adaptable = architecture.adaptable(model)
     chosen: list[str] = []
-    for target in wanted:
+    for target in chosen_targets(recipe, adaptable, field):
+        check_target(target, within, adaptable, field)
         found = {name: module for name, module in modules.items() if named(name, target)}
-        inner = [name for name in within if named(name, target)]
+        inner = [name for name in adaptable if named(name, target)]
         beside = any(isinstance(m, torch.nn.Linear) and n not in inner for n, m in found.items())
         if inner and beside:
             chosen += inner
@@ -97,8 +122,6 @@ def targets_of(model: PreTrainedModel, recipe: Recipe, field: str) -> list[str]:
         if not all(isinstance(module, torch.nn.Linear) for module in found.values()):
             raise UserError(f"{field}.targets: {target!r} is not a linear layer")
         chosen.append(target)
-    if not chosen:
-        raise UserError(f"{field}.targets: the model has no linear layer that could be adapted")
     return chosen
 
 

@@ -173,21 +173,20 @@ def adapted(made: Architecture, recipe: Recipe, field: str) -> Adapted:
     Raises:
         UserError: A target that the model does not have.
     """
-    wanted = lora.auto_targets(made.linears) if recipe.targets == "auto" else recipe.targets
+    wanted = lora.chosen_targets(recipe, made.adaptable, field)
     known = [*made.linears, *made.outside]
     for target in wanted:
         if not target or not any(lora.named(name, target) for name in known):
             raise UserError(f"{field}.targets: the model has no linear layer {target!r}")
-    if not wanted:
-        raise UserError(f"{field}.targets: the model has no linear layer that could be adapted")
-    chosen = [n for n in made.linears if any(lora.named(n, target) for target in wanted)]
+        lora.check_target(target, made.linears, made.adaptable, field)
+    chosen = [n for n in made.adaptable if any(lora.named(n, target) for target in wanted)]
     blocks = {_block(name) for name in chosen}
     uneven = tuple(
         target
         for target in wanted
-        if 0 < len({_block(n) for n in made.linears if lora.named(n, target)}) < made.layers
+        if 0 < len({_block(n) for n in made.adaptable if lora.named(n, target)}) < made.layers
     )
-    could = [name for name in made.linears if architecture.may_be_adapted(name)]
+    could = [name for name in made.linears if not architecture.routes(name)]
     return Adapted(tuple(wanted), len(chosen), len(could), len(blocks), uneven)
 
 

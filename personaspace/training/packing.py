@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -81,3 +82,42 @@ def pack(examples: Sequence[Example], row_tokens: int, rows: Rows = Rows.MASK) -
     members = bins([len(example.ids) for example in examples], row_tokens)
     masked = rows is Rows.MASK
     return [make_row([examples[index] for index in row], masked=masked) for row in members]
+
+
+#: Rounding that another example's tokens in a row may change, in units of the number format's last
+#: digit at the largest logit, and at most this share of it.
+_ROUNDING, _AT_MOST = 64, 0.03
+
+
+def keeps_apart(model: Any, rows: Rows) -> bool:
+    """Whether nothing that stands before an example in a row changes what is computed for it.
+
+    Tried on the model itself: an architecture that takes no notice of mask or positions, or that
+    carries a state on, would train on mixed examples and say nothing.
+
+    Args:
+        model: Causal LM, perhaps with adapters; left in the mode that it was in.
+        rows: How examples are to be laid into rows.
+    """
+    before, after = range(8, 20), range(20, 30)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            seen = []
+            for others in (before, reversed(before)):
+                texts = (tuple(others), tuple(after))
+                pair = [Example(ids, (False,) * len(ids)) for ids in texts]
+                row = make_row(pair, masked=rows is Rows.MASK).to(model.device)
+                output = model(
+                    input_ids=row.ids_BT,
+                    position_ids=row.positions_BT,
+                    attention_mask=row.mask_B1TT,
+                    use_cache=False,
+                )
+                seen.append(output.logits[0, len(before) :].float())
+    finally:
+        model.train(training)
+    eps = torch.finfo(model.dtype).eps
+    allowed = min(_ROUNDING * eps, _AT_MOST) * seen[0].abs().max()
+    return bool((seen[0] - seen[1]).abs().max() <= allowed)

@@ -130,6 +130,8 @@ class PlainStep:
         self.row_tokens = row_tokens
         base: Any = model.get_base_model()
         self.rows = architecture.rows_of(base)
+        if self.rows is not architecture.Rows.SINGLE and not packing.keeps_apart(base, self.rows):
+            self.rows = architecture.Rows.SINGLE
         self.positions = architecture.takes_positions(base)
 
     def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
