@@ -91,7 +91,7 @@ def adapter(model: Any, folder: Path, over: Path | None) -> float:
     """A random adapter into the folder; the error of its gradients."""
     examples = [Example(ids, (False,) * (len(ids) - 8) + (True,) * 8) for ids in TEXTS]
     with lora.trainable(model, RECIPE, over=over, seed=1, field="training") as adapted:
-        trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+        trained: dict[str, Any] = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
         assert not any("vision" in name for name in trained)
         torch.manual_seed(2 if over else 1)
         with torch.no_grad():

@@ -146,6 +146,7 @@ def can_refill(cache: DynamicCache) -> bool:
 
 def select_rows(cache: Cache, rows_R: torch.Tensor) -> None:
     """Only keep these rows of a cache, be it keys and values or states."""
+    layer: Any
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             layer.reorder_cache(rows_R)  # keys and values beside a state as well
