@@ -466,7 +466,7 @@ def test_a_bucket_that_stays_away_ends_the_run(
 
 
 def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaspace.cluster.conductor.loop.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("personaspace.cluster.conductor.patches.RETRY_SECONDS", 0.2)
     tries = [0]
 
     def flaky(api: Any, pod: PodView) -> None:
@@ -488,7 +488,7 @@ def test_a_patch_that_is_slow_is_not_sent_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else, with an API that takes its time, copies wait in line before what is new."""
-    monkeypatch.setattr("personaspace.cluster.conductor.loop.AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("personaspace.cluster.conductor.patches.AGAIN_SECONDS", 0.1)
 
     def slow(api: Any, pod: PodView) -> None:
         for _ in range(3):

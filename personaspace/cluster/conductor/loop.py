@@ -6,21 +6,16 @@ patch it sends may be sent twice, and so it may die at any moment or run beside 
 
 from __future__ import annotations
 
-import math
 import queue
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kubernetes.client.exceptions import ApiException
-
 from personaspace import interrupt
 from personaspace.cluster import names
-from personaspace.cluster.api import Cluster, message_of
+from personaspace.cluster.api import Cluster
 from personaspace.cluster.conductor import actions
 from personaspace.cluster.conductor.artifact_checks import ArtifactChecker
 from personaspace.cluster.conductor.missing_jobs import MissingJobs, WithoutPod, without_pod
@@ -37,9 +32,11 @@ from personaspace.cluster.conductor.news import (
     WatchRefused,
     WatchTrouble,
 )
+from personaspace.cluster.conductor.patches import Patches, Urgency
 from personaspace.cluster.conductor.plan import JobPlan
 from personaspace.cluster.conductor.reconcile import Decision, reconcile
 from personaspace.cluster.conductor.watch import Watcher
+from personaspace.cluster.conductor.world import World
 from personaspace.cluster.log_lines import Trouble
 from personaspace.cluster.states import NOT_RUN, Cause, JobState, Reason, count_of_jobs, told
 from personaspace.cluster.views import JobView, PodView, job_view, pod_view
@@ -47,46 +44,14 @@ from personaspace.errors import UserError
 from personaspace.logs import RunEvent
 from personaspace.store import Store
 
-#: A patch that failed is sent again after so many seconds; the same for a Job that does not end.
-AGAIN_SECONDS = 5.0
 SUMMARY_SECONDS = 60.0
 #: A Job without any pod for so long is one whose pod is refused, as by a quota.
 PODLESS_SECONDS = 30.0
-#: News that come within so many seconds are taken in together.
+#: News that come within so many seconds are taken in together, and within twice the time that the
+#: last round of deciding took: thousands of Jobs leave the processor to others.
 COALESCE_SECONDS = 0.02
-
-
-@dataclass
-class World:
-    """What is known of the cluster, from what is watched."""
-
-    jobs: dict[str, JobView] = field(default_factory=dict)
-    pods: dict[str, PodView] = field(default_factory=dict)
-    synced: set[str] = field(default_factory=set)
-    last_failure: dict[str, Cause] = field(default_factory=dict)
-
-    def apply(self, news: Listed | Changed | Deleted) -> None:
-        """Take in what a watcher tells."""
-        mine: dict[str, Any] = self.jobs if news.kind == "jobs" else self.pods
-        match news:
-            case Listed():
-                mine.clear()
-                mine.update(news.views)
-                self.synced.add(news.kind)
-                new = list(news.views.values())
-            case Changed():
-                mine[news.view.name] = news.view
-                new = [news.view]
-            case Deleted():
-                mine.pop(news.name, None)
-                new = []
-        for view in new:
-            if isinstance(view, PodView) and view.cause:
-                self.last_failure[view.job] = view.cause
-
-    def started(self) -> set[str]:
-        """Jobs with a pod that is past the gate and has not ended."""
-        return {pod.job for pod in self.pods.values() if pod.live and not pod.gated}
+#: What is missing is looked for so often.
+LOOK_SECONDS = 1.0
 
 
 class Conductor:
@@ -123,11 +88,11 @@ class Conductor:
         self.world = World()
         self.verified: set[str] = set()
         self.refused: dict[str, Cause] = {}
-        self.patches = 0
         self.decision = Decision()
         self._checker = ArtifactChecker(store, plan.artifacts, self.inbox)
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="patch")
-        self._sent: dict[str, float] = {}
+        self._patches = Patches(self.inbox)
+        self._depths = plan.depths()
+        self._pause, self._looked = COALESCE_SECONDS, 0.0
         self._missing_jobs = MissingJobs(plan, patience)
         self._podless_since = 0, 0.0
         self._told: dict[Trouble, float] = {}
@@ -154,17 +119,21 @@ class Conductor:
                 interrupt.check()
                 if self.world.synced < {"jobs", "pods"}:
                     continue
+                began = time.monotonic()
                 self.decision = self._reconcile()
                 if self.decision.finished:
                     return self.decision
                 self._act(self.decision)
-                self._look_for_what_is_missing()
+                if began - self._looked >= LOOK_SECONDS:
+                    self._looked = began
+                    self._look_for_what_is_missing()
+                self._pause = max(COALESCE_SECONDS, 2 * (time.monotonic() - began))
                 if time.monotonic() - said >= SUMMARY_SECONDS:
                     said = time.monotonic()
                     self.say(self.summary(), event=RunEvent.PROGRESS)
         finally:
             self._checker.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._patches.close()
 
     def summary(self) -> str:
         """One line on where the study is."""
@@ -177,6 +146,11 @@ class Conductor:
             f"waiting for inputs, {lost} failed or not run"
         )
 
+    @property
+    def patches(self) -> int:
+        """How many patches were sent."""
+        return self._patches.count
+
     # --- what comes in ------------------------------------------------------------------------
 
     def _take_in(self) -> None:
@@ -185,7 +159,7 @@ class Conductor:
             news = self.inbox.get(timeout=1.0)
         except queue.Empty:
             return
-        time.sleep(COALESCE_SECONDS)
+        time.sleep(self._pause)
         while True:
             self._apply(news)
             try:
@@ -208,7 +182,7 @@ class Conductor:
                 if seconds > self.patience:
                     self.refused[node] = Cause(Reason.STORE, text, node)
             case Patched(name, error):
-                self._sent[name] = time.monotonic() - (AGAIN_SECONDS - 1.0 if error else 0.0)
+                self._patches.answered(name, bool(error))
                 if error:
                     self._tell(Trouble.PATCH, f"cannot patch {name}, trying again: {error}")
             case _:
@@ -225,6 +199,14 @@ class Conductor:
                 if news.kind == "jobs":
                     self._forget_faults(news)
                 self.world.apply(news)
+                match news:
+                    case Changed():
+                        self._patches.seen(news.view.name)
+                    case Listed():
+                        for name in news.views:
+                            self._patches.seen(name)
+                    case Deleted():
+                        self._patches.forget(news.name)
 
     def _forget_faults(self, news: Listed | Changed | Deleted) -> None:
         """A Job that came, went or ended is judged anew."""
@@ -300,15 +282,14 @@ class Conductor:
             self._checker.ask(node)
         for name, cause in decision.end.items():
             self._end(name, cause)
-        ready = set(decision.release)
-        if self.queue_name:
-            for name in ready:
-                job = self.world.jobs.get(name)
-                if job is not None and job.held:
-                    self._send(name, self._release_job, job)
-        for pod in list(self.world.pods.values()):
-            if pod.gated and pod.live and pod.job in ready:
-                self._send(pod.name, self._release_pod, pod)
+        for name in decision.release:
+            urgency = Urgency.FOLLOWS if self.plan.needs[name] else Urgency.BEGINS
+            depth = self._depths[name]
+            job = self.world.jobs.get(name) if self.queue_name else None
+            if job is not None and job.held:
+                self._patches.send(name, urgency, depth, self._release_job, job)
+            for pod in self.world.gated(name):
+                self._patches.send(pod.name, urgency, depth, self._release_pod, pod)
 
     def _look_for_what_is_missing(self) -> None:
         """Say what only a person can fix: Jobs that are not there, Jobs that get no pod."""
@@ -341,25 +322,6 @@ class Conductor:
         )
         self._tell(Trouble.MISSING_PODS, text, jobs=titles, need=found.need)
 
-    def _send(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
-        """Send a patch, unless it is under way or its effect is still to be seen."""
-        if time.monotonic() - self._sent.get(key, -AGAIN_SECONDS) < AGAIN_SECONDS:
-            return
-        # Until it is answered: where the API is slow, copies would wait in line before what is new.
-        self._sent[key] = math.inf
-        self.patches += 1
-
-        def work() -> None:
-            fault = ""
-            try:
-                action(*arguments)
-            except Exception as error:  # whatever it is, it is tried again and told
-                text = message_of(error) if isinstance(error, ApiException) else str(error)
-                fault = text.splitlines()[0] if text else type(error).__name__
-            self.inbox.put(Patched(key, fault))
-
-        self._pool.submit(work)
-
     def _release_pod(self, pod: PodView) -> None:
         actions.lift_gate(self.cluster, pod)
         title = self.plan.title(pod.job)
@@ -374,7 +336,8 @@ class Conductor:
 
     def _end(self, name: str, cause: Cause) -> None:
         # The Job controller tells the event that goes with it.
-        self._send(name, actions.end_job, self.cluster, self.world.jobs[name], cause, _now())
+        job = self.world.jobs[name]
+        self._patches.send(name, Urgency.ENDS, 0, actions.end_job, self.cluster, job, cause, _now())
 
 
 def _now() -> str:

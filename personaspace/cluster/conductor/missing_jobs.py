@@ -33,6 +33,10 @@ class MissingJobs:
 
     def for_good(self, jobs: Mapping[str, JobView], now: float) -> set[str]:
         """Jobs that have been away for longer than patience lasts, and will not come."""
+        if self.plan.jobs.keys() <= jobs.keys():
+            self._since.clear()
+            self.left.clear()
+            return set()
         expire = any(job.expires for job in jobs.values())
         needed_jobs = {
             self.plan.job_of[node]

@@ -51,6 +51,14 @@ class JobPlan:
         """The Job that runs a node."""
         return {node: job for job, nodes in self.jobs.items() for node in nodes}
 
+    def depths(self) -> dict[str, int]:
+        """How many Jobs come one after another before each: the longest way to it."""
+        found: dict[str, int] = {}
+        for job in self.jobs:  # every Job after those that it needs
+            before = (found[self.job_of[node]] for node in self.needs[job])
+            found[job] = max(before, default=-1) + 1
+        return found
+
     def title(self, job: str) -> str:
         """A Job's nodes, for people."""
         nodes = self.jobs[job]

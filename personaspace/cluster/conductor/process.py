@@ -18,6 +18,7 @@ from personaspace.cluster import names
 from personaspace.cluster.api import Cluster, api_errors, connect
 from personaspace.cluster.conductor import plan
 from personaspace.cluster.conductor.loop import Conductor
+from personaspace.cluster.conductor.patches import CONNECTIONS
 from personaspace.cluster.conductor.reconcile import Decision
 from personaspace.cluster.log_lines import Trouble
 from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, count_of_jobs, told
@@ -102,7 +103,7 @@ def _start_again() -> None:
 
 def _conduct(settings: Settings) -> None:
     interrupt.install()
-    cluster = connect(settings.namespace, pool=16)
+    cluster = connect(settings.namespace, pool=CONNECTIONS + 8)
     try:
         study = _load_plan(settings)
         place = open_store(settings.store)

@@ -60,14 +60,16 @@ def reconcile(
     going = False
     for name, nodes in plan.jobs.items():
         job = jobs.get(name)
-        title = plan.title(name)
         if job is None or job.phase is JobPhase.SUCCEEDED:
-            complete.update(node for node in nodes if node in verified)
             rest = {node: refused.get(node) for node in nodes if node not in verified}
-            decision.check += [node for node, fault in rest.items() if fault is None]
             if not rest:
+                complete.update(nodes)
                 decision.done.append(name)
-            elif None in rest.values() or (job is None and name not in absent):
+                continue
+            title = plan.title(name)
+            complete.update(node for node in nodes if node in verified)
+            decision.check += [node for node, fault in rest.items() if fault is None]
+            if None in rest.values() or (job is None and name not in absent):
                 going = True
             else:
                 gone = Cause(Reason.JOB_GONE, f"{title}: its Job and its artifact are gone", title)
@@ -77,11 +79,12 @@ def reconcile(
             continue
         if job.phase is JobPhase.FAILED:
             decision.failed[name] = job.cause or Cause(Reason.ERROR)
+            title = plan.title(name)
             failed = Cause(Reason.INPUTS_FAILED, f"{title} failed", title)
             lost.update(dict.fromkeys(nodes, failed))
             continue
         going = True
-        blocked = _blocked(plan, name, complete, lost)
+        blocked = _blocked(plan, name, complete, lost) if lost else None
         if blocked and name not in started:
             decision.end[name] = blocked
             # Whatever first failed is the reason for all that follows from it.

@@ -25,6 +25,8 @@ from personaspace.cluster.conductor.news import (
 #: A watch ends after so long and goes on from where it was; bounds how long a dead one is believed.
 WATCH_SECONDS = 240
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: Objects of one answer of a list: a hundred pods are a megabyte of JSON, and ten of Python's.
+PAGE = 100
 #: An API server that has just started forbids what it will allow once it has read its roles.
 REFUSED_SECONDS = 60.0
 GONE = 410
@@ -103,7 +105,7 @@ class Watcher(threading.Thread):
         token, version = None, None
         while True:
             page = self.cluster.page(
-                self.kind, label_selector=self.selector, limit=500, _continue=token
+                self.kind, label_selector=self.selector, limit=PAGE, _continue=token
             )
             for raw in page["items"]:
                 view = self.view(raw)
