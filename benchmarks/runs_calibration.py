@@ -213,6 +213,8 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     lines += [
         "What to know: where personas act, a claim about *these* personas is not wrong to reject: "
         "conditions do differ on them. H2 over runs is cautious unless one condition is noisy. "
+        "A condition with one run among others with several borrows their variance, and its runs "
+        "are taken to be correlated as is worse: cautious as well. "
         "Where effects act on whole themes of questions and the analysis does not know of themes, "
         "no row is right: a study with themed questions has fewer of them than it counts.",
         "",
