@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from personaspace.analysis.power import Assumptions, Plan
+from personaspace.analysis.power import Assumptions, Design, Plan
 from personaspace.cli.options import AsJson, SpecPath
 from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
@@ -27,13 +27,19 @@ def _check(rate: float, wanted: float, **deviations: float) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {value:g} is negative")
 
 
+def _runs(design: Design) -> str:
+    counts = sorted({len(seeds) for seeds in design.layout.values()}) or [design.seeds]
+    span = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+    return f"{span} training run{'s' if counts[-1] > 1 else ''} each"
+
+
 def _print(made: Plan, name: str) -> None:
     design, guess = made.design, made.assumptions
     out = console()
     out.print(
         Text(name, style="bold")
         + f": {design.em} EM conditions{', benign' if design.benign else ''}, "
-        f"{design.seeds} seed{'s' if design.seeds > 1 else ''}, {design.personas} personas × "
+        f"{_runs(design)}, {design.personas} personas × "
         f"{design.questions} questions ({design.unseen} unseen) × {design.samples} samples"
     )
     out.print(

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personaspace.analysis.power import Design
+from personaspace.analysis.power import Design, Endpoint
 from personaspace.analysis.primary import METRICS, row_name
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
+from personaspace.study import base_model
 from personaspace.study.sources import read_questions
 from personaspace.study.spec import Experiment
 
@@ -45,7 +46,40 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         seeds=min(len(spec.seeds_of(c)) for c in (em or spec.conditions)),
         cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
         alpha=spec.analysis.alpha,
+        em_seeds=tuple(tuple(spec.seeds_of(c)) for c in em),
+        benign_seeds=next(
+            (tuple(spec.seeds_of(c)) for c in spec.conditions if c.kind == "benign"), ()
+        ),
+        with_cosines=tuple(p for p, c in enumerate(em) if c.cosine_anchor is not None),
+        places=_layers(spec) * len(set(spec.extraction.methods)),
+        permutations=spec.analysis.permutations,
+        primary=_endpoint(spec),
     )
+
+
+def _endpoint(spec: Experiment) -> Endpoint | None:
+    """The primary endpoint, its conditions called as in `Design.layout`."""
+    primary = spec.analysis.primary
+    if primary is None:
+        return None
+    em = [c.name for c in spec.conditions if c.kind == "em"]
+    called = {name: f"em-{place + 1}" for place, name in enumerate(em)}
+    called |= {c.name: c.kind or "em" for c in spec.conditions if c.kind in ("benign", "base")}
+    mine = [primary.condition] if primary.condition is not None else em
+    weights = {called[name]: 1 / len(mine) for name in mine} | {called[primary.against]: -1.0}
+    against_base = weights.pop("base", None) is not None
+    what = f"{primary.measure}: {primary.condition or 'mean of the EM conditions'}"
+    return Endpoint(
+        f"{what} less {primary.against}", primary.measure == "bystander", weights, against_base
+    )
+
+
+def _layers(spec: Experiment) -> int:
+    """How many layers are analysed; 1 where the model's number of layers is not known."""
+    if spec.extraction.layers != "all":
+        return max(1, len(spec.extraction.layers))
+    shape = base_model.shape(spec.model)
+    return shape.num_layers if shape else 1
 
 
 def primary_of(spec: Experiment, layer: int) -> PrimaryInfo | None:

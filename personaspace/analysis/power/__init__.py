@@ -1,5 +1,5 @@
 """Power before the study: which effects its tests could detect."""
 
-from personaspace.analysis.power.design import Assumptions, Design, Finding, Plan
+from personaspace.analysis.power.design import Assumptions, Design, Endpoint, Finding, Plan
 
-__all__ = ["Assumptions", "Design", "Finding", "Plan"]
+__all__ = ["Assumptions", "Design", "Endpoint", "Finding", "Plan"]

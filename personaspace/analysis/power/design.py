@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -34,6 +34,23 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """A primary endpoint.
+
+    Attributes:
+        what: In words.
+        in_answers: It is counted in answers, not in activations.
+        weights: By condition of `Design.layout`; that of the base model is left out.
+        against_base: It is a change from base.
+    """
+
+    what: str
+    in_answers: bool
+    weights: dict[str, float]
+    against_base: bool = False
+
+
+@dataclass(frozen=True)
 class Design:
     """The counts that power depends on.
 
@@ -47,10 +64,17 @@ class Design:
         samples: Answers for each persona and question.
         extraction_personas: Personas with activations.
         extraction_questions: Questions with activations.
-        seeds: Training runs of each condition.
+        seeds: Training runs of each condition, where `em_seeds` does not say otherwise; else the
+            fewest of an EM condition.
         cosines: Anchors of the EM conditions that have one.
         alpha: Level of the tests.
         margin: Of the equivalence test.
+        em_seeds: Seeds of each EM condition; none: `seeds` runs each, with the same ones.
+        benign_seeds: Seeds of the benign condition; none: as `em_seeds`.
+        with_cosines: Places of the EM conditions that have an anchor; none: the first ones.
+        places: Layers times methods, each with its tests of geometry.
+        permutations: Draws of permutation tests that do not try every order.
+        primary: The primary endpoint; None: there is none.
     """
 
     em: int
@@ -66,6 +90,31 @@ class Design:
     cosines: tuple[float, ...]
     alpha: float = 0.05
     margin: float = 0.05
+    em_seeds: tuple[tuple[int, ...], ...] = ()
+    benign_seeds: tuple[int, ...] = ()
+    with_cosines: tuple[int, ...] = ()
+    places: int = 1
+    permutations: int = 10_000
+    primary: Endpoint | None = None
+
+    @property
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Seeds of every trained condition: `em-1` and on, `benign`."""
+        same = tuple(range(self.seeds))
+        found = {f"em-{place + 1}": same for place in range(self.em)}
+        found |= {f"em-{place + 1}": seeds for place, seeds in enumerate(self.em_seeds)}
+        return found | ({"benign": self.benign_seeds or same} if self.benign else {})
+
+    @property
+    def replicated(self) -> bool:
+        """Some condition has several runs."""
+        return any(len(seeds) > 1 for seeds in self.layout.values())
+
+    @property
+    def anchored(self) -> dict[str, float]:
+        """Cosine of each EM condition that has an anchor."""
+        places = self.with_cosines or tuple(range(len(self.cosines)))
+        return {f"em-{p + 1}": c for p, c in zip(places, self.cosines, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -105,7 +154,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {
-            "design": vars(self.design) | {"cosines": list(self.design.cosines)},
+            "design": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self.design).items()
+            },
             "assumptions": dict(vars(self.assumptions)),
             "tests": [dict(vars(finding)) for finding in self.findings],
             "warnings": list(self.warnings),
