@@ -13,8 +13,8 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
-from personaspace.analysis.power import Assumptions, Design, Finding, Plan
-from personaspace.analysis.power.plan import plan
+from personaspace.analysis.power import Assumptions, Design, Endpoint, Finding, Plan
+from personaspace.analysis.power.plan import IMPOSSIBLE, NEVER, plan
 from personaspace.analysis.power.solve import order_power, range_detectable, t_detectable
 from personaspace.cli.app import app
 
@@ -106,7 +106,7 @@ def test_more_data_detects_less() -> None:
     seeds = plan(replace(STUDY, seeds=3), GUESS)
     assert (find(seeds, "H3", "slope").effect or 99) < (find(made, "H3", "slope").effect or 0)
     assert not any("One seed" in warning for warning in seeds.warnings)
-    assert find(seeds, "H3", "within_seeds").floor == pytest.approx(2 / 120**3)
+    assert find(seeds, "H3", "within_seeds").floor == pytest.approx(1 / 10_001)
     assert find(seeds, "H2", "between_runs").effect is not None
 
 
@@ -147,6 +147,41 @@ def test_a_senseless_assumption_is_one_line(
     done = CliRunner().invoke(app, ["power", str(spec), *option])
     assert done.exit_code == 2
     assert message in done.output and len(done.output.strip().splitlines()) == 1
+
+
+def test_more_runs_of_two_conditions_are_counted_as_they_are() -> None:
+    three, one = (42, 137, 256), (42,)
+    made = plan(replace(STUDY, em_seeds=(three, one, one, one, three), benign_seeds=one), GUESS)
+    pairs = [f for f in made.findings if f.name == "bystander_pair"]
+    assert [f.what.rpartition(", ")[2] for f in pairs] == ["3/3 runs", "1/1 runs"]
+    ours, theirs = (f.effect or 0 for f in pairs)
+    # The paired t-test over three seeds, by the library: questions and answers are the rest.
+    run = GUESS.run_sd**2 + GUESS.persona_run_sd**2 / 9 + 0.25 / 10 / 28 / 9
+    sd = math.sqrt(2 * (run + 3 * GUESS.question_sd**2 / 28))
+    paired = sd * TTestPower().solve_power(None, 3, 0.05, 0.8)
+    assert ours == pytest.approx(100 * paired, rel=0.12) and theirs > ours
+    h2 = find(made, "H2", "between_runs")
+    assert "2 conditions" in h2.note and "3 with one run each" in h2.note
+
+
+def test_what_cannot_reject_says_so() -> None:
+    # All that a study of rates could differ by is 100 points.
+    wild = plan(replace(STUDY, seeds=2), replace(GUESS, run_sd=0.3))
+    pair = find(wild, "leakage", "bystander_pair")
+    assert pair.effect is None and IMPOSSIBLE in pair.note
+    published = find(wild, "H1", "published")
+    assert published.effect is None and published.floor == 1 / 11 and NEVER in published.note
+
+
+def test_the_primary_endpoint_leads_and_is_not_corrected() -> None:
+    ask = Endpoint("a less b", True, {"em-1": 1.0, "em-5": -1.0})
+    first = plan(replace(STUDY, seeds=3, primary=ask), GUESS).findings[0]
+    assert (first.metric, first.unit, first.corrected) == ("primary", "points", None)
+    alone = plan(replace(STUDY, seeds=3, primary=replace(ask, in_answers=False)), GUESS)
+    assert alone.findings[0].unit == "sd of runs"
+    assert alone.findings[0].effect == pytest.approx(
+        math.sqrt(2) * TTestPower().solve_power(None, 3, 0.05, 0.8), rel=0.12
+    )
 
 
 def test_no_shared_bystander_is_named_and_nothing_promised() -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -311,11 +311,24 @@ class Omnibus:
         p: None where runs do not vary or there are too few of them.
         spread: Variance between the conditions' means net of chance.
         runs: How many runs it rests on.
+        means: Of the conditions, less their mean, `[C]`.
+        noise: What chance alone brings to the sum of their squares.
+        free: Degrees of freedom of F; None: no test.
     """
 
     p: float | None
     spread: float
     runs: int
+    means: Array
+    noise: float
+    free: tuple[float, float] | None
+
+    def moved(self, shifts: Array) -> float | None:
+        """p if the conditions' means were moved by so much, `[C]`; their chance stays as it is."""
+        if self.free is None:
+            return None
+        size = float(((self.means + shifts - shifts.mean()) ** 2).sum())
+        return float(special.fdtrc(*self.free, size / self.noise))
 
 
 def all_alike(runs: Runs, names: Sequence[str]) -> Omnibus:
@@ -356,8 +369,9 @@ def all_alike(runs: Runs, names: Sequence[str]) -> Omnibus:
     net = max(0.0, size - whole) / (len(names) - 1)
     count = sum(runs.counts[name] for name in names)
     if not (trace > TIE**2 and free > 0):
-        return Omnibus(1.0 if size < TIE**2 else None, net, count)
+        return Omnibus(1.0 if size < TIE**2 else None, net, count, centre @ means, whole, None)
     uncertain = float((over_runs**2).sum()) / free
     uncertain += share**2 * float((over_questions**2).sum()) / max(1, questions - 1)
     above, below = whole**2 / float((total**2).sum()), whole**2 / uncertain
-    return Omnibus(float(special.fdtrc(above, below, size / whole)), net, count)
+    found = Omnibus(None, net, count, centre @ means, whole, (above, below))
+    return replace(found, p=found.moved(np.zeros(len(names))))

@@ -2,8 +2,8 @@
 
 An effect adds to a contrast's estimate and leaves its standard error and degrees of freedom as they
 are. So studies are drawn once, without an effect, and each tells from which effect on its own test
-rejects: the wanted quantile of these is the smallest effect that is detected so often. Only H2,
-whose statistic is no such sum, is computed anew for each size of the effect.
+rejects: the wanted quantile of these is the smallest effect that is detected so often. H2's
+statistic is no such sum, and is computed anew for each size of the effect.
 
 Shape suffixes: N runs, Q questions, P personas.
 """
@@ -24,8 +24,8 @@ from personaspace.analysis.runs import Runs, all_alike
 from personaspace.analysis.stats import Array, Estimate, generator
 
 BENIGN = "benign"
-#: Studies drawn for a contrast, and for each size of H2's effect: at 80 % an error of 1.8 and 2.8.
-DRAWS, H2_DRAWS = 500, 200
+#: Studies drawn for a contrast, and for each size of H2's effect: at 80 % an error of 1.8 and 2.
+DRAWS, H2_DRAWS = 500, 400
 
 Weights = Mapping[str, float]
 
@@ -183,15 +183,11 @@ def between_detectable(
     draw: Callable[[], Runs], names: Sequence[str], alpha: float, power: float, unit: float
 ) -> float | None:
     """The smallest range of evenly spaced conditions' means that H2 over runs detects."""
-    studies = [draw() for _ in range(H2_DRAWS)]
-    steps = dict(zip(names, np.linspace(0, 1, len(names)).tolist(), strict=True))
-    shifts = np.array([steps.get(name, 0.0) for name in studies[0].conditions])[:, None, None]
+    studies = [all_alike(draw(), names) for _ in range(H2_DRAWS)]
+    steps = np.linspace(0, 1, len(names))
 
     def power_at(size: float) -> float:
-        p = [
-            all_alike(Runs(s.conditions, s.seeds, s.tables + size * shifts), names).p
-            for s in studies
-        ]
+        p = [study.moved(size * steps) for study in studies]
         return float(np.mean([each is not None and each <= alpha for each in p]))
 
     top = unit
