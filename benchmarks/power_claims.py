@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -151,14 +151,22 @@ def _steps(names: list[str]) -> Callable[[float], tuple[dict[str, float], float]
     return lambda size: (dict(zip(names, size * places, strict=True)), 0.0)
 
 
+def _mean_against_benign(size: float) -> tuple[dict[str, float], float]:
+    return dict.fromkeys([c.name for c in EM], size / 2) | {"benign": -size / 2}, 0.0
+
+
+def _apart(size: float) -> tuple[dict[str, float], float]:
+    return {"em-1": size / 2, "em-5": -size / 2}, 0.0
+
+
 def claims(made: Design) -> list[Claim]:
     """Those that are checked, of a design."""
     several = [c.name for c in EM if len(made.layout[c.name]) > 1]
     found = [
-        Claim(("leakage", "bystander_pair"), 0, lambda s: ({"em-1": s / 2, "em-5": -s / 2}, 0.0), _of_pair),
+        Claim(("leakage", "bystander_pair"), 0, _apart, _of_pair),
         Claim(
             ("leakage", "em_mean_minus_benign"), 0,
-            lambda s: (dict.fromkeys([c.name for c in EM], s / 2) | {"benign": -s / 2}, 0.0),
+            _mean_against_benign,
             _of_mean,
         ),
         Claim(("H1", "induction_minus_others"), 0, lambda s: ({}, s), _of_h1),
@@ -172,12 +180,13 @@ def claims(made: Design) -> list[Claim]:
     return found
 
 
-def check(name: str, studies: int) -> list[dict[str, Any]]:
-    """Claimed and found power of a design's tests."""
+def check(name: str, studies: int, rows: list[dict[str, Any]]) -> Iterator[None]:
+    """Adds claimed and found power of a design's tests to `rows`, one at a time."""
     made = design(*DESIGNS[name])
     said = plan(made, GUESS).findings
-    rows = []
     for claim in claims(made):
+        if any(row["test"] == " ".join(claim.name) for row in rows):
+            continue
         mine = [f for f in said if (f.metric, f.name) == claim.name][claim.place]
         row = {"test": " ".join(claim.name), "effect": mine.effect, "found": None}
         if mine.effect is not None:
@@ -190,7 +199,7 @@ def check(name: str, studies: int) -> list[dict[str, Any]]:
             row["found"] = hits / studies
         print(name, row, flush=True)
         rows.append(row)
-    return rows
+        yield
 
 
 def markdown(found: dict[str, list[dict[str, Any]]], studies: int) -> str:
@@ -230,11 +239,11 @@ def main() -> None:
         former = json.loads(kept.read_text(encoding="utf-8"))
         found = former["found"] if former["studies"] == options.studies else {}
     for name in DESIGNS:
-        if options.only in name and name not in found:
-            found[name] = check(name, options.studies)
-            if kept:
-                text = json.dumps({"studies": options.studies, "found": found}, indent=1)
-                kept.write_text(text + "\n", encoding="utf-8")
+        if options.only in name:
+            for _ in check(name, options.studies, found.setdefault(name, [])):
+                if kept:
+                    text = json.dumps({"studies": options.studies, "found": found}, indent=1)
+                    kept.write_text(text + "\n", encoding="utf-8")
     if options.out is not None:
         ordered = {name: found[name] for name in DESIGNS if name in found}
         options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")

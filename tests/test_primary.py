@@ -12,6 +12,7 @@ import yaml
 from test_verdict import ADDED, LEAK, ROSE, row, said, study
 from typer.testing import CliRunner
 
+from personaspace.analysis.power import over_runs
 from personaspace.analysis.primary import marked, primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import PrimaryInfo, RegistrationInfo
@@ -150,7 +151,10 @@ def write(path: Path, **analysis: Any) -> Path:
     return path
 
 
-def test_a_page_registers_the_study_and_no_other(tmp_path: Path) -> None:
+def test_a_page_registers_the_study_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_runs, "DRAWS", 20)  # power is not what is looked at
     spec, page = write(tmp_path / "s.yaml", primary=PAIR), tmp_path / "page.md"
     assert cli("preregister", spec, "--out", page)[0] == 0
     text = page.read_text(encoding="utf-8")

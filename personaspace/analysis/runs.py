@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import special
@@ -67,6 +67,27 @@ class RunEstimate:
         if not (e.se > 0 and e.df > 0):
             return None
         return abs(e.value) + float(special.stdtrit(e.df, 1 - level)) * e.se
+
+
+@lru_cache(maxsize=64)
+def _residual(conditions: tuple[str, ...]) -> Array:
+    """Takes a run's own condition's mean off, `[N, N]`."""
+    same = np.array([[a == b for b in conditions] for a in conditions], dtype=float)
+    return np.asarray(np.eye(len(same)) - same / same.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=256)
+def _form(
+    conditions: tuple[str, ...], seeds: tuple[int, ...], weights: tuple[tuple[str, float], ...]
+) -> Array:
+    """See `Runs.form`: it depends on which runs there are alone."""
+    of, levels = dict(weights), sorted(set(seeds))
+    found = np.zeros((len(levels), len(seeds)))
+    for place, (name, seed) in enumerate(zip(conditions, seeds, strict=True)):
+        n = conditions.count(name)
+        if n > 1 and of.get(name):
+            found[levels.index(seed), place] = of[name] / n / math.sqrt(1 - 1 / n)
+    return np.asarray(found @ _residual(conditions))
 
 
 @dataclass(frozen=True)
@@ -127,8 +148,7 @@ class Runs:
     @cached_property
     def _residual(self) -> Array:
         """Takes a run's own condition's mean off, `[N, N]`."""
-        same = np.array([[a == b for b in self.conditions] for a in self.conditions], dtype=float)
-        return np.asarray(np.eye(len(same)) - same / same.sum(axis=1, keepdims=True))
+        return _residual(self.conditions)
 
     @cached_property
     def spread(self) -> float:
@@ -142,13 +162,7 @@ class Runs:
         Args:
             weights: Of the conditions' means; those of one run alone are left out.
         """
-        seeds = sorted(set(self.seeds))
-        found = np.zeros((len(seeds), len(self.seeds)))
-        for place, (name, seed) in enumerate(zip(self.conditions, self.seeds, strict=True)):
-            n = self.counts[name]
-            if n > 1 and weights.get(name):
-                found[seeds.index(seed), place] = weights[name] / n / math.sqrt(1 - 1 / n)
-        return np.asarray(found @ self._residual)
+        return _form(self.conditions, self.seeds, tuple(sorted(weights.items())))
 
     def _borrowed(self, weights: Mapping[str, float]) -> float:
         """Variance of the part of a contrast whose conditions have one run each.
@@ -324,7 +338,7 @@ class Omnibus:
     free: tuple[float, float] | None
 
     def moved(self, shifts: Array) -> float | None:
-        """p if the conditions' means were moved by so much, `[C]`; their chance stays as it is."""
+        """What p is if the conditions' means move by so much, `[C]`, and their chance stays."""
         if self.free is None:
             return None
         size = float(((self.means + shifts - shifts.mean()) ** 2).sum())
