@@ -148,10 +148,10 @@ def _h2(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
         )  # fmt: skip
         note = "Between runs, not between induction personas: one run each."
         return [_points("H2", "common_set", what, found, note)]
-    draw = over_runs.drawn(design, guess, "H2")
+    drawn = over_runs.between_studies(over_runs.drawn(design, guess, "H2"), several)
     unit = math.sqrt(guess.run_sd**2 + noise)
     found = _twice(
-        lambda a: over_runs.between_detectable(draw, several, a, guess.power, unit),
+        lambda a: over_runs.between_detectable(drawn, a, guess.power, unit),
         design.alpha, tests, 100,
     )  # fmt: skip
     left = design.em - len(several)
