@@ -13,7 +13,14 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
-from personaspace.analysis.power import Assumptions, Design, Endpoint, Finding, Plan
+from personaspace.analysis.power import (
+    Assumptions,
+    Design,
+    Endpoint,
+    Finding,
+    Plan,
+    over_runs,
+)
 from personaspace.analysis.power.plan import IMPOSSIBLE, NEVER, plan
 from personaspace.analysis.power.solve import order_power, range_detectable, t_detectable
 from personaspace.cli.app import app
@@ -32,6 +39,12 @@ STUDY = Design(
     cosines=(1.0, 0.9457, 0.9060, 0.8696, 0.7828),
 )
 GUESS = Assumptions()
+
+
+@pytest.fixture(autouse=True)
+def _fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(over_runs, "DRAWS", 300)
+    monkeypatch.setattr(over_runs, "H2_DRAWS", 100)
 
 
 def find(made: Plan, metric: str, name: str) -> Finding:
