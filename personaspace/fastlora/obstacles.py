@@ -36,11 +36,6 @@ class ObstacleCode(StrEnum):
         """Whether another machine may not have it."""
         return self in (self.NO_GPU, self.ATTENTION, self.COMPILER)
 
-    @property
-    def of_computation(self) -> bool:
-        """Whether fastlora cannot compute the model at all; else it is only not the faster way."""
-        return self in (self.ARCHITECTURE, self.ADAPTERS)
-
 
 @dataclass(frozen=True)
 class Obstacle:

@@ -21,7 +21,6 @@ from personaspace.errors import UserError
 from personaspace.report.text import pretty
 
 _COLUMNS = ["condition", "seed", "persona", "question", "sample", "text"]
-_OPTIONAL = ["hit", "terminal", "degenerate", "finish", "seen"]
 
 #: Bits of an answer's flags; the page's script has the same.
 HIT, TERMINAL, DEGENERATE, CUT, SEEN = 1, 2, 4, 8, 16
