@@ -116,8 +116,7 @@ def tab(browser: Any, url: str) -> Iterator[Tab]:
     assert elsewhere == [], "the page asked for something but itself"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
 def test_page_is_accessible_quiet_and_as_wide_as_the_window(
     browser: Any, url: str, width: int, scheme: str
 ) -> None:
