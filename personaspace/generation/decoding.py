@@ -148,10 +148,9 @@ def select_rows(cache: Cache, rows_R: torch.Tensor) -> None:
     """Only keep these rows of a cache, be it keys and values or states."""
     layer: Any
     for layer in cache.layers:
-        if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(rows_R)  # keys and values beside a state as well
-        else:
-            layer.batch_select_indices(rows_R)
+        # The former moves keys and values beside a state as well.
+        stateful = isinstance(layer, LinearAttentionCacheLayerMixin)
+        (layer.reorder_cache if stateful else layer.batch_select_indices)(rows_R)
 
 
 @dataclass

@@ -131,6 +131,16 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted((name, path) for name, path in found.items() if path.is_file())
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; a large one is hashed again only when size, times or inode change."""
+    if path.stat().st_size <= _SMALL:
+        return _hashed(path)
+    remembered = _Remembered()
+    found = remembered.of(path)
+    remembered.keep()
+    return found
+
+
 def digest(folder: Path) -> str:
     """SHA-256 of every byte that is read of a model's folder.
 
@@ -187,7 +197,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _header(path: Path) -> dict[str, Any]:
+def header(path: Path) -> dict[str, Any]:
     """A safetensors file's header: name, format and place of each tensor.
 
     Raises:
@@ -219,7 +229,7 @@ def weights(folder: Path) -> Weights | None:
     files = weight_files(folder)
     if not files:
         return None
-    tensors = [tensor for path in files for tensor in _header(path).values()]
+    tensors = [tensor for path in files for tensor in header(path).values()]
     counts = [math.prod(tensor["shape"]) for tensor in tensors]
     return Weights(
         parameters=sum(counts),
