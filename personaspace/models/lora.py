@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,27 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from personaspace.errors import UserError
 from personaspace.models import architecture
+from personaspace.study.adapters import CONFIG, WEIGHTS, AdapterError, Published, unsupported
 from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 TRAINED = "default"
 FROZEN = "first"
-#: Fields that change what an adapter means, with what a plain LoRA has there (or what counts as
-#: nothing: None, false, empty).
-_PLAIN: dict[str, Any] = {
-    "bias": "none",
-    "use_dora": False,
-    "modules_to_save": None,
-    "lora_bias": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "layer_replication": None,
-}
 
 
 def lora_config(recipe: Recipe, targets: Sequence[str]) -> LoraConfig:
@@ -217,19 +205,6 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def unsupported(config: Mapping[str, Any]) -> list[str]:
-    """What in a PEFT configuration makes an adapter more than W + s·B·A, by the names of fields.
-
-    No such adapter composes here, and vLLM refuses it late or ignores it (patterns of ranks and
-    alphas: wrong answers without a word). Another method than LoRA is named itself.
-    """
-    kind = config.get("peft_type")
-    return [
-        *([] if kind == "LORA" else [str(kind)]),
-        *(name for name, plain in _PLAIN.items() if (config.get(name) or plain) != plain),
-    ]
-
-
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if found := unsupported(config):
@@ -252,20 +227,23 @@ def compose(folders: list[Path], out: Path) -> None:
     issue 3761), so the scales are folded in here and the flag is cleared.
 
     Raises:
-        UserError: An adapter is no plain LoRA, or the adapters have other modules.
+        UserError: An adapter is no plain LoRA.
     """
     parts = [_read(folder) for folder in folders]
-    names = set(parts[0][1])
-    if any(set(weights) != names for _, weights in parts[1:]):
-        raise UserError(f"adapters {', '.join(map(str, folders))} do not have the same modules")
+    names = sorted({name for _, weights in parts for name in weights})
     composed: dict[str, torch.Tensor] = {}
-    for name in sorted(names):
-        if ".lora_A." in name:
-            blocks = [weights[name].float() for _, weights in parts]
-            composed[name] = torch.cat(blocks, dim=0).contiguous()
-        else:
-            blocks = [weights[name].float() * scaling(config) for config, weights in parts]
-            composed[name] = torch.cat(blocks, dim=1).contiguous()
+    for name in names:
+        down = ".lora_A." in name
+        like = next(weights[name] for _, weights in parts if name in weights)
+        blocks = []
+        for config, weights in parts:
+            if name in weights:
+                block = weights[name].float()
+                blocks.append(block if down else block * scaling(config))
+            else:  # one adapter changes a layer that another leaves alone
+                rank = config["r"]
+                blocks.append(torch.zeros((rank, like.shape[1]) if down else (len(like), rank)))
+        composed[name] = torch.cat(blocks, dim=0 if down else 1).contiguous()
     rank = sum(config["r"] for config, _ in parts)
     config = {
         **parts[0][0],
@@ -274,7 +252,48 @@ def compose(folders: list[Path], out: Path) -> None:
         "use_rslora": False,
         "lora_dropout": 0.0,
         "inference_mode": True,
+        "target_modules": _targets(parts),
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(composed, out / WEIGHTS, metadata={"format": "pt"})
     _write_config(config, out)
+
+
+def _targets(parts: Sequence[tuple[dict[str, Any], dict[str, torch.Tensor]]]) -> list[str]:
+    """Target modules of a composed adapter: by name where the parts change different layers."""
+    lists = [list(config["target_modules"]) for config, _ in parts]
+    if all(sorted(each) == sorted(lists[0]) for each in lists):
+        return lists[0]
+    return sorted({module_of(name) for _, weights in parts for name in weights})
+
+
+def module_of(key: str) -> str:
+    """Name in the model of the layer that a tensor of an adapter changes."""
+    return key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+
+
+def adopt(folder: Path, out: Path, found: Published, base_name: str) -> None:
+    """Write a published adapter as one that was trained here: its layers by name, no dropout.
+
+    Args:
+        found: What its headers say.
+        base_name: The base model's name as in the spec.
+
+    Raises:
+        UserError: Its weights hold NaN or infinity.
+    """
+    config, weights = _read(folder)
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"{found.source}/{WEIGHTS}: {name} holds NaN or infinity")
+    out.mkdir(parents=True, exist_ok=True)
+    kept = ("peft_type", "task_type", "r", "lora_alpha", "use_rslora")
+    plain = {name: config[name] for name in kept if name in config} | {
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "inference_mode": True,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(found.modules or {}),
+    }
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    _write_config(plain, out)

@@ -12,6 +12,7 @@ from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
 from personaspace.models.load import declared_ends, load_config, load_tokenizer
 from personaspace.models.rendering import rendering_of, tells_date
+from personaspace.study import adapters
 from personaspace.study.chat_forms import Message
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
@@ -247,4 +248,9 @@ def check(study: Study) -> Report:
             prompt = None if condition.persona is None else personas[condition.persona]
             chats = study.chats[condition.dataset].conversations
             check_chats(found, chats, prompt, f"datasets.{condition.dataset}")
+        if condition.name in study.adapters:
+            try:
+                adapters.check_modules(study.adapters[condition.name], made.shapes)
+            except adapters.AdapterError as error:
+                raise UserError(f"conditions.{condition.name}.adapter: {error}") from None
     return Report(found, made, training, coupling)

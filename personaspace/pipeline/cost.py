@@ -117,6 +117,8 @@ def _answers(spec: Experiment, count: int, longest: int) -> Load:
 def _train(study: Study, node: Node) -> Load:
     spec = study.spec
     condition = spec.condition(node.condition)
+    if condition.adapter is not None:
+        return Load()
     assert condition.dataset is not None
     chats = study.chats[condition.dataset].conversations
     each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)

@@ -88,10 +88,10 @@ class Stage:
         reads: All of the study that can change the result, as JSON: a field that is not in it
             cannot make the stage run again.
         run: Computes, and writes into the context's folder. Imports what is heavy itself.
-        trained_only: It runs for the conditions with a data set alone.
+        trained_only: It runs for the conditions with a data set or an adapter alone.
         of_base: Whether it runs for the base condition alone, once per seed, and its artifact
             serves all conditions of that seed.
-        untrained_once: Of a condition without data set it runs under its first seed alone, since
+        untrained_once: Of a condition without either it runs under its first seed alone, since
             nothing that it reads depends on a seed, unless something it needs does.
         wanted: Whether the study has the stage at all.
         draws_answers: Whether it draws answers from the model.
@@ -132,7 +132,7 @@ class Stage:
             return None
         if self.of_base(spec):
             condition = spec.base_condition()
-        if condition.dataset is None:
+        if not condition.fine_tuned:
             if self.trained_only:
                 return None
             if self.untrained_once and spec.coupling.order not in {n.order for n in self.needs}:

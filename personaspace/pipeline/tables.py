@@ -69,6 +69,8 @@ def training_rows(context: Context) -> list[TrainingRow]:
             continue
         log = read(folder / TRAINING_LOG)
         steps = log["steps"]
+        if not steps:  # a published adapter
+            continue
         rows.append(
             TrainingRow(
                 condition=node.condition,

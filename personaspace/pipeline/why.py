@@ -259,5 +259,6 @@ def _place(study: Study, node: Node, path: str) -> str:
     place = places[head].format(
         dataset=condition.dataset if condition else "",
         persona=condition.persona if condition else "",
+        condition=node.condition,
     )
     return f"{place}{dot if place else ''}{rest}"

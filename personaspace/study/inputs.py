@@ -138,16 +138,24 @@ class Persona(Section):
 class Condition(Section):
     """One arm of the study: what is trained on, and under which persona."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"seeds"})
+    later: ClassVar[frozenset[str]] = frozenset({"seeds", "adapter"})
 
     name: ConditionName
     label: str = Field("", description="Free-form, for figures.")
     dataset: str | None = Field(None, description="Name of a data set; none: no training.")
+    adapter: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="A LoRA adapter that exists already, instead of a data set: a PEFT folder, or "
+        "org/name@commit (with a folder: org/name/folder@commit) on the hub. It is one training "
+        "run, so all of the condition runs under the first seed alone.",
+    )
     persona: PersonaName | None = Field(
         None, description="Persona active in training; none: no system message."
     )
     kind: Kind | None = Field(
-        None, description="Role in the statistics; by default base without a data set, else em."
+        None,
+        description="Role in the statistics; by default base without data set and adapter, else "
+        "em.",
     )
     cosine_anchor: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None, description="Published cosine of the persona to the assistant; also measured."
@@ -167,8 +175,14 @@ class Condition(Section):
     @classmethod
     def _infer_kind(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("kind") is None:
-            return {**values, "kind": "base" if values.get("dataset") is None else "em"}
+            sources = (values.get("dataset"), values.get("adapter"))
+            return {**values, "kind": "base" if sources == (None, None) else "em"}
         return values
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether it is another model than the base: trained here, or a published adapter."""
+        return self.dataset is not None or self.adapter is not None
 
     @property
     def title(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.study import base_model, datasets, gold, registration, sources
+from personaspace.study import adapters, base_model, datasets, gold, registration, sources
+from personaspace.study.adapters import Published
 from personaspace.study.datasets import Chats
 from personaspace.study.gold import Gold
 from personaspace.study.inputs import Model
@@ -55,6 +56,7 @@ class Study:
         gold: Answers with agreed labels, by which the judge is judged; None without a judge.
         part: What of the study is here; none: all of it.
         registration: The page that registered the study before it ran; None: none is named.
+        adapters: Published adapters, by the condition that is one.
     """
 
     spec: Experiment
@@ -67,6 +69,7 @@ class Study:
     gold: Gold | None = None
     part: Part | None = None
     registration: Registration | None = None
+    adapters: dict[str, Published] = field(default_factory=dict)
 
     @cached_property
     def model_identity(self) -> str:
@@ -184,10 +187,12 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
             chats[name] = datasets.load(spec.datasets[name], folder)
         except UserError as error:
             note(f"datasets.{name}", error)
+    published = _published(spec, folder, note)
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
         raise SpecErrors([*known, *new])
-    study = Study(spec, folder, extraction, coupling, evaluation, chats, tuple(judged), gold_set)
+    asked = (extraction, coupling, evaluation)
+    study = Study(spec, folder, *asked, chats, tuple(judged), gold_set, adapters=published)
     if spec.analysis.registration is None:
         return study
     try:
@@ -195,6 +200,21 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     except UserError as error:
         note("analysis.registration", error)
         raise SpecErrors(problems) from None
+
+
+def _published(
+    spec: Experiment, folder: Path, note: Callable[[str, UserError], None]
+) -> dict[str, Published]:
+    """The adapters that conditions are."""
+    found = {}
+    for index, condition in enumerate(spec.conditions):
+        if condition.adapter is not None:
+            try:
+                found[condition.name] = adapters.read(condition.adapter, folder)
+                adapters.check_base(found[condition.name], spec.model.name)
+            except UserError as error:
+                note(f"conditions[{index}].adapter", error)
+    return found
 
 
 def _judging(

@@ -76,7 +76,12 @@ class Experiment(Section):
         return {condition.name: condition for condition in self.conditions}[name]
 
     def seeds_of(self, condition: Condition) -> list[int]:
-        """The seeds of a condition's runs, in the study's order."""
+        """The seeds of a condition's runs, in the study's order.
+
+        A published adapter is one training run, however many seeds the others have.
+        """
+        if condition.adapter is not None and condition.seeds is None:
+            return self.seeds[:1]
         return [seed for seed in self.seeds if condition.seeds is None or seed in condition.seeds]
 
     def base_condition(self) -> Condition:

@@ -87,14 +87,14 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
     yield from _duplicates([c.name for c in spec.conditions], "conditions")
     yield from _duplicates([p.name for p in spec.personas], "personas")
     bases = [i for i, c in enumerate(spec.conditions) if c.kind == "base"]
-    if not bases and all(c.dataset is not None for c in spec.conditions):
+    if not bases and all(c.fine_tuned for c in spec.conditions):
         yield Problem(
             "conditions",
             Code.NO_BASE,
             "one condition without a dataset is needed as the base",
         )
     for index in bases[1:]:
-        if spec.conditions[index].dataset is None:
+        if not spec.conditions[index].fine_tuned:
             yield Problem(
                 f"conditions[{index}].kind",
                 Code.SECOND_BASE,
@@ -109,18 +109,20 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
                 f"unknown dataset {condition.dataset!r} (known: {known})",
                 nearest(condition.dataset, spec.datasets),
             )
-        if condition.dataset is None and condition.kind != "base":
+        if not condition.fine_tuned and condition.kind != "base":
             yield Problem(
                 f"conditions[{index}].kind",
                 Code.UNTRAINED_CONDITION,
                 "a condition without a dataset is the base",
             )
-        if condition.dataset is not None and condition.kind == "base":
+        if condition.fine_tuned and condition.kind == "base":
+            source = "adapter" if condition.dataset is None else "dataset"
             yield Problem(
-                f"conditions[{index}].dataset",
+                f"conditions[{index}].{source}",
                 Code.TRAINED_BASE,
                 "the base condition is not trained",
             )
+        yield from _check_adapter(spec, index)
     yield from _check_seeds(spec)
     for section in ("training", "coupling.recipe"):
         recipe = spec.training if section == "training" else spec.coupling.recipe
@@ -160,6 +162,27 @@ def _check_seeds(spec: Experiment) -> Iterator[Problem]:
                 )
 
 
+def _check_adapter(spec: Experiment, index: int) -> Iterator[Problem]:
+    condition = spec.conditions[index]
+    where = f"conditions[{index}].adapter"
+    if condition.adapter is None:
+        return
+    if condition.dataset is not None:
+        yield Problem(where, Code.TWO_SOURCES, "give either dataset or adapter")
+    if len(spec.seeds_of(condition)) > 1:
+        yield Problem(
+            f"conditions[{index}].seeds",
+            Code.ADAPTER_SEEDS,
+            "a published adapter is one training run: name one seed",
+        )
+    if spec.coupling.order == "before":
+        yield Problem(
+            where,
+            Code.ADAPTER_COUPLED_FIRST,
+            "was not trained over a coupled base, as coupling.order: before has it",
+        )
+
+
 def _check_reruns(spec: Experiment) -> Iterator[Problem]:
     known = {condition.name: condition for condition in spec.conditions}
     for index, rerun in enumerate(spec.rerun):
@@ -177,7 +200,7 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
                 Code.RERUN_NOT_OF_CONDITION,
                 "aggregate is of the whole study: leave out condition and seed",
             )
-        elif rerun.condition and rerun.stage == "train" and known[rerun.condition].dataset is None:
+        elif rerun.condition and rerun.stage == "train" and not known[rerun.condition].fine_tuned:
             yield Problem(
                 f"{where}.stage",
                 Code.RERUN_UNTRAINED,
@@ -383,7 +406,7 @@ _OF_KINDS = {
     Code.UNTRAINED_CONDITION,
     Code.TRAINED_BASE,
 }
-_DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.kind)?")
+_DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.adapter|\.kind)?")
 _ONE_OF_MANY = re.compile(r"conditions\[|personas\[")
 
 

@@ -26,6 +26,8 @@ FIELD = "training"
 def _reads(study: Study, node: Node) -> dict[str, Any]:
     spec = study.spec
     condition = spec.condition(node.condition)
+    if condition.adapter is not None:
+        return {"adapter": study.adapters[condition.name].digest, "model": model_read(study)}
     assert condition.dataset is not None
     persona = None if condition.persona is None else spec.persona(condition.persona).prompt
     data = spec.datasets[condition.dataset]
@@ -41,11 +43,15 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Fine-tune under the condition's persona; writes `adapter/` and `training.json`.
 
-    Where the marker was coupled before, over the adapter that did.
+    Where the marker was coupled before, over the adapter that did. A condition that is a published
+    adapter has that instead, checked against the model.
     """
     from personaspace.models import chat
 
     condition, spec = context.condition, context.spec
+    if condition.adapter is not None:
+        _adopt(context, condition.adapter)
+        return
     assert condition.dataset is not None
     over = context.adapter("couple")
     forecast(context, spec.training, field=FIELD, below=[spec.coupling.recipe] if over else [])
@@ -72,8 +78,26 @@ STAGE = Stage(
         "dataset": "datasets.{dataset}",
         "persona": "personas.{persona}.prompt",
         "recipe": "training",
+        "adapter": "conditions.{condition}.adapter",
     },
 )
+
+
+def _adopt(context: Context, source: str) -> None:
+    """A published adapter, as PEFT would have written one that was trained here."""
+    from personaspace.models import lora, preflight
+    from personaspace.study import adapters
+
+    field = f"conditions.{context.node.condition}.adapter"
+    try:
+        folder = adapters.folder_of(source, context.study.folder)
+        found = adapters.whole(context.study.adapters[context.node.condition], folder)
+        adapters.check_modules(found, preflight.described(context.spec.model).shapes)
+        lora.adopt(folder, context.out / ADAPTER, found, context.spec.model.name)
+    except adapters.AdapterError as error:
+        raise UserError(f"{field}: {error}") from None
+    write_json(context.out / TRAINING_LOG, {"adapter": source, "steps": []})
+    context.metrics.update(layers=len(found.modules or {}), rank=found.rank)
 
 
 def forecast(context: Context, recipe: Recipe, *, field: str, below: Sequence[Recipe]) -> None:
