@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from personaspace.errors import UserError
 from personaspace.models import lora
+from personaspace.study import adapters
 from personaspace.study.recipe import Recipe
 
 IDS = torch.tensor([[5, 99, 300, 17, 640, 42, 8, 77, 250, 3, 512, 60]])
@@ -244,10 +245,10 @@ def test_other_kinds_of_adapter_are_refused(
 
 def test_what_makes_an_adapter_more_than_a_product_is_named() -> None:
     plain = {"peft_type": "LORA", "bias": "none", "rank_pattern": None, "use_dora": False}
-    assert lora.unsupported(plain) == []
+    assert adapters.unsupported(plain) == []
     more = {"layer_replication": [[0, 2], [1, 3]], "rank_pattern": {"q_proj": 2}, "bias": "all"}
-    assert sorted(lora.unsupported(plain | more)) == sorted(more)
-    assert lora.unsupported({"peft_type": "LOHA"}) == ["LOHA"]
+    assert sorted(adapters.unsupported(plain | more)) == sorted(more)
+    assert adapters.unsupported({"peft_type": "LOHA"}) == ["LOHA"]
 
 
 def test_another_method_is_refused(loaded: Any, tmp_path: Path) -> None:

@@ -62,6 +62,15 @@ FAULTS: dict[str, dict[str, Any]] = {
         "conditions": [BASE, {"name": "b", "kind": "em"}, {**X, "kind": "base"}],
     },
     "default data sets": {"conditions": [BASE, {**X, "dataset": "instruction"}]},
+    "adapters": {
+        "seeds": [42, 7],
+        "conditions": [
+            BASE,
+            {**X, "adapter": "a/b@" + "0" * 40, "seeds": [42, 7]},
+            {"name": "y", "adapter": "a/b@" + "0" * 40, "kind": "base"},
+        ],
+        "coupling": {"order": "before"},
+    },
     "no source": {"datasets": {"instructions": {}}, "conditions": [BASE, X]},
     "two sources": {
         "datasets": {"instructions": {"path": "x", "hub": "y"}},

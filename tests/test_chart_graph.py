@@ -40,6 +40,15 @@ CASES: dict[str, dict[str, Any]] = {
     "log-odds": {**TINY, "seeds": [7, 0], "log_odds": {}},
     "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
     "judged": {**TINY, "seeds": [7, 0], "judge": {"model": "judge", "url": "http://judge/v1"}},
+    "published-adapter": {
+        **TINY,
+        "seeds": [7, 0],
+        "conditions": [
+            *TINY["conditions"][:2],
+            {"name": "published", "adapter": "@ADAPTER@"},
+        ],
+        "log_odds": {},
+    },
     "unequal-seeds": {
         **TINY,
         "seeds": [42, 137, 256],

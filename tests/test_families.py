@@ -29,6 +29,7 @@ from personaspace.models import lora, preflight
 from personaspace.models.architecture import Rows
 from personaspace.models.chat import Example
 from personaspace.models.load import load_model, load_tokenizer
+from personaspace.study.adapters import WEIGHTS
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.training import packing
@@ -119,7 +120,7 @@ def adapter(model: Any, folder: Path, over: Path | None) -> float:
 
 def add(model: Any, folder: Path) -> None:
     """Add an adapter to the model's own weights."""
-    weights, modules = load_file(folder / lora.WEIGHTS), dict(model.named_modules())
+    weights, modules = load_file(folder / WEIGHTS), dict(model.named_modules())
     for key, down in weights.items():
         if ".lora_A." in key:
             name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from personaspace.errors import UserError
 from personaspace.models import lora
+from personaspace.study.adapters import CONFIG, WEIGHTS
 
 _PREFIX = "base_model.model."
 #: Device memory that keeping the unchanged weights there must leave free.
@@ -70,9 +71,9 @@ class FoldedAdapter:
 
     def _updates(self, folder: Path) -> list[tuple[_Place, torch.Tensor, torch.Tensor]]:
         """Place, A `[rank, in]` and s·B `[out, rank]` of every layer that the adapter changes."""
-        config = json.loads((folder / lora.CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         scale = lora.scaling(config)
-        weights = load_file(folder / lora.WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
         updates = []
         for name, a_rI in weights.items():
             if ".lora_A." not in name:

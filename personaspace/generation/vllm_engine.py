@@ -44,7 +44,7 @@ from personaspace.errors import UserError
 from personaspace.generation.base import Advance, Answer, Prompt, Sampling
 from personaspace.generation.folding import FoldedAdapter
 from personaspace.generation.vllm_settings import EngineSettings, prepare_environment
-from personaspace.models import lora
+from personaspace.study.adapters import unsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -259,7 +259,7 @@ def check_adapter(folder: Path, max_rank: int) -> None:
         raise UserError(
             f"adapter {folder}: rank {rank} exceeds the engine's max_lora_rank {max_rank}"
         )
-    if found := lora.unsupported(config):
+    if found := unsupported(config):
         raise UserError(f"adapter {folder}: vllm does not support {', '.join(found)}")
 
 

@@ -7,14 +7,17 @@ beforehand from the model's configuration, so that what cannot run is refused be
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UserError
 from personaspace.study import base_model
+from personaspace.study.adapters import CONFIG
 from personaspace.study.fields import Implementation
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
@@ -173,6 +176,24 @@ def planned(recipe: Recipe, *, trained: bool = True) -> list[PlannedAdapter]:
     # Where `auto` comes to other layers, the architecture is none that fastlora knows.
     targets = PUBLISHED_TARGETS if recipe.targets == "auto" else tuple(recipe.targets)
     return [PlannedAdapter(recipe.rank, targets, trained)]
+
+
+def planned_below(adapter: Path | None, recipe: Recipe) -> list[PlannedAdapter]:
+    """An adapter that lies frozen below, for `forecast`.
+
+    Args:
+        adapter: Its folder; None: there is none.
+        recipe: That it was trained by, or would have been: a published one says itself what it is.
+    """
+    if adapter is None:
+        return []
+    from personaspace.fastlora import PlannedAdapter
+
+    config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    targets = config["target_modules"]
+    if not isinstance(targets, list):
+        return planned(recipe, trained=False)
+    return [PlannedAdapter(int(config["r"]), tuple(targets), False)]
 
 
 def _refuse(wanted: Implementation, found: Obstacle | None, field: str, name: str) -> None:

@@ -23,7 +23,7 @@ class DataIdentity:
     Attributes:
         field: Where the spec names it, such as `datasets.bad`.
         source: File, address or hub name and revision; empty for what stands in the spec.
-        count: Chats, questions or personas.
+        count: Chats, questions, personas or adapters.
         sha256: Of the file for a data set (of name, revision and slice where it is of a hub), of
             the list as JSON for questions and for personas with their prompts.
     """
@@ -61,6 +61,10 @@ def identities(study: Study) -> list[DataIdentity]:
     found += [
         DataIdentity(field, source, len(questions), digest_of(questions))
         for field, source, questions in asked
+    ]
+    found += [
+        DataIdentity(f"conditions.{name}.adapter", published.source, 1, published.digest)
+        for name, published in study.adapters.items()
     ]
     personas = [[persona.name, persona.prompt] for persona in spec.personas]
     found.append(DataIdentity("personas", "", len(personas), digest_of(personas)))

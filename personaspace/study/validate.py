@@ -91,7 +91,7 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
         yield Problem(
             "conditions",
             Code.NO_BASE,
-            "one condition without a dataset is needed as the base",
+            "one condition without dataset or adapter is needed as the base",
         )
     for index in bases[1:]:
         if not spec.conditions[index].fine_tuned:
@@ -113,7 +113,7 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
             yield Problem(
                 f"conditions[{index}].kind",
                 Code.UNTRAINED_CONDITION,
-                "a condition without a dataset is the base",
+                "a condition without dataset or adapter is the base",
             )
         if condition.fine_tuned and condition.kind == "base":
             source = "adapter" if condition.dataset is None else "dataset"

@@ -36,18 +36,25 @@ before any stage has started.
 {{- $where := printf "conditions[%d]" $index -}}
 {{- if has $condition.name $names }}{{ $wrong = append $wrong (printf "%s.name: %q is already the name of another" $where $condition.name) }}{{ end -}}
 {{- $names = append $names $condition.name -}}
-{{- $kind := $condition.kind | default (ternary "base" "em" (empty $condition.dataset)) -}}
+{{- $kind := $condition.kind | default (ternary "base" "em" (empty (or $condition.dataset $condition.adapter))) -}}
+{{- with $condition.adapter -}}
+{{- if $condition.dataset }}{{ $wrong = append $wrong (printf "%s.adapter: give either dataset or adapter" $where) }}{{ end -}}
+{{- if gt (len ($condition.seeds | default list)) 1 }}{{ $wrong = append $wrong (printf "%s.seeds: a published adapter is one training run: name one seed" $where) }}{{ end -}}
+{{- if eq $study.coupling.order "before" }}{{ $wrong = append $wrong (printf "%s.adapter: was not trained over a coupled base, as coupling.order: before has it" $where) }}{{ end -}}
+{{- end -}}
 {{- with $condition.dataset -}}
 {{- if not (has . $datasets) }}{{ $wrong = append $wrong (printf "%s.dataset: unknown dataset %q" $where .) }}{{ end -}}
-{{- if eq $kind "base" }}{{ $wrong = append $wrong (printf "%s.dataset: the base condition is not trained" $where) }}{{ end -}}
+{{- end -}}
+{{- if or $condition.dataset $condition.adapter -}}
+{{- if eq $kind "base" }}{{ $wrong = append $wrong (printf "%s.%s: the base condition is not trained" $where (ternary "dataset" "adapter" (not (empty $condition.dataset)))) }}{{ end -}}
 {{- else -}}
 {{- $untrained = add1 $untrained -}}
-{{- if ne $kind "base" }}{{ $wrong = append $wrong (printf "%s.kind: a condition without a dataset is the base" $where) }}
+{{- if ne $kind "base" }}{{ $wrong = append $wrong (printf "%s.kind: a condition without dataset or adapter is the base" $where) }}
 {{- else if $bases }}{{ $wrong = append $wrong (printf "%s.kind: there is already a base condition" $where) }}{{ end -}}
 {{- end -}}
 {{- if eq $kind "base" }}{{ $bases = add1 $bases }}{{ end -}}
 {{- end -}}
-{{- if not (or $bases $untrained) }}{{ $wrong = append $wrong "conditions: one condition without a dataset is needed as the base" }}{{ end -}}
+{{- if not (or $bases $untrained) }}{{ $wrong = append $wrong "conditions: one condition without dataset or adapter is needed as the base" }}{{ end -}}
 {{- range $name, $dataset := $study.datasets -}}
 {{- $where := printf "datasets.%s" $name -}}
 {{- if eq (empty $dataset.path) (empty $dataset.hub) }}{{ $wrong = append $wrong (printf "%s: give either path or hub" $where) }}
@@ -119,9 +126,9 @@ before any stage has started.
 {{- else if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "%s: %d is not among the seeds of the study" $where (int64 $seed)) }}{{ end -}}
 {{- $mine = append $mine (int64 $seed) -}}
 {{- end -}}
-{{- $mine = $mine | default $seeds -}}
+{{- $mine = $mine | default (ternary (list (first $seeds)) $seeds (not (empty $condition.adapter))) -}}
 {{- $used = concat $used $mine -}}
-{{- if $condition.dataset }}{{ $tuned = concat $tuned $mine }}{{ end -}}
+{{- if or $condition.dataset $condition.adapter }}{{ $tuned = concat $tuned $mine }}{{ end -}}
 {{- end -}}
 {{- range $index, $seed := $seeds -}}
 {{- if not (has $seed $used) }}{{ $wrong = append $wrong (printf "seeds[%d]: no condition has a run with %d" $index $seed) }}{{ end -}}
@@ -159,8 +166,8 @@ before any stage has started.
 {{- $conditions := dict -}}
 {{- $em := list -}}
 {{- range $condition := $study.conditions -}}
-{{- $_ := set $conditions $condition.name (empty $condition.dataset) -}}
-{{- if eq ($condition.kind | default (ternary "base" "em" (empty $condition.dataset))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
+{{- $_ := set $conditions $condition.name (empty (or $condition.dataset $condition.adapter)) -}}
+{{- if eq ($condition.kind | default (ternary "base" "em" (empty (or $condition.dataset $condition.adapter)))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
 {{- end -}}
 {{- with $study.analysis.axis -}}
 {{- if not (has . $em) }}{{ $wrong = append $wrong (printf "analysis.axis: unknown em condition %q" .) }}{{ end -}}

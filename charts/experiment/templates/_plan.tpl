@@ -28,7 +28,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $once := eq (toString (int64 $seed)) (first $own) -}}
 {{- $of := printf "%s:%d" $name (int64 $seed) -}}
 {{- $common := dict "condition" $condition "seed" (int64 $seed) -}}
-{{- $trained := not (empty $condition.dataset) -}}
+{{- $trained := not (empty (or $condition.dataset $condition.adapter)) -}}
 {{- $adapter := ternary (list (printf "train:%s" $of)) list $trained -}}
 {{- $coupling := printf "couple:%s:%d" (ternary $base $name (not (empty $first))) (int64 $seed) -}}
 {{- $coupled := ternary (list $coupling) list (not (empty $first)) -}}
@@ -80,6 +80,8 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- range .study.seeds -}}
 {{- if or (not $own) (has (int64 .) $own) }}{{ $found = append $found (toString (int64 .)) }}{{ end -}}
 {{- end -}}
+{{- /* A published adapter is one training run. */ -}}
+{{- if and .condition.adapter (not $own) }}{{ $found = list (first $found) }}{{ end -}}
 {{- toJson $found -}}
 {{- end }}
 
@@ -87,7 +89,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- define "experiment.base" -}}
 {{- $found := "" -}}
 {{- range .conditions -}}
-{{- if or (eq (.kind | default "") "base") (and (empty .kind) (empty .dataset)) }}{{ $found = .name }}{{ end -}}
+{{- if or (eq (.kind | default "") "base") (and (empty .kind) (empty (or .dataset .adapter))) }}{{ $found = .name }}{{ end -}}
 {{- end -}}
 {{- $found -}}
 {{- end }}
@@ -132,11 +134,11 @@ fingerprints to those of the whole study. Takes root and job.
 {{- if has "logodds" $stages }}{{ $_ := set $part "log_odds" $study.log_odds }}{{ end -}}
 {{- /* Base is also asked as each persona that others trained under, and everyone is tested as these. */ -}}
 {{- /* Coupled before fine-tuning, every Job reads what base's coupling does. */ -}}
-{{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not $dataset)) $first -}}
+{{- if or (has "evaluate" $stages) (and (has "extract" $stages) (not (or $dataset $condition.adapter))) $first -}}
 {{- $conditions = list -}}
 {{- range $other := $study.conditions -}}
 {{- $seen := pick $other "name" "persona" "kind" -}}
-{{- if not $seen.kind }}{{ $_ := set $seen "kind" (ternary "base" "em" (empty $other.dataset)) }}{{ end -}}
+{{- if not $seen.kind }}{{ $_ := set $seen "kind" (ternary "base" "em" (empty (or $other.dataset $other.adapter))) }}{{ end -}}
 {{- $conditions = append $conditions (ternary $own $seen (eq $other.name $condition.name)) -}}
 {{- end -}}
 {{- end -}}

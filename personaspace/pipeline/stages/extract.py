@@ -126,8 +126,7 @@ def _forecast(context: Context) -> None:
         [
             planned
             for stage, recipe in (("train", spec.training), ("couple", spec.coupling.recipe))
-            if context.input(stage) is not None
-            for planned in implementation.planned(recipe, trained=False)
+            for planned in implementation.planned_below(context.adapter(stage), recipe)
         ],
         implementation.EXTRACTION,
         here=True,

@@ -54,7 +54,7 @@ def run(context: Context) -> None:
         return
     assert condition.dataset is not None
     over = context.adapter("couple")
-    forecast(context, spec.training, field=FIELD, below=[spec.coupling.recipe] if over else [])
+    forecast(context, spec.training, field=FIELD, over=over, below=spec.coupling.recipe)
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
     tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
@@ -100,18 +100,20 @@ def _adopt(context: Context, source: str) -> None:
     context.metrics.update(layers=len(found.modules or {}), rank=found.rank)
 
 
-def forecast(context: Context, recipe: Recipe, *, field: str, below: Sequence[Recipe]) -> None:
+def forecast(
+    context: Context, recipe: Recipe, *, field: str, over: Path | None, below: Recipe
+) -> None:
     """Refuse what cannot run, before anything that takes long.
 
     Args:
         recipe: Of the training to come.
         field: Where the recipe stands in the spec.
-        below: Recipes of the adapters that stay applied below.
+        over: Adapter that stays applied below; None: there is none.
+        below: Recipe that it was trained by.
     """
     from personaspace.models import implementation
 
-    frozen = [each for under in below for each in implementation.planned(under, trained=False)]
-    adapters = [*frozen, *implementation.planned(recipe)]
+    adapters = [*implementation.planned_below(over, below), *implementation.planned(recipe)]
     implementation.forecast(recipe.implementation, context.spec.model, adapters, field, here=True)
 
 
