@@ -45,7 +45,10 @@ CASES: dict[str, dict[str, Any]] = {
         "seeds": [7, 0],
         "conditions": [
             *TINY["conditions"][:2],
-            {"name": "published", "adapter": "@ADAPTER@"},
+            {
+                "name": "published",
+                "adapter": str(CHART.parents[1] / "tests" / "golden" / "adapter"),
+            },
         ],
         "log_odds": {},
     },

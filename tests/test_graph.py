@@ -204,6 +204,7 @@ def other_layers(values: Values) -> None:
 
 EM = ["e0-assistant", "e4-villain"]
 LATER = "extract couple evaluate"
+ADAPTER = str(Path(__file__).parent / "golden" / "adapter")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RETRAINED = nodes(f"train {LATER}", TRAINED)
 #: Name, what is changed, and exactly what then has another fingerprint (besides aggregate/report).
@@ -282,6 +283,12 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("label", condition("benign", label="Harmless"), set(), END),
     ("anchor", condition("e4-villain", cosine_anchor=0.5), set(), END),
     ("seeds as they are", condition("e4-villain", seeds=[42]), set(), END),
+    (
+        "a published adapter",
+        condition("e4-villain", dataset=None, adapter=ADAPTER),
+        nodes(f"train {LATER}", ["e4-villain"]),
+        END,
+    ),
     ("GPUs", condition("e4-villain", gpus=2), set(), ["report"]),
     ("name", lambda values: values.update(name="other"), set(), END),
     ("title", merge("figures", title="A study"), set(), ["report"]),

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.models import lora
+from personaspace.store import open_store
 from personaspace.study import adapters
 from personaspace.study.adapters import CONFIG, WEIGHTS
 
@@ -75,7 +76,12 @@ def test_the_study_measures_it(
     command = ["run", str(spec), "--store", str(store), "--only", "evaluate:organism"]
     outcome = run(*command, "--only", "extract:organism", "--with-inputs")
     assert outcome.exit_code == 0, outcome.output
-    made = {path.parents[1].name: path.parent for path in store.rglob("manifest.json")}
+    with open_store(str(store)) as opened:
+        made = {}
+        for path in store.glob("organism/*/*/*"):
+            manifest = opened.find(path.relative_to(store).as_posix())
+            assert manifest is not None
+            made[path.parent.name] = opened.fetch(manifest)
     assert sorted(path.name for path in store.glob("organism/*")) == ["seed-42"], "one run"
     adopted = made["train"] / "adapter"
     assert json.loads((adopted / CONFIG).read_text())["target_modules"] == [
@@ -106,7 +112,7 @@ def test_the_study_measures_it(
     assert before != after
     outcome = run("run", str(spec), "--store", str(store), "--out", str(out))
     assert outcome.exit_code == 0, outcome.output
-    results = json.loads((out / "results" / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     assert {row["condition"] for row in results["training"] if row["stage"] == "train"} == {"e4"}
     assert any(row["condition"] == "organism" for row in results["geometry"])
 
