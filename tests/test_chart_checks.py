@@ -67,9 +67,11 @@ FAULTS: dict[str, dict[str, Any]] = {
         "conditions": [
             BASE,
             {**X, "adapter": "a/b@" + "0" * 40, "seeds": [42, 7]},
-            {"name": "y", "adapter": "a/b@" + "0" * 40, "kind": "base"},
         ],
         "coupling": {"order": "before"},
+    },
+    "an adapter as base": {
+        "conditions": [X, {"name": "y", "adapter": "a/b@" + "0" * 40, "kind": "base"}],
     },
     "no source": {"datasets": {"instructions": {}}, "conditions": [BASE, X]},
     "two sources": {

@@ -26,6 +26,7 @@ from personaspace.study.validate import examine
 pytestmark = needs_helm
 
 TINY = yaml.safe_load((CHART / "values-tiny.yaml").read_text(encoding="utf-8"))["experiment"]
+ADAPTER = str(Path(__file__).parent / "golden" / "adapter")
 CASES: dict[str, dict[str, Any]] = {
     "published": {},
     "three-seeds": {"seeds": [42, 137, 256]},
@@ -47,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
             *TINY["conditions"][:2],
             {
                 "name": "published",
-                "adapter": str(CHART.parents[1] / "tests" / "golden" / "adapter"),
+                "adapter": ADAPTER,
             },
         ],
         "log_odds": {},
