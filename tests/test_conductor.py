@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import DATED
 from kubernetes.client.exceptions import ApiException
 from stand_in_api import left
 
@@ -32,6 +34,7 @@ from personaspace.pipeline import termination
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
 from personaspace.study import sources
+from personaspace.study.load import load_study
 
 #: A diamond like a condition's, and what reads all of it.
 NEEDS = {
@@ -600,6 +603,35 @@ def test_chart_and_code_that_disagree_are_told_apart(
     monkeypatch.setenv("PERSONASPACE_SPEC_SCHEMA", "0" * 64)
     with pytest.raises(SpecErrors, match="of different versions"):
         plan.make(path, {})
+
+
+def test_a_model_that_cannot_serve_costs_no_gpu(
+    tiny_model: Path,
+    study_dict: dict[str, Any],
+    write_spec: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(DATED)
+    study_dict["model"]["name"] = str(folder)
+    with pytest.raises(UserError, match=r"^model\.date: "):
+        plan.make(write_spec(study_dict), {})
+    # Of a hub's model nothing is said where the hub may not be asked; one that is away is waited for.
+    study_dict["model"] = {"name": "some/model", "revision": "0" * 40}
+    study_dict["extraction"]["layers"] = "all"
+    study = load_study(write_spec(study_dict))
+    plan.check_model(study)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect") from LocalEntryNotFoundError("nothing cached")
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", away)
+    with pytest.raises(UnavailableError, match="some/model"):
+        plan.check_model(study)
 
 
 @pytest.mark.slow

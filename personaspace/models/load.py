@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
-from personaspace.errors import UserError
+from personaspace.errors import UnavailableError, UserError
 from personaspace.models import architecture
 from personaspace.study.base_model import at_hand, commit_of, local_folder
 from personaspace.study.inputs import Model
@@ -24,7 +24,13 @@ def _where(model: Model) -> tuple[str, dict[str, Any]]:
 
 
 def _refused(model: Model, error: Exception, field: str = "model.name") -> UserError:
-    return UserError(f"{field}: {model.name}: {' '.join(str(error).split())[:400]}")
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    # What transformers raises where the hub does not answer and the cache has nothing.
+    away = isinstance(error.__cause__, LocalEntryNotFoundError | ConnectionError)
+    return (UnavailableError if away else UserError)(
+        f"{field}: {model.name}: {' '.join(str(error).split())[:400]}"
+    )
 
 
 def load_config(model: Model, field: str = "model.name") -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from personaspace.errors import UserError
+from personaspace.errors import UnavailableError, UserError
 from personaspace.models import architecture, chat, lora
 from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
@@ -206,6 +206,8 @@ def described(model: Model) -> Architecture:
     """
     try:
         return architecture.describe(load_config(model))
+    except UnavailableError:
+        raise
     except UserError as error:
         said = str(error)
         named = said.startswith("model.name: ")

@@ -13,9 +13,12 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import EXIT_UNAVAILABLE, EXIT_USER_ERROR, SpecErrors, UserError
+
+if TYPE_CHECKING:
+    from personaspace.study.load import Study
 
 
 class PlanFailedError(UserError):
@@ -91,6 +94,7 @@ def make(spec: Path, table: dict[str, list[str]]) -> JobPlan:
         if schema_digest() != expected:
             raise SpecErrors(["the image's code and the chart are of different versions"])
     loaded = load_study(spec)
+    check_model(loaded)
     graph = graphs.build(loaded)
     prints = graphs.fingerprints(loaded, graph)
     by_id = {node.id: node for node in graph.nodes}
@@ -109,6 +113,29 @@ def make(spec: Path, table: dict[str, list[str]]) -> JobPlan:
     return JobPlan(
         {name: table[name] for name in order}, needs, artifacts, loaded.spec.analysis.partial
     )
+
+
+def check_model(study: Study) -> None:
+    """Refuse a model that cannot serve, before a pod with a GPU starts.
+
+    Its tokenizer and configuration are fetched from the hub if need be. Where they are not on this
+    machine and the hub may not be asked, nothing is said: the stages' pods may have another cache.
+
+    Raises:
+        UserError: It cannot serve.
+        UnavailableError: The hub does not answer.
+    """
+    from personaspace.study import base_model
+
+    model = study.spec.model
+    if base_model.at_hand(model) is None:
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        if HF_HUB_OFFLINE or model.name.startswith("builtin:"):
+            return
+    from personaspace.models import preflight
+
+    preflight.check(study)
 
 
 def load(spec: Path, table: Path) -> JobPlan:
