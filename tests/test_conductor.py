@@ -619,7 +619,7 @@ def test_a_model_that_cannot_serve_costs_no_gpu(
     study_dict["model"]["name"] = str(folder)
     with pytest.raises(UserError, match=r"^model\.date: "):
         plan.make(write_spec(study_dict), {})
-    # Of a hub's model nothing is said where the hub may not be asked; one that is away is waited for.
+    # Nothing is said where the hub may not be asked; one that is away is waited for.
     study_dict["model"] = {"name": "some/model", "revision": "0" * 40}
     study_dict["extraction"]["layers"] = "all"
     study = load_study(write_spec(study_dict))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
+from personaspace.errors import UnavailableError
 from personaspace.models import lora
 from personaspace.store import open_store
 from personaspace.study import adapters
@@ -192,5 +193,5 @@ def test_of_the_hub_its_commit_is_the_identity(
     assert adapters.folder_of(source, tmp_path) == place
     assert adapters.whole(found, place).modules == {"model.layers.2.mlp.down_proj": (64, 128)}
     other = adapters.Published(source, "", "", 1, None, None)
-    with pytest.raises(adapters.UnavailableError, match="is not to be had"):
+    with pytest.raises(UnavailableError, match="is not to be had"):
         adapters.folder_of(other.source.replace("last", "first"), tmp_path)
