@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,11 @@ def test_labels_are_those_that_kubernetes_recommends() -> None:
     for job in stage_jobs(render(SMALL)).values():
         labels = job["metadata"]["labels"]
         assert labels.keys() >= wanted | {"app.kubernetes.io/component"}
+
+
+def test_the_package_stands_by_itself() -> None:
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert about["icon"].startswith("data:image/svg+xml") and about["maintainers"]
+    assert about["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    links = re.findall(r"\]\(([^)#]+)", (CHART / "README.md").read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("https://")] == []

@@ -204,6 +204,26 @@ def generated(folder: Path) -> dict[Path, str]:
     }
 
 
+#: A point of colour for lists of charts; inline, as there is no site that it could lie on.
+_ICON = (
+    "data:image/svg+xml;utf8,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
+    "%3Crect width='32' height='32' rx='6' fill='%23264653'/%3E%3Cg fill='none' stroke-width='3' "
+    "stroke='%23e9c46a'%3E%3Ccircle cx='12' cy='16' r='6'/%3E%3Ccircle cx='20' cy='16' r='6'/%3E"
+    "%3C/g%3E%3C/svg%3E"
+)
+#: What a repository of charts shows.
+_ABOUT = {
+    "keywords": ["machine learning", "language models", "fine-tuning", "batch", "gpu", "kueue"],
+    "maintainers": [{"name": "personaspace contributors"}],
+    "annotations": {
+        "artifacthub.io/category": "ai-machine-learning",
+        "artifacthub.io/license": "Apache-2.0",
+        "artifacthub.io/operator": "false",
+        "artifacthub.io/prerelease": "true",
+    },
+}
+
+
 def _chart_yaml() -> str:
     lines = [
         "apiVersion: v2",
@@ -213,6 +233,8 @@ def _chart_yaml() -> str:
         f"version: {__version__}",
         f'appVersion: "{__version__}"',
         'kubeVersion: ">=1.28.0-0"',
+        f"icon: {_ICON}",
+        *_dump(_ABOUT, 0),
     ]
     return "\n".join(lines) + "\n"
 
