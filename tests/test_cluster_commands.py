@@ -326,6 +326,22 @@ def test_wait_ends_as_the_conductor_did(api: Api) -> None:
     assert run("wait", "em205").exit_code == 0
 
 
+def test_wait_for_some_of_the_jobs(api: Api) -> None:
+    study(api)
+    shown = run("wait", "em205", "--for", "train")
+    assert shown.exit_code == 0 and shown.output == "em205: train: 1 Job complete\n"
+    some = ("--for", "train:x:42", "--for", "couple:x")
+    assert run("wait", "em205", *some, "--timeout", "0.01").exit_code == 1
+    assert "--for trai: em205 has no such Job" in run("wait", "em205", "--for", "trai").stderr
+    api.objects["jobs"][2] = job("couple", state="Failed", reason="BackoffLimitExceeded")
+    shown = run("wait", "em205", *some)
+    assert shown.exit_code == 1 and "couple:x:42: failed, BackoffLimitExceeded" in shown.output
+    # The conductor has ended: what waits will not come.
+    api.objects["jobs"][-1] = job("conductor", "", state="Failed")
+    shown = run("wait", "em205", "--for", "evaluate")
+    assert shown.exit_code == 1 and "no conductor is running" in shown.output
+
+
 def test_wait_outlasts_an_api_server_that_restarts(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,16 +178,23 @@ def logs(
 
 def wait(
     release: Release,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--for", help="Jobs as `status` has them: train, train:CONDITION:SEED."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds; default: for ever.")] = None,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = "",
     context: Context = "",
 ) -> None:
-    """Wait until a release has ended; exit code 0: all complete, 1: something failed."""
+    """Wait until a release, or Jobs of it, have ended; exit code 0: complete, 1: some failed."""
     from personaspace.cluster import release as releases
 
+    def say(text: str) -> None:
+        print(shown(text), flush=True)
+
     with reach(namespace, kubeconfig, context, "wait") as cluster:
-        code = releases.wait(cluster, release, timeout, lambda text: print(shown(text), flush=True))
+        code = releases.wait(cluster, release, timeout, say, targets or [])
     raise SystemExit(code)
 
 

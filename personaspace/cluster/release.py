@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from personaspace.cluster import names
 from personaspace.cluster.api import AWAY, Cluster, Outage
 from personaspace.cluster.installed import installed
 from personaspace.cluster.log_lines import for_people
-from personaspace.cluster.states import JobPhase, JobState
+from personaspace.cluster.states import JobPhase, JobState, Reason, count_of_jobs
 from personaspace.cluster.status import alike, find_jobs, jobs_of, rows
 from personaspace.cluster.views import job_view
 from personaspace.errors import EXIT_FAILURE, EXIT_OK, UserError
@@ -48,26 +48,42 @@ def last_message(cluster: Cluster, job: str) -> tuple[str, Ending | None]:
     return "", None
 
 
-def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[str], None]) -> int:
-    """Wait until a release has ended.
+def wait(
+    cluster: Cluster,
+    release: str,
+    seconds: float | None,
+    say: Callable[[str], None],
+    targets: Sequence[str] = (),
+) -> int:
+    """Wait until a release has ended, or some of its Jobs have.
 
     An API server that is away is waited for.
 
+    Args:
+        cluster: Where.
+        release: Its name.
+        seconds: For so long; None: for ever.
+        say: Takes what is to be told.
+        targets: Jobs as `status` has them, or how these begin: `train`, `train:x`; none: the release.
+
     Returns:
         Exit code: 0 everything complete, 1 something failed or the time is over.
+
+    Raises:
+        UserError: There is no such release, or no Job of a target.
     """
     began = said = time.monotonic()
     known, outage = False, Outage(release, say)
     while True:
         now, pause = time.monotonic(), POLL_SECONDS
         try:
-            job = conductor_of(cluster, release)
+            if targets:
+                code = _end_of(cluster, release, targets, say)
+            else:
+                code = _end_of_all(cluster, release, say)
             known = True
-            view = job_view(job)
-            if view.phase is not JobPhase.ACTIVE:
-                people, _ = last_message(cluster, view.name)
-                say(people or (view.cause and view.cause.text) or f"{release}: {view.phase}")
-                return EXIT_OK if view.phase is JobPhase.SUCCEEDED else EXIT_FAILURE
+            if code is not None:
+                return code
             if now - said >= SAY_SECONDS:
                 said = now
                 say(_standing(cluster, release))
@@ -80,6 +96,40 @@ def wait(cluster: Cluster, release: str, seconds: float | None, say: Callable[[s
             say(f"{release}: has not ended after {seconds:g} s; {_standing_if(cluster, release)}")
             return EXIT_FAILURE
         time.sleep(pause)
+
+
+def _end_of_all(cluster: Cluster, release: str, say: Callable[[str], None]) -> int | None:
+    """How a release ended, in its conductor's words; None: it has not."""
+    view = job_view(conductor_of(cluster, release))
+    if view.phase is JobPhase.ACTIVE:
+        return None
+    people, _ = last_message(cluster, view.name)
+    say(people or (view.cause and view.cause.text) or f"{release}: {view.phase}")
+    return EXIT_OK if view.phase is JobPhase.SUCCEEDED else EXIT_FAILURE
+
+
+def _end_of(
+    cluster: Cluster, release: str, targets: Sequence[str], say: Callable[[str], None]
+) -> int | None:
+    """How some of a release's Jobs ended; None: not all have. The first that failed decides."""
+    found = rows(cluster, release, progress=False)
+    mine = {}
+    for target in targets:
+        of = [row for row in found if f"{row.title}:".startswith(f"{target}:")]
+        if not of:
+            few = ", ".join(row.title for row in found[:3])
+            raise UserError(f"--for {target}: {release} has no such Job (it has {few} …)")
+        mine.update({row.title: row for row in of})
+    # Without a conductor what waits waits in vain.
+    vain = [row for row in mine.values() if row.reason is Reason.NO_CONDUCTOR]
+    lost = [row for row in mine.values() if row.state.ended and row.state is not JobState.DONE]
+    if lost or vain:
+        say("\n".join(f"{row.title}: {row.state}, {row.why}".rstrip(", ") for row in lost or vain))
+        return EXIT_FAILURE
+    if all(row.state is JobState.DONE for row in mine.values()):
+        say(f"{release}: {', '.join(targets)}: {count_of_jobs(len(mine))} complete")
+        return EXIT_OK
+    return None
 
 
 def _standing_if(cluster: Cluster, release: str) -> str:
