@@ -64,7 +64,7 @@ def wait(
         release: Its name.
         seconds: For so long; None: for ever.
         say: Takes what is to be told.
-        targets: Jobs as `status` has them, or how these begin: `train`, `train:x`; none: the release.
+        targets: Jobs as `status` has them, or their beginnings (`train:x`); none: all of it.
 
     Returns:
         Exit code: 0 everything complete, 1 something failed or the time is over.
