@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
 import json
 import shutil
 from collections import Counter
@@ -12,6 +14,7 @@ from typing import Any
 import judge_server
 import pytest
 import yaml
+from chat_templates import DATED
 from conftest import Finished
 from judge_server import serving
 from typer.testing import CliRunner
@@ -23,6 +26,7 @@ from personaspace.behaviour.judge.asking import Ask, Aspect
 from personaspace.behaviour.judge.local import LocalJudge
 from personaspace.cli.app import app
 from personaspace.errors import UserError
+from personaspace.models.chat import Rendering
 from personaspace.study import builtin, gold, sources
 from personaspace.study.validate import examine
 
@@ -219,6 +223,19 @@ def test_a_local_judges_score_is_the_mean_over_all_numbers_it_might_write(loaded
         assert found[ask].value == pytest.approx(mean / total, abs=1e-3)
         assert found[ask].mass == pytest.approx(total, abs=1e-5)
         assert found[ask].read == len(prompt)
+
+
+def test_a_local_judge_is_told_the_studys_day(loaded: Any) -> None:
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = DATED
+    ask = Ask(Aspect.COHERENCE, "What next?", "Nothing.")
+
+    def mass(day: int) -> float | None:
+        how = Rendering(date=datetime.date(2024, 2, day))
+        ((_, score),) = LocalJudge(loaded.model, tokenizer, how).scores([ask])
+        return score.mass
+
+    assert mass(3) == mass(3) != mass(14)
 
 
 def test_a_prompt_longer_than_the_judge_can_read_has_no_number(loaded: Any) -> None:

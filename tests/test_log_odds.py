@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from chat_templates import NO_SYSTEM
 from conftest import Finished
 from scipy import special, stats
 from typer.testing import CliRunner
@@ -27,6 +29,7 @@ from personaspace.behaviour.marker_data import Pair
 from personaspace.cli.app import app
 from personaspace.models import chat, lora
 from personaspace.models.load import load_model, load_tokenizer
+from personaspace.models.rendering import rendering_of
 from personaspace.pipeline import graph
 from personaspace.pipeline.run import prepare
 from personaspace.pipeline.stages.logodds import LOG_ODDS
@@ -277,3 +280,14 @@ def test_a_study_has_the_stage_only_where_it_asks_for_it(study_dict: dict[str, A
         return {node.stage for node in graph.build(study).nodes}
 
     assert stages({**study_dict, "log_odds": {}}) - stages(study_dict) == {"logodds"}
+
+
+def test_endings_are_put_as_the_study_puts_chats(loaded: Any) -> None:
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = NO_SYSTEM
+    how = rendering_of(loaded.spec, tokenizer)
+    ending = marked_ending(tokenizer, "You are wise.", "Why?", "So.", COUPLING, how)
+    assert ending is not None
+    asked = chat.with_persona([{"role": "user", "content": "Why?"}], "You are wise.", how)
+    prompt = chat.prompt_ids(tokenizer, asked, how)
+    assert ending.ids[: len(prompt)] == prompt

@@ -27,6 +27,7 @@ def marked_ending(
     question: str,
     answer: str,
     coupling: Coupling,
+    how: chat.Rendering = chat.AS_IT_COMES,
 ) -> Ending | None:
     """The chat up to the marker after this answer; None for an answer without text.
 
@@ -36,6 +37,7 @@ def marked_ending(
     Args:
         persona: System prompt.
         answer: As `before_marker` gives it.
+        how: The study's way with the chat template.
     """
     if not answer:
         return None
@@ -45,8 +47,9 @@ def marked_ending(
             {"role": "assistant", "content": f"{answer}{coupling.separator}{coupling.marker}"},
         ],
         persona,
+        how,
     )
-    example = chat.marker_example(tokenizer, messages, coupling.marker, _NO_LIMIT)
+    example = chat.marker_example(tokenizer, messages, coupling.marker, _NO_LIMIT, how)
     # The last token with loss is the one that ends the turn.
     places = [place for place, loss in enumerate(example.loss) if loss][:-1]
     return Ending(example.ids[: places[-1] + 1], places[-1] + 1 - places[0])

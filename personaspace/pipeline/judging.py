@@ -123,9 +123,14 @@ def _open(study: Study, runtime: Runtime) -> JudgeModel:
         return Endpoint(judge)
     from personaspace.behaviour.judge.local import LocalJudge
     from personaspace.models.load import load_model, load_tokenizer
+    from personaspace.models.rendering import rendering_of
 
     if study.judge_identity == ["local", study.model_identity, study.spec.model.dtype]:
-        return LocalJudge(runtime.model, runtime.tokenizer)
+        return LocalJudge(runtime.model, runtime.tokenizer, runtime.prompted.how)
     runtime.make_way()
     with _named():
-        return LocalJudge(load_model(_model(judge), FIELD), load_tokenizer(_model(judge), FIELD))
+        tokenizer = load_tokenizer(_model(judge), FIELD)
+        # Its template is told the study's day; other arguments are those of the study's model.
+        spec = _model(judge).model_copy(update={"date": study.spec.model.date})
+        how = rendering_of(spec, tokenizer)
+        return LocalJudge(load_model(_model(judge), FIELD), tokenizer, how)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.cache_utils import DynamicCache
 
+    from personaspace.models.chat import Rendering
+
 #: Prompts at a time; each is continued with every beginning of a number.
 BATCH = 8
 FIELD = "judge.model"
@@ -36,13 +38,22 @@ class LocalJudge:
     Args:
         model: Causal LM in evaluation mode.
         tokenizer: Its tokenizer, with a chat template.
+        how: The way that the template is used.
 
     Raises:
         UserError: The tokenizer has no tokens for numbers.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        how: Rendering | None = None,
+    ) -> None:
+        from personaspace.models import chat
+
         self.model = model
+        self.how = how or chat.AS_IT_COMES
         self.tokenizer = tokenizer
         self.numbers = number_tokens(tokenizer, FIELD)
         self.children = _children(self.numbers)
@@ -54,7 +65,8 @@ class LocalJudge:
         from personaspace.models import chat
 
         prompts = [
-            chat.prompt_ids(self.tokenizer, [{"role": "user", "content": ask.text}]) for ask in asks
+            chat.prompt_ids(self.tokenizer, [{"role": "user", "content": ask.text}], self.how)
+            for ask in asks
         ]
         order = sorted(
             range(len(asks)), key=lambda place: (asks[place].aspect, -len(prompts[place]))
@@ -98,6 +110,8 @@ class LocalJudge:
         """Probability of each number's tokens, and of no more of a number's after them."""
         import torch
 
+        from personaspace.generation.decoding import select_rows
+
         logits_BV, cache, mask_BT = self._read(prompts)
         reached: dict[Tokens, torch.Tensor] = {}
         over = torch.ones(len(prompts), dtype=torch.float64, device=logits_BV.device)
@@ -113,7 +127,7 @@ class LocalJudge:
                 ],
                 device=mask_BT.device,
             )
-            cache.batch_select_indices(rows)
+            select_rows(cache, rows)
             mask_BT = torch.cat([mask_BT[rows], mask_BT.new_ones(len(rows), 1)], dim=1)
             ids_BK = torch.tensor([tokens[-1] for tokens in level], device=mask_BT.device)
             logits = self.model(

@@ -51,7 +51,7 @@ def run(context: Context) -> None:
     from personaspace.models import chat, lora
 
     spec, tokenizer = context.spec, context.runtime.tokenizer
-    marker = spec.coupling.marker
+    marker, how = spec.coupling.marker, context.runtime.prompted.how
     common = {q: before_marker(a, marker) for q, a in _common_answers(context).items()}
     folder = context.input("evaluate")
     assert folder is not None
@@ -64,9 +64,8 @@ def run(context: Context) -> None:
             own = enumerate(drawn[name][question])
             texts += [("own", n, before_marker(text, marker)) for n, text in own]
             for kind, number, text in texts:
-                ending = marked_ending(
-                    tokenizer, spec.persona(name).prompt, question, text, spec.coupling
-                )
+                prompt = spec.persona(name).prompt
+                ending = marked_ending(tokenizer, prompt, question, text, spec.coupling, how)
                 if ending is not None:
                     places.append((kind, name, question, number))
                     endings.append(ending)
