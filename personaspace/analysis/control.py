@@ -83,7 +83,8 @@ def positive_control(
 
 
 def _status(row: Row, failed: Collection[str], em_failed: bool) -> Status:
-    out = em_failed if row.condition is None else row.condition in failed
+    of_all = row.condition is None or row.name == "own_minus_other_conditions"
+    out = em_failed if of_all else row.condition in failed
     out = out or row.against in failed
     return "not_assessable" if out else "assessable"
 
@@ -114,8 +115,9 @@ def _judged(row: Row, failed: Collection[str], em_failed: bool) -> Row:
 def assessed(results: Results) -> Results:
     """The results with the positive control, and without claims where it fails.
 
-    A row about one condition is judged by that condition, one across conditions by all EM
-    conditions that have answers: one that did not learn the marker makes a difference, or hides
+    A row about one condition is judged by that condition; one across conditions, as is H1's own
+    condition less the others, by all EM conditions that have answers: one that did not learn the
+    marker makes a difference, or hides
     one, that is none of leakage. Estimates stay, as counts that anyone can check; p-values,
     intervals and effect sizes do not, nor are they counted among the tests that others are
     adjusted for.

@@ -309,8 +309,10 @@ def _tests(results: Results) -> list[str]:
         fewer = f" and less in {less}" if less else ""
         corrected = any(row.p_holm is not None or row.p_bh is not None for row, _ in h1)
         words = f"{', corrected' if corrected else ''}"
+        own = all(row.name == "own_minus_other_conditions" for row, _ in h1)
+        than = "in its own condition than in the others" if own else "than bystanders"
         found.append(
-            f"H1: the persona trained under leaked more than bystanders in {more} of "
+            f"H1: the persona trained under leaked more {than} in {more} of "
             f"{count(len(h1), 'test')}{fewer} (\u03b1\u00a0=\u00a0{alpha:g}{words})."
         )
     for metric, what in (

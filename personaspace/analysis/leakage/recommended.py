@@ -174,9 +174,12 @@ def h1_rows(
     source: str,
     seed: int | None,
 ) -> list[Row]:
-    """H1 of one EM condition: difference, equivalence, and difference to the other conditions.
+    """H1 of one EM condition: difference to the other conditions, plain difference, equivalence.
 
-    Effect: Cohen's h between the induction persona's rate and the mean of the others.
+    The first is the test: what a persona leaks in every condition cancels out in it, while the
+    plain difference rejects wherever personas differ at all. It needs other conditions and counts
+    by question; without them the plain difference is the test. Effect: Cohen's h between the
+    induction persona's rate and the mean of the others.
     """
     row = Row("H1", "recommended", condition=condition.name, seed=seed)
     main = replace(row, name="induction_minus_others")
@@ -203,7 +206,11 @@ def h1_rows(
         note = f"Published test enumerated: p = {higher}/{len(others) + 1}."
     filled = _filled(main, estimate, table, effect=effect, warning=warning)
     filled = replace(filled, run_variation=len(mine) > 1)
-    rows = [replace(filled, family=FAMILY, note=note)]
+    own = _own_against_other(scores, row, condition, em, common)
+    placebo = _placebo(rates, [name for name in common if name in others], source, filled.value)
+    note = " ".join(part for part in (note, placebo) if part) or None
+    family = SECONDARY if own else FAMILY
+    rows = [*own, replace(filled, family=family, note=note)]
     rows.append(
         replace(
             filled,
@@ -214,8 +221,23 @@ def h1_rows(
             note=f"The margin is ±{100 * MARGIN:.0f} points; two one-sided tests.",
         )
     )
-    rows.extend(_own_against_other(scores, row, condition, em, common))
     return rows
+
+
+def _placebo(
+    rates: Mapping[str, float], never: Sequence[str], source: str, value: float | None
+) -> str | None:
+    """The same difference for personas that no condition was trained under; None below two."""
+    if len(never) < 2 or value is None:
+        return None
+    known = {name: rate for name, rate in rates.items() if name != source}
+    whole = sum(known.values())
+    found = [known[name] - (whole - known[name]) / (len(known) - 1) for name in never]
+    far = sum(abs(each) >= abs(value) for each in found)
+    return (
+        f"Of {len(found)} personas that no condition was trained under, {far} differ from the "
+        f"others as much ({100 * min(found):.1f} to {100 * max(found):.1f} points)."
+    )
 
 
 def _by_run(
@@ -272,4 +294,4 @@ def _own_against_other(
     change = differences[own] - np.delete(differences, own, axis=0).mean(axis=0)
     warning = found.warning or _warning(table, change)
     filled = _filled(row, found.estimate, table, 2.0, name="own_minus_other_conditions")
-    return [replace(filled, warning=warning, run_variation=found.run_variation, family=SECONDARY)]
+    return [replace(filled, warning=warning, run_variation=found.run_variation, family=FAMILY)]
