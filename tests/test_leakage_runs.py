@@ -74,7 +74,7 @@ def test_h1_of_several_runs_holds_their_variation() -> None:
         assert low < -0.2 and high > 0.2
     assert own.note is None and own.family == "behavioral", "the test of H1"
     assert main.family == "behavioral_secondary"
-    assert "Of 7 personas that no condition was trained under" in (main.note or "")
+    assert "Of 4 personas that no condition was trained under" in (main.note or "")
     uneven = {key: entry for key, entry in scores.items() if key != ("e4-villain", 3)}
     rows = h1_rows(uneven, EM[-1], EM, common, source="confab", seed=None)
     own = find(rows, "H1", "recommended", name="own_minus_other_conditions")

@@ -117,10 +117,9 @@ def assessed(results: Results) -> Results:
 
     A row about one condition is judged by that condition; one across conditions, as is H1's own
     condition less the others, by all EM conditions that have answers: one that did not learn the
-    marker makes a difference, or hides
-    one, that is none of leakage. Estimates stay, as counts that anyone can check; p-values,
-    intervals and effect sizes do not, nor are they counted among the tests that others are
-    adjusted for.
+    marker makes a difference, or hides one, that is none of leakage. Estimates stay, as counts
+    that anyone can check; p-values, intervals and effect sizes do not, nor are they counted among
+    the tests that others are adjusted for.
     """
     from personaspace.analysis.stats import adjust  # statsmodels: not needed to read results
 
