@@ -10,6 +10,7 @@ from pathlib import Path
 from personaspace.errors import SpecErrors, UnavailableError, UserError
 from personaspace.study import adapters, base_model, datasets, gold, registration, sources
 from personaspace.study.adapters import Published
+from personaspace.study.cross_checks import TEMPLATE_DEFAULT
 from personaspace.study.datasets import Chats
 from personaspace.study.gold import Gold
 from personaspace.study.inputs import Model
@@ -18,7 +19,6 @@ from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.registration import Registration
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import (
-    TEMPLATE_DEFAULT,
     examine,
     fields_alone,
     only_follows,
