@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,10 +295,19 @@ def _quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
+#: As the process began. Commands that are tried in it catch signals, and mean to end with it.
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
 @pytest.fixture(autouse=True)
 def _not_interrupted() -> Iterator[None]:
     from personaspace import interrupt
 
-    interrupt.reset()
+    def fresh() -> None:
+        interrupt.reset()
+        for number, handler in _HANDLERS.items():
+            signal.signal(number, handler)
+
+    fresh()
     yield
-    interrupt.reset()
+    fresh()
