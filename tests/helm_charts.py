@@ -103,8 +103,12 @@ def nodes_of(job: dict[str, Any]) -> list[str]:
 
 
 def names_of(values: dict[str, Any]) -> dict[str, str]:
-    """Name of the Job of each node, from the conductor's table alone: ten times as fast."""
-    done = helm("template", "em205", str(CHART), *IMAGES, "-f", "-", input=json.dumps(values))
+    """Name of the Job of each node, from the conductor's table alone: ten times as fast.
+
+    Whether the schema takes the values is not looked at, which is half of a rendering's time.
+    """
+    arguments = ("template", "em205", str(CHART), "--skip-schema-validation", *IMAGES, "-f", "-")
+    done = helm(*arguments, input=json.dumps(values))
     assert done.returncode == 0, done.stderr
     (table,) = (line for line in done.stdout.splitlines() if line.startswith('    {"em205-'))
     return {node: name for name, nodes in json.loads(table).items() for node in nodes}
