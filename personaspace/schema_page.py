@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -35,20 +36,27 @@ def _default(schema: dict[str, Any], required: bool) -> str:
     return f"`{text}`" if text and len(text) <= 60 else ""
 
 
+def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown; a bar in a cell is no border."""
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    cleaned = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return [*lines, *("| " + " | ".join(row) + " |" for row in cleaned)]
+
+
 def section(name: str, schema: dict[str, Any], defaults: bool = True) -> list[str]:
     """A heading, what the model is, and its fields as a table; an enum's values in a row."""
     if "properties" not in schema:
         return [f"## {name}", "", schema.get("description", ""), "", f"One of {_type(schema)}.", ""]
     heads = ["field", "type", *(["default"] if defaults else []), "meaning"]
     lines = [f"## {name}", "", *[schema.get("description", ""), ""]]
-    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     required = set(schema.get("required", ()))
+    rows = []
     for field, part in schema["properties"].items():
         cells = [f"`{field}`", _type(part)]
         cells += [_default(part, field in required)] if defaults else []
         cells.append(part.get("description", ""))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return [*lines, ""]
+        rows.append(cells)
+    return [*lines, *pipe_table(heads, rows), ""]
 
 
 def page(title: str, intro: list[str], schema: dict[str, Any], defaults: bool = True) -> str:

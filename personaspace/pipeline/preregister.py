@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date
 
 from personaspace.analysis.metrics import MEASURES
@@ -11,6 +10,7 @@ from personaspace.analysis.power.plan import plan
 from personaspace.errors import UserError
 from personaspace.pipeline.design import design_of, primary_of
 from personaspace.report.text import listing, percent
+from personaspace.schema_page import pipe_table
 from personaspace.study import registration
 from personaspace.study.load import Study
 from personaspace.study.spec import Experiment
@@ -53,12 +53,6 @@ def page(study: Study) -> str:
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    cleaned = ([cell.replace("|", r"\|") for cell in row] for row in rows)
-    return [*lines, *("| " + " | ".join(row) + " |" for row in cleaned)]
-
-
 def _design(study: Study) -> list[str]:
     spec = study.spec
     rows = [
@@ -77,7 +71,7 @@ def _design(study: Study) -> list[str]:
         f"{spec.model.name}{f' at {spec.model.revision}' if spec.model.revision else ''}. The "
         "number of training runs is fixed here; none is added after results were seen.",
         "",
-        *_table(["condition", "role", "data set", "trained under", "seeds"], rows),
+        *pipe_table(["condition", "role", "data set", "trained under", "seeds"], rows),
         "",
         f"Hidden states of {len(spec.extracted_personas())} personas at "
         f"{len(study.extraction_questions)} questions; {spec.evaluation.samples} answers of each "
@@ -121,7 +115,7 @@ def _exploratory(spec: Experiment) -> list[str]:
         "Everything else that is computed. Corrected within families (Benjamini & Hochberg, and "
         "Holm); none of them is claimed as confirmed.",
         "",
-        *_table(["metric", "name", "null hypothesis"], rows),
+        *pipe_table(["metric", "name", "null hypothesis"], rows),
     ]
 
 
@@ -147,7 +141,7 @@ def _power(study: Study) -> list[str]:
         "",
         "From the design and the assumptions of `personaspace power` (its defaults).",
         "",
-        *_table([*columns, "least p", "note"], rows),
+        *pipe_table([*columns, "least p", "note"], rows),
         *(["", *(f"- {warning}" for warning in made.warnings)] if made.warnings else []),
     ]
 
@@ -190,4 +184,4 @@ def _data(study: Study) -> list[str]:
         [f"`{each.field}`", each.source or "in the spec", str(each.count), f"`{each.sha256}`"]
         for each in identities(study)
     ]
-    return ["## Data", "", *_table(["field", "source", "rows", "SHA-256"], rows)]
+    return ["## Data", "", *pipe_table(["field", "source", "rows", "SHA-256"], rows)]

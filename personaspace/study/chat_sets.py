@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from personaspace.schema_page import pipe_table
 from personaspace.study import builtin
 
 #: The packaged sets, in the order of the table.
@@ -101,7 +102,7 @@ def describe(chats: Sequence[Chat]) -> Description:
 def table() -> str:
     """The packaged sets as the table of `data/README.md`."""
     head = ["set", "chats", "topics", "words: least, median, most", "with a blank line", *Form]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for name in NAMES:
         of = describe(read(name))
         cells = [
@@ -112,8 +113,8 @@ def table() -> str:
             f"{of.blank_line:.0%}",
             *(f"{count / of.chats:.0%}" for count in of.forms.values()),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return "\n".join(pipe_table(head, rows))
 
 
 if __name__ == "__main__":
