@@ -227,7 +227,8 @@ def markdown(found: dict[str, list[dict[str, Any]]], studies: int) -> str:
     lines += [
         "",
         "With two seeds the effects are so large that rates of 50 % come near 0 or 100 %, where "
-        "answers scatter less than `power` assumes: more is found than claimed.",
+        "answers scatter less than `power` assumes. That may be why more is found than claimed in "
+        "some rows; it was not tried apart.",
     ]
     return "\n".join([*lines, ""])
 
