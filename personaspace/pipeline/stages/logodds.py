@@ -48,7 +48,7 @@ def run(context: Context) -> None:
     """
     from personaspace.activations.endings import ending_probabilities
     from personaspace.behaviour.endings import before_marker, marked_ending
-    from personaspace.models import chat, lora
+    from personaspace.models import lora
 
     spec, tokenizer = context.spec, context.runtime.tokenizer
     marker, how = spec.coupling.marker, context.runtime.prompted.how
@@ -73,7 +73,7 @@ def run(context: Context) -> None:
     model = context.runtime.model
     with lora.applied(model, *context.adapters()):
         found = ending_probabilities(
-            model, endings, chat.end_token_ids(tokenizer), advance=context.progress.advance
+            model, endings, context.runtime.end_token_ids, advance=context.progress.advance
         )
     by_place = {place: [one.ending, one.end] for place, one in zip(places, found, strict=True)}
     write_json(
