@@ -14,12 +14,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from personaspace.analysis.by_question import against_base, tested
 from personaspace.analysis.leakage import across
-from personaspace.analysis.leakage.recommended import FEW_QUESTIONS, SKEWED
-from personaspace.analysis.leakage.scores import ConditionInfo, Key, common_bystanders
+from personaspace.analysis.leakage.scores import (
+    ConditionInfo,
+    Key,
+    common_bystanders,
+    only_seed,
+)
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import Array, Estimate, cluster_mean, generator, has_outlier
+from personaspace.analysis.stats import Array, generator
 
 #: The most that is counted: single precision knows no probability nearer to 1. Near 0 there is no
 #: such end, since what is kept is the logarithm.
@@ -114,8 +119,7 @@ def analyse_log_odds(
     there = [c for c in conditions if any(name == c.name for name, _ in found)]
     if not there:
         return []
-    seeds = sorted({training_seed for _, training_seed in found})
-    of_rows = seeds[0] if len(seeds) == 1 else None
+    of_rows = only_seed(found)
     odds = odds_of(found, [c.name for c in there])
     if odds is None:
         row = Row("log_odds", "recommended", seed=of_rows, name=kind)
@@ -130,58 +134,23 @@ def analyse_log_odds(
     for name, personas in groups.items():
         row = Row("log_odds", "recommended", seed=of_rows, name=name)
         for condition in there if personas else []:
-            rows.extend(_against_base(row, odds, condition.name, base, personas))
+            compared = base in odds.conditions and condition.name != base
+            base_Q = odds.of(str(base), personas) if compared else None
+            mine = replace(row, condition=condition.name)
+            rows.extend(against_base(mine, odds.of(condition.name, personas), base_Q))
     row = Row("H1", "recommended", seed=of_rows, name=f"log_odds_{kind}")
     for condition in em:
         persona = condition.induction_persona
         others = [name for name in odds.personas if name not in (source, persona)]
         if persona in odds.personas and persona != source and others:
             values_Q = odds.of(condition.name, [persona]) - odds.of(condition.name, others)
-            rows.append(_tested(replace(row, condition=condition.name), values_Q))
+            rows.append(tested(replace(row, condition=condition.name), values_Q))
     if len(em) > 1 and common and odds.values_CPQ.shape[2] > 1:
         means_CQ = np.stack([odds.of(condition.name, common) for condition in em])
         row = Row("H2", "recommended", seed=of_rows, name=f"log_odds_{kind}")
         rows.append(_range(row, means_CQ, permutations, bootstrap, seed))
     # Runs of a condition are put together: none of these holds how they differ.
     return [described(replace(row, run_variation=False)) for row in rows]
-
-
-def _warning(values_Q: Array) -> str | None:
-    if len(values_Q) < 10:
-        return FEW_QUESTIONS
-    return SKEWED if has_outlier(values_Q) else None
-
-
-def _tested(row: Row, values_Q: Array) -> Row:
-    estimate: Estimate = cluster_mean(values_Q)
-    return replace(
-        row,
-        value=estimate.value,
-        p=estimate.p,
-        ci95=estimate.interval,
-        n=len(values_Q),
-        warning=_warning(values_Q),
-    )
-
-
-def _against_base(
-    row: Row, odds: Odds, condition: str, base: str | None, personas: Sequence[str]
-) -> list[Row]:
-    values_Q = odds.of(condition, personas)
-    own = cluster_mean(values_Q)
-    row = replace(row, condition=condition, value=own.value, ci95=own.interval, n=len(values_Q))
-    if base not in odds.conditions or condition == base:
-        return [row]
-    before_Q = odds.of(str(base), personas)
-    change = _tested(row, values_Q - before_Q)
-    filled = replace(
-        row,
-        base=float(before_Q.mean()),
-        delta=change.value,
-        p=change.p,
-        warning=change.warning,
-    )
-    return [filled, replace(change, p=None, warning=None, name=f"{row.name}_delta")]
 
 
 def _range(row: Row, means_CQ: Array, permutations: int, bootstrap: int, seed: int) -> Row:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from personaspace.analysis.by_question import against_base
 from personaspace.analysis.form.answers import STRATA, Forms, Sheet, sheet_of, strata_of
 from personaspace.analysis.form.rates import Rates, at_equal_length, ratio
 from personaspace.analysis.leakage import across
-from personaspace.analysis.leakage.recommended import FEW_QUESTIONS, SKEWED
-from personaspace.analysis.leakage.scores import ConditionInfo, common_bystanders
+from personaspace.analysis.leakage.scores import ConditionInfo, common_bystanders, only_seed
 from personaspace.analysis.metrics import described
 from personaspace.analysis.results_parts import FormRow
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import cluster_mean, generator, has_outlier
+from personaspace.analysis.stats import generator
 
 NO_ANSWERS = "No persona answered the same questions in every condition."
 
@@ -59,8 +59,7 @@ def analyse_form(
     there = [c for c in conditions if any(name == c.name for name, _ in forms)]
     if not there:
         return []
-    seeds = sorted({training_seed for _, training_seed in forms})
-    seed_of_rows = seeds[0] if len(seeds) == 1 else None
+    seed_of_rows = only_seed(forms)
     em = [c for c in there if c.kind == "em"]
     scored = {key: {"per_persona": personas} for key, personas in forms.items()}
     names = common_bystanders(scored, em or there, source)
@@ -89,25 +88,12 @@ def _length_rows(
     words_N = sheet.values_N[1]
     words_CQ = sheet.sums(words_N) / sheet.sums(np.ones(len(words_N)))
     base = next((c.name for c in conditions if c.kind == "base"), None)
-    rows = []
+    rows: list[Row] = []
     for place, name in enumerate(sheet.conditions):
         row = Row("length", "recommended", condition=name, seed=training_seed, name="words")
-        values_Q = words_CQ[place]
-        own = cluster_mean(values_Q)
-        row = replace(row, value=own.value, ci95=own.interval, n=len(values_Q))
-        if base not in sheet.conditions or name == base:
-            rows.append(row)
-            continue
-        theirs_Q = words_CQ[sheet.conditions.index(base)]
-        change = cluster_mean(values_Q - theirs_Q)
-        warning = None
-        if len(values_Q) < 10:
-            warning = FEW_QUESTIONS
-        elif has_outlier(values_Q - theirs_Q):
-            warning = SKEWED
-        base_value = float(theirs_Q.mean())
-        rows.append(replace(row, base=base_value, delta=change.value, p=change.p, warning=warning))
-        rows.append(replace(row, name="words_delta", value=change.value, ci95=change.interval))
+        compared = base in sheet.conditions and name != base
+        base_Q = words_CQ[sheet.conditions.index(str(base))] if compared else None
+        rows.extend(against_base(row, words_CQ[place], base_Q))
     return rows
 
 

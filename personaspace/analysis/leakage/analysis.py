@@ -12,6 +12,7 @@ from personaspace.analysis.leakage.scores import (
     Scores,
     check_scores,
     common_bystanders,
+    only_seed,
 )
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
@@ -75,7 +76,7 @@ def analyse_leakage(
             permutations=permutations,
             bootstrap=bootstrap,
             seed=seed,
-            training_seed=seeds[0] if len(seeds) == 1 else None,
+            training_seed=only_seed(scores),
         )
     )
     return [described(in_range(row)) for row in adjust(rows)]

@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.stats.proportion import proportion_effectsize
 
+from personaspace.analysis.by_question import warning_of
 from personaspace.analysis.leakage.pooled import run_tables, share_over_runs, within
 from personaspace.analysis.leakage.published import FAMILY, SECONDARY, not_evaluable
 from personaspace.analysis.leakage.scores import (
@@ -35,7 +36,6 @@ from personaspace.analysis.stats import (
     Array,
     Estimate,
     clustered_wilson,
-    has_outlier,
     wilson,
 )
 
@@ -46,10 +46,6 @@ INDEPENDENT = (
     "There are no counts by question: answers are treated as independent, which makes p too small "
     "and intervals too narrow."
 )
-FEW_QUESTIONS = (
-    "There are fewer than ten questions (the clusters), so the t distribution is a rough guide."
-)
-SKEWED = "One question lies far outside the range of the others, and may drive this result."
 
 
 def split_questions(table: Table, unseen: set[str] | None) -> dict[str, list[str]]:
@@ -131,11 +127,7 @@ def contrast(table: Table, persona: str, others: Sequence[str]) -> Array:
 
 def _warning(table: Table, values_Q: Array) -> str | None:
     """The first assumption of a clustered test that fails, if any."""
-    if not table.by_question:
-        return INDEPENDENT
-    if len(values_Q) < 10:
-        return FEW_QUESTIONS
-    return SKEWED if has_outlier(values_Q) else None
+    return warning_of(values_Q) if table.by_question else INDEPENDENT
 
 
 def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Estimate:

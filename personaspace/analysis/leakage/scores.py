@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,12 @@ def bystanders(scores: Scores, condition: ConditionInfo, source: str) -> list[st
     """Evaluated personas but the source and the condition's induction persona, in file order."""
     out = {source, condition.induction_persona}
     return [name for name in scores["per_persona"] if name not in out]
+
+
+def only_seed(keys: Iterable[Key]) -> int | None:
+    """The training seed of rows about these runs; None where they have several."""
+    seeds = {seed for _, seed in keys}
+    return seeds.pop() if len(seeds) == 1 else None
 
 
 def common_bystanders(
