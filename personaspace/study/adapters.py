@@ -98,7 +98,11 @@ def _from_hub(source: str, name: str) -> Path:
         UnavailableError: The hub does not answer.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     found = _HUB.fullmatch(source)
     assert found is not None
@@ -107,11 +111,11 @@ def _from_hub(source: str, name: str) -> Path:
         return Path(
             hf_hub_download(found["repo"], name, subfolder=folder, revision=found["commit"])
         )
-    except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        if type(error).__name__ == "LocalEntryNotFoundError":
-            raise UnavailableError(f"{source}: {name} is not to be had: {_line(error)}") from None
-        raise AdapterError(f"{source}: {name}: {_line(error)}") from None
-    except OSError as error:
+    except (EntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        # Of a file that is neither here nor asked for nothing is known.
+        known = isinstance(error, EntryNotFoundError | RepositoryNotFoundError)
+        if known and not isinstance(error, LocalEntryNotFoundError):
+            raise AdapterError(f"{source}: {name}: {_line(error)}") from None
         raise UnavailableError(f"{source}: {name} is not to be had: {_line(error)}") from None
     except ValueError as error:
         raise AdapterError(f"{source}: {_line(error)}") from None
