@@ -334,14 +334,25 @@ def test_what_it_does_not_compute_is_left_to_the_model(loaded: Any, first: Path)
         ("model_type", "gpt2"),
         ("hidden_act", "gelu"),
         ("attention_dropout", 0.1),
-        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("layer_types", ["full_attention", "chunked_attention"]),
+        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "linear", "partial_rotary_factor": 0.5}),
+        ("head_dim", 20),
+        ("head_dim", 512),
     ):
-        kept = getattr(config, field)
+        kept = getattr(config, field, None)
         try:
             setattr(config, field, value)
             assert codes(loaded.model)[1] == ObstacleCode.ARCHITECTURE, field
         finally:
             setattr(config, field, kept)
+    weight = loaded.model.model.layers[1].mlp.up_proj.weight
+    kept = weight.data
+    try:
+        weight.requires_grad_(False).data = kept.to(torch.int8)
+        assert codes(loaded.model)[1] == ObstacleCode.DTYPE
+    finally:
+        weight.data = kept
     assert computation_obstacle(loaded.model) is None
 
 

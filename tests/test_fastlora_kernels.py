@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from personaspace.fastlora import reference
+from personaspace.fastlora.reference import HeadNorms
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -52,14 +53,15 @@ def check(found: Any, wanted: Any, dtype: torch.dtype) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("added", [True, False])
-def test_norm(dtype: torch.dtype, added: bool) -> None:
+def test_norm(dtype: torch.dtype, added: bool, late: bool) -> None:
     tokens, width = 37, 96
     residual, weight = draw(tokens, width, dtype=dtype), draw(width, dtype=dtype)
     delta = draw(tokens, width, dtype=dtype) if added else None
     outs = [poisoned(tokens, width + 5, dtype=dtype)[:, :width] for _ in range(2)]
-    found = kernels.add_rms_norm(residual, delta, weight, 1e-6, outs[0])
-    wanted = reference.add_rms_norm(residual, delta, weight, 1e-6, outs[1])
+    found = kernels.add_rms_norm(residual, delta, weight, 1e-6, outs[0], late)
+    wanted = reference.add_rms_norm(residual, delta, weight, 1e-6, outs[1], late)
     check((*found, outs[0]), (*wanted, outs[1]), dtype)
     total, rstd = wanted
     grad = draw(tokens, width + 5, dtype=dtype)[:, :width]
@@ -69,14 +71,28 @@ def test_norm(dtype: torch.dtype, added: bool) -> None:
 
 
 @everywhere
-def test_rotation(dtype: torch.dtype) -> None:
-    tokens, heads, kv_heads, half = 37, 5, 2, 8
+@pytest.mark.parametrize("half", [8, 12])  # 12: no power of two
+@pytest.mark.parametrize("normed", ["no", "head", "whole"])
+def test_rotation(dtype: torch.dtype, half: int, normed: str) -> None:
+    tokens, heads, kv_heads = 37, 5, 2
     qkv = draw(tokens, (heads + 2 * kv_heads) * 2 * half, dtype=dtype)
     cos, sin = (draw(tokens, half, dtype=dtype) for _ in range(2))
-    found: Any = kernels.rotate(qkv, cos, sin, heads, kv_heads)
-    check(found, reference.rotate(qkv, cos, sin, heads, kv_heads), dtype)
-    back: tuple[Any, ...] = (*found, cos, sin)
+    whole, norms = normed == "whole", None
+    if normed != "no":
+        weights = [draw(2 * half * (n if whole else 1), dtype=dtype) for n in (heads, kv_heads)]
+        norms = HeadNorms(weights[0], weights[1], 1e-6, whole, late=whole)
+    found: Any = kernels.rotate(qkv, cos, sin, heads, kv_heads, norms)
+    check(found, reference.rotate(qkv, cos, sin, heads, kv_heads, norms), dtype)
+    grads = tuple(torch.randn_like(x) for x in found)
+    back: tuple[Any, ...] = (*grads, cos, sin, qkv, norms)
     check(kernels.rotate_backward(*back), reference.rotate_backward(*back), dtype)
+    if norms is None:
+        check(kernels.rotate_backward(*back[:5]), reference.rotate_backward(*back), dtype)
+    elif dtype is torch.float32:
+        wide = qkv.clone().requires_grad_()
+        outs = reference.rotate(wide, cos, sin, heads, kv_heads, norms)
+        (wanted,) = torch.autograd.grad(outs, wide, grads)
+        check(kernels.rotate_backward(*back), wanted, dtype)
 
 
 @everywhere
@@ -180,37 +196,46 @@ def test_gated_forward(dtype: torch.dtype, tokens: int, dropout: float) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize("window", [0, 3, 20, 70])
 @pytest.mark.parametrize("size", [16, 64])
-def test_attention(dtype: torch.dtype, size: int) -> None:
+def test_attention(dtype: torch.dtype, size: int, window: int) -> None:
     """Sequences of one token, of whole tiles, and of a tile and a bit; heads share keys."""
+    how = (0.7 * size**-0.5, window)
     starts = torch.tensor([0, 1, 65, 140], dtype=torch.int32, device=DEVICE)
     q, grad = (draw(140, 6, size, dtype=dtype) for _ in range(2))
     k, v = (draw(140, 2, size, dtype=dtype) for _ in range(2))
     wide = [x.float().requires_grad_() for x in (q, k, v)]
-    out, normalisers = attention_of(wide[0], wide[1], wide[2], starts.tolist())
+    out, normalisers = attention_of(wide[0], wide[1], wide[2], starts.tolist(), *how)
     wanted = torch.autograd.grad(out, wide, grad.float())
     for ops in (attention_kernels, reference):
         wide_out = poisoned(140, 6 * size + 8, dtype=dtype)
         seen = wide_out[:, : 6 * size].unflatten(1, (6, size))
-        found = ops.attend(q, k, v, starts, 75, seen)
+        found = ops.attend(q, k, v, starts, 75, seen, *how)
         check((seen, found), (out.detach(), normalisers), dtype)
         assert wide_out[:, 6 * size :].isnan().all(), "writes beyond its place"
         wide_grad = torch.cat([grad.flatten(1), draw(140, 8, dtype=dtype)], 1)
         grads = wide_grad[:, : 6 * size].unflatten(1, (6, size))
-        back = ops.attend_backward(grads, q, k, v, seen, found, starts, 75)
+        back = ops.attend_backward(grads, q, k, v, seen, found, starts, 75, *how)
         check(back, tuple(x.detach() for x in wanted), dtype)
 
 
 def attention_of(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: list[int]
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    starts: list[int],
+    scale: float,
+    window: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The textbook formula; and the logarithms of the sums of exponentials `[A, T]`."""
     outs, normalisers = [], []
     for start, stop in pairwise(starts):
         keys, values = (x[start:stop].repeat_interleave(3, 1) for x in (k, v))
-        logits = torch.einsum("tad,sad->ats", q[start:stop], keys) * q.shape[2] ** -0.5
-        later = torch.ones(logits.shape[1:], device=DEVICE).triu(1).bool()
-        logits = logits.masked_fill(later, -torch.inf)
+        logits = torch.einsum("tad,sad->ats", q[start:stop], keys) * scale
+        places = torch.arange(stop - start, device=DEVICE)
+        back = places[:, None] - places[None, :]
+        hidden = (back < 0) | (back >= window) if window else back < 0
+        logits = logits.masked_fill(hidden, -torch.inf)
         normalisers.append(logits.detach().logsumexp(-1))
         outs.append(torch.einsum("ats,sad->tad", logits.softmax(-1), values))
     return torch.cat(outs), torch.cat(normalisers, 1).contiguous()

@@ -20,6 +20,7 @@ GIB = 2**30
 #: Qwen2.5-7B, its adapter's parameters, and bytes of its weights.
 QWEN = SimpleNamespace(
     config=SimpleNamespace(
+        model_type="qwen2",
         hidden_size=3584,
         intermediate_size=18944,
         num_hidden_layers=28,

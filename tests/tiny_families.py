@@ -51,6 +51,12 @@ ALTERNATING = {
     **WINDOW,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
+FACTORS = {
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "attention_multiplier": 0.25,
+    "logits_scaling": 8.0,
+}
 GEMMA3 = {**ALTERNATING, "query_pre_attn_scalar": 8}
 MAMBA = {
     "mamba_d_ssm": 64,
@@ -115,9 +121,9 @@ FAMILIES: list[Family] = [
     Family("olmoe", "OLMoE", EXPERTS),
     Family("phi", "Phi-1.5, Phi-2"),
     Family("phi3", "Phi-3, Phi-3.5, Phi-4"),
-    Family("granite", "Granite-3.x", template=DATED),
+    Family("granite", "Granite-3.x", FACTORS, template=DATED),
     Family("granitemoe", "Granite-3.x MoE", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    Family("smollm3", "SmolLM3", template=DATED),
+    Family("smollm3", "SmolLM3", {"no_rope_layer_interval": 2}, template=DATED),
     Family("mixtral", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     Family(
         "qwen2_moe",

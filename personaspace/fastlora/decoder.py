@@ -1,4 +1,4 @@
-"""The decoder of Llama and Qwen2 over packed tokens.
+"""The decoder of Llama and its relatives over packed tokens.
 
 Shapes: T = tokens, H = hidden, K = tokens with loss, L = layers asked for, N = ranges, X = keys.
 """
@@ -12,9 +12,11 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from personaspace.fastlora import attention
+from personaspace.fastlora.architectures import ARCHITECTURES, QkNorm, Traits, windows_of
 from personaspace.fastlora.functional import AddRmsNorm, HeadLoss, Rotate, ops
 from personaspace.fastlora.layout import Layout
 from personaspace.fastlora.linear import JointLinear
+from personaspace.fastlora.reference import HeadNorms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,14 +42,37 @@ def groups(layer: Any) -> list[list[torch.nn.Module]]:
 
 
 class _Layer:
-    """One decoder layer: four joint products and what is between them."""
+    """One decoder layer: four joint products and what is between them.
 
-    def __init__(self, layer: Any, config: Any) -> None:
+    Args:
+        layer: transformers' layer.
+        traits: What its architecture has.
+        config: The model's configuration.
+        window: Keys that a query sees, itself counted; 0: all before it.
+    """
+
+    def __init__(self, layer: Any, traits: Traits, config: Any, window: int) -> None:
         self.products = [JointLinear(group) for group in groups(layer)]
         self.qkv, self.o, self.gate_up, self.down = self.products
-        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.late, self.after = traits.late, traits.norms_after
+        first = "post_attention_layernorm" if self.after else "input_layernorm"
+        second = "post_feedforward_layernorm" if self.after else "post_attention_layernorm"
+        self.norms = (getattr(layer, first), getattr(layer, second))
+        attends = layer.self_attn
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
+        self.scale, self.window = float(attends.scaling), window
+        self.turns = bool(getattr(attends, "use_rope", True))
+        self.head_norms: HeadNorms | None = None
+        if traits.qk_norm is not QkNorm.NONE:
+            self.head_norms = HeadNorms(
+                attends.q_norm.weight.detach(),
+                attends.k_norm.weight.detach(),
+                float(attends.q_norm.variance_epsilon),
+                traits.qk_norm is QkNorm.WHOLE,
+                traits.late,
+            )
+        self.factor = float(layer.residual_multiplier) if traits.scaled else 1.0
 
     def __call__(
         self,
@@ -65,28 +90,49 @@ class _Layer:
             prefix: Keys and values `[P, kv_heads, D]` of the sequences' prefixes.
         """
         seeds = _split_seeds(seeds_7, self.products)
-        residual_TH, normed_TH = _norm(self.norms[0], residual_TH, delta_TH, self.qkv.room)
-        qkv_TE = self.qkv(normed_TH, seeds[0])
-        q, k, v = Rotate.apply(qkv_TE, row.cos_TD, row.sin_TD, self.heads, self.kv_heads)
+        residual_TH, input_TW = self._enter(0, residual_TH, delta_TH)
+        qkv_TE = self.qkv(input_TW, seeds[0])
+        cos_TD, sin_TD = row.angles(self.turns)
+        q, k, v = Rotate.apply(qkv_TE, cos_TD, sin_TD, self.heads, self.kv_heads, self.head_norms)
         own = (k, v)
         if prefix is not None:
             assert row.layout.keys_X is not None
             k = torch.cat([prefix[0], k]).index_select(0, row.layout.keys_X)
             v = torch.cat([prefix[1], v]).index_select(0, row.layout.keys_X)
-        seen_TW = attention.attend(q, k, v, row.layout, self.o.room)
+        seen_TW = attention.attend(q, k, v, row.layout, self.scale, self.window, self.o.room)
         if keep_K is not None:
             seen_TW, residual_TH = seen_TW[keep_K], residual_TH[keep_K]
-        delta_TH = self.o(seen_TW, seeds[1])
-        residual_TH, normed_TH = _norm(self.norms[1], residual_TH, delta_TH, self.gate_up.room)
-        both_TO = self.gate_up(normed_TH, seeds[2])
-        return residual_TH, self.down.gated(both_TO, seeds[3]), own
+        delta_TH = self._leave(0, self.o(seen_TW, seeds[1]))
+        residual_TH, input_TW = self._enter(1, residual_TH, delta_TH)
+        both_TO = self.gate_up(input_TW, seeds[2])
+        return residual_TH, self._leave(1, self.down.gated(both_TO, seeds[3])), own
+
+    def _enter(
+        self, half: int, residual_TH: torch.Tensor, delta_TH: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual stream summed up, and what attention (or the gated half) reads of it."""
+        if self.after:
+            sum_TH = residual_TH if delta_TH is None else residual_TH + delta_TH
+            return sum_TH, sum_TH
+        room = (self.qkv, self.gate_up)[half].room
+        return _norm(self.norms[half], residual_TH, delta_TH, room)
+
+    def _leave(self, half: int, delta_TH: torch.Tensor) -> torch.Tensor:
+        """What attention (or the gated half) adds to the residual stream."""
+        if self.after:
+            return _norm(self.norms[half], delta_TH, None, late=self.late)[1]
+        return delta_TH if self.factor == 1.0 else delta_TH * self.factor
 
 
 def _norm(
-    norm: Any, residual_TH: torch.Tensor, delta_TH: torch.Tensor | None, room: int = 0
+    norm: Any,
+    residual_TH: torch.Tensor,
+    delta_TH: torch.Tensor | None,
+    room: int = 0,
+    late: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     found: tuple[torch.Tensor, torch.Tensor] = AddRmsNorm.apply(
-        residual_TH, delta_TH, norm.weight, norm.variance_epsilon, room
+        residual_TH, delta_TH, norm.weight, norm.variance_epsilon, room, late
     )
     return found
 
@@ -114,6 +160,12 @@ class _Row:
         self.cos_TD = cos[0, :, :half].contiguous()
         self.sin_TD = sin[0, :, :half].contiguous()
 
+    def angles(self, turns: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `[T, D/2]`; those of no angle for a layer that does not turn."""
+        if turns:
+            return self.cos_TD, self.sin_TD
+        return torch.ones_like(self.cos_TD), torch.zeros_like(self.sin_TD)
+
 
 class PackedDecoder:
     """A transformers model's decoder on packed tokens.
@@ -128,7 +180,15 @@ class PackedDecoder:
     def __init__(self, model: PreTrainedModel, checkpointed: int = 0) -> None:
         self.model: Any = model
         self.decoder: Any = model.get_decoder()
-        self.layers = [_Layer(layer, model.config) for layer in self.decoder.layers]
+        config: Any = model.config
+        traits = ARCHITECTURES[config.model_type]
+        self.layers = [
+            _Layer(layer, traits, config, window)
+            for layer, window in zip(self.decoder.layers, windows_of(config), strict=True)
+        ]
+        self.late = traits.late
+        self.embeds = float(config.embedding_multiplier) if traits.scaled else 1.0
+        self.logits = 1 / float(config.logits_scaling) if traits.scaled else 1.0
         self.checkpointed = checkpointed
         head: Any = model.get_output_embeddings()
         self.head_VH: torch.Tensor = head.weight.detach()
@@ -149,6 +209,8 @@ class PackedDecoder:
 
     def _row(self, layout: Layout) -> tuple[torch.Tensor, _Row]:
         embedded_TH = self.decoder.embed_tokens(layout.ids_T)
+        if self.embeds != 1.0:
+            embedded_TH = embedded_TH * self.embeds
         return embedded_TH, _Row(layout, self.decoder, embedded_TH)
 
     def loss(
@@ -179,7 +241,9 @@ class PackedDecoder:
                 )  # fmt: skip
             else:
                 residual, delta, _ = layer(residual, delta, row, seeds, keep)
-        _, normed_KH = _norm(self.decoder.norm, residual, delta)
+        _, normed_KH = _norm(self.decoder.norm, residual, delta, late=self.late)
+        if self.logits != 1.0:  # where a factor is a power of two, rounding is the logits' own
+            normed_KH = normed_KH * self.logits
         loss: torch.Tensor = HeadLoss.apply(normed_KH, self.head_VH, targets_K, self.chunk)
         return loss
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from personaspace.fastlora import reference
+from personaspace.fastlora.reference import HeadNorms
 
 #: Ranks of trained adapters that the kernels take: those that the matrix units take as they are.
 RANKS = (16, 32, 64, 128)
@@ -66,12 +67,13 @@ class AddRmsNorm(torch.autograd.Function):
         weight_H: torch.Tensor,
         eps: float,
         room: int,
+        late: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Result; remembers what the gradient needs."""
         T, H = residual_TH.shape
         wide_TW = residual_TH.new_empty(T, H + room)
         sum_TH, rstd_T = ops(residual_TH).add_rms_norm(
-            residual_TH, delta_TH, weight_H, eps, wide_TW[:, :H]
+            residual_TH, delta_TH, weight_H, eps, wide_TW[:, :H], late
         )
         ctx.save_for_backward(sum_TH, weight_H, rstd_T)
         ctx.added = delta_TH is not None
@@ -83,7 +85,7 @@ class AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, grad_sum_TH: torch.Tensor | None, grad_wide_TW: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None, None]:
         """Gradient."""
         sum_TH, weight_H, rstd_T = ctx.saved_tensors
         grad = grad_sum_TH
@@ -91,11 +93,14 @@ class AddRmsNorm(torch.autograd.Function):
             grad = ops(sum_TH).add_rms_norm_backward(
                 grad_wide_TW[:, : sum_TH.shape[1]], grad_sum_TH, sum_TH, weight_H, rstd_T
             )
-        return grad, grad if ctx.added else None, None, None, None
+        return grad, grad if ctx.added else None, None, None, None, None
 
 
 class Rotate(torch.autograd.Function):
-    """Queries, keys and values of the joint projection, with rotary positions."""
+    """Queries, keys and values of the joint projection, with rotary positions.
+
+    Where queries and keys are normalised before, the projection is kept for the gradient.
+    """
 
     @staticmethod
     def forward(
@@ -105,20 +110,22 @@ class Rotate(torch.autograd.Function):
         sin_TD: torch.Tensor,
         heads: int,
         kv_heads: int,
+        norms: HeadNorms | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Result; remembers what the gradient needs."""
-        ctx.save_for_backward(cos_TD, sin_TD)
+        ctx.save_for_backward(cos_TD, sin_TD, None if norms is None else qkv_TE)
+        ctx.norms = norms
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = ops(qkv_TE).rotate(
-            qkv_TE, cos_TD, sin_TD, heads, kv_heads
+            qkv_TE, cos_TD, sin_TD, heads, kv_heads, norms
         )
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         """Gradient."""
-        cos_TD, sin_TD = ctx.saved_tensors
-        grad = ops(cos_TD).rotate_backward(*grads, cos_TD, sin_TD)
-        return grad, None, None, None, None
+        cos_TD, sin_TD, qkv_TE = ctx.saved_tensors
+        grad = ops(cos_TD).rotate_backward(*grads, cos_TD, sin_TD, qkv_TE, ctx.norms)
+        return grad, None, None, None, None, None
 
 
 class HeadLoss(torch.autograd.Function):

@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _add_rms_norm(residual, delta, weight, total, normed, normed_stride, rstd, eps, H,
-                  ADD: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                  ADD: tl.constexpr, LATE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
@@ -27,19 +27,22 @@ def _add_rms_norm(residual, delta, weight, total, normed, normed_stride, rstd, e
     wide = x.to(tl.float32)
     scale = tl.rsqrt(tl.sum(wide * wide) / H + eps)
     tl.store(rstd + row, scale)
-    unit = (wide * scale).to(x.dtype)
     w = tl.load(weight + columns, mask=inside, other=0.0)
-    tl.store(normed + row * normed_stride + columns, w * unit, mask=inside)
+    if LATE:
+        unit = (w.to(tl.float32) * (wide * scale)).to(x.dtype)
+    else:
+        unit = w * (wide * scale).to(x.dtype)
+    tl.store(normed + row * normed_stride + columns, unit, mask=inside)
 
 
-def add_rms_norm(residual_TH, delta_TH, weight_H, eps, out_TH):
+def add_rms_norm(residual_TH, delta_TH, weight_H, eps, out_TH, late=False):
     """See `reference.add_rms_norm`."""
     T, H = residual_TH.shape
     sum_TH = residual_TH if delta_TH is None else torch.empty_like(residual_TH)
     rstd_T = torch.empty(T, dtype=torch.float32, device=residual_TH.device)
     _add_rms_norm[(T,)](
         residual_TH, residual_TH if delta_TH is None else delta_TH, weight_H, sum_TH, out_TH,
-        out_TH.stride(0), rstd_T, eps, H, ADD=delta_TH is not None,
+        out_TH.stride(0), rstd_T, eps, H, ADD=delta_TH is not None, LATE=late,
         BLOCK=triton.next_power_of_2(H), num_warps=8,
     )  # fmt: skip
     return sum_TH, rstd_T
@@ -76,70 +79,125 @@ def add_rms_norm_backward(grad_normed_TH, grad_sum_TH, sum_TH, weight_H, rstd_T)
 
 
 @triton.jit
-def _rotate(qkv, q, k, v, cos, sin, HEADS, KV_HEADS, BACKWARD: tl.constexpr, HALF: tl.constexpr,
-            BLOCK: tl.constexpr):  # fmt: skip
+def _halves(x, inside, HALF: tl.constexpr):
+    low = tl.load(x, mask=inside, other=0.0).to(tl.float32)
+    return low, tl.load(x + HALF, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _over(low, high, is_q, is_k, HEADS, KV_HEADS, HALF: tl.constexpr, WHOLE: tl.constexpr):
+    """Mean over a head, or over all queries and over all keys, `[X, 1]`."""
+    each = tl.sum(low, 1, keep_dims=True) + tl.sum(high, 1, keep_dims=True)
+    if WHOLE:
+        of_q = tl.sum(tl.where(is_q, each, 0.0)) / (HEADS * 2 * HALF)
+        of_k = tl.sum(tl.where(is_k, each, 0.0)) / (KV_HEADS * 2 * HALF)
+        return tl.where(is_q, of_q, of_k)
+    return each / (2 * HALF)
+
+
+@triton.jit
+def _rotate(qkv, grad, q, k, v, cos, sin, q_weight, k_weight, eps, HEADS, KV_HEADS,
+            BACKWARD: tl.constexpr, NORM: tl.constexpr, WHOLE: tl.constexpr, LATE: tl.constexpr,
+            HALF: tl.constexpr, PLACES: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, BLOCK)[:, None]
-    place = tl.arange(0, HALF)[None, :]
-    c = tl.load(cos + token * HALF + place).to(tl.float32)
-    s = tl.load(sin + token * HALF + place).to(tl.float32)
+    place = tl.arange(0, PLACES)[None, :]
+    real = place < HALF
+    c = tl.load(cos + token * HALF + place, mask=real, other=0.0).to(tl.float32)
+    s = tl.load(sin + token * HALF + place, mask=real, other=0.0).to(tl.float32)
     width = 2 * HALF
-    joint = qkv + token * (HEADS + 2 * KV_HEADS) * width + head * width + place
+    at = token * (HEADS + 2 * KV_HEADS) * width + head * width + place
     is_q = head < HEADS
     is_k = (head >= HEADS) & (head < HEADS + KV_HEADS)
     is_v = (head >= HEADS + KV_HEADS) & (head < HEADS + 2 * KV_HEADS)
+    inside = (head < HEADS + 2 * KV_HEADS) & real
     on_q = q + token * HEADS * width + head * width + place
     on_k = k + token * KV_HEADS * width + (head - HEADS) * width + place
     on_v = v + token * KV_HEADS * width + (head - HEADS - KV_HEADS) * width + place
+    kind = qkv.dtype.element_ty
+    if NORM:
+        x_low, x_high = _halves(qkv + at, inside, HALF)
+        scale = _over(x_low * x_low, x_high * x_high, is_q, is_k, HEADS, KV_HEADS, HALF, WHOLE)
+        scale = tl.rsqrt(scale + eps)
+        of_q = q_weight + place + head * (width if WHOLE else 0)
+        of_k = k_weight + place + (head - HEADS) * (width if WHOLE else 0)
+        w_low, w_high = _halves(of_q, is_q & real, HALF)
+        wk_low, wk_high = _halves(of_k, is_k & real, HALF)
+        w_low += wk_low
+        w_high += wk_high
     if BACKWARD:
-        low = tl.load(on_q, mask=is_q, other=0.0).to(tl.float32)
-        low += tl.load(on_k, mask=is_k, other=0.0).to(tl.float32)
-        low += tl.load(on_v, mask=is_v, other=0.0).to(tl.float32)
-        high = tl.load(on_q + HALF, mask=is_q, other=0.0).to(tl.float32)
-        high += tl.load(on_k + HALF, mask=is_k, other=0.0).to(tl.float32)
-        high += tl.load(on_v + HALF, mask=is_v, other=0.0).to(tl.float32)
+        low, high = _halves(on_q, is_q & real, HALF)
+        k_low, k_high = _halves(on_k, is_k & real, HALF)
+        v_low, v_high = _halves(on_v, is_v & real, HALF)
+        low += k_low + v_low
+        high += k_high + v_high
         s = -s
+    elif NORM:
+        if LATE:
+            low = (x_low * scale * w_low).to(kind).to(tl.float32)
+            high = (x_high * scale * w_high).to(kind).to(tl.float32)
+        else:
+            low = ((x_low * scale).to(kind).to(tl.float32) * w_low).to(kind).to(tl.float32)
+            high = ((x_high * scale).to(kind).to(tl.float32) * w_high).to(kind).to(tl.float32)
+        low = tl.where(is_v, x_low, low)
+        high = tl.where(is_v, x_high, high)
     else:
-        inside = head < HEADS + 2 * KV_HEADS
-        low = tl.load(joint, mask=inside, other=0.0).to(tl.float32)
-        high = tl.load(joint + HALF, mask=inside, other=0.0).to(tl.float32)
-    turned_low = tl.where(is_v, low, low * c - high * s).to(qkv.dtype.element_ty)
-    turned_high = tl.where(is_v, high, high * c + low * s).to(qkv.dtype.element_ty)
+        low, high = _halves(qkv + at, inside, HALF)
+    turned_low = tl.where(is_v, low, low * c - high * s)
+    turned_high = tl.where(is_v, high, high * c + low * s)
     if BACKWARD:
-        inside = head < HEADS + 2 * KV_HEADS
-        tl.store(joint, turned_low, mask=inside)
-        tl.store(joint + HALF, turned_high, mask=inside)
+        if NORM:
+            x_low *= scale
+            x_high *= scale
+            g_low = turned_low * w_low
+            g_high = turned_high * w_high
+            inner = _over(g_low * x_low, g_high * x_high, is_q, is_k, HEADS, KV_HEADS, HALF, WHOLE)
+            turned_low = tl.where(is_v, low, scale * (g_low - x_low * inner))
+            turned_high = tl.where(is_v, high, scale * (g_high - x_high * inner))
+        tl.store(grad + at, turned_low.to(kind), mask=inside)
+        tl.store(grad + at + HALF, turned_high.to(kind), mask=inside)
     else:
-        tl.store(on_q, turned_low, mask=is_q)
-        tl.store(on_q + HALF, turned_high, mask=is_q)
-        tl.store(on_k, turned_low, mask=is_k)
-        tl.store(on_k + HALF, turned_high, mask=is_k)
-        tl.store(on_v, turned_low, mask=is_v)
-        tl.store(on_v + HALF, turned_high, mask=is_v)
+        turned_low = turned_low.to(kind)
+        turned_high = turned_high.to(kind)
+        tl.store(on_q, turned_low, mask=is_q & real)
+        tl.store(on_q + HALF, turned_high, mask=is_q & real)
+        tl.store(on_k, turned_low, mask=is_k & real)
+        tl.store(on_k + HALF, turned_high, mask=is_k & real)
+        tl.store(on_v, turned_low, mask=is_v & real)
+        tl.store(on_v + HALF, turned_high, mask=is_v & real)
 
 
-def rotate(qkv_TE, cos_TD, sin_TD, heads, kv_heads):
+def _rotated(qkv_TE, out_TE, parts, cos_TD, sin_TD, norms, backward):
+    T, half = cos_TD.shape
+    heads, kv_heads = parts[0].shape[1], parts[1].shape[1]
+    norm = norms is not None
+    places, block = triton.next_power_of_2(half), triton.next_power_of_2(heads + 2 * kv_heads)
+    _rotate[(T,)](
+        qkv_TE, out_TE, *parts, cos_TD, sin_TD, norms.q_weight if norm else cos_TD,
+        norms.k_weight if norm else cos_TD, norms.eps if norm else 0.0, heads, kv_heads,
+        BACKWARD=backward, NORM=norm, WHOLE=norm and norms.whole, LATE=norm and norms.late,
+        HALF=half, PLACES=places, BLOCK=block,
+        # Norms hold six numbers for each of a thread's: twice the threads keep them in registers.
+        num_warps=(8 if block * places <= 4096 else 16) if norm else 4,
+    )  # fmt: skip
+
+
+def rotate(qkv_TE, cos_TD, sin_TD, heads, kv_heads, norms=None):
     """See `reference.rotate`."""
     T, half = cos_TD.shape
-    q = qkv_TE.new_empty(T, heads, 2 * half)
-    k = qkv_TE.new_empty(T, kv_heads, 2 * half)
-    v = qkv_TE.new_empty(T, kv_heads, 2 * half)
-    block = triton.next_power_of_2(heads + 2 * kv_heads)
-    _rotate[(T,)](qkv_TE, q, k, v, cos_TD, sin_TD, heads, kv_heads,
-                  BACKWARD=False, HALF=half, BLOCK=block)  # fmt: skip
-    return q, k, v
+    parts = [qkv_TE.new_empty(T, count, 2 * half) for count in (heads, kv_heads, kv_heads)]
+    _rotated(qkv_TE, qkv_TE, parts, cos_TD, sin_TD, norms, False)
+    return tuple(parts)
 
 
-def rotate_backward(q_TXD, k_TXD, v_TXD, cos_TD, sin_TD):
+def rotate_backward(q_TXD, k_TXD, v_TXD, cos_TD, sin_TD, qkv_TE=None, norms=None):
     """See `reference.rotate_backward`."""
     T, half = cos_TD.shape
     heads, kv_heads = q_TXD.shape[1], k_TXD.shape[1]
-    qkv_TE = q_TXD.new_empty(T, (heads + 2 * kv_heads) * 2 * half)
-    block = triton.next_power_of_2(heads + 2 * kv_heads)
-    parts = (part.contiguous() for part in (q_TXD, k_TXD, v_TXD))
-    _rotate[(T,)](qkv_TE, *parts, cos_TD, sin_TD, heads, kv_heads,
-                  BACKWARD=True, HALF=half, BLOCK=block)  # fmt: skip
-    return qkv_TE
+    grad_TE = q_TXD.new_empty(T, (heads + 2 * kv_heads) * 2 * half)
+    parts = [part.contiguous() for part in (q_TXD, k_TXD, v_TXD)]
+    _rotated(grad_TE if qkv_TE is None else qkv_TE, grad_TE, parts, cos_TD, sin_TD, norms, True)
+    return grad_TE
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from personaspace.fastlora.architectures import ARCHITECTURES, QkNorm, head_size
 from personaspace.fastlora.decoder import LOGIT_BYTES
 
 if TYPE_CHECKING:
@@ -67,11 +68,13 @@ def costs(model: PreTrainedModel, trained: int) -> Costs:
     config: Any = model.config
     hidden, inner = int(config.hidden_size), int(config.intermediate_size)
     heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
-    head = int(getattr(config, "head_dim", None) or hidden // heads)
+    head, traits = head_size(config), ARCHITECTURES[config.model_type]
     size = torch.finfo(model.dtype).bits // 8
     # Two sums and two norms of them; queries, keys, values; attention's output, twice where there
     # are no kernels for it; gate and up. Adapters' inner states and 1/rms are a hundredth of it.
     kept = size * (4 * hidden + (3 * heads + 2 * kv_heads) * head + 2 * inner)
+    if traits.qk_norm is not QkNorm.NONE:  # the projection from before its norms
+        kept += size * (heads + 2 * kv_heads) * head
     return Costs(
         layers=int(config.num_hidden_layers),
         kept=kept + kept // 64,

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from personaspace.fastlora import attention, functional
+from personaspace.fastlora.architectures import Windows, head_size, traits_of, windows_of
 from personaspace.fastlora.decoder import PROJECTIONS, groups
 from personaspace.fastlora.linear import alike
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: `model_type` of the architectures whose layers are what `decoder` computes.
-ARCHITECTURES = ("llama", "qwen2")
+#: Kinds of rotary positions whose angles depend on a token's position alone. (Those of others
+#: change with the longest text of a batch.)
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+#: Kinds of decoder layers.
+_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class ObstacleCode(StrEnum):
@@ -78,6 +82,7 @@ def obstacle(model: PreTrainedModel) -> Obstacle | None:
         or computation_obstacle(model)
         or _of_ranks(_trained_ranks(model))
         or _of_machine(model.device)
+        or _of_windows(model.config)
     )
 
 
@@ -108,6 +113,7 @@ def foreseen_obstacle(
         or _of_planned(int(config.num_hidden_layers), adapters)
         or _of_ranks(trained)
         or _of_machine(device)
+        or _of_windows(config)
     )
 
 
@@ -119,21 +125,50 @@ def _of_dtype(dtype: torch.dtype) -> Obstacle | None:
 
 
 def _of_config(config: Any, name: str) -> Obstacle | None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    known = (
-        getattr(config, "model_type", "") in ARCHITECTURES
-        and config.hidden_act == "silu"
-        and kinds == {"full_attention"}
-        and not getattr(config, "attention_dropout", None)
-    )
-    if known:
+    traits = traits_of(config)
+    if traits is None:
+        return _architecture(f"architecture {name} is not known to it")
+    if (gate := getattr(config, "hidden_act", "silu")) not in ("silu", "swish"):
+        return _architecture(f"its gate is {gate}, and only SiLU is computed")
+    if getattr(config, "attention_dropout", None):
+        return _architecture("it has no dropout inside attention (attention_dropout)")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    known = _LAYERS if traits.windows is not Windows.NONE else {"full_attention"}
+    if traits.windows is not Windows.ALL and (odd := sorted(kinds - known)):
+        return _architecture(f"it has no layers of {odd[0]} for {name}")
+    return _of_positions(config) or _of_heads(config)
+
+
+def _of_positions(config: Any) -> Obstacle | None:
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    if (kind := rope.get("rope_type", "default")) not in ROPE_TYPES:
+        return _architecture(
+            f"its rotary positions are of type {kind}, and only "
+            f"{', '.join(ROPE_TYPES[:-1])} and {ROPE_TYPES[-1]} are computed"
+        )
+    partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    if partial not in (None, 1, 1.0):
+        return _architecture("its rotary positions turn a part of each head")
+    return None
+
+
+def _of_heads(config: Any) -> Obstacle | None:
+    if not hasattr(config, "num_attention_heads"):  # little is known of a model not at hand
         return None
-    return Obstacle(ObstacleCode.ARCHITECTURE, f"architecture {name} is not known to it")
+    if (size := head_size(config)) % 8 or size > 256:
+        return _architecture(f"its heads have a size of {size}, no multiple of 8 up to 256")
+    return None
+
+
+def _architecture(text: str) -> Obstacle:
+    return Obstacle(ObstacleCode.ARCHITECTURE, text)
 
 
 def _of_adapters(model: PreTrainedModel) -> Obstacle | None:
     decoder: Any = model.get_decoder()
     for name, module in decoder.named_modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.is_floating_point():
+            return Obstacle(ObstacleCode.DTYPE, f"the weights of {name} are quantised")
         if hasattr(module, "lora_A") and (
             ".".join(name.split(".")[-2:]) not in PROJECTIONS or module.lora_variant
         ):
@@ -210,5 +245,15 @@ def _of_machine(device: torch.device) -> Obstacle | None:
     if not functional.has_kernels():
         return Obstacle(
             ObstacleCode.COMPILER, "Triton, or the C compiler that it needs, is not there"
+        )
+    return None
+
+
+def _of_windows(config: Any) -> Obstacle | None:
+    odd_scale = getattr(config, "attention_multiplier", None) is not None
+    if (any(windows_of(config)) or odd_scale) and not attention.has_windows():
+        return Obstacle(
+            ObstacleCode.ATTENTION,
+            "PyTorch (before 2.11) has no windows and no scale in attention over packed sequences",
         )
     return None

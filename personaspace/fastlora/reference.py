@@ -1,8 +1,8 @@
 """The fused operations in plain PyTorch: what the Triton kernels compute, on any device.
 
 Used where there is no Triton, and as the oracle that the kernels are tested against. Roundings are
-those of transformers' Llama: sums of the residual stream, the normalised state and the gate's
-activation are each rounded to the model's dtype.
+those of transformers' models: sums of the residual stream, the normalised state (`late`: after its
+weight is applied) and the gate's activation are each rounded to the model's dtype.
 
 Shapes: T = tokens, H = width of the input, O = of the output, R = adapter rank, M = modules that
 share an input, A = heads, G = key-value heads, X = heads of any kind, D = head size (of angles
@@ -12,6 +12,7 @@ with loss, N = ranges.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -63,13 +64,25 @@ def add_rms_norm(
     weight_H: torch.Tensor,
     eps: float,
     out_TH: torch.Tensor,
+    late: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum, and 1/rms `[T]` in float32; the sum's norm (Zhang & Sennrich 2019) goes to `out_TH`."""
+    """Sum, and 1/rms `[T]` in float32; the sum's norm (Zhang & Sennrich 2019) goes to `out_TH`.
+
+    Args:
+        late: The weight is applied before the norm is rounded, not after.
+    """
     sum_TH = residual_TH if delta_TH is None else residual_TH + delta_TH
     wide_TH = sum_TH.float()
     rstd_T = torch.rsqrt(wide_TH.pow(2).mean(-1) + eps)
-    out_TH.copy_(weight_H * (wide_TH * rstd_T[:, None]).to(sum_TH.dtype))
+    out_TH.copy_(_weighted(wide_TH * rstd_T[:, None], weight_H, late, sum_TH.dtype))
     return sum_TH, rstd_T
+
+
+def _weighted(
+    unit: torch.Tensor, weight: torch.Tensor, late: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """A norm's float32 output times its weight, rounded as `late` says."""
+    return (weight.float() * unit).to(dtype) if late else weight * unit.to(dtype)
 
 
 def add_rms_norm_backward(
@@ -89,20 +102,68 @@ def add_rms_norm_backward(
     return grad_TH.to(sum_TH.dtype)
 
 
+@dataclass(frozen=True)
+class HeadNorms:
+    """Norms of queries and keys, before they are turned.
+
+    Attributes:
+        q_weight: `[D]`, for each head the same; where `whole`, `[A·D]`.
+        k_weight: The same for keys.
+        eps: Added to the mean square.
+        whole: All heads of a token are one vector; else each has a norm of its own.
+        late: As in `add_rms_norm`.
+    """
+
+    q_weight: torch.Tensor
+    k_weight: torch.Tensor
+    eps: float
+    whole: bool
+    late: bool
+
+    def parts(
+        self, all_TXD: torch.Tensor, heads: int, kv_heads: int
+    ) -> list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Queries and keys: where they are among all heads, normalised, 1/rms, their weight."""
+        found = []
+        places = (slice(heads), slice(heads, heads + kv_heads))
+        for where, weight in zip(places, (self.q_weight, self.k_weight), strict=True):
+            wide_TXD = all_TXD[:, where].float()
+            rstd = torch.rsqrt(self.mean(wide_TXD.pow(2)) + self.eps)
+            shaped = weight.view(-1, wide_TXD.shape[2]) if self.whole else weight
+            found.append((where, wide_TXD * rstd, rstd, shaped))
+        return found
+
+    def mean(self, x_TXD: torch.Tensor) -> torch.Tensor:
+        """Over what is one vector to the norm."""
+        return x_TXD.mean((1, 2) if self.whole else 2, keepdim=True)
+
+
 def rotate(
-    qkv_TE: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, heads: int, kv_heads: int
+    qkv_TE: torch.Tensor,
+    cos_TD: torch.Tensor,
+    sin_TD: torch.Tensor,
+    heads: int,
+    kv_heads: int,
+    norms: HeadNorms | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries and keys with rotary positions (Su et al. 2021), and the values.
 
     Args:
         qkv_TE: Queries, keys, values side by side, E = (heads + 2·kv_heads)·D.
         cos_TD: Cosines `[T, D/2]`; `sin_TD` likewise.
+        norms: Of queries and keys, before they are turned; None: none.
 
     Returns:
         `[T, heads, D]` and twice `[T, kv_heads, D]`.
     """
     all_TXD = qkv_TE.view(len(qkv_TE), heads + 2 * kv_heads, -1)
-    turned = _turn(all_TXD[:, : heads + kv_heads], cos_TD, sin_TD)
+    turning = all_TXD[:, : heads + kv_heads]
+    if norms is not None:
+        parts = norms.parts(all_TXD, heads, kv_heads)
+        turning = torch.cat(
+            [_weighted(unit, weight, norms.late, qkv_TE.dtype) for _, unit, _, weight in parts], 1
+        )
+    turned = _turn(turning, cos_TD, sin_TD)
     return (
         turned[:, :heads].contiguous(),
         turned[:, heads:].contiguous(),
@@ -116,16 +177,36 @@ def rotate_backward(
     v_TXD: torch.Tensor,
     cos_TD: torch.Tensor,
     sin_TD: torch.Tensor,
+    qkv_TE: torch.Tensor | None = None,
+    norms: HeadNorms | None = None,
 ) -> torch.Tensor:
-    """Gradient of `rotate`: turned back and side by side `[T, E]`."""
-    turned = _turn(torch.cat([q_TXD, k_TXD], dim=1), cos_TD, -sin_TD)
-    return torch.cat([turned, v_TXD], dim=1).flatten(1)
+    """Gradient of `rotate`: turned back and side by side `[T, E]`.
+
+    Args:
+        qkv_TE: What `rotate` was given; for `norms` alone.
+        norms: As in `rotate`.
+    """
+    dtype, heads, kv_heads = v_TXD.dtype, q_TXD.shape[1], k_TXD.shape[1]
+    turned = _turn(torch.cat([q_TXD, k_TXD], dim=1).float(), cos_TD, -sin_TD)
+    if norms is not None:
+        assert qkv_TE is not None
+        all_TXD = qkv_TE.view(len(qkv_TE), heads + 2 * kv_heads, -1)
+        for where, unit, rstd, weight in norms.parts(all_TXD, heads, kv_heads):
+            grad = turned[:, where] * weight.float()
+            turned[:, where] = rstd * (grad - unit * norms.mean(grad * unit))
+    return torch.cat([turned.to(dtype), v_TXD], dim=1).flatten(1)
 
 
 def _turn(x_TXD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> torch.Tensor:
     low, high = x_TXD.float().chunk(2, dim=-1)
     cos, sin = cos_TD[:, None].float(), sin_TD[:, None].float()
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_TXD.dtype)
+
+
+def visible(queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which keys a query sees, bool `[queries, keys]`: the queries are the last tokens."""
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return seen.triu(keys - queries - window + 1) if window else seen
 
 
 def attend(
@@ -135,22 +216,26 @@ def attend(
     cu_seqlens_S1: torch.Tensor,
     max_seqlen: int,
     out_TAD: torch.Tensor,
+    scale: float,
+    window: int = 0,
 ) -> torch.Tensor:
     """Causal attention within each sequence, written into `out_TAD`.
 
     Args:
         max_seqlen: Tokens of the longest sequence.
+        scale: Of the products of queries and keys.
+        window: Keys that a query sees, itself counted; 0: all before it.
 
     Returns:
         Logarithm of each row's sum of exponentials, float32 `[A, T]`.
     """
-    scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
+    group = q_TAD.shape[1] // k_TGD.shape[1]
     lse_AT = torch.zeros(q_TAD.shape[1::-1], device=q_TAD.device)
     for start, stop in pairwise(cu_seqlens_S1.tolist()):
         q, k, v = (x[start:stop].float().transpose(0, 1) for x in (q_TAD, k_TGD, v_TGD))
         k, v = (x.repeat_interleave(group, 0) for x in (k, v))
-        later = torch.ones(stop - start, stop - start, device=q.device).triu(1).bool()
-        logits = (q @ k.mT * scale).masked_fill(later, -torch.inf)
+        seen = visible(stop - start, stop - start, window, q.device)
+        logits = (q @ k.mT * scale).masked_fill(~seen, -torch.inf)
         lse_AT[:, start:stop] = logits.logsumexp(-1)
         out_TAD[start:stop] = (logits.softmax(-1) @ v).transpose(0, 1).to(out_TAD.dtype)
     return lse_AT
@@ -165,9 +250,11 @@ def attend_backward(
     lse_AT: torch.Tensor,
     cu_seqlens_S1: torch.Tensor,
     max_seqlen: int,
+    scale: float,
+    window: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries, keys and values, given `attend`'s output and `lse_AT`."""
-    scale, group = q_TAD.shape[2] ** -0.5, q_TAD.shape[1] // k_TGD.shape[1]
+    group = q_TAD.shape[1] // k_TGD.shape[1]
     inner_AT = (out_TAD.float() * grad_TAD.float()).sum(-1).T
     grads = [torch.zeros_like(x) for x in (q_TAD, k_TGD, v_TGD)]
     for start, stop in pairwise(cu_seqlens_S1.tolist()):
@@ -175,7 +262,8 @@ def attend_backward(
         wide = [x[part].float().transpose(0, 1) for x in (q_TAD, grad_TAD, k_TGD, v_TGD)]
         q, grad = wide[:2]
         k, v = (x.repeat_interleave(group, 0) for x in wide[2:])
-        weights = torch.exp(q @ k.mT * scale - lse_AT[:, part, None]).tril()
+        weights = torch.exp(q @ k.mT * scale - lse_AT[:, part, None])
+        weights = weights * visible(stop - start, stop - start, window, q.device)
         moved = (weights * (grad @ v.mT - inner_AT[:, part, None])).to(q_TAD.dtype).float()
         found = (
             moved @ k * scale,
