@@ -57,9 +57,9 @@ class Recipe(Section):
     )
     implementation: Implementation = Field(
         "auto",
-        description="What computes: reference (transformers' own code), fused (fastlora: 16-bit "
-        "Llama and Qwen2 on a GPU; an error elsewhere), or auto (fused where it can run). Changes "
-        "no result but in the last digits, and makes nothing run again.",
+        description="What computes: reference (transformers' own code), fused (fastlora: on a GPU, "
+        "in 16 bits, the families that docs/models.md names; an error elsewhere), or auto (fused "
+        "where it can run). Changes no result but in the last digits, and makes nothing run again.",
     )
 
 
