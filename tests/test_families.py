@@ -21,9 +21,9 @@ from tiny_families import FAMILIES, REFUSED, Family, build, config_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from personaspace import fastlora
 from personaspace.activations.extract import Passage, hidden_states
 from personaspace.errors import UserError
-from personaspace import fastlora
 from personaspace.fastlora import ObstacleCode, loss_places, training_step
 from personaspace.fastlora.obstacles import computation_obstacle
 from personaspace.generation.base import Prompt, Sampling

@@ -200,55 +200,53 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @GPU
 @pytest.mark.parametrize("name", FORMS)
 def test_on_a_gpu_gradients_and_states_are_those_of_float32(name: str) -> None:
-    """Fused in bfloat16 is no further from float32 than transformers' own code in bfloat16 is."""
+    """Fused in bfloat16 is about as near to float32 as transformers' own code in bfloat16 is."""
     rounded = model_of(name, head_dim=32, hidden_size=128).to(torch.bfloat16)
     texts = [tuple(range(3 + 7 * n, 3 + 7 * n + length)) for n, length in enumerate((90, 140, 33))]
+    right, plain, fused = (computed(rounded, kind, texts) for kind in ("float32", "plain", "fused"))
+    losses = [abs(float(found["loss"] / right["loss"]) - 1) for found in (plain, fused)]
+    names = [key for key in right if "lora" in key]
+    assert names and all(float(right[key].norm()) for key in names)
+    offs = [[off(found[key], right[key]) for key in names] for found in (plain, fused)]
+    means, most = [sum(each) / len(each) for each in offs], [max(each) for each in offs]
+    states = [[off(found[key], right[key]) for key in ("last", "mean")] for found in (plain, fused)]
+    print(f"\n{name}, plain and fused: {losses=}, {means=}, {most=}, {states=}")
+    assert losses[1] < max(5e-3, 2 * losses[0])
+    assert means[1] < 1.2 * means[0] and most[1] < 1.5 * most[0]
+    assert all(ours < 1.3 * theirs + 1e-4 for theirs, ours in zip(*states, strict=True))
+
+
+def off(found: torch.Tensor, right: torch.Tensor) -> float:
+    return float((found - right).norm() / right.norm())
+
+
+def computed(rounded: Any, kind: str, texts: list[tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Loss, gradients and states on the GPU, float64, of the same weights and adapter."""
     examples = [Example(ids, (False,) * (len(ids) - 20) + (True,) * 20) for ids in texts]
     passages = [Passage(ids[:-20], ids[-20:]) for ids in texts]
     recipe = Recipe(rank=16, alpha=32, dropout=0.0)
-    losses, grads, states = [], [], []
-    for kind in ("float32", "plain", "fused"):
-        model = copy.deepcopy(rounded).to("cuda")
-        if kind == "float32":
-            model = model.float()
-        with lora.trainable(model, recipe, over=None, seed=3, field="t") as adapted:
-            torch.manual_seed(1)
-            for parameter_name, parameter in adapted.named_parameters():
-                if "lora_B" in parameter_name:
-                    parameter.data = torch.randn(parameter.shape).to("cuda") * 0.05
-            if kind == "fused":
-                assert fastlora.obstacle(adapted.get_base_model()) is None
-                step: Any = fastlora.training_step(adapted, longest=140, examples=3)
-                step.most = 0  # not recorded
-            else:
-                step = PlainStep(adapted, 4096)
-            losses.append(float(step.backward(examples, 60, 5)))
-            grads.append(
-                {n: p.grad.double() for n, p in adapted.named_parameters() if p.requires_grad}
-            )
-            adapted.eval()
-            if kind == "fused":
-                last, mean = fastlora.hidden_states(adapted.get_base_model(), passages, LAYERS)
-                states.append((torch.from_numpy(last), torch.from_numpy(mean)))
-            else:
-                states.append(alone_states(adapted, passages))
-    norms = {n: float(g.norm()) for n, g in grads[0].items()}
-    assert all(norms.values())
-    plain, fused = (
-        [float((found[n] - grads[0][n]).norm()) / norms[n] for n in norms] for found in grads[1:]
-    )
-    print(
-        name,
-        f"loss off by {abs(losses[2] / losses[0] - 1):.1e} (plain {abs(losses[1] / losses[0] - 1):.1e})",
-        f"gradients mean {sum(fused) / len(fused):.4f} ({sum(plain) / len(plain):.4f})",
-        f"max {max(fused):.4f} ({max(plain):.4f})",
-    )
-    assert abs(losses[2] / losses[0] - 1) < max(5e-3, 2 * abs(losses[1] / losses[0] - 1))
-    assert sum(fused) < 1.2 * sum(plain) and max(fused) < 1.5 * max(plain)
-    for method in (0, 1):
-        right = states[0][method]
-        off = [float((found[method] - right).norm() / right.norm()) for found in states[1:]]
-        assert off[1] < 1.3 * off[0] + 1e-4, (name, off)
+    model = copy.deepcopy(rounded).to("cuda")
+    if kind == "float32":
+        model = model.float()
+    with lora.trainable(model, recipe, over=None, seed=3, field="t") as adapted:
+        base: Any = adapted.get_base_model()
+        torch.manual_seed(1)
+        trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+        for name, parameter in trained.items():
+            if "lora_B" in name:
+                parameter.data = torch.randn(parameter.shape).to("cuda") * 0.05
+        if kind == "fused":
+            assert fastlora.obstacle(base) is None
+            step: Any = fastlora.training_step(adapted, longest=140, examples=3)
+            step.most = 0  # recorded steps have a test of their own
+            loss = step.backward(examples, 60, 5)
+            last, mean = map(torch.from_numpy, fastlora.hidden_states(base, passages, LAYERS))
+        else:
+            loss = PlainStep(adapted, 4096).backward(examples, 60, 5)
+            last, mean = alone_states(adapted.eval(), passages)
+        found = {name: p.grad for name, p in trained.items()}
+        found |= {"loss": loss, "last": last, "mean": mean}
+        return {name: tensor.double().cpu() for name, tensor in found.items()}
 
 
 def alone_states(adapted: Any, passages: list[Passage]) -> tuple[torch.Tensor, torch.Tensor]:
