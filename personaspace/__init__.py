@@ -41,7 +41,8 @@ if TYPE_CHECKING:
         run,
         score,
     )
-    from personaspace.api.results import StudyResults, Vectors, columns, load_results
+    from personaspace.api.results import StudyResults, Vectors, load_results
+    from personaspace.api.tables import columns
     from personaspace.errors import Interrupted, SpecErrors, UnavailableError, UserError
     from personaspace.report.figures.style import Style
     from personaspace.study.load import Study
@@ -58,7 +59,7 @@ _PUBLIC = {
     "UnavailableError": "errors",
     "UserError": "errors",
     "Vectors": "api.results",
-    "columns": "api.results",
+    "columns": "api.tables",
     "geometry": "api.functions",
     "leakage": "api.functions",
     "load_results": "api.results",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personaspace.api.results import StudyResults, frame, load_results
+from personaspace.api.results import StudyResults, load_results
+from personaspace.api.tables import frame
 from personaspace.errors import SpecErrors, UserError
 from personaspace.study.load import Study, resolve
 from personaspace.study.load import load_study as _load_study

@@ -27,6 +27,7 @@ from personaspace.version import __version__
 
 if TYPE_CHECKING:
     from personaspace.analysis.results import Results
+    from personaspace.study.load import Study
 
 app = typer.Typer(
     name="personaspace",
@@ -67,6 +68,28 @@ def init(
 
     first.write(file, tiny=tiny)
     print(f"{file} written; next: personaspace validate {shlex.quote(str(file))}")
+
+
+def _conditions(loaded: Study) -> Table:
+    """A row a condition: what it is trained on, and under which persona."""
+    table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
+    for name in ("condition", "kind", "dataset", "chats", "trained under"):
+        table.add_column(name)
+    unequal = any(c.seeds is not None for c in loaded.spec.conditions)
+    if unequal:
+        table.add_column("seeds")
+    for condition in loaded.spec.conditions:
+        chats = loaded.chats.get(condition.dataset or "")
+        under = condition.persona or ("the template's default" if condition.fine_tuned else "–")
+        table.add_row(
+            condition.name,
+            condition.kind,
+            condition.dataset or condition.adapter or "–",
+            str(len(chats.conversations)) if chats else "–",
+            under,
+            *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
+        )
+    return table
 
 
 @app.command()
@@ -119,24 +142,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     out = console()
     for notice in told:
         out.print(notice.text if notice.path == "datasets" else f"{notice.path}: {notice.text}")
-    table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
-    for name in ("condition", "kind", "dataset", "chats", "trained under"):
-        table.add_column(name)
-    unequal = any(c.seeds is not None for c in loaded.spec.conditions)
-    if unequal:
-        table.add_column("seeds")
-    for condition in loaded.spec.conditions:
-        chats = loaded.chats.get(condition.dataset or "")
-        under = condition.persona or ("the template's default" if condition.fine_tuned else "–")
-        table.add_row(
-            condition.name,
-            condition.kind,
-            condition.dataset or condition.adapter or "–",
-            str(len(chats.conversations)) if chats else "–",
-            under,
-            *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
-        )
-    out.print(table)
+    out.print(_conditions(loaded))
     if model is not None:
         out.print(inspecting.in_short(model))
     for line in inspecting.implementations(computed):

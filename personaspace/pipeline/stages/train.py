@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,6 @@ def fit(
             f"{counts['dropped']} left out because nothing of the answer remained"
         )
     seed = context.node.seed
-    scope = (seed, context.node.stage, context.node.condition)
     kept = Checkpointing(context.store, context.key, context.progress.say)
     devices = _devices(context)
     # Several processes go on from the same one. One alone looks for it when it is about to read it:
@@ -180,12 +179,18 @@ def fit(
             advance,
         )
         lora.save(model, context.out / ADAPTER, context.spec.model.name)
-    write_json(
-        context.out / TRAINING_LOG,
-        {"scope": list(scope), **counts, "steps": [asdict(entry) for entry in log]},
-    )
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
+    _record(context, log, counts)
+
+
+def _record(context: Context, log: Sequence[StepLog], counts: Mapping[str, int]) -> None:
+    """Write the log of a training into the artifact, and its numbers into the manifest."""
+    scope = [context.node.seed, context.node.stage, context.node.condition]
+    write_json(
+        context.out / TRAINING_LOG,
+        {"scope": scope, **counts, "steps": [asdict(entry) for entry in log]},
+    )
     context.metrics.update(
         steps=len(log),
         loss_first=log[0].loss,
