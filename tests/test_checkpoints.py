@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import EXAMPLES, SMALL, Kept
+from small_training import EXAMPLES, SMALL
+from test_training import Kept
 
 from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError

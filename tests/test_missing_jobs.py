@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_conductor import Api, Stage, a_plan, jobs
+from conductor_plan import a_plan, jobs
+from test_conductor import Api, Stage
 
 from personaspace.cluster import names
 from personaspace.cluster.conductor import process

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from made_examples import random_examples
-from test_training import SMALL, same_update, trained
+from small_training import SMALL
+from test_training import same_update, trained
 
 from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
