@@ -289,7 +289,7 @@ def test_a_study_reads_it_and_an_outage_is_none_of_the_user_s(
     ("path", "sha", "said"),
     [
         ("https://x.org/a.jsonl", None, "https:// needs a sha256"),
-        ("http://x.org/a.jsonl", SHA, "http:// is no place to read from"),
+        ("http://x.org/a.jsonl", SHA, "http:// cannot be read from"),
         ("https://me:hidden@x.org/a.jsonl", SHA, "an address with a user or password"),
         ("https://hidden@x.org/a.jsonl", SHA, "an address with a user or password"),
     ],

@@ -121,9 +121,9 @@ def test_a_gold_set_needs_both_kinds_and_no_answer_twice(tmp_path: Path) -> None
 # --- spec ----------------------------------------------------------------------------------------
 
 BAD_SPECS: dict[str, tuple[Values, str]] = {
-    "no-url": ({"url": "judge"}, "judge.url: is no address of a server"),
-    "ftp": ({"url": "ftp://judge/v1"}, "judge.url: is no address of a server"),
-    "port": ({"url": "http://judge:port/v1"}, "judge.url: is no address of a server"),
+    "no-url": ({"url": "judge"}, "judge.url: is not the address of a server"),
+    "ftp": ({"url": "ftp://judge/v1"}, "judge.url: is not the address of a server"),
+    "port": ({"url": "http://judge:port/v1"}, "judge.url: is not the address of a server"),
     "password": ({"url": "https://me:hunter2@judge/v1"}, "judge.url: holds a user name or pass"),
     "query": ({"url": "https://judge/v1?key=hunter2"}, "judge.url: ends in a ? or # part"),
     "key": ({"key_env": "sk-hunter2", "url": "http://judge/v1"}, "judge.key_env: string should"),

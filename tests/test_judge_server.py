@@ -155,8 +155,11 @@ PASSING: dict[str, tuple[Callable[[Handler], object], str]] = {
     "500": (lambda h: h.error(500), "fails (HTTP 500)"),
     "503": (lambda h: h.answer(503, b"<html>busy</html>"), "fails (HTTP 503)"),
     "cut-body": (cut_body, "it broke off its answer"),
-    "cut-json": (cut_json, "its answer is no chat completion"),
-    "no-choices": (lambda h: h.answer(200, b'{"error": "x"}'), "its answer is no chat completion"),
+    "cut-json": (cut_json, "its answer is not a chat completion"),
+    "no-choices": (
+        lambda h: h.answer(200, b'{"error": "x"}'),
+        "its answer is not a chat completion",
+    ),
     "hung-up": (hang_up, "it broke off its answer"),
 }
 

@@ -213,7 +213,7 @@ def modules_of(folder: Path, source: str, rank: int) -> dict[str, tuple[int, int
     for key, tensor in header.items():
         name, half, rest = key.removeprefix("base_model.model.").rpartition(".lora_")
         if not half or rest not in ("A.weight", "B.weight"):
-            raise AdapterError(f"{where}: {key} is no half of a LoRA on a linear layer")
+            raise AdapterError(f"{where}: {key} is not one half of a LoRA on a linear layer")
         halves.setdefault(name, {})[rest[0]] = tensor["shape"]
     found = {}
     for name, shapes in halves.items():

@@ -214,7 +214,7 @@ def _text(content: Any, at: str) -> str | None:
     if isinstance(content, dict) and "parts" in content:
         kind = content.get("content_type", "text")
         if kind != "text" or not all(isinstance(part, str) for part in content["parts"] or []):
-            raise UserError(f"{at}: content of the type {kind!r} with parts that are no texts")
+            raise UserError(f"{at}: content of the type {kind!r} with parts that are not text")
         return "".join(content["parts"] or [])
     if not isinstance(content, list) or not content:
         return None

@@ -213,7 +213,7 @@ def header(path: Path) -> dict[str, Any]:
             header.pop("__metadata__", None)
             end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise FilesError(f"{path.name} is no safetensors file") from None
+            raise FilesError(f"{path.name} is not a safetensors file") from None
     if size != 8 + length + end:
         raise FilesError(f"{path.name} is cut off: {size:,} of {8 + length + end:,} bytes")
     return dict(header)

@@ -80,7 +80,7 @@ def _check_address(path: str, sha256: str | None) -> None:
     if not separator or scheme == "s3":
         return
     if scheme != "https":
-        raise ValueError(f"{scheme}:// is no place to read from: use a path, s3:// or https://")
+        raise ValueError(f"{scheme}:// cannot be read from: use a path, s3:// or https://")
     if "@" in rest.partition("/")[0]:
         raise ValueError("an address with a user or password would stand in the report: use .netrc")
     if sha256 is None:

@@ -21,7 +21,7 @@ def _address(url: str) -> str:
     except ValueError:  # a port that is no number, brackets that do not close
         named = False
     if not named or any(c.isspace() for c in url):
-        raise ValueError("is no address of a server (https://host/v1)")
+        raise ValueError("is not the address of a server (https://host/v1)")
     if "@" in parts.netloc:
         raise ValueError("holds a user name or password; name the key's variable in key_env")
     if parts.query or parts.fragment:

@@ -157,7 +157,7 @@ before any stage has started.
 {{- with $study.judge -}}
 {{- if and .key_env (not .url) }}{{ $wrong = append $wrong "judge: key_env goes with url: a local judge needs no key" }}{{ end -}}
 {{- with .url -}}
-{{- if not (regexMatch `^https?://[^/?#\s]+([/?#]\S*)?$` .) }}{{ $wrong = append $wrong "judge.url: is no address of a server (https://host/v1)" }}
+{{- if not (regexMatch `^https?://[^/?#\s]+([/?#]\S*)?$` .) }}{{ $wrong = append $wrong "judge.url: is not the address of a server (https://host/v1)" }}
 {{- else if regexMatch `^https?://[^/?#]*@` . }}{{ $wrong = append $wrong "judge.url: holds a user name or password; name the key's variable in key_env" }}
 {{- else if regexMatch `[?#]` . }}{{ $wrong = append $wrong "judge.url: ends in a ? or # part; give the address up to /v1 alone" }}{{ end -}}
 {{- end -}}

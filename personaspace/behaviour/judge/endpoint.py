@@ -226,7 +226,7 @@ class Endpoint:
             found = json.loads(answer.data)
             return found if found["choices"][0]["message"] else _Lost("an answer without a message")
         except (ValueError, LookupError, TypeError):
-            return _Lost("its answer is no chat completion")
+            return _Lost("its answer is not a chat completion")
 
     def _shown(self, text: str) -> str:
         """A text of the server's in one line, without the key."""
