@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -101,3 +102,26 @@ def test_all_say_the_same_version() -> None:
     chart = yaml.safe_load((ROOT / "charts" / "experiment" / "Chart.yaml").read_text())
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {__version__} == {chart["version"], chart["appVersion"], citation["version"]}
+
+
+def _too_long(folder: str, lines: int, function: int) -> list[str]:
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        where = path.relative_to(ROOT)
+        if (count := text.count("\n")) > lines:
+            found.append(f"{where}: {count} lines")
+        found += [
+            f"{where}: {node.name}: {length} lines"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (length := (node.end_lineno or 0) - node.lineno + 1) > function
+        ]
+    return found
+
+
+def test_no_module_and_no_function_is_too_long() -> None:
+    """The limits that CONTRIBUTING.md names."""
+    assert _too_long("personaspace", 400, 70) == []
+    assert _too_long("jobs", 60, 60) == []
+    assert _too_long("tests", 600, 150) == []
