@@ -33,25 +33,29 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test pytest test-fast test-random coverage test-vllm test-demo test-faults test-cluster
-.PHONY: docs images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
+.PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-demo test-faults
+.PHONY: test-cluster docs images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --jobs 2 --store demo/store --out demo/results
 
-## test: lint, types, and all tests but those of vLLM
+## test: lint, types, and the tests (under ten minutes on two cores)
 test: lint pytest
 
 ## pytest: the tests of make test alone
 pytest: $(READY) helm
-	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(PYTEST)
+
+## test-long: the tests that take longest, which make test leaves out and CI runs after it
+test-long: $(READY) helm
+	$(BIN)/python -m pytest $(PARALLEL) -m long $(PYTEST)
 
 ## test-fast: what takes no server, no browser, no Helm, no whole study and little time (under three minutes)
 test-fast: $(READY)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow)" $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow or long)" $(PYTEST)
 
-## coverage: the tests of make test, and which lines and branches they run; fails under the floor
+## coverage: all these tests, and which lines and branches they run; fails under the floor
 coverage: $(READY) helm
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered \
 	  --cov-report=html:build/coverage --cov-report=xml:build/coverage/coverage.xml $(PYTEST)

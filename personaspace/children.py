@@ -18,10 +18,13 @@ from enum import StrEnum
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 from personaspace.errors import UserError
 
+#: How a child begins: as a process of its own, in which nothing of its parent's is half done.
+START: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
 #: Seconds between looks at whether a child has said something.
 LOOK = 0.2
 #: Seconds in which a child whose pipe has broken is gone.
@@ -69,10 +72,9 @@ class Child:
         *,
         may_start_others: bool = False,
     ) -> None:
-        context = multiprocessing.get_context("spawn")
         self.name = name
-        self._pipe, childs_end = context.Pipe()
-        self.process = context.Process(
+        self._pipe, childs_end = START.Pipe()
+        self.process = START.Process(
             target=target, args=(childs_end, *args), name=name, daemon=not may_start_others
         )
         self.process.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -293,6 +294,18 @@ def _quick_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _children_that_need_not_import() -> None:
+    """Children of the tests' own process come from one that has imported what takes long.
+
+    Those of commands that tests start begin as they do for everybody.
+    """
+    from personaspace import children
+
+    children.START = multiprocessing.get_context("forkserver")
+    multiprocessing.set_forkserver_preload(["peft", "personaspace.training.data_parallel"])
 
 
 #: As the process began. Commands that are tried in it catch signals, and mean to end with it.

@@ -87,6 +87,7 @@ def test_a_damaged_manifest_is_named(
     refused(cli(command, spec, "--store", store), f"manifest {path} is corrupt")
 
 
+@pytest.mark.long
 def test_a_damaged_input_stops_what_needs_it_and_is_mended_by_making_it_anew(
     finished: tuple[Path, Path, dict[str, Any]],
     study: tuple[Path, Path],

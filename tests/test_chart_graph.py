@@ -289,6 +289,7 @@ def changed(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any] | N
     return found
 
 
+@pytest.mark.long
 def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
     """Every field of the study in turn; names may change more often than fingerprints, not less."""
     judged = {**TINY, "judge": CASES["judged"]["judge"], "log_odds": {"max_new_tokens": 9}}

@@ -12,6 +12,7 @@ from helm_charts import PROGRAMS, needs_helm, render
 pytestmark = [*needs_helm, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_both_helms_and_kubernetes_take_them() -> None:
     import kubernetes_validate
 

@@ -574,6 +574,7 @@ def smollm2() -> Any:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_real_model(smollm2: Any) -> None:
     asked = ask(

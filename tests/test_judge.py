@@ -347,6 +347,7 @@ def test_a_key_that_is_missing_is_told_before_anything_is_trained(
     assert len(text.splitlines()) == 1 and not list(store.rglob("manifest.json"))
 
 
+@pytest.mark.long
 def test_a_judge_of_whom_nothing_is_known_corrects_nothing(
     finished_study: Finished, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
 # --- the stage -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.study
 def test_a_finished_study_gains_log_odds_and_computes_nothing_else_again(
     finished_study: Finished, tmp_path: Path

@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "use-your-results.ipynb"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_notebook_goes_from_a_store_to_a_figure(
     finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

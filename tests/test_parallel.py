@@ -81,6 +81,7 @@ def test_two_processes_make_the_update_of_one(
     assert not same_update(other, alone, before, 1e-2)
 
 
+@pytest.mark.long
 def test_all_stop_at_the_same_step_and_go_on_bit_for_bit(
     tiny_model: Path, loaded: Any, tmp_path: Path, undisturbed: tuple[Adapter, list[StepLog]]
 ) -> None:
@@ -112,6 +113,7 @@ def test_all_stop_at_the_same_step_and_go_on_bit_for_bit(
     assert all(torch.equal(adapter[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.long
 def test_a_killed_process_is_named(tiny_model: Path, loaded: Any) -> None:
     def kill_the_other(entry: StepLog) -> None:
         (other,) = multiprocessing.active_children()

@@ -69,6 +69,7 @@ def with_adapter(values: dict[str, Any], source: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.long
 def test_the_study_measures_it(
     published: Path, study_dict: dict[str, Any], write_spec: Write, tmp_path: Path, loaded: Any
 ) -> None:

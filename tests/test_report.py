@@ -298,6 +298,7 @@ def test_script_and_packer_agree_on_flags(page: Page) -> None:
         assert re.search(rf"\b{name} = {bit}\b", script)
 
 
+@pytest.mark.long
 def test_same_folder_gives_same_bytes(folder: Path, built: Path, tmp_path: Path) -> None:
     build(folder, tmp_path, SVG)
     names = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())

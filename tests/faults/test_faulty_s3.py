@@ -143,6 +143,7 @@ def uploads(server: SeaweedS3, prefix: str) -> list[Any]:
     return list(found.get("Uploads", []))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_study_through_faults_and_stops(
     undisturbed: tuple[Path, Path], s3_server: SeaweedS3, seed: int

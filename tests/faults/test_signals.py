@@ -81,6 +81,7 @@ SHORT = [("SIGTERM to both", 2), ("SIGINT to the group", 1), ("SIGKILL to the pr
 EACH = [(case, jobs) for case in CASES for jobs in (1, 2)] if LONG else SHORT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "jobs"), EACH)
 def test_what_a_signal_leaves(long_study: Path, tmp_path: Path, case: str, jobs: int) -> None:
     act, alone, beside = CASES[case]
@@ -101,6 +102,7 @@ def test_what_a_signal_leaves(long_study: Path, tmp_path: Path, case: str, jobs:
         assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_a_child_that_is_killed_fails_its_stage_alone(long_study: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run = begun(long_study, store, 2)
@@ -116,7 +118,7 @@ def test_a_child_that_is_killed_fails_its_stage_alone(long_study: Path, tmp_path
 @pytest.mark.parametrize("command", ["personaspace", "jobs"])
 def test_a_signal_while_it_imports(long_study: Path, tmp_path: Path, command: str) -> None:
     """From the moment on that a handler is there, every signal ends it with 75."""
-    for delay in (0.0, 0.1, 0.4, 1.0, 2.0) if LONG else (0.0, 1.0):
+    for delay in (0.0, 0.1, 0.4, 1.0, 2.0) if LONG else (1.0 if command == "jobs" else 0.0,):
         store = tmp_path / f"store-{delay}"
         if command == "jobs":
             arguments = ["train", "--spec", long_study, "--condition", "benign", "--seed", "42"]
