@@ -18,6 +18,8 @@ from personaspace.analysis.rows import Row
 _DEGENERATE = 0.1
 #: Share of answers with a separator below which a missing marker may have this reason.
 _SEPARATED = 0.2
+#: Below so many themes a study is told that they are few.
+_FEW_THEMES = 10
 
 
 class CaveatCode(StrEnum):
@@ -29,6 +31,7 @@ class CaveatCode(StrEnum):
     DEGENERATE_ANSWERS = "degenerate_answers"
     SOURCE_RARELY_MARKS = "source_rarely_marks"
     SEEN_QUESTIONS = "seen_questions"
+    THEMES = "themes"
     LOSS_ROSE = "loss_rose"
     FAILED_ASSUMPTION = "failed_assumption"
 
@@ -92,10 +95,37 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
                 "of the questions.",
             )
         )
+    found.extend(_theme_caveats(results))
     found.extend(_training_caveats(results))
     found.extend(
         Caveat(CaveatCode.FAILED_ASSUMPTION, text) for text in failed_assumptions(results.rows)
     )
+    return found
+
+
+def _theme_caveats(results: Results) -> list[Caveat]:
+    found = []
+    for asked in results.questions:
+        if asked.themes is None:
+            continue
+        what = f"The {asked.count} questions of {asked.stage}"
+        texts = []
+        if asked.themes == 1 < asked.count:
+            texts.append(
+                f"{what} are of one theme: what is said holds for questions of this theme, and "
+                "may not for others."
+            )
+        elif asked.themes < min(_FEW_THEMES, asked.count):
+            texts.append(
+                f"{what} come in {asked.themes} themes, which are the samples of every test over "
+                "questions: so few leave wide intervals and little power."
+            )
+        if asked.unthemed:
+            texts.append(
+                f"{asked.unthemed} of the questions of {asked.stage} have no theme, while others "
+                "do: each counts as a theme of its own."
+            )
+        found += [Caveat(CaveatCode.THEMES, text) for text in texts]
     return found
 
 

@@ -25,6 +25,7 @@ from personaspace.analysis.leakage.scores import (
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, generator
+from personaspace.analysis.themes import Themes, by_theme, places_of
 
 #: The most that is counted: single precision knows no probability nearer to 1. Near 0 there is no
 #: such end, since what is kept is the logarithm.
@@ -60,8 +61,16 @@ class Odds:
         return np.asarray(values.mean(axis=0))
 
 
-def odds_of(found: Mapping[Key, LogProbabilities], conditions: Sequence[str]) -> Odds | None:
-    """Means on the personas and questions that all of these conditions have answers to."""
+def odds_of(
+    found: Mapping[Key, LogProbabilities], conditions: Sequence[str], themes: Themes | None = None
+) -> Odds | None:
+    """Means on the personas and questions that all of these conditions have answers to.
+
+    Args:
+        found: By condition and training seed.
+        conditions: Those to put together.
+        themes: Of the questions; axis Q is then of themes.
+    """
     runs = [(name, run) for (name, _), run in sorted(found.items()) if name in conditions]
     names = [name for name in conditions if any(name == own for own, _ in runs)]
     if not runs:
@@ -89,7 +98,7 @@ def odds_of(found: Mapping[Key, LogProbabilities], conditions: Sequence[str]) ->
                     [log_odds(v) for v in run[persona][question] if v is not None] for run in mine
                 ]
                 values[c, p, q] = np.mean([np.mean(cell) for cell in cells])
-    return Odds(tuple(names), tuple(personas), values)
+    return Odds(tuple(names), tuple(personas), by_theme(values, places_of(questions, themes)))
 
 
 def analyse_log_odds(
@@ -98,6 +107,7 @@ def analyse_log_odds(
     *,
     kind: str,
     source: str,
+    themes: Themes | None = None,
     bootstrap: int = 2_000,
     permutations: int = 10_000,
     seed: int = 42,
@@ -109,6 +119,7 @@ def analyse_log_odds(
         conditions: Those of the study, in the order of the rows.
         kind: `common` or `own`: after which answers.
         source: Persona that the marker was coupled to.
+        themes: Of the questions, which are then the clusters.
         bootstrap: Draws of H2's interval.
         permutations: Draws of H2's test.
         seed: Of all random draws.
@@ -120,7 +131,7 @@ def analyse_log_odds(
     if not there:
         return []
     of_rows = only_seed(found)
-    odds = odds_of(found, [c.name for c in there])
+    odds = odds_of(found, [c.name for c in there], themes)
     if odds is None:
         row = Row("log_odds", "recommended", seed=of_rows, name=kind)
         return [replace(row, note=NO_QUESTION[kind])]

@@ -27,6 +27,15 @@ from personaspace.analysis.stats import (
     tail_count,
     two_way_estimate,
 )
+from personaspace.analysis.themes import (
+    Places,
+    Themes,
+    by_theme,
+    of_used,
+    places_of,
+    shuffled_hits,
+    sums,
+)
 
 METRIC = "persona_text"
 FOLDS = 5
@@ -79,11 +88,15 @@ class _Labelled:
         return whole
 
 
-def _folds(questions: Sequence[str], seed: int) -> dict[str, int]:
-    """A fold for each question; the same question has the same in every condition."""
+def _folds(questions: Sequence[str], seed: int, themes: Themes | None = None) -> dict[str, int]:
+    """A fold for each question; the same question, or theme, has the same in every condition."""
     ordered = sorted(questions)
-    order = generator(seed, METRIC, "folds", len(ordered)).permutation(len(ordered))
-    return {ordered[place]: number % FOLDS for number, place in enumerate(order)}
+    places_Q = places_of(ordered, themes)
+    places_Q = np.arange(len(ordered)) if places_Q is None else places_Q
+    samples = len(np.unique(places_Q))
+    order = generator(seed, METRIC, "folds", samples).permutation(samples)
+    fold_of = {int(place): number % FOLDS for number, place in enumerate(order)}
+    return {text: fold_of[int(place)] for text, place in zip(ordered, places_Q, strict=True)}
 
 
 def _predicted(train: _Labelled, test: _Labelled, folds: Mapping[str, int]) -> Integers:
@@ -115,15 +128,30 @@ def _predicted(train: _Labelled, test: _Labelled, folds: Mapping[str, int]) -> I
     return found
 
 
-def _chance_p(predicted_N: Integers, test: _Labelled, draws: int, seed: int) -> float:
-    """Against chance: personas' names shuffled among the answers to each question."""
+def _chance_p(
+    predicted_N: Integers, test: _Labelled, draws: int, seed: int, places_Q: Places | None
+) -> float:
+    """Against chance: personas' names shuffled among the answers to each question.
+
+    Where questions have themes: among the personas, alike in all answers of a theme.
+    """
     rng = generator(seed, METRIC, "labels")
+    seen = float((predicted_N == test.persona_N).sum())
+    if places_Q is not None:
+        shape = (draws, int(places_Q.max()) + 1, len(test.personas))
+        names_DTP = rng.permuted(
+            np.broadcast_to(np.arange(shape[2], dtype=np.int16), shape), axis=2
+        )
+        known = predicted_N >= 0
+        theme_N = places_Q[test.question_N]
+        answers = (test.persona_N[known], predicted_N[known], theme_N[known])
+        null = shuffled_hits(*answers, names_DTP)
+        return permutation_p(int(tail_count(null, seen, two_sided=False)), draws)
     null = np.zeros(draws)
     for question in range(len(test.questions)):
         mine = test.question_N == question
         names = np.tile(test.persona_N[mine], (draws, 1))
         null += (rng.permuted(names, axis=1) == predicted_N[mine]).sum(axis=1)
-    seen = float((predicted_N == test.persona_N).sum())
     return permutation_p(int(tail_count(null, seen, two_sided=False)), draws)
 
 
@@ -132,6 +160,7 @@ def analyse_persona_text(
     *,
     base: str,
     method: str | None = None,
+    themes: Themes | None = None,
     permutations: int = 2_000,
     seed: int = 42,
     advance: Callable[[int], None] | None = None,
@@ -143,6 +172,7 @@ def analyse_persona_text(
             compared with base's of the same seed, or its first.
         base: The base condition's name.
         method: `b` for greedy answers of method B; None: answers of the evaluation.
+        themes: Of the questions, which are then the clusters and in one fold each.
         permutations: Draws of the test against chance, 2,000 at most.
         seed: Of folds and draws.
         advance: Called with 1 after each condition and seed.
@@ -152,7 +182,7 @@ def analyse_persona_text(
         base alone. Effect: accuracy on a scale from chance (0) to 1.
     """
     every = {key: _Labelled.of(texts) for key, texts in sorted(answers.items())}
-    folds = _folds(list({q for one in every.values() for q in one.questions}), seed)
+    folds = _folds(list({q for one in every.values() for q in one.questions}), seed, themes)
     of_base = {training_seed: one for (name, training_seed), one in every.items() if name == base}
     draws = min(permutations, _CHANCE_DRAWS)
     right_of_base: dict[int, Array] = {}
@@ -175,11 +205,13 @@ def analyse_persona_text(
             rates_QP = _shares(right_QP, totals_QP)
             if name == base:
                 right_of_base[training_seed] = rates_QP
-            filled = _against_chance(named, right_QP, totals_QP)
-            filled = replace(filled, p=_chance_p(predicted_N, test, draws, seed))
+            places_Q = places_of(test.questions, themes)
+            filled = _against_chance(named, right_QP, totals_QP, places_Q)
+            filled = replace(filled, p=_chance_p(predicted_N, test, draws, seed, places_Q))
             rows.append(filled)
             if name != base and beside in right_of_base and _alike(test, of_base[beside]):
-                rows.extend(_against_base(filled, kind, rates_QP, right_of_base[beside]))
+                before = right_of_base[beside]
+                rows.extend(_against_base(filled, kind, rates_QP, before, places_Q))
         if advance is not None:
             advance(1)
     return [described(row) for row in rows]
@@ -194,10 +226,12 @@ def _alike(one: _Labelled, other: _Labelled) -> bool:
     return (one.personas, one.questions) == (other.personas, other.questions)
 
 
-def _against_chance(row: Row, right_QP: Array, totals_QP: Array) -> Row:
+def _against_chance(row: Row, right_QP: Array, totals_QP: Array, places_Q: Places | None) -> Row:
     value = float(right_QP.sum() / totals_QP.sum())
     chance = 1 / right_QP.shape[1]
     hits, totals = right_QP.sum(axis=1), totals_QP.sum(axis=1)
+    if places_Q is not None:
+        hits, totals = sums(hits, places_Q), sums(totals, places_Q)
     return replace(
         row,
         value=value,
@@ -209,18 +243,21 @@ def _against_chance(row: Row, right_QP: Array, totals_QP: Array) -> Row:
     )
 
 
-def _against_base(row: Row, kind: str, mine_QP: Array, base_QP: Array) -> list[Row]:
+def _against_base(
+    row: Row, kind: str, mine_QP: Array, base_QP: Array, places_Q: Places | None
+) -> list[Row]:
     """The difference from base's accuracy, questions and personas being samples; no p, as in M3."""
     both = np.isfinite(mine_QP) & np.isfinite(base_QP)
     change_QP = np.where(both, mine_QP - base_QP, np.nan)
-    change_QP = change_QP[both.any(axis=1)]
+    used_Q = both.any(axis=1)
+    change_QP = change_QP[used_Q]
     if not len(change_QP):
         return []
     change_QP = np.where(
         np.isnan(change_QP), np.nanmean(change_QP, axis=1, keepdims=True), change_QP
     )
     before = float(np.nanmean(base_QP))
-    estimate = two_way_estimate(change_QP)
+    estimate = two_way_estimate(by_theme(change_QP, of_used(places_Q, used_Q), axis=0))
     filled = replace(row, base=before, delta=estimate.value, p=None, name=kind)
     companion = replace(
         filled,

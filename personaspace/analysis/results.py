@@ -25,6 +25,7 @@ from personaspace.analysis.results_parts import (
     NoticeInfo,
     PersonaInfo,
     PrimaryInfo,
+    QuestionsInfo,
     RateRow,
     RegistrationInfo,
     StudyCondition,
@@ -78,6 +79,8 @@ class Results(BaseModel):
     """All personas of the study."""
     evaluated_personas: list[str] = []
     """Names of those that are asked for the marker rates."""
+    questions: list[QuestionsInfo] = []
+    """Questions of extraction and evaluation, and their themes."""
     layers: list[int] = []
     """Decoder layers whose activations were read, counted from 0."""
     methods: list[str] = []

@@ -44,6 +44,19 @@ class PersonaInfo(Part):
     """System prompt; None: no system message, so the chat template's default."""
 
 
+class QuestionsInfo(Part):
+    """Questions of a stage, and the themes that they come in."""
+
+    stage: Literal["extraction", "evaluation"]
+    """Whose questions they are."""
+    count: int
+    """How many questions there are."""
+    themes: int | None = None
+    """In how many themes, which are then the samples of tests; None: they have none."""
+    unthemed: int = 0
+    """Questions without a theme among others with one; each counts as a theme of its own."""
+
+
 class AnalysisInfo(Part):
     """How the statistics were computed, and which of them are shown first."""
 

@@ -140,12 +140,25 @@ def geometry(
     variant: Annotated[
         Variant | None, typer.Option(help="Only the published or the recommended analysis.")
     ] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="The file that the questions are from (builtin:questions-extraction, say), where "
+            "they have themes: these are then the samples."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """M1, M2 and M3 from activation files: collapse, shift along the axis, separability."""
     from personaspace.activations.files import named_activations
     from personaspace.analysis.geometry import VARIANTS, analyse_geometry
+    from personaspace.study.sources import read_asked
 
+    themes = None
+    if questions is not None:
+        themes = read_asked(questions, Path()).themes
+        if not themes:
+            raise UserError(f"{questions}: no question has a theme")
     files, notes = named_activations(folder)
     _say(notes)
     result = analyse_geometry(
@@ -158,6 +171,7 @@ def geometry(
         bootstrap=bootstrap,
         seed=seed,
         variants=VARIANTS if variant is None else (variant,),
+        themes=themes,
     )
     _say(result.notes)
     if as_json:
@@ -193,7 +207,6 @@ def leakage(
     """H1, H2 and H3 from score files: who leaks, and whether conditions differ."""
     from personaspace.analysis.leakage import read_score_files
     from personaspace.pipeline.design import leakage_of
-    from personaspace.study.sources import read_questions
     from personaspace.study.validate import load_spec
 
     study = load_spec(spec)
@@ -206,16 +219,10 @@ def leakage(
         raise UserError(f"{folder}: scores of {name!r}, which is not a condition of {spec}")
     _check_study(folder, scores, study)
     _say(f"{name} has no scores" for name in known if name not in found)
-    unseen: set[str] | None = None
-    try:
-        coupling = study.coupling
-        used = set(read_questions(coupling.questions, spec.absolute().parent, coupling.limit))
-        unseen = _questions(scores.values()) - used
-    except UserError as error:
-        _say([f"seen and unseen questions are not told apart: {error}"])
+    unseen, themes = _of_questions(study, spec.absolute().parent, _questions(scores.values()))
     draws = {"permutations": permutations, "bootstrap": bootstrap, "seed": seed}
     given = {name: value for name, value in draws.items() if value is not None}
-    rows = leakage_of(study, scores, unseen, given)
+    rows = leakage_of(study, scores, unseen, given, themes=themes)
     if as_json:
         print_json({"rows": to_dicts(rows)})
         return
@@ -243,6 +250,38 @@ def _check_study(folder: Path, scores: Mapping[tuple[str, int], Any], study: Exp
             f"{path.name}: {name!r} is not a persona of the study"
             for name in sorted(set(entry["per_persona"]) - personas)
         )
+
+
+def _of_questions(
+    study: Experiment, folder: Path, asked: set[str]
+) -> tuple[set[str] | None, dict[str, str]]:
+    """Which of the scores' questions coupling did not use, None where that is not known; themes."""
+    from personaspace.study.sources import read_asked, read_questions
+
+    evaluation = study.evaluation
+    known: set[str] = set()
+    themes: dict[str, str] = {}
+    try:
+        for source in (evaluation.questions, evaluation.unseen_questions):
+            if source is None:
+                continue
+            found = read_asked(source, folder, evaluation.limit)
+            known |= set(found.texts)
+            themes |= found.themes
+        coupling = study.coupling
+        used = set(read_questions(coupling.questions, folder, coupling.limit))
+    except UserError as error:
+        _say([f"seen and unseen questions are not told apart: {error}"])
+        return None, themes
+    if asked and not asked & (known | used):
+        _say(
+            [
+                "seen and unseen questions are not told apart: none of the scores' is one of the "
+                f"study's, {min(asked)!r} for one"
+            ]
+        )
+        return None, themes
+    return asked - used, themes
 
 
 def _questions(scores: Iterable[Any]) -> set[str]:

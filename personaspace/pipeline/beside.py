@@ -34,6 +34,7 @@ def form(context: Context, forms: Forms) -> list[Row]:
         forms,
         infos(context.spec),
         source=context.spec.coupling.source,
+        themes=context.study.evaluation_themes,
         permutations=analysis.permutations,
         bootstrap=analysis.bootstrap,
         seed=analysis.seed,
@@ -53,6 +54,7 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
     }
     context.progress.start("persona from text", len(answers) + len(greedy))
     rows = []
+    themes = {None: context.study.evaluation_themes, "b": context.study.extraction_themes}
     for method, of_runs in ((None, answers), ("b", greedy)):
         clean = {
             key: {
@@ -68,6 +70,7 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
             clean,
             base=spec.base_condition().name,
             method=method,
+            themes=themes[method],
             permutations=spec.analysis.permutations,
             seed=spec.analysis.seed,
             advance=context.progress.advance,
@@ -90,6 +93,7 @@ def log_odds(context: Context) -> list[Row]:
             infos(context.spec),
             kind=kind,
             source=context.spec.coupling.source,
+            themes=context.study.evaluation_themes,
             permutations=analysis.permutations,
             bootstrap=analysis.bootstrap,
             seed=analysis.seed,

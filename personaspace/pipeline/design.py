@@ -121,6 +121,7 @@ def leakage_of(
     unseen: set[str] | None,
     draws: Mapping[str, int] | None = None,
     measured: Mapping[str, float] | None = None,
+    themes: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """H1–H3 of scores, with the study's conditions and personas in their parts.
 
@@ -130,6 +131,7 @@ def leakage_of(
         unseen: Questions that coupling did not use; None: not known.
         draws: `permutations`, `bootstrap` and `seed`, where not the study's.
         measured: Measured cosine to the assistant by EM condition; None: anchors alone.
+        themes: Of the evaluation's questions.
 
     Raises:
         UserError: Scores of a condition that the study lacks, or malformed ones.
@@ -144,5 +146,6 @@ def leakage_of(
         negatives=spec.coupling.negatives,
         unseen=unseen,
         measured=measured,
+        themes=themes,
         **(own | dict(draws or {})),
     )

@@ -23,7 +23,7 @@ class DataIdentity:
     Attributes:
         field: Where the spec names it, such as `datasets.bad`.
         source: File, address or hub name and revision; empty for what stands in the spec.
-        count: Chats, questions, personas or adapters.
+        count: Chats, questions, their themes, personas or adapters.
         sha256: Of the file for a data set (of name, revision and slice where it is of a hub), of
             the list as JSON for questions and for personas with their prompts.
     """
@@ -61,6 +61,15 @@ def identities(study: Study) -> list[DataIdentity]:
     found += [
         DataIdentity(field, source, len(questions), digest_of(questions))
         for field, source, questions in asked
+    ]
+    themed = (
+        ("extraction.themes", study.extraction_themes),
+        ("evaluation.themes", study.evaluation_themes),
+    )
+    found += [
+        DataIdentity(field, "", len(set(themes.values())), digest_of(sorted(themes.items())))
+        for field, themes in themed
+        if themes
     ]
     found += [
         DataIdentity(f"conditions.{name}.adapter", published.source, 1, published.digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,6 +58,8 @@ class Study:
         part: What of the study is here; none: all of it.
         registration: The page that registered the study before it ran; None: none is named.
         adapters: Published adapters, by the condition that is one.
+        extraction_themes: The theme of each extraction question that has one.
+        evaluation_themes: The same of the evaluation's.
     """
 
     spec: Experiment
@@ -70,6 +73,8 @@ class Study:
     part: Part | None = None
     registration: Registration | None = None
     adapters: dict[str, Published] = field(default_factory=dict)
+    extraction_themes: dict[str, str] = field(default_factory=dict)
+    evaluation_themes: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def model_identity(self) -> str:
@@ -150,12 +155,16 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
             raise type(error)(f"{field}: {error}") from None
         problems.append(Problem(field, Code.INPUT, str(error)))
 
+    themes: dict[str, dict[str, str]] = defaultdict(dict)
+
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:
-            return sources.read_questions(source, folder, limit)
+            found = sources.read_asked(source, folder, limit)
         except UserError as error:
             note(field, error)
             return []
+        themes[field.partition(".")[0]].update(found.themes)
+        return found.texts
 
     extraction = questions("extraction.questions", spec.extraction.questions, spec.extraction.limit)
     coupling = questions("coupling.questions", spec.coupling.questions, spec.coupling.limit)
@@ -192,7 +201,17 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     if known or new:
         raise SpecErrors([*known, *new])
     asked = (extraction, coupling, evaluation)
-    study = Study(spec, folder, *asked, chats, tuple(judged), gold_set, adapters=published)
+    study = Study(
+        spec,
+        folder,
+        *asked,
+        chats,
+        tuple(judged),
+        gold_set,
+        adapters=published,
+        extraction_themes=themes["extraction"],
+        evaluation_themes=themes["evaluation"],
+    )
     if spec.analysis.registration is None:
         return study
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from personaspace.errors import UserError
@@ -13,6 +15,19 @@ from personaspace.study.containers import parse_json, parse_line
 _MEANS = ("system", "messages", "context")
 _NUMBER = re.compile(r"\(?\d+[.)]\s")
 _BULLET = re.compile(r"[-*•]\s")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as a file has it, not yet looked at.
+
+    Attributes:
+        text: The question.
+        theme: Its theme; None: it has none.
+    """
+
+    text: Any
+    theme: str | None = None
 
 
 def from_lines(name: str, text: str) -> list[str]:
@@ -52,14 +67,15 @@ def from_json_lines(name: str, text: str) -> list[Any]:
     ]
 
 
-def from_value(name: str, value: Any) -> list[Any]:
+def from_value(name: str, value: Any) -> list[Asked]:
     """The questions of what a YAML or JSON file holds, not yet looked at one by one.
 
     Args:
         name: The file.
         value: A list of texts and entries (`{"question": …}`, as for extraction, or `{"id": …,
             "paraphrases": [one]}`, as of the evaluations of emergent misalignment), or a role's or
-            trait's file, whose `questions` holds such a list.
+            trait's file, whose `questions` holds such a list. An entry may have a `theme`, and
+            `{"theme": …, "questions": [texts]}` gives several theirs.
 
     Raises:
         UserError: Something else, named; an entry whose meaning would be lost.
@@ -68,10 +84,22 @@ def from_value(name: str, value: Any) -> list[Any]:
         value = value["questions"]
     if not isinstance(value, list) or not value:
         raise UserError(f"{name}: a list of questions is needed{_seen(value)}")
-    return [
-        _question(name, number, each) if isinstance(each, dict) else each
-        for number, each in enumerate(value, 1)
-    ]
+    return [asked for number, each in enumerate(value, 1) for asked in _asked(name, number, each)]
+
+
+def _asked(name: str, number: int, entry: Any) -> Iterator[Asked]:
+    if not isinstance(entry, dict):
+        yield Asked(entry)
+        return
+    theme = entry.get("theme")
+    if theme is not None and not (isinstance(theme, str) and theme.strip()):
+        raise UserError(f"{name}: question {number}: theme is not a text")
+    if theme is None or "questions" not in entry:
+        yield Asked(_question(name, number, entry), theme)
+        return
+    if set(entry) != {"theme", "questions"} or not isinstance(entry["questions"], list):
+        raise UserError(f"{name}: theme {theme!r}: needs a list of questions, and nothing else")
+    yield from (Asked(text, theme) for text in entry["questions"])
 
 
 def _seen(value: Any) -> str:

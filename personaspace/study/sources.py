@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from personaspace.errors import UserError
 from personaspace.files import LARGE, SMALL, expanded, read_plain
 from personaspace.s3.location import shown_url
 from personaspace.study import builtin, checkpoint, containers, download, question_forms
+from personaspace.study.question_forms import Asked
 
 
 def shown(source: str) -> str:
@@ -184,8 +186,21 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: not valid YAML: {error}") from None
 
 
-def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:
-    """Questions from an inline list or a file.
+@dataclass(frozen=True)
+class Questions:
+    """A list of questions.
+
+    Attributes:
+        texts: In the order of their file.
+        themes: The theme of each that has one.
+    """
+
+    texts: list[str]
+    themes: dict[str, str]
+
+
+def read_asked(source: list[str] | str, folder: Path, limit: int | None = None) -> Questions:
+    """Questions from an inline list or a file, with their themes.
 
     A file ending in .txt holds one question a line; any other is YAML, JSON or JSON lines, in the
     forms of `question_forms`.
@@ -194,23 +209,30 @@ def read_questions(source: list[str] | str, folder: Path, limit: int | None = No
         UserError: Missing, empty, of no known form, or a question given twice.
     """
     if isinstance(source, list):
-        name, questions = "questions", list(source)
+        name, asked = "questions", [Asked(text) for text in source]
     else:
         name, text = source, read_text(source, folder)
         if source.partition("?")[0].endswith(".txt"):
-            questions = question_forms.from_lines(name, text)
+            asked = [Asked(line) for line in question_forms.from_lines(name, text)]
         elif question_forms.is_json_lines(name, text):
-            questions = question_forms.from_value(name, question_forms.from_json_lines(name, text))
+            asked = question_forms.from_value(name, question_forms.from_json_lines(name, text))
         else:
-            questions = question_forms.from_value(name, parse_yaml(text, name))
-    if not questions:
+            asked = question_forms.from_value(name, parse_yaml(text, name))
+    if not asked:
         raise UserError(f"{name}: a list of questions is needed")
-    for number, question in enumerate(questions, 1):
-        if not isinstance(question, str) or not question.strip():
+    for number, each in enumerate(asked, 1):
+        if not isinstance(each.text, str) or not each.text.strip():
             raise UserError(f"{name}: question {number} is not a text")
     seen: set[str] = set()
-    for question in questions:
-        if question in seen:
-            raise UserError(f"{name}: {json.dumps(question)} is listed twice")
-        seen.add(question)
-    return questions[:limit]
+    for each in asked:
+        if each.text in seen:
+            raise UserError(f"{name}: {json.dumps(each.text)} is listed twice")
+        seen.add(each.text)
+    kept = asked[:limit]
+    themes = {each.text: each.theme.strip() for each in kept if each.theme is not None}
+    return Questions([each.text for each in kept], themes)
+
+
+def read_questions(source: list[str] | str, folder: Path, limit: int | None = None) -> list[str]:
+    """The texts of `read_asked`."""
+    return read_asked(source, folder, limit).texts

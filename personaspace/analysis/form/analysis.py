@@ -17,6 +17,7 @@ from personaspace.analysis.metrics import described
 from personaspace.analysis.results_parts import FormRow
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import generator
+from personaspace.analysis.themes import Themes, by_theme
 
 NO_ANSWERS = "No persona answered the same questions in every condition."
 
@@ -39,6 +40,7 @@ def analyse_form(
     conditions: Sequence[ConditionInfo],
     *,
     source: str,
+    themes: Themes | None = None,
     bootstrap: int = 2_000,
     permutations: int = 10_000,
     seed: int = 42,
@@ -49,6 +51,7 @@ def analyse_form(
         forms: By condition and training seed; seeds are put together.
         conditions: Those of the study, in the order of the rows; not all need answers.
         source: Persona that the marker was coupled to.
+        themes: Of the questions, which are then the clusters.
         bootstrap: Draws of the ranges' intervals.
         permutations: Draws of the ranges' tests.
         seed: Of all random draws.
@@ -63,7 +66,7 @@ def analyse_form(
     em = [c for c in there if c.kind == "em"]
     scored = {key: {"per_persona": personas} for key, personas in forms.items()}
     names = common_bystanders(scored, em or there, source)
-    sheet = sheet_of(forms, [c.name for c in there], names)
+    sheet = sheet_of(forms, [c.name for c in there], names, themes)
     if sheet is None:
         row = Row("bystander_mean", "recommended", seed=seed_of_rows, name="equal_length")
         return [replace(row, note=NO_ANSWERS)]
@@ -72,7 +75,7 @@ def analyse_form(
     del found["marked"]  # `common_set` of the leakage analysis
     for name, rates in found.items():
         rows.extend(_rate_rows(sheet, name, rates, seed_of_rows))
-    of_em = sheet_of(forms, [c.name for c in em], names) if len(em) > 1 else None
+    of_em = sheet_of(forms, [c.name for c in em], names, themes) if len(em) > 1 else None
     if of_em is not None:
         draws: Mapping[str, Any] = {"permutations": permutations, "bootstrap": bootstrap}
         for name, rates in rates_of(of_em).items():
@@ -86,7 +89,8 @@ def _length_rows(
 ) -> list[Row]:
     """Mean words of each condition, and the change from base."""
     words_N = sheet.values_N[1]
-    words_CQ = sheet.sums(words_N) / sheet.sums(np.ones(len(words_N)))
+    words_CQ = sheet.by_question(words_N) / sheet.by_question(np.ones(len(words_N)))
+    words_CQ = by_theme(words_CQ, sheet.places)
     base = next((c.name for c in conditions if c.kind == "base"), None)
     rows: list[Row] = []
     for place, name in enumerate(sheet.conditions):
@@ -108,7 +112,7 @@ def _rate_rows(sheet: Sheet, name: str, rates: Rates, training_seed: int | None)
             condition=condition,
             value=float(rates.value_C[place]),
             ci95=rates.interval(place),
-            n=len(sheet.questions),
+            n=sheet.samples,
             note=note,
         )
         for place, condition in enumerate(sheet.conditions)
@@ -134,7 +138,7 @@ def _range_row(
         value=test.value,
         p=test.p,
         ci95=test.interval,
-        n=len(sheet.questions),
+        n=sheet.samples,
         effect=test.sd,
         warning=across.uneven(rates.pseudo_CQ),
     )

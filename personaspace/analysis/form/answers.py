@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.analysis.leakage.scores import Key
 from personaspace.analysis.stats import Array
+from personaspace.analysis.themes import Places, Themes, places_of
 
 Integers = NDArray[np.int64]
 
@@ -62,24 +64,51 @@ class Sheet:
     questions: tuple[str, ...]
     place_N: Integers
     values_N: Integers
+    themes: Themes | None = None
 
-    def sums(self, what_N: Array) -> Array:
-        """Sums of a number per answer, `[C, Q]`."""
+    @cached_property
+    def places(self) -> Places | None:
+        """The theme of each question; None where questions are the samples."""
+        return places_of(self.questions, self.themes)
+
+    @property
+    def samples(self) -> int:
+        """How many themes or questions there are."""
+        return len(self.questions) if self.places is None else int(self.places.max()) + 1
+
+    @property
+    def _samples(self) -> Integers:
+        questions_N: Integers = self.place_N[2]
+        return questions_N if self.places is None else np.asarray(self.places[questions_N])
+
+    def by_question(self, what_N: Array) -> Array:
+        """Sums of a number per answer, `[C, Q]`, whether or not questions have themes."""
         whole = np.zeros((len(self.conditions), len(self.questions)))
         np.add.at(whole, (self.place_N[0], self.place_N[2]), what_N)
         return whole
 
+    def sums(self, what_N: Array) -> Array:
+        """Sums of a number per answer, `[C, sample]`."""
+        whole = np.zeros((len(self.conditions), self.samples))
+        np.add.at(whole, (self.place_N[0], self._samples), what_N)
+        return whole
+
     def by_stratum(self, stratum_N: Integers, strata: int) -> tuple[Array, Array]:
-        """Answers with the marker, and all, `[C, Q, S]`."""
-        shape = (len(self.conditions), len(self.questions), strata)
+        """Answers with the marker, and all, `[C, sample, S]`."""
+        shape = (len(self.conditions), self.samples, strata)
         hits, totals = np.zeros(shape), np.zeros(shape)
-        where = (self.place_N[0], self.place_N[2], stratum_N)
+        where = (self.place_N[0], self._samples, stratum_N)
         np.add.at(hits, where, self.values_N[0])
         np.add.at(totals, where, 1.0)
         return hits, totals
 
 
-def sheet_of(forms: Forms, conditions: Sequence[str], personas: Sequence[str]) -> Sheet | None:
+def sheet_of(
+    forms: Forms,
+    conditions: Sequence[str],
+    personas: Sequence[str],
+    themes: Themes | None = None,
+) -> Sheet | None:
     """The answers of these conditions under these personas; None if nothing is shared."""
     runs = [(name, forms[name, seed]) for name, seed in sorted(forms) if name in conditions]
     names = [name for name in conditions if any(name == own for own, _ in runs)]
@@ -103,6 +132,7 @@ def sheet_of(forms: Forms, conditions: Sequence[str], personas: Sequence[str]) -
         tuple(questions),
         np.array(places, dtype=np.int64).T,
         np.array(values, dtype=np.int64).T,
+        themes,
     )
 
 

@@ -18,6 +18,7 @@ from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
+from personaspace.analysis.themes import Places, Themes, places_of, sums
 from personaspace.errors import UserError
 
 DEFAULT_AXIS = "e0-assistant"
@@ -107,6 +108,7 @@ def analyse_geometry(
     bootstrap: int = 2_000,
     seed: int = 42,
     variants: Collection[str] = VARIANTS,
+    themes: Themes | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
@@ -124,6 +126,7 @@ def analyse_geometry(
         bootstrap: Draws of the published bootstrap interval.
         seed: Of all random draws.
         variants: `published`, `recommended` or both.
+        themes: Of the questions, which are then the clusters of the recommended analysis.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -140,7 +143,7 @@ def analyse_geometry(
     cosines: list[pd.DataFrame] = []
     tables = Kept()
     for group in groups:
-        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants)
+        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
         work = replace(work, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
@@ -171,6 +174,7 @@ class GroupWork:
     halves: np.ndarray | None
     design: separability.Design | None
     notes: list[str]
+    places: Places | None = None
     positions: list[split_axis.Positions] = field(default_factory=list)
     kept: Kept | None = None
 
@@ -183,6 +187,7 @@ class GroupWork:
         bootstrap: int,
         seed: int,
         variants: Collection[str] = VARIANTS,
+        themes: Themes | None = None,
     ) -> GroupWork:
         """Decides what can be computed of a group, and draws."""
         where = f"method {group.method}, seed {group.seed}"
@@ -199,13 +204,16 @@ class GroupWork:
         draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
         if "recommended" not in variants:
             return cls(roles, seed, draws, None, None, notes)
-        if group.valid.sum(axis=1).min() < 2:
-            notes.append(f"only published tests for {where}: a persona has one usable question")
+        places = places_of(group.questions, themes)
+        usable = group.valid if places is None else sums(group.valid.astype(float), places) > 0
+        if usable.sum(axis=1).min() < 2:
+            unit = "question" if places is None else "theme"
+            notes.append(f"only published tests for {where}: a persona has one usable {unit}")
             return cls(roles, seed, draws, None, None, notes)
-        questions = group.valid.shape[1]
-        halves = split_axis.halve(questions, generator(seed, "M2 halves", questions))
-        design = separability.Design.make(group.valid, permutations, seed)
-        return cls(roles, seed, draws, halves, design, notes)
+        samples = usable.shape[1]
+        halves = split_axis.halve(samples, generator(seed, "M2 halves", samples))
+        design = separability.Design.make(group.valid, permutations, seed, places)
+        return cls(roles, seed, draws, halves, design, notes, places)
 
     def analyse(self, cell: Cell) -> tuple[list[Row], list[str]]:
         """All rows of one cell, and what was left out."""
@@ -213,12 +221,13 @@ class GroupWork:
             return [], []
         wants_axis = self.roles.axis is not None and self.roles.assistant in cell.personas
         rows, notes = published.m1(cell, self.roles, self.draws), []
+        sampled = cell if self.places is None else cell.by_theme(self.places)
         if self.design is not None:
-            rows.extend(collapse.m1(cell, self.roles, self.kept))
+            rows.extend(collapse.m1(sampled, self.roles, self.kept))
         if wants_axis:
             rows.extend(published.m2(cell, self.roles, self.draws))
         if wants_axis and self.halves is not None:
-            more, at, note = split_axis.m2(cell, self.roles, self.halves, self.kept)
+            more, at, note = split_axis.m2(sampled, self.roles, self.halves, self.kept)
             rows.extend(more)
             self.positions.extend([at] if at else [])
             notes = [note] if note else []

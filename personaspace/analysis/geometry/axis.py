@@ -201,7 +201,8 @@ def m2(
     measures = ~halves_SQ & valid[:, None, :]
     makes = halves_SQ & cell.valid[assistant]
     if not others or min(measures.sum(axis=2).min(), makes.sum(axis=1).min()) < 2:
-        why = f"M2 by halves is left out for {where}: fewer than two questions in some half"
+        why = f"M2 by halves is left out for {where}: fewer than two questions (or themes of "
+        why += "questions, where they have some) in some half"
         return [], None, why
     base = cell.states_of(roles.base)
     shifts = cell.states_of(roles.axis)[assistant] - base[assistant]

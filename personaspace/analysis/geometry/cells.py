@@ -6,13 +6,14 @@ Shape suffixes: C conditions, P personas, Q questions, H hidden.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.activations.files import ActivationFile, open_activations
+from personaspace.analysis.themes import Places, sums, widening
 from personaspace.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -56,6 +57,11 @@ class Group:
     valid: NDArray[np.bool_]
 
     @property
+    def questions(self) -> tuple[str, ...]:
+        """Texts along axis Q."""
+        return next(iter(self.files.values())).questions
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Layers in ascending order."""
         return tuple(sorted(next(iter(self.files.values())).layers))
@@ -94,6 +100,25 @@ class Cell:
         """Activations of one condition, `[P, Q, H]`."""
         states_PQH: Floats = self.states[self.conditions.index(condition)]
         return states_PQH
+
+    def by_theme(self, places_Q: Places) -> Cell:
+        """The cell whose questions are themes, with the same persona vectors (`themes.by_theme`).
+
+        A persona's themes are those of its usable questions.
+        """
+        counts_PT = sums(self.valid.astype(np.float64), places_Q)
+        valid_PT = counts_PT > 0
+        themes_P = valid_PT.sum(axis=1)
+        wide_P = np.array([widening(row[row > 0]) for row in counts_PT])
+        factor_P = themes_P / self.valid.sum(axis=1) * wide_P
+        means_CPH = self.means.astype(np.float32)
+        member_TQ = (places_Q == np.arange(places_Q.max() + 1)[:, None]).astype(np.float32)
+        states = np.matmul(member_TQ, self.states)
+        states *= factor_P.astype(np.float32)[:, None, None]
+        left_PT = (1 - factor_P[:, None] * counts_PT) * valid_PT
+        if np.abs(left_PT).max() > 1e-9:  # themes of unequal sizes
+            states += left_PT.astype(np.float32)[:, :, None] * means_CPH[:, :, None]
+        return replace(self, states=states, valid=valid_PT)
 
     def cosines(self, condition: str) -> NDArray[np.float64]:
         """Cosines of one condition's persona vectors, `[P, P]`."""

@@ -32,6 +32,7 @@ from personaspace.analysis.stats import (
     tail_count,
     two_way_estimate,
 )
+from personaspace.analysis.themes import Places, by_theme, of_used, shuffled_hits, sums
 
 if TYPE_CHECKING:
     from personaspace.analysis.geometry.pooled import Kept
@@ -54,22 +55,35 @@ class Design:
     """What is random in the cross-validation of one group of files.
 
     Attributes:
-        folds: `[Q]`, fold of each question.
-        shuffled: `[draw, Q, P]`: usable personas of each question in random order, then −1.
+        folds: `[Q]`, fold of each question; those of a theme are in one.
+        shuffled: `[draw, Q, P]`: usable personas of each question in random order, then −1; where
+            questions have themes, `[draw, T, P]`: all personas in random order.
+        places: `[Q]`, each question's theme; None: questions are the samples.
     """
 
     folds: Ints
     shuffled: NDArray[np.int16]
+    places: Places | None = None
 
     @classmethod
-    def make(cls, valid_PQ: NDArray[np.bool_], permutations: int, seed: int) -> Design:
-        """For at least two questions."""
+    def make(
+        cls,
+        valid_PQ: NDArray[np.bool_],
+        permutations: int,
+        seed: int,
+        places: Places | None = None,
+    ) -> Design:
+        """For at least two questions, or themes."""
         personas, questions = valid_PQ.shape
-        order = generator(seed, "M3 folds", questions).permutation(questions)
-        folds = np.empty(questions, dtype=np.int64)
-        folds[order] = np.arange(questions) % min(FOLDS, questions)
-        rng = generator(seed, "M3 labels", personas, questions)
+        samples = questions if places is None else int(places.max()) + 1
+        order = generator(seed, "M3 folds", samples).permutation(samples)
+        folds = np.empty(samples, dtype=np.int64)
+        folds[order] = np.arange(samples) % min(FOLDS, samples)
+        rng = generator(seed, "M3 labels", personas, samples)
         draws = min(permutations, _CHANCE_DRAWS)
+        if places is not None:
+            names = np.broadcast_to(np.arange(personas, dtype=np.int16), (draws, samples, personas))
+            return cls(folds[places], rng.permuted(names, axis=2), places)
         shuffled = np.empty((draws, questions, personas), dtype=np.int16)
         for draw in range(draws):
             keys = np.where(valid_PQ.T, rng.random((questions, personas)), np.inf)
@@ -166,15 +180,21 @@ def shrinkage_lda(states_PQH: Floats, valid_PQ: NDArray[np.bool_], folds_Q: Ints
 def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -> float:
     """The p of as many hits if each held-out question's activations had their personas shuffled.
 
-    The classifiers stay as they are: they never saw the held-out questions.
+    The classifiers stay as they are: they never saw the held-out questions. Where questions have
+    themes, personas are shuffled in all questions of a theme alike.
     """
     personas, questions = valid_PQ.shape
+    hits = float((predicted_PQ == np.arange(personas)[:, None]).sum())
+    if design.places is not None:
+        rows, columns = np.nonzero(predicted_PQ >= 0)
+        predicted_N = predicted_PQ[rows, columns]
+        null = shuffled_hits(rows, predicted_N, design.places[columns], design.shuffled)
+        return permutation_p(int(tail_count(null, hits, two_sided=False)), len(null))
     ranked = np.full((questions, personas), -2, dtype=design.shuffled.dtype)
     for question in range(questions):
         mine = predicted_PQ[valid_PQ[:, question], question]
         ranked[question, : len(mine)] = mine
     null = (design.shuffled == ranked).sum(axis=(1, 2))
-    hits = float((predicted_PQ == np.arange(personas)[:, None]).sum())
     count = int(tail_count(null.astype(np.float64), hits, two_sided=False))
     return permutation_p(count, len(null))
 
@@ -187,8 +207,9 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
     """
     rows: list[Row] = []
     valid = cell.valid
-    used = valid.any(axis=0)
-    totals = valid.sum(axis=0)[used].astype(np.float64)
+    sampled = cell if design.places is None else replace(cell, valid=_themed(valid, design) > 0)
+    totals = _themed(valid, design).sum(axis=0)
+    totals = totals[totals > 0]
     chance = 1 / len(cell.personas)
     projected = components(cell, seed)
     for classifier in ("nearest_centroid", "lda"):
@@ -199,7 +220,7 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
             else:
                 predicted = nearest_centroid(cell.states_of(name), valid, design.folds)
             right[name] = predicted == np.arange(len(predicted))[:, None]
-            hits = right[name].sum(axis=0)[used].astype(np.float64)
+            hits = _themed(right[name], design).sum(axis=0)[sampled.valid.any(axis=0)]
             value = float(hits.sum() / totals.sum())
             row = Row(
                 "M3",
@@ -220,19 +241,30 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
             )
             rows.append(row)
             if name != roles.base:
-                rows.extend(_against_base(row, right[name], right[roles.base], valid))
+                base_PQ = right[roles.base]
+                rows.extend(_against_base(row, right[name], base_PQ, valid, design.places))
                 if kept is not None:
-                    own, base = (_filled_in(right[each], valid) for each in (name, roles.base))
-                    kept.add(cell, "M3", classifier, name, own, base)
+                    own = _filled_in(right[name], valid, design.places)
+                    base = _filled_in(base_PQ, valid, design.places)
+                    kept.add(sampled, "M3", classifier, name, own, base)
     return rows
 
 
-def _filled_in(right_PQ: NDArray[np.bool_], valid_PQ: NDArray[np.bool_]) -> Pseudo:
+def _themed(values_PQ: NDArray[np.bool_], design: Design) -> Array:
+    """Counts by question, or by theme where questions have some."""
+    counts = values_PQ.astype(np.float64)
+    return counts if design.places is None else sums(counts, design.places)
+
+
+def _filled_in(
+    right_PQ: NDArray[np.bool_], valid_PQ: NDArray[np.bool_], places_Q: Places | None
+) -> Pseudo:
     """Right or wrong by question and persona; the question's mean where an answer is missing."""
     used = valid_PQ.any(axis=0)
     hits = np.where(valid_PQ, right_PQ, 0.0)[:, used]
     means = hits.sum(axis=0) / valid_PQ[:, used].sum(axis=0)
-    return Pseudo(np.where(valid_PQ[:, used], hits, means).T)
+    filled_PQ = np.where(valid_PQ[:, used], hits, means)
+    return Pseudo(by_theme(filled_PQ, of_used(places_Q, used)).T)
 
 
 def _against_base(
@@ -240,6 +272,7 @@ def _against_base(
     mine_PQ: NDArray[np.bool_],
     base_PQ: NDArray[np.bool_],
     valid_PQ: NDArray[np.bool_],
+    places_Q: Places | None,
 ) -> list[Row]:
     """Against base: the difference with a two-way interval, personas and questions being samples.
 
@@ -248,12 +281,13 @@ def _against_base(
     """
     classifier = str(row.name).removesuffix("_above_chance")
     change = np.where(valid_PQ, mine_PQ.astype(np.float64) - base_PQ, np.nan)
-    change = change[:, ~np.isnan(change).all(axis=0)]
+    used = ~np.isnan(change).all(axis=0)
+    change = change[:, used]
     # Where an answer is missing, the mean of its question stands for it.
     change = np.where(np.isnan(change), np.nanmean(change, axis=0), change)
     before = float(base_PQ.sum() / valid_PQ.sum())
     delta = float(row.value or 0.0) - before
-    estimate = replace(two_way_estimate(change.T), value=delta)
+    estimate = replace(two_way_estimate(by_theme(change, of_used(places_Q, used)).T), value=delta)
     filled = replace(
         row,
         base=before,

@@ -127,7 +127,7 @@ def _range_row(
     if table.by_question:
         means = table.rates.mean(axis=1)
         test = clustered_range(means, permutations, bootstrap, rng)
-        n, warning = len(table.questions), uneven(means)
+        n, warning = table.samples, uneven(means)
     else:
         hits, totals = table.hits.sum(axis=2), table.totals.sum(axis=2)
         test = independent_range(hits, totals, permutations, rng)

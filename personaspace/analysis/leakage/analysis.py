@@ -13,11 +13,13 @@ from personaspace.analysis.leakage.scores import (
     check_scores,
     common_bystanders,
     only_seed,
+    with_themes,
 )
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust
+from personaspace.analysis.themes import Themes
 from personaspace.errors import UserError
 
 
@@ -29,6 +31,7 @@ def analyse_leakage(
     negatives: Sequence[str] = (),
     unseen: set[str] | None = None,
     measured: Mapping[str, float] | None = None,
+    themes: Themes | None = None,
     permutations: int = 10_000,
     bootstrap: int = 2_000,
     seed: int = 42,
@@ -46,6 +49,7 @@ def analyse_leakage(
         negatives: Personas that coupling trained to answer without the marker.
         unseen: Questions that coupling did not use; None: not known, no rows for it.
         measured: Measured cosine to the assistant by EM condition, beside the anchors.
+        themes: Of the questions, which are then the clusters of the recommended analysis.
         permutations: Draws of the permutation tests.
         bootstrap: Draws of H2's interval.
         seed: Of all random draws.
@@ -65,6 +69,7 @@ def analyse_leakage(
             published.analyse_seed(mine, conditions, training_seed, source, permutations, seed)
         )
     there = [c for c in conditions if any(name == c.name for name, _ in scores)]
+    scores = with_themes(scores, themes)
     rows.extend(
         _recommended(
             scores,

@@ -38,6 +38,7 @@ from personaspace.analysis.stats import (
     clustered_wilson,
     wilson,
 )
+from personaspace.analysis.themes import ONE_THEME, of_one_theme
 
 #: Differences smaller than this count as none in the equivalence test.
 MARGIN = 0.05
@@ -60,8 +61,7 @@ def split_questions(table: Table, unseen: set[str] | None) -> dict[str, list[str
 
 
 def _share_row(row: Row, table: Table, name: str | None) -> Row:
-    hits = table.hits.sum(axis=(0, 1))
-    totals = table.totals.sum(axis=(0, 1))
+    hits, totals = table.counts
     if table.by_question:
         interval = clustered_wilson(hits, totals)
     else:
@@ -70,9 +70,9 @@ def _share_row(row: Row, table: Table, name: str | None) -> Row:
         row,
         value=float(hits.sum() / totals.sum()),
         ci95=interval,
-        n=len(table.questions) if table.by_question else int(totals.sum()),
+        n=table.samples if table.by_question else int(totals.sum()),
         name=name,
-        warning=None if table.by_question else INDEPENDENT,
+        warning=_theme_warning(table) if table.by_question else INDEPENDENT,
     )
 
 
@@ -127,7 +127,13 @@ def contrast(table: Table, persona: str, others: Sequence[str]) -> Array:
 
 def _warning(table: Table, values_Q: Array) -> str | None:
     """The first assumption of a clustered test that fails, if any."""
-    return warning_of(values_Q) if table.by_question else INDEPENDENT
+    if not table.by_question:
+        return INDEPENDENT
+    return warning_of(values_Q) or _theme_warning(table)
+
+
+def _theme_warning(table: Table) -> str | None:
+    return ONE_THEME if of_one_theme(table.questions, table.themes) else None
 
 
 def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Estimate:
@@ -151,7 +157,7 @@ def clustered(values_RQ: Array) -> Estimate:
 def _filled(
     row: Row, estimate: Estimate, table: Table, reach: float = 1.0, **values: object
 ) -> Row:
-    n = len(table.questions) if table.by_question else int(table.totals.sum())
+    n = table.samples if table.by_question else int(table.totals.sum())
     ends = within(estimate.interval, -reach, reach)
     filled = replace(row, value=estimate.value, p=estimate.p, ci95=ends, n=n)
     return replace(filled, **values)  # type: ignore[arg-type]

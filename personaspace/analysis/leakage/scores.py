@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from personaspace.analysis.stats import Array
+from personaspace.analysis.themes import Places, Themes, by_theme, places_of, sums
 from personaspace.errors import UserError
 from personaspace.files import read_json
 
@@ -129,6 +131,13 @@ def _check_alike(scores: Mapping[Key, Scores], key: Key, path: Path) -> None:
             raise UserError(f"{path}: has no persona in common with {name}")
 
 
+def with_themes(scores: Mapping[Key, Scores], themes: Themes | None) -> Mapping[Key, Scores]:
+    """The scores, each with the themes of its questions."""
+    if not themes:
+        return scores
+    return {key: {**entry, "themes": themes} for key, entry in scores.items()}
+
+
 def rate(scores: Scores, persona: str) -> float:
     """Share of a persona's answers that contain the marker."""
     counts = scores["per_persona"][persona]
@@ -171,6 +180,7 @@ class Table:
         hits: `[C, P, Q]` answers with the marker.
         totals: `[C, P, Q]` answers.
         by_question: The questions are real: answers can be clustered by them.
+        themes: Of the questions, if they have some.
     """
 
     conditions: tuple[str, ...]
@@ -179,6 +189,7 @@ class Table:
     hits: Array
     totals: Array
     by_question: bool
+    themes: Themes | None = None
 
     def pick(
         self,
@@ -196,12 +207,29 @@ class Table:
             [self.questions.index(name) for name in kept_q],
         )
         hits, totals = self.hits[places], self.totals[places]
-        return Table(kept_c, kept_p, kept_q, hits, totals, self.by_question)
+        return Table(kept_c, kept_p, kept_q, hits, totals, self.by_question, self.themes)
+
+    @cached_property
+    def places(self) -> Places | None:
+        """The theme of each question; None where questions are the samples."""
+        return places_of(self.questions, self.themes) if self.by_question else None
+
+    @property
+    def samples(self) -> int:
+        """How many themes or questions there are."""
+        return len(self.questions) if self.places is None else int(self.places.max()) + 1
 
     @property
     def rates(self) -> Array:
-        """Shares `[C, P, Q]`; every cell has answers."""
-        return self.hits / self.totals
+        """Shares `[C, P, sample]` by question or theme; every cell has answers."""
+        return by_theme(self.hits / self.totals, self.places)
+
+    @property
+    def counts(self) -> tuple[Array, Array]:
+        """Hits and answers of each question or theme, `[sample]`."""
+        hits, totals = self.hits.sum(axis=(0, 1)), self.totals.sum(axis=(0, 1))
+        places = self.places
+        return (hits, totals) if places is None else (sums(hits, places), sums(totals, places))
 
     @property
     def mean_rates(self) -> Array:
@@ -245,4 +273,5 @@ def tabulate(
             hits[place, row] += [part[kind] for part in parts]
             totals[place, row] += [part["total"] for part in parts]
     names = tuple(questions) if by_question else ("",)
-    return Table(tuple(conditions), tuple(personas), names, hits, totals, by_question)
+    themes = chosen[0][1].get("themes")
+    return Table(tuple(conditions), tuple(personas), names, hits, totals, by_question, themes)

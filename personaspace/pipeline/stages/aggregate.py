@@ -17,6 +17,7 @@ from personaspace.analysis.results_parts import (
     ModelInfo,
     NoticeInfo,
     PersonaInfo,
+    QuestionsInfo,
     RegistrationInfo,
     StudyCondition,
 )
@@ -66,6 +67,8 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
         "coupling_questions": study.coupling_questions,
         "seeds": spec.seeds,
     }
+    themes = {"extraction": study.extraction_themes, "evaluation": study.evaluation_themes}
+    reads |= {"themes": themes} if any(themes.values()) else {}
     if study.registration is not None:
         reads["registration"] = study.registration.sha256
     if spec.judge is not None:
@@ -117,7 +120,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=8,
+    version=9,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -135,6 +138,7 @@ STAGE = Stage(
     spec_paths={
         "study": "name",
         "coupling_questions": "coupling.questions",
+        "themes": "extraction.questions",
         "judge": "judge",
     },
 )
@@ -166,6 +170,7 @@ def _geometry(context: Context) -> GeometryResult:
         permutations=spec.analysis.permutations,
         bootstrap=spec.analysis.bootstrap,
         seed=spec.analysis.seed,
+        themes=context.study.extraction_themes,
         advance=context.progress.advance,
     )
 
@@ -208,7 +213,10 @@ def _measured_cosines(context: Context) -> dict[str, dict[int, float]]:
 def _leakage(context: Context, scores: Scores, measured: dict[str, dict[int, float]]) -> list[Row]:
     layer = _headline_layer(context)
     cosines = {name: by_layer[layer] for name, by_layer in measured.items()}
-    return leakage_of(context.spec, scores, context.study.unseen, measured=cosines)
+    study = context.study
+    return leakage_of(
+        context.spec, scores, study.unseen, measured=cosines, themes=study.evaluation_themes
+    )
 
 
 def _judged(context: Context) -> dict[str, Any]:
@@ -261,6 +269,7 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
         "negatives": spec.coupling.negatives,
         "personas": [PersonaInfo(name=each.name, prompt=each.prompt) for each in spec.personas],
         "evaluated_personas": spec.evaluated_personas(),
+        "questions": _questions(context.study),
         "layers": context.study.layers(num_layers),
         "methods": sorted(set(spec.extraction.methods)),
         "analysis": AnalysisInfo(
@@ -292,6 +301,24 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
             for c in spec.conditions
         ],
     }
+
+
+def _questions(study: Study) -> list[QuestionsInfo]:
+    asked = (
+        ("extraction", study.extraction_questions, study.extraction_themes),
+        ("evaluation", study.evaluation_questions, study.evaluation_themes),
+    )
+    return [
+        QuestionsInfo(
+            stage=stage,
+            count=len(questions),
+            themes=len({(text in themes, themes.get(text, text)) for text in questions})
+            if themes
+            else None,
+            unthemed=len([text for text in questions if text not in themes]) if themes else 0,
+        )
+        for stage, questions, themes in asked
+    ]
 
 
 def _registration(study: Study) -> RegistrationInfo | None:
