@@ -14,6 +14,7 @@ from personaspace.analysis.geometry import axis, collapse, convergence, publishe
 from personaspace.analysis.geometry.analysis import GroupWork
 from personaspace.analysis.leakage import across, recommended
 from personaspace.analysis.leakage import published as leakage_published
+from personaspace.analysis.leakage.scores import common_bystanders
 from personaspace.analysis.rows import Row
 
 #: 399 draws make 5 % an attainable level: 20 of 400.
@@ -110,7 +111,7 @@ def leakage_study(
             for entry in scores.values():
                 for counts in entry["per_persona"].values():
                     del counts["per_question"]
-        common = recommended.common_bystanders(scores, CONDITIONS, SOURCE)
+        common = common_bystanders(scores, CONDITIONS, SOURCE)
         where = {"seed": 1, "training_seed": 42}
         rows: list[Row] = []
         if "published" in metrics:

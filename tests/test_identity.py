@@ -24,8 +24,9 @@ def sha(value: Any) -> str:
 
 
 def listed(name: str, count: int) -> list[str]:
-    found: list[str] = yaml.safe_load(builtin.resource(name).read_text(encoding="utf-8"))
-    return found[:count]
+    found = yaml.safe_load(builtin.resource(name).read_text(encoding="utf-8"))
+    texts = [t for each in found for t in (each["questions"] if isinstance(each, dict) else [each])]
+    return texts[:count]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,9 @@ def wanted(finished_study: Finished) -> dict[str, str]:
     return {
         **{f"datasets.{n}": hashlib.sha256(raw).hexdigest() for n, raw in files.items()},
         "extraction.questions": sha(listed("questions-extraction", 4)),
+        "extraction.themes": sha(
+            sorted([text, "Daily life"] for text in listed("questions-extraction", 4))
+        ),
         "coupling.questions": sha(listed("questions-coupling", 3)),
         "evaluation.questions": sha(evaluation),
         "personas": sha([[p["name"], p["prompt"]] for p in values["personas"]]),

@@ -204,7 +204,7 @@ class GroupWork:
         draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
         if "recommended" not in variants:
             return cls(roles, seed, draws, None, None, notes)
-        places = places_of(group.questions, themes)
+        places = places_of(group.questions, themes) if themes else None
         usable = group.valid if places is None else sums(group.valid.astype(float), places) > 0
         if usable.sum(axis=1).min() < 2:
             unit = "question" if places is None else "theme"

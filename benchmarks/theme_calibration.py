@@ -1,0 +1,214 @@
+"""How often tests reject where effects act on whole themes of questions, told of them or not.
+
+python -m benchmarks.theme_calibration --studies 2000 --out docs/calibration-themes.md
+
+Worlds that its JSON has already, with as many studies, are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np  # noqa: E402
+from scenarios import ARMS, DRAWS, HALVINGS, LEAKAGE, Check  # noqa: E402
+from simulate import CONDITIONS, ROLES, SOURCE, Arm, Geometry  # noqa: E402
+
+from personaspace.analysis.geometry import axis, collapse, convergence, separability  # noqa: E402
+from personaspace.analysis.geometry.cells import Cell  # noqa: E402
+from personaspace.analysis.leakage import across, recommended  # noqa: E402
+from personaspace.analysis.leakage.scores import common_bystanders, with_themes  # noqa: E402
+from personaspace.analysis.rows import Row  # noqa: E402
+from personaspace.analysis.stats import generator  # noqa: E402
+
+EQUAL, UNEQUAL = (4,) * 8, (1, 1, 2, 3, 4, 5, 7, 9)
+#: Of a theme in a condition: shared by its personas' activations; and of one persona alone.
+MOVED, OWN = 0.5, 0.5
+#: The same of rates.
+RATE = 0.05
+SMALL = Geometry(personas=8)
+CHECKS = (
+    *(Check("M1", "recommended", n, "e1") for n in ("raw_cosine", "centred_cosine", "spread")),
+    Check("M1", "recommended", "em_minus_benign", "e1"),
+    *(Check("M2", "recommended", n, "e1") for n in ("split_half", "displacement")),
+    Check("M2", "recommended", "condition_spread"),
+    Check("M3", "recommended", "nearest_centroid_above_chance", "e1"),
+    Check("H1", "recommended", "own_minus_other_conditions", "e4-villain"),
+    Check("H2", "recommended", "common_set"),
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """A world, and what the analysis knows of it.
+
+    Attributes:
+        what: In a sentence.
+        sizes: How many questions each theme has.
+        acts: Effects act on whole themes, not on single questions alone.
+        known: The analysis knows the themes.
+    """
+
+    what: str
+    sizes: Sequence[int]
+    acts: bool
+    known: bool
+
+    @property
+    def places(self) -> np.ndarray:
+        """The theme of each question."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+
+WORLDS = {
+    "themes act, unknown": World(
+        "Eight themes of four; the analysis knows none.", EQUAL, True, False
+    ),
+    "themes act": World("The same; themes are the clusters.", EQUAL, True, True),
+    "unequal themes act, unknown": World(
+        "Themes of 1, 1, 2, 3, 4, 5, 7 and 9 questions; the analysis knows none.",
+        UNEQUAL, True, False,
+    ),
+    "unequal themes act": World("The same; themes are the clusters.", UNEQUAL, True, True),
+    "themes do not act": World("Themes are the clusters, without need.", EQUAL, False, True),
+    "unequal themes do not act": World("The same, unequal.", UNEQUAL, False, True),
+}  # fmt: skip
+
+
+def _moved(cell: Cell, world: World, rng: np.random.Generator) -> Cell:
+    """The cell with effects of themes in every condition, base too."""
+    if not world.acts:
+        return cell
+    conditions, personas, _, hidden = cell.states.shape
+    themes = len(world.sizes)
+    shared = MOVED * rng.standard_normal((conditions, 1, themes, hidden), dtype=np.float32)
+    own = OWN * rng.standard_normal((conditions, personas, themes, hidden), dtype=np.float32)
+    states = cell.states + (shared + own)[:, :, world.places]
+    return replace(cell, states=states, means=states.mean(axis=2, dtype=np.float64))
+
+
+def geometry(world: World, rng: np.random.Generator) -> list[Row]:
+    """M1 and M2 where conditions are drawn alike, M3 where personas leave no trace."""
+    size = replace(SMALL, questions=len(world.places))
+    places = world.places if world.known else None
+    cell = _moved(size.cell(rng, dict.fromkeys(ARMS, Arm())), world, rng)
+    themed = cell if places is None else cell.by_theme(places)
+    halves = axis.halve(themed.valid.shape[1], rng, HALVINGS)
+    found, positions, _ = axis.m2(themed, ROLES, halves)
+    rows = [*collapse.m1(themed, ROLES), *found]
+    rows += convergence.convergence_rows([positions] if positions else [], "a", 42, 1)
+    none = replace(size, between=0.0, own=0.0)
+    blank = _moved(none.cell(rng, dict.fromkeys(("base", "e1"), Arm())), world, rng)
+    design = separability.Design.make(blank.valid, DRAWS, int(rng.integers(2**31)), places)
+    return rows + separability.m3(blank, ROLES, design, 1)
+
+
+def leakage(world: World, rng: np.random.Generator) -> list[Row]:
+    """H1 and H2 where conditions leak alike."""
+    questions = len(world.places)
+    scores = replace(LEAKAGE, questions=questions).scores(rng)
+    if world.acts:
+        for entry in scores.values():
+            _shift(entry, world, rng)
+    names = {f"question {q}": f"theme {t}" for q, t in enumerate(world.places)}
+    known = with_themes(scores, names if world.known else None)
+    common = common_bystanders(known, CONDITIONS, SOURCE)
+    rows = recommended.h1_rows(known, CONDITIONS[-1], CONDITIONS, common, source=SOURCE, seed=42)
+    return rows + across.h2_rows(
+        known, CONDITIONS, common, negatives=(), unseen=None, permutations=DRAWS, bootstrap=50,
+        seed=int(rng.integers(2**31)), training_seed=42,
+    )  # fmt: skip
+
+
+def _shift(entry: dict, world: World, rng: np.random.Generator) -> None:
+    """Draws a condition's answers anew, each theme's rate moved, and each persona's in it."""
+    by_theme = rng.normal(0, RATE, size=len(world.sizes))
+    for counts in entry["per_persona"].values():
+        own = by_theme + rng.normal(0, RATE, size=len(world.sizes))
+        for part, place in zip(counts["per_question"].values(), world.places, strict=True):
+            rate = np.clip(part["hits"] / part["total"] + own[place], 0, 1)
+            part["hits"] = int(rng.binomial(part["total"], rate))
+        counts["hits"] = sum(part["hits"] for part in counts["per_question"].values())
+
+
+PARTS: tuple[Callable[[World, np.random.Generator], list[Row]], ...] = (geometry, leakage)
+
+
+def rejected(world: World, label: str, studies: int) -> dict[str, float]:
+    """Share of studies with p ≤ 0.05, by test."""
+    p = np.full((studies, len(CHECKS)), np.nan)
+    for study in range(studies):
+        rng = generator(13, label, study)
+        rows = [row for part in PARTS for row in part(world, rng)]
+        for column, check in enumerate(CHECKS):
+            row = check.find(rows)
+            if row is not None and row.p is not None:
+                p[study, column] = row.p
+    return {
+        f"{check.metric} {check.name}": float((p[np.isfinite(p[:, c]), c] <= 0.05 + 1e-12).mean())
+        for c, check in enumerate(CHECKS)
+    }
+
+
+def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
+    """The page."""
+    error = 196 * np.sqrt(0.05 * 0.95 / studies)
+    tests = list(next(iter(shares.values())))
+    lines = [
+        "# Questions in themes: how often tests reject",
+        "",
+        f"Written by `python -m benchmarks.theme_calibration --studies {studies} --out "
+        f"docs/calibration-themes.md`, last on {date.today().isoformat()}.",
+        "",
+        "Share of made-up studies in % with p ≤ 0.05 although the null hypothesis is true, "
+        f"{studies} studies a world (at 5 %: ± {error:.1f}). "
+        "Conditions move whole themes of questions, and "
+        "every persona in them, at random; 8 personas (12 in answers), 32 questions, one seed, and "
+        "five conditions.",
+        "",
+        "| test | " + " | ".join(shares) + " |",
+        "|---" * (1 + len(shares)) + "|",
+    ]
+    for test in tests:
+        cells = " | ".join(f"{100 * one[test]:.1f}" for one in shares.values())
+        lines.append(f"| {test} | {cells} |")
+    lines += ["", *(f"- *{name}*: {WORLDS[name].what}" for name in shares), ""]
+    lines += ["Tests over training runs: [calibration-runs.md](calibration-runs.md).", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
+    options = parser.parse_args()
+    kept = options.out and options.out.with_suffix(".json")
+    shares: dict[str, dict[str, float]] = {}
+    if kept and kept.is_file():
+        former = json.loads(kept.read_text(encoding="utf-8"))
+        shares = former["rejected"] if former["studies"] == options.studies else {}
+    for name, world in WORLDS.items():
+        if name in shares:
+            continue
+        shares[name] = rejected(world, name, options.studies)
+        print(name, {test: round(100 * s, 1) for test, s in shares[name].items()}, flush=True)
+        if kept:
+            text = json.dumps({"studies": options.studies, "rejected": shares}, indent=1)
+            kept.write_text(text + "\n", encoding="utf-8")
+    if options.out is not None:
+        ordered = {name: shares[name] for name in WORLDS if name in shares}
+        options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
