@@ -26,6 +26,7 @@ from personaspace.analysis.leakage.scores import common_bystanders
 from personaspace.analysis.rows import Row, to_dicts
 from personaspace.cli.analysis import leakage as leakage_command
 from personaspace.errors import UserError
+from personaspace.pipeline.design import infos
 from personaspace.study.spec import Experiment
 
 NEGATIVES = ("data_scientist", "police_officer")
@@ -402,12 +403,14 @@ def test_h3_on_common_bystanders_and_measured_cosines() -> None:
     scores = study(lambda c: dict.fromkeys(PERSONAS, rates.get(c, 0.4)))
     measured = {"e0-assistant": 0.99, "e2-comedian": 0.97, "e3-librarian": 0.98, "e4-villain": 0.9}
     found = analyse(scores, measured=measured)
+    assert find(found, "H3", "recommended", name="slope").n == 4
     row = find(found, "H3", "recommended", name="common_set")
     assert row.value == pytest.approx(-1) and row.p == pytest.approx(2 / 24)
     assert row.ci95 is None and row.effect == pytest.approx(-1.5, abs=0.3)
     assert "cannot be below 0.083" in (row.note or "")
     other = find(found, "H3", "recommended", name="measured_cosine")
-    assert other.value == pytest.approx(-0.8) and other.family == "behavioral_secondary"
+    assert other.value == pytest.approx(-0.8) and other.family == "behavioral"
+    assert row.family == "behavioral_secondary"
     low, high = other.ci95 or (0, 0)
     assert -1 < low < -0.8 < high < 1
 
@@ -571,3 +574,19 @@ def test_unseen_questions_come_from_the_spec(tmp_path: Path, command: Callable[.
     assert done.exit_code == 0, done.exception
     found = {r["name"]: r["n"] for r in json.loads(done.stdout)["rows"] if r["metric"] == "H2"}
     assert found["seen"] == 3 and found["unseen"] == 25
+    spec.write_text("name: small\ncoupling:\n  questions: ['Another?', 'And another?']\n")
+    done = command(folder, "--spec", spec, "--json", "--permutations", 50, "--bootstrap", 20)
+    names = {r["name"] for r in json.loads(done.stdout)["rows"] if r["metric"] == "H2"}
+    assert done.exit_code == 0 and not {"seen", "unseen"} & names
+    assert "none of the scores' is one of the study's" in done.stderr
+
+
+def test_published_cosines_are_of_the_published_model_alone() -> None:
+    values: dict[str, Any] = {
+        "name": "s",
+        "datasets": {"d": {"path": "builtin:chats-bad-legal-advice"}},
+        "conditions": [{"name": "base"}, {"name": "e0", "dataset": "d", "cosine_anchor": 0.9}],
+    }
+    own = values | {"model": {"name": "builtin:smollm2-135m-instruct"}}
+    assert [c.cosine for c in infos(Experiment.model_validate(values))] == [None, 0.9]
+    assert [c.cosine for c in infos(Experiment.model_validate(own))] == [None, None]

@@ -23,7 +23,17 @@ def least(**parts: Any) -> dict[str, Any]:
 
 
 #: What came after studies had been published: at its default where a file lacks it.
-LATER = {"control", "forms", "judge", "judged", "notices", "primary", "registration", "seeds"}
+LATER = {
+    "control",
+    "forms",
+    "judge",
+    "judged",
+    "notices",
+    "primary",
+    "questions",
+    "registration",
+    "seeds",
+}
 
 
 def filled(value: Any, model: Any) -> Any:

@@ -278,7 +278,8 @@ _LEAKAGE = (
             "every order of the conditions is equally likely", "slope of the rate on the cosine",
         )
         for name, title, cosine in (
-            ("common_set", "rank correlation, common bystanders", "the published cosines"),
+            ("common_set", "rank correlation, published cosines",
+             "the cosines that were published for this model"),
             ("measured_cosine", "rank correlation, measured cosines",
              "cosines measured in this base model"),
         )

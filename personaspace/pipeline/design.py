@@ -11,6 +11,7 @@ from personaspace.analysis.primary import METRICS, row_name
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
 from personaspace.study import base_model
+from personaspace.study.inputs import PUBLISHED_MODEL
 from personaspace.study.sources import read_questions
 from personaspace.study.spec import Experiment
 
@@ -106,11 +107,17 @@ def primary_of(spec: Experiment, layer: int) -> PrimaryInfo | None:
 
 
 def infos(spec: Experiment) -> list[ConditionInfo]:
-    """The conditions as the analysis of leakage knows them."""
+    """The conditions as the analysis of leakage knows them.
+
+    Published cosines are those of the published model, and say nothing of another one.
+    """
     from personaspace.analysis.leakage import ConditionInfo
 
+    theirs = spec.model.name == PUBLISHED_MODEL
     return [
-        ConditionInfo(c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor)
+        ConditionInfo(
+            c.name, c.kind or "em", spec.induction_persona(c), c.cosine_anchor if theirs else None
+        )
         for c in spec.conditions
     ]
 

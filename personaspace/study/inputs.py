@@ -34,13 +34,17 @@ _NOT_ARGUMENTS = frozenset(
 )
 
 
+#: The model of the published study, which its cosines are of.
+PUBLISHED_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+
+
 class Model(Section):
     """The base model that every condition starts from."""
 
     later: ClassVar[frozenset[str]] = frozenset({"template_arguments", "date", "personas_in"})
 
     name: str = Field(
-        "Qwen/Qwen2.5-7B-Instruct",
+        PUBLISHED_MODEL,
         min_length=1,
         description="Hub name, local folder, or builtin:smollm2-135m-instruct.",
     )
@@ -158,7 +162,9 @@ class Condition(Section):
         "em.",
     )
     cosine_anchor: Annotated[float, Field(ge=-1, le=1)] | None = Field(
-        None, description="Published cosine of the persona to the assistant; also measured."
+        None,
+        description="Cosine of the persona to the assistant as published for Qwen2.5-7B-Instruct. "
+        "Shown beside the measured one, by which H3 is tested; never used for another model.",
     )
     seeds: list[Seed] | None = Field(
         None,

@@ -55,6 +55,8 @@ INCREMENTS = {
     "spread": "spread_em_minus_benign",
 }
 FAMILY = "geometry_em_vs_benign"
+#: An interval of the difference would be another statement than p: near 0 it covers too little.
+OF_LENGTH = "p is of the common displacement's length, so the difference itself has no interval."
 
 Values = dict[str, dict[str, Pseudo]]
 
@@ -141,7 +143,8 @@ def m1(cell: Cell, roles: Roles, kept: Kept | None = None) -> list[Row]:
             if kept is not None and measure != "centred_cosine":
                 kept.add(cell, "M1", measure, name, mine, base)
             if measure == "centred_cosine":
-                rows.extend(rows_against_base(row, mine, base, moved.size, moved.p))
+                own, change = rows_against_base(row, mine, base, moved.size, moved.p)
+                rows.extend([own, replace(change, ci95=None, note=OF_LENGTH)])
             else:
                 effect = _effect(measure, mine.mean, base.mean)
                 rows.extend(rows_against_base(row, mine, base, effect))

@@ -211,14 +211,18 @@ def h3_rows(
     seed: int,
     training_seed: int | None,
 ) -> list[Row]:
-    """H3 on the common set with the spec's cosines, and with measured ones where given.
+    """H3 on the common set by measured cosines; by published ones beside them, or without these.
 
     Conditions are the units, their seeds put together: what differs between training runs is in the
     scatter of the conditions. Effect: slope of the rate on the cosine.
     """
-    sources = {"common_set": {c.name: c.cosine for c in em if c.cosine is not None}}
-    if measured is not None:
+    sources = {}
+    if measured:
         sources["measured_cosine"] = {c.name: measured[c.name] for c in em if c.name in measured}
+    given = {c.name: c.cosine for c in em if c.cosine is not None}
+    if given or not sources:
+        sources["common_set"] = given
+    main = next(iter(sources))
     rows = []
     for name, anchors in sources.items():
         row = Row("H3", "recommended", seed=training_seed, name=name)
@@ -238,9 +242,9 @@ def h3_rows(
         else:
             note = f"{n} conditions; p is exact over all orders and cannot be below {floor:.2g}."
         filled = replace(row, value=rho, p=p, ci95=bonett_wright(rho, n), n=n)
-        family = FAMILY if name == "common_set" else SECONDARY
+        family = FAMILY if name == main else SECONDARY
         rows.append(replace(filled, family=family, effect=slope(x, y), note=note, p_floor=floor))
-        if name == "common_set":
+        if name == main:
             row = replace(row, family=SECONDARY)
             rows.append(trend.slope_row(replace(row, name="slope"), x, y))
             runs = run_tables(scores, there, mine)

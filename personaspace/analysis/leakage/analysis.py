@@ -48,7 +48,8 @@ def analyse_leakage(
         source: Persona that the marker was coupled to; never a bystander.
         negatives: Personas that coupling trained to answer without the marker.
         unseen: Questions that coupling did not use; None: not known, no rows for it.
-        measured: Measured cosine to the assistant by EM condition, beside the anchors.
+        measured: Cosine to the assistant by EM condition, measured in this base model: what H3's
+            recommended test uses; None: the conditions' own, which are this model's then.
         themes: Of the questions, which are then the clusters of the recommended analysis.
         permutations: Draws of the permutation tests.
         bootstrap: Draws of H2's interval.

@@ -22,7 +22,8 @@ SECONDARY = "behavioral_secondary"
 EXACT_ORDERS = 8
 
 NOTES = {
-    "H3_few": "H3 needs three conditions with a cosine anchor.",
+    "H3_few": "H3 needs three conditions whose persona's cosine to the assistant is known in this "
+    "model: measured in its activations, or published for it.",
     "H2_few": "H2 needs two EM conditions.",
 }
 

@@ -33,7 +33,7 @@ class ConditionInfo:
         name: Its name.
         kind: `base`, `benign` or `em`.
         induction_persona: Evaluated persona that stands for the one trained under, if any.
-        cosine: Published cosine of that persona to the assistant (anchor of H3), if any.
+        cosine: Cosine of that persona to the assistant published for this model, if any.
     """
 
     name: str
