@@ -78,7 +78,8 @@ def test_failed_assumptions_stand_at_the_number_once_in_words(page: Page, folder
     failed = sum(1 for row in found["geometry"] + found["leakage"] if row.get("warning"))
     assert failed >= 4
     assert any(
-        "results failed a check" in text and f"({failed} in all" in text for text in page.text("li")
+        "on an assumption that fails" in text and f"({failed} in all" in text
+        for text in page.text("li")
     )
 
 

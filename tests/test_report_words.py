@@ -130,7 +130,9 @@ def test_new_rows_of_the_analysis_are_told() -> None:
     never = study(geometry=[row(**common, name="convergence_layer", seed=42)])
     assert "M2: no measured layer was found" in " ".join(details(never))
     warned = study(tests=[row(metric="H1", condition="e0", value=0.1, p=0.2, warning="Not so.")])
-    assert any("1 result failed a check" in text for text in cautions(warned))
+    assert any(
+        "1 result at the headline layer or in leakage rests" in text for text in cautions(warned)
+    )
 
 
 @pytest.mark.parametrize(

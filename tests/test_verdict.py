@@ -65,15 +65,26 @@ def test_each_question_has_its_answer() -> None:
     ]
     learned, closer, harm, _ = (line.answer for line in lines)
     assert learned.startswith("Yes, in every condition.") and "90.0\u202f%" in learned
-    assert closer.startswith("Yes, in 2 of 2 conditions.") and "0.960 to 0.980" in closer
-    assert "About 50\u202f% (40\u202f% to 60\u202f%)" in closer
-    assert harm.startswith("+0.006 in similarity (95\u00a0% interval [0.004, 0.009])")
-    assert "more than chance explains" in harm and "For other personas it is not shown" in harm
+    assert closer.startswith("Yes, after both trainings on harmful data.")
+    assert "0.960 alike, where 1 is identical; after training on harmful data 0.980." in closer
+    assert "brings about 50\u202f% (40\u202f% to 60\u202f%) of that change as well" in closer
+    assert "are 0.006 more alike (95\u00a0% interval 0.004 to 0.009 more) than after" in harm
+    assert "more than chance explains" in harm
+    assert "other personas is not shown (95\u00a0% interval 0.004 less to 0.016 more)" in harm
 
 
 def test_an_interval_that_holds_zero_is_no_difference_shown_and_not_none() -> None:
     words = said(study(*ROSE, replace(ADDED, ci95=(-0.002, 0.014), p=0.1)))
-    assert "no difference from harmless data is shown" in words and "chance explains" not in words
+    assert "No difference in how alike personas become is shown. Measured:" in words
+    assert "0.002 less to 0.014 more" in words and "chance explains" not in words
+
+
+def test_a_failed_check_is_told_where_an_answer_rests_on_it() -> None:
+    doubtful = replace(ROSE[0], warning="One persona may drive this result.")
+    words = said(study(doubtful, ROSE[1], ADDED))
+    assert "doubt these answers? One persona may drive this result. (e0)" in words
+    aside = replace(ROSE[0], layer=7, warning="One persona may drive this result.")
+    assert "doubt" not in said(study(*ROSE, ADDED, aside))
 
 
 def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
@@ -84,7 +95,9 @@ def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
 def test_one_training_run_each_is_said() -> None:
     single = replace(ADDED, run_variation=False)
     words = said(study(*ROSE, single, seeds=(1,)))
-    assert "every model was trained once" in words and "another training might not show it" in words
+    assert (
+        "every model was trained once" in words and "which another training might not show" in words
+    )
 
 
 def test_pairs_of_training_personas() -> None:
@@ -118,6 +131,6 @@ def test_less_is_said_as_less_and_the_interval_with_it() -> None:
 
 def test_the_level_is_the_study_s() -> None:
     results = study(*(replace(each, p=0.03) for each in ROSE), replace(ADDED, p=0.03))
-    assert "Yes, in 2 of 2" in said(results) and "more than chance explains" in said(results)
+    assert "Yes, after both" in said(results) and "more than chance explains" in said(results)
     strict = results.model_copy(update={"analysis": AnalysisInfo(method="a", layer=20, alpha=0.01)})
-    assert "That is not clear" in said(strict) and "no difference from harmless" in said(strict)
+    assert "That is not clear" in said(strict) and "No difference in how" in said(strict)

@@ -209,9 +209,11 @@ def _results(work: Any) -> Results:
 def _show(work: Any, out: Path | None) -> None:
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.local import export
-    from personaspace.report.summary import table
+    from personaspace.report.summary import plain, table
 
-    console().print(table(_results(work)))
+    found = _results(work)
+    console().print(plain(found), markup=False, highlight=False)
+    console().print(table(found))
     if out is not None:
         print(f"report: {export(work, out) / 'report.html'}")
     else:

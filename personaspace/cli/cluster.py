@@ -136,7 +136,7 @@ def show_results(
     from personaspace.analysis.results import RESULTS_FILE, Results
     from personaspace.cluster.reachability import check_reachable
     from personaspace.cluster.release import artifact_keys, store_url
-    from personaspace.report.summary import table
+    from personaspace.report.summary import plain, table
     from personaspace.store import open_store
 
     keys = artifact_keys(cluster, release)
@@ -151,6 +151,7 @@ def show_results(
         if as_json:
             print_json(results.to_dict())
             return
+        console().print(plain(results), markup=False, highlight=False)
         console().print(table(results))
         print(f"results: {place.describe(keys['aggregate'])}")
         if "report" in keys:

@@ -6,7 +6,11 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from personaspace.analysis.control_rows import ControlReason
+from personaspace.analysis.metrics import MEASURES
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.results_parts import ConditionKind, StudyCondition
 from personaspace.analysis.rows import Row
@@ -69,7 +73,7 @@ def cautions(results: Results) -> list[str]:
 
 
 def _failed_checks(results: Results) -> list[str]:
-    """What failed among the results that are shown first, and how often in all."""
+    """Which checks failed among the results that are shown first, of what, and how often in all."""
     warned = [row for row in (*results.geometry, *results.leakage) if row.warning]
     if not warned:
         return []
@@ -78,14 +82,29 @@ def _failed_checks(results: Results) -> list[str]:
     reasons = list(dict.fromkeys(row.warning for row in shown if row.warning))
     if not reasons:
         return [
-            "No result at the headline layer failed a check of assumptions; "
-            f"{count(len(warned), 'result')} elsewhere did, each marked in the tables."
+            "No result that is shown first rests on an assumption that fails; "
+            f"{count(len(warned), 'result')} elsewhere do, each marked in the tables."
         ]
-    told = " ".join(reasons[:_REASONS])
+    told = [f"{reason.rstrip('.')} ({_which(shown, reason)})." for reason in reasons[:_REASONS]]
     return [
-        f"{count(len(shown), 'result')} failed a check of assumptions at the headline layer or in "
-        f"leakage ({len(warned)} in all, each marked in the tables): {told}"
+        f"{count(len(shown), 'result')} at the headline layer or in leakage "
+        f"{'rests' if len(shown) == 1 else 'rest'} on an assumption that fails "
+        f"({len(warned)} in all, each marked in the tables). {' '.join(told)}"
     ]
+
+
+def _which(rows: Iterable[Row], reason: str) -> str:
+    """Of what a check failed: the measures, most frequent first."""
+    found = Counter(_title(row) for row in rows if row.warning == reason)
+    names = [f"{name}{f', {n} times' if n > 1 else ''}" for name, n in found.most_common(3)]
+    more = f"; and {len(found) - 3} other measures" if len(found) > 3 else ""
+    return "; ".join(names) + more
+
+
+def _title(row: Row) -> str:
+    measure = MEASURES.get((row.metric, row.variant, row.name))
+    title = measure.title.removesuffix(", change from base") if measure else row.name
+    return f"{row.metric}, {title}" if title else row.metric
 
 
 def _clean(text: str) -> str:

@@ -61,7 +61,13 @@ def _analysis_line(results: Results) -> str:
     parts += [count(a.permutations, "permutation")] if a.permutations is not None else []
     parts += [count(a.bootstrap, "bootstrap draw")] if a.bootstrap is not None else []
     parts += [f"analysis seed {a.seed}"] if a.seed is not None else []
-    return f"Statistics: {', '.join(parts)}."
+    samples = [
+        f"{asked.count} questions of {asked.stage} in {asked.themes} themes"
+        for asked in results.questions
+        if asked.themes is not None and asked.themes > 1
+    ]
+    themed = f" Themes are the samples of tests over questions: {', '.join(samples)}."
+    return f"Statistics: {', '.join(parts)}.{themed if samples else ''}"
 
 
 def absent_parts(results: Results, has_answers: bool) -> list[str]:

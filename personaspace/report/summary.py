@@ -11,6 +11,7 @@ from rich.table import Table
 from personaspace.analysis.results import Results, share
 from personaspace.report import control, judged
 from personaspace.report.text import NONE, number, percent
+from personaspace.report.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def headline(results: Results) -> Sequence[HeadlineRow]:
             )
         )
     return entries
+
+
+def plain(results: Results) -> str:
+    """The verdict, a line for each question and one for its answer."""
+    return "\n".join(f"{line.question}\n  {line.answer}" for line in verdict(results))
 
 
 def table(results: Results) -> Table:

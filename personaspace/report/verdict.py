@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
 from personaspace.report.endpoint import primary
-from personaspace.report.text import count, interval, number, percent
+from personaspace.report.text import count, listing, number, percent
 
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
 
@@ -34,7 +35,39 @@ def verdict(results: Results) -> list[Line]:
         _harm(results),
         _persona(results),
     ]
-    return [line for line in found if line is not None] + [_limits(results)]
+    said = [line for line in found if line is not None]
+    doubts = _doubts(results) if said else None
+    return [*said, *([doubts] if doubts else []), _limits(results)]
+
+
+def _doubts(results: Results) -> Line | None:
+    """Assumptions that fail for the very rows that the lines above rest on."""
+    rows = [row for row in _behind(results) if row.warning]
+    if not rows:
+        return None
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        place = results.label(row.condition) if row.condition else "all harmful trainings together"
+        if row.against and row.condition:
+            place += f" less {results.label(row.against)}"
+        places = reasons.setdefault(row.warning or "", [])
+        if place not in places:
+            places.append(place)
+    told = [f"{reason} ({listing(places[:4])})" for reason, places in reasons.items()]
+    return Line("Is there a reason to doubt these answers?", " ".join(told[:3]))
+
+
+def _behind(results: Results) -> list[Row]:
+    """The rows that the lines are made of."""
+    found: list[Row | None] = [*_changes(results, "em")]
+    found += [primary_row(results)] if results.primary is not None else []
+    for metric, name in (
+        ("M1", "em_mean_minus_benign"),
+        ("M1", "em_mean_benign_share"),
+        ("bystander_contrast", "em_mean_minus_benign"),
+    ):
+        found += [row for target in _OURS if (row := _row(results, metric, name, target))]
+    return [row for row in found if row is not None]
 
 
 def _primary(results: Results) -> Line | None:
@@ -55,15 +88,22 @@ def _row(results: Results, metric: str, name: str, target: Target) -> Row | None
     return None
 
 
-def _ends(row: Row, digits: int = 3) -> str:
-    return f" (95\u00a0% interval {interval(row.ci95, digits)})" if row.ci95 else ""
-
-
 def _clear(results: Results, row: Row) -> bool:
     """Shown to differ from 0, at the study's level."""
     if row.p is not None:
         return row.p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
+
+
+def _span(low: float, high: float, digits: int, words: tuple[str, str]) -> str:
+    """An interval of a signed size, each end with its direction: `2 less to 4 more`."""
+    more, less = words
+    ends = [number(abs(end), digits) for end in (low, high)]
+    if low < 0 < high:
+        return f"{ends[0]} {less} to {ends[1]} {more}"
+    if high <= 0:
+        ends.reverse()
+    return f"{' to '.join(dict.fromkeys(ends))} {less if high <= 0 else more}"
 
 
 def _points(row: Row) -> str:
@@ -76,13 +116,20 @@ def _points(row: Row) -> str:
         words = f"{size} percentage points {'more' if value > 0 else 'less'} often"
     if row.ci95 is None:
         return words
-    ends = [number(100 * abs(end), 1) for end in row.ci95]
-    if row.ci95[0] < 0 < row.ci95[1]:
-        return f"{words} (95\u00a0% interval {ends[0]} less to {ends[1]} more)"
-    if value < 0:
-        ends.reverse()
-    span = " to ".join(dict.fromkeys(ends))
-    return f"{words} (95\u00a0% interval {span} {'more' if value > 0 else 'less'})"
+    span = _span(100 * row.ci95[0], 100 * row.ci95[1], 1, ("more", "less"))
+    return f"{words} (95\u00a0% interval {span})"
+
+
+def _alike(row: Row) -> str:
+    """A difference of similarities in words, with its interval."""
+    value = row.value or 0.0
+    words = f"{number(abs(value), 3)} {'more' if value > 0 else 'less'} alike"
+    return words if row.ci95 is None else f"{words} ({_allowed(row)})"
+
+
+def _allowed(row: Row) -> str:
+    low, high = row.ci95 or (0.0, 0.0)
+    return f"95\u00a0% interval {_span(low, high, 3, ('more', 'less'))}"
 
 
 def _coupling(results: Results) -> Line | None:
@@ -123,6 +170,16 @@ def _changes(results: Results, kind: str) -> list[Row]:
     ]
 
 
+def _in_how_many(some: int, all_of: int) -> str:
+    """Of the trainings on harmful data."""
+    if all_of == 1:
+        return "after training on harmful data"
+    if some == all_of:
+        every = "both" if all_of == 2 else f"all {all_of}"
+        return f"after {every} trainings on harmful data"
+    return f"after {some} of {all_of} trainings on harmful data"
+
+
 def _closer(results: Results) -> Line | None:
     em = _changes(results, "em")
     if not em or em[0].base is None:
@@ -134,13 +191,14 @@ def _closer(results: Results) -> Line | None:
     rose = sum(1 for row in clear if (row.delta or 0) > 0)
     fell = sum(1 for row in clear if (row.delta or 0) < 0)
     moved = (
-        f"After training on harmful data the average similarity of two personas (1 is the most) "
-        f"went from {number(base)} to {number(base + mean)}."
+        "Before training, two personas are on average "
+        f"{number(base)} alike, where 1 is identical; after training on harmful data "
+        f"{number(base + mean)}."
     )
     if rose and not fell:
-        answer = f"Yes, in {rose} of {count(len(em), 'condition')}. {moved}"
+        answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
     elif fell and not rose:
-        answer = f"No, less alike in {fell} of {count(len(em), 'condition')}. {moved}"
+        answer = f"No: they became less alike {_in_how_many(fell, len(em))}. {moved}"
     else:
         answer = f"That is not clear. {moved}"
     part = _row(results, "M1", "em_mean_benign_share", "these_personas")
@@ -148,8 +206,8 @@ def _closer(results: Results) -> Line | None:
         ends = f" ({percent(part.ci95[0], 0)} to {percent(part.ci95[1], 0)})" if part.ci95 else ""
         if part.value <= 1:
             answer += (
-                f" About {percent(part.value, 0)}{ends} of that change comes with training on "
-                "harmless data as well."
+                f" Training on harmless data brings about {percent(part.value, 0)}{ends} of that "
+                "change as well."
             )
         else:
             answer += " Training on harmless data changes them more than that."
@@ -169,21 +227,26 @@ def _harm(results: Results) -> Line | None:
         row, wider = (single[0], None) if len(single) == 1 else (None, None)
     if row is None or row.value is None:
         return None
-    size = f"{number(row.value, 3, sign=True)} in similarity{_ends(row)}"
     if _clear(results, row):
         what = (
-            "for the personas of this study, more than chance explains"
+            "more than chance explains"
             if row.run_variation
-            else "a difference between these training runs; another training might not show it"
+            else "a difference between these training runs, which another training might not show"
         )
-        answer = f"{size}: {what}."
+        answer = (
+            f"After harmful data the personas of this study are {_alike(row)} than after harmless "
+            f"ones: {what}."
+        )
     else:
-        answer = f"{size}: no difference from harmless data is shown."
+        answer = (
+            "No difference in how alike personas become is shown. Measured: after harmful data "
+            f"they are {_alike(row)} than after harmless ones."
+        )
     if wider is not None and _clear(results, row):
         answer += (
             " The same is to be expected of other personas."
             if _clear(results, wider)
-            else f" For other personas it is not shown{_ends(wider)}."
+            else f" That it would hold for other personas is not shown ({_allowed(wider)})."
         )
     leak = _row(results, "bystander_contrast", "em_mean_minus_benign", "these_personas")
     if leak is not None and leak.ci95 and leak.value is not None:
