@@ -175,27 +175,13 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
             spec.evaluation.unseen_questions,
             spec.evaluation.limit,
         )
-        repeated = set(more) & (set(coupling) | set(evaluation))
-        if repeated:
-            problems.append(
-                Problem(
-                    "evaluation.unseen_questions",
-                    Code.SEEN_QUESTION,
-                    f"{sorted(repeated)[0]!r} is also a coupling or evaluation question",
-                )
-            )
+        problems += _repeated(more, {*coupling, *evaluation})
         evaluation = evaluation + more
     counted = ("positives", "negatives_each", "questions", "limit")
     if not {problem.path for problem in known} & {f"coupling.{field}" for field in counted}:
         problems += _too_few_answers(spec, coupling)
     judged, gold_set = _judging(spec, folder, questions, note)
-    chats: dict[str, Chats] = {}
-    used = {c.dataset for c in spec.conditions if c.dataset is not None}
-    for name in sorted(used & set(spec.datasets)):
-        try:
-            chats[name] = datasets.load(spec.datasets[name], folder)
-        except UserError as error:
-            note(f"datasets.{name}", error)
+    chats = _chats(spec, folder, note)
     published = _published(spec, folder, note)
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
@@ -219,6 +205,27 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     except UserError as error:
         note("analysis.registration", error)
         raise SpecErrors(problems) from None
+
+
+def _repeated(unseen: Sequence[str], seen: set[str]) -> list[Problem]:
+    """That a question which is to be unseen is asked elsewhere."""
+    field, repeated = "evaluation.unseen_questions", sorted(seen.intersection(unseen))
+    what = "is also a coupling or evaluation question"
+    return [Problem(field, Code.SEEN_QUESTION, f"{text!r} {what}") for text in repeated[:1]]
+
+
+def _chats(
+    spec: Experiment, folder: Path, note: Callable[[str, UserError], None]
+) -> dict[str, Chats]:
+    """The data sets that conditions train on."""
+    found = {}
+    used = {c.dataset for c in spec.conditions if c.dataset is not None}
+    for name in sorted(used & set(spec.datasets)):
+        try:
+            found[name] = datasets.load(spec.datasets[name], folder)
+        except UserError as error:
+            note(f"datasets.{name}", error)
+    return found
 
 
 def _published(
