@@ -207,6 +207,7 @@ GPU = {
 
 def study(api: Api) -> None:
     """A study in the middle: every kind of state."""
+    began = {"startedAt": "2026-11-24T10:17:00Z"}
     api.objects["jobs"] = [
         job("train", state="Complete"),
         job("extract", needs="train:x:42"),
@@ -217,7 +218,7 @@ def study(api: Api) -> None:
     ]
     api.objects["pods"] = [
         pod("extract", conditions=[GPU]),
-        pod("couple", phase="Running", containerStatuses=[{"state": {"running": {}}}]),
+        pod("couple", phase="Running", containerStatuses=[{"state": {"running": began}}]),
         pod("evaluate", gated=True),
         pod("aggregate", "", gated=True),
         pod("conductor", "", phase="Running"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from test_cluster_waiting import CREATING, MOUNT, SECRET, conductor, warning
 from test_conductor import Api as Patched
 from test_conductor import Stage
 
+from personaspace.cluster import ages
 from personaspace.cluster.check import run_check
 from personaspace.cluster.conductor import process
 from personaspace.cluster.conductor.missing_jobs import WithoutPod
@@ -55,6 +57,7 @@ def test_every_word_of_a_release(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ages, "now", lambda: datetime(2026, 11, 24, 10, 30, tzinfo=UTC))
     book = Book()
     for tell in (_status, _commands):
         tell(api, book, monkeypatch)

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from personaspace.cluster.states import JobState, Reason, count_of_jobs
-from personaspace.console import console, print_json, shown, stage_table
+from personaspace.console import console, duration, print_json, shown, stage_table
 from personaspace.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def _cell(row: Row) -> Text:
     text = str(row.state)
     if row.attempts and not row.state.ended:
         text += f" (attempt {row.attempts + 1})"
+    if row.ran is not None and row.state in (JobState.RUNNING, JobState.DONE):
+        text += f" {duration(row.ran)}"
     return Text(text, style=_STYLES.get(row.state, ""))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cluster import names
+from personaspace.cluster import ages, names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
 from personaspace.cluster.installed import gone, installed
 from personaspace.cluster.log_lines import entry_of
@@ -66,6 +66,8 @@ class Row:
         attempts: Pods that failed so far.
         pod: Its newest pod.
         progress: How far it is, if it runs and has said so.
+        waited: Seconds until its stage first ran, or so far; None: not known.
+        ran: Seconds that its stage ran, all attempts together; None: not at all, or not known.
         notice: Of the conductor: what to know of the whole study, for people.
     """
 
@@ -79,6 +81,8 @@ class Row:
     attempts: int = 0
     pod: str = ""
     progress: Progress | None = None
+    waited: float | None = None
+    ran: float | None = None
     notice: str = ""
 
     @property
@@ -290,6 +294,7 @@ def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
 def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
     labels = raw["metadata"]["labels"]
     situation = _situation(raw, pods)
+    took = ages.ages(raw, pods, ages.now())
     row = Row(
         job=raw["metadata"]["name"],
         stage=labels[names.STAGE],
@@ -298,6 +303,8 @@ def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
         state=situation.state,
         attempts=raw.get("status", {}).get("failed", 0),
         pod=pods[-1]["metadata"]["name"] if pods else "",
+        waited=took.waited,
+        ran=took.ran,
         notice=raw["metadata"].get("annotations", {}).get(names.NOTICE, ""),
     )
     row.put(situation.state, situation.cause)
