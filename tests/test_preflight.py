@@ -388,3 +388,49 @@ def test_validate_says_what_will_compute_and_why(
     lines = " ".join(run("validate", str(spec)).output.split())
     assert "implementation of training, coupling.recipe: reference (asked for auto)" in lines
     assert "extraction: reference (asked for reference): as the study says" in lines
+
+
+def _llama(folder: Path, hidden: int, between: int, layers: int, heads: int) -> Path:
+    """The configuration of a large Llama, without weights."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=between,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        max_position_embeddings=131072,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+    (folder / "model.safetensors").unlink()
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_needs_a_card_that_holds_it(folder: Path) -> None:
+    # Parameters of Llama-3.3-70B as its card has them; rank 32 on seven projections of 80 layers.
+    weights = 2 * 70_553_706_496
+    widths = 2 * (8192 + 8192) + 2 * (8192 + 1024) + 3 * (8192 + 28672)
+    training = weights + 16 * 32 * 80 * widths
+    facts = json.loads(run("inspect", str(_llama(folder, 8192, 28672, 80, 64)), "--json").output)
+    assert (facts["weights_bytes"], facts["training_bytes"]) == (weights, training)
+    held = {card: fits["training"] for card, fits in facts["cards"].items()}
+    assert held == {"24": False, "80": False, "141": False, "192": True}
+    assert facts["smallest_card"] == 192
+
+
+def test_a_model_that_no_card_holds_is_refused(
+    folder: Path, study_dict: dict[str, Any], write_spec: Write
+) -> None:
+    study_dict["model"] = {"name": str(_llama(folder, 16384, 53248, 126, 128))}
+    study_dict["analysis"]["layer"] = study_dict["extraction"]["layers"][0]
+    for command in (["inspect", str(folder)], ["validate", str(write_spec(study_dict))]):
+        outcome = run(*command)
+        assert outcome.exit_code == 2, outcome.output
+        (line,) = outcome.stderr.splitlines()
+        assert "GB in training (406 billion parameters in bfloat16" in line
+        assert "no card has more than 288 GB, and one must hold it all" in line

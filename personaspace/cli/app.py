@@ -92,6 +92,18 @@ def _conditions(loaded: Study) -> Table:
     return table
 
 
+def _hours(hours: float | None, model: dict[str, Any] | None) -> str:
+    """What the study takes of a GPU, in words."""
+    if hours is None:
+        return "GPU-hours: not known without the sizes of the model's weights"
+    fits = model is None or model["smallest_card"] <= 80
+    return (
+        f"about {max(hours, 0.01):.2g} GPU-hours "
+        + ("on one H100" if fits else "at an H100's speed, whose 80 GB do not hold the model")
+        + " (an estimate from counted tokens, start-up not included)"
+    )
+
+
 @app.command()
 @guarded
 def validate(spec: SpecPath, as_json: AsJson = False) -> None:
@@ -155,11 +167,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
         f"{cost.prompts:,} prompts"
     )
-    hours = "unknown" if cost.gpu_hours is None else f"{max(cost.gpu_hours, 0.01):.2g}"
-    out.print(
-        f"about {hours} GPU-hours on one H100 (an estimate from counted tokens, start-up not "
-        f"included), about {size(cost.bytes)} of artifacts"
-    )
+    out.print(f"{_hours(cost.gpu_hours, model)}; about {size(cost.bytes)} of artifacts")
 
 
 @app.command()

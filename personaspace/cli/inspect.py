@@ -17,14 +17,8 @@ from personaspace.errors import UserError
 if TYPE_CHECKING:
     from personaspace.models.chat import Example
     from personaspace.models.implementation import Choice
-    from personaspace.models.preflight import Adapted, Report
+    from personaspace.models.preflight import Report
     from personaspace.study.load import Study
-
-#: Cards that people have, in GB of their makers.
-CARDS = (24, 80, 141)
-_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: An adapter's parameter with its gradient and AdamW's two moments, in float32.
-_TRAINED_BYTES = 16
 
 
 def _study(target: str, changes: dict[str, Any]) -> Study:
@@ -111,7 +105,7 @@ def of_study(study: Study) -> dict[str, Any] | None:
 
 def in_short(facts: dict[str, Any]) -> str:
     """The same in two lines."""
-    small = [f"{card} GB" for card, fits in facts["cards"].items() if not fits["training"]]
+    smallest = facts["smallest_card"]
     place = "the system message" if facts["personas_in"] == "system" else "the first user turn"
     prefix = f", before answers {facts['answer_prefix']!r}" if facts["answer_prefix"] else ""
     return shown(
@@ -119,8 +113,8 @@ def in_short(facts: dict[str, Any]) -> str:
         f"on {facts['adapted_layers']} of {facts['linear_layers']} linear layers in "
         f"{facts['adapted_blocks']} of {facts['layers']} decoder layers\n"
         f"weights take {size(facts['weights_bytes'])}, with adapter and optimiser "
-        f"{size(facts['training_bytes'])}"
-        + (f": more than a card of {', '.join(small)} holds" if small else "")
+        f"{size(facts['training_bytes'])}: by that alone a GPU of {smallest} GB or more "
+        "(a model is not spread over several)"
     )
 
 
@@ -136,27 +130,11 @@ def implementations(choices: Sequence[Choice]) -> list[str]:
     ]
 
 
-def adapter_parameters(found: Report, adapted: Adapted, rank: int) -> int:
-    """Numbers in a LoRA adapter: rank·(in + out) of each adapted layer."""
-    from personaspace.models import lora
-
-    return sum(
-        rank * (rows + columns)
-        for name, (rows, columns) in found.made.shapes.items()
-        if any(lora.named(name, target) for target in adapted.targets)
-    )
-
-
 def summary(study: Study, found: Report) -> dict[str, Any]:
     """All that is found, as plain values."""
-    from personaspace.study import base_model
+    from personaspace.models.footprint import CARDS
 
-    spec, made, prompted = study.spec, found.made, found.prompted
-    shape = base_model.shape(spec.model)
-    parameters = (shape and shape.parameters) or made.parameters
-    weights = parameters * _WIDTHS[spec.model.dtype]
-    adapter = adapter_parameters(found, found.training, spec.training.rank)
-    training = weights + adapter * _TRAINED_BYTES
+    spec, made, prompted, memory = study.spec, found.made, found.prompted, found.memory
     return {
         "model": spec.model.name,
         "identity": study.model_identity,
@@ -164,7 +142,7 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         "model_type": made.kind,
         "layers": made.layers,
         "hidden_size": made.hidden,
-        "parameters": parameters,
+        "parameters": memory.parameters,
         "expert_parameters": made.experts,
         "windowed_layers": made.windowed,
         "recurrent_layers": made.recurrent,
@@ -178,14 +156,15 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         "adapted_layers": found.training.layers,
         "linear_layers": found.training.of,
         "adapted_blocks": found.training.blocks,
-        "adapter_parameters": adapter,
-        "weights_bytes": weights,
-        "training_bytes": training,
+        "adapter_parameters": memory.adapter_parameters,
+        "weights_bytes": memory.weights,
+        "training_bytes": memory.training,
+        "smallest_card": memory.smallest_card,
         "cards": {
             str(card): {
-                "weights": weights < card * 10**9,
-                "training": training < card * 10**9,
-                "left_bytes": int(card * 10**9 - training),
+                "weights": memory.weights < card * 10**9,
+                "training": memory.left(card) > 0,
+                "left_bytes": memory.left(card),
             }
             for card in CARDS
         },

@@ -10,6 +10,7 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.models import architecture, chat, lora
 from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
+from personaspace.models.footprint import Footprint, check_fits, footprint
 from personaspace.models.load import declared_ends, load_config, load_tokenizer
 from personaspace.models.rendering import rendering_of, tells_date
 from personaspace.study import adapters
@@ -223,12 +224,14 @@ class Report:
         made: Its architecture.
         training: What fine-tuning adapts.
         coupling: What coupling adapts.
+        memory: What the model and fine-tuning's adapter take.
     """
 
     prompted: Prompted
     made: Architecture
     training: Adapted
     coupling: Adapted
+    memory: Footprint
 
 
 def check(study: Study) -> Report:
@@ -241,6 +244,8 @@ def check(study: Study) -> Report:
     made = described(spec.model)
     training = adapted(made, spec.training, "training")
     coupling = adapted(made, spec.coupling.recipe, "coupling.recipe")
+    memory = footprint(spec.model, made, training.targets, spec.training.rank)
+    check_fits(spec.model, spec.training, memory)
     found = prompted(spec.model)
     personas = {persona.name: persona.prompt for persona in spec.personas}
     questions = [q for part in (study.extraction_questions, study.coupling_questions) for q in part]
@@ -255,4 +260,4 @@ def check(study: Study) -> Report:
                 adapters.check_modules(study.adapters[condition.name], made.shapes)
             except adapters.AdapterError as error:
                 raise UserError(f"conditions.{condition.name}.adapter: {error}") from None
-    return Report(found, made, training, coupling)
+    return Report(found, made, training, coupling, memory)
