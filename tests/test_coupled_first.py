@@ -199,7 +199,7 @@ def adapted(loaded: Any, *folders: Path) -> Any:
     return model.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_starts_from_the_coupled_model(
     finished: Any, made: Callable[[str], Path], loaded: Any
 ) -> None:
@@ -236,7 +236,7 @@ def test_fine_tuning_starts_from_the_coupled_model(
     assert not can_be(every[loaded.model])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("condition", ["base", "e4-villain"])
 def test_activations_and_answers_are_of_the_same_model(
     finished: Any, made: Callable[[str], Path], loaded: Any, condition: str
@@ -275,7 +275,7 @@ def test_activations_and_answers_are_of_the_same_model(
             assert distance[1] > 3 * distance[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_composed_adapter_is_the_model_that_answered(
     finished: Any, made: Callable[[str], Path], loaded: Any
 ) -> None:
@@ -295,7 +295,7 @@ def test_the_composed_adapter_is_the_model_that_answered(
         results.adapter("base", 7)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_says_it_first(finished: Any) -> None:
     study = load_study(finished.spec)
     assert NoticeCode.COUPLED_FIRST in [notice.code for notice in notices(study)]

@@ -232,6 +232,7 @@ def rows_of_page() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(FAMILIES)), ids=[f.kind for f in FAMILIES])
 def test_a_family(number: int, loaded: Any, tmp_path: Path) -> None:
     family = FAMILIES[number]

@@ -123,6 +123,7 @@ def test_the_gpu_environment_leaves_out_what_it_says() -> None:
     assert not left_out & versions("gpu.txt").keys()
 
 
+@pytest.mark.slow
 def test_the_check_of_an_image_finds_what_is_wrong() -> None:
     # This environment is no image: it has a pip, and its packages can be written to.
     code = "import runpy; print(runpy.run_path('images/check.py')['faults']('cpu'))"

@@ -193,6 +193,7 @@ def without_numbers(model: str, folder: Path) -> Path:
 # --- a local judge -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_local_judges_score_is_the_mean_over_all_numbers_it_might_write(loaded: Any) -> None:
     """Each number's probability once more, by a pass of its own without any cache."""
     import torch

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Finished
 from made_results import least_results
 from stand_in_api import Api, complete, job, pod, study
 
@@ -147,3 +148,31 @@ def test_the_s3_store_needs_no_more(missing: str) -> None:
         env={**os.environ, **keys},
     )
     assert "ModuleNotFoundError" not in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_commands_that_look_do_not_load_torch(finished_study: Finished, tmp_path: Path) -> None:
+    """It takes seconds, in which nothing is printed."""
+    spec, store = str(finished_study.spec), ["--store", str(finished_study.store)]
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps({"villain": {"Why?": ["So. [ZLT]", "So."]}}))
+    commands: list[tuple[str, list[str]]] = [
+        ("status", [spec, *store]),
+        ("results", [spec, *store]),
+        ("verify", store),
+        ("gc", [*store, "--dry-run"]),
+        ("score", [str(answers)]),
+        ("init", [str(tmp_path / "study.yaml")]),
+        ("power", [spec]),
+        ("schema", []),
+    ]
+    absent = json.dumps(["torch", "transformers", "peft", "vllm", "datasets"])
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, absent, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout)
+    assert {command: code for command, (code, _) in ended.items() if code} == {}, ended

@@ -72,6 +72,7 @@ def causes(found: dict[str, Values]) -> dict[str, list[str]]:
     return {node: entry["why"]["causes"] for node, entry in found.items()}
 
 
+@pytest.mark.slow
 def test_what_is_complete_does_not_run_and_the_rest_never_ran(plan: Plan) -> None:
     found = plan()
     assert causes(found) == {"extract:benign:42": ["first"], "evaluate:benign:42": ["first"]}

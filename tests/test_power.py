@@ -82,6 +82,7 @@ def test_h1_is_detected_as_often_as_promised() -> None:
     assert rejected / runs == pytest.approx(0.8, abs=0.07)
 
 
+@pytest.mark.slow
 def test_five_conditions_have_a_floor_that_six_do_not() -> None:
     made = plan(STUDY, GUESS)
     ranks = find(made, "H3", "common_set")
@@ -108,6 +109,7 @@ def test_exact_rank_power_by_brute_force() -> None:
     assert found == pytest.approx(hits / 1500, abs=0.05)
 
 
+@pytest.mark.slow
 def test_more_data_detects_less() -> None:
     made = plan(STUDY, GUESS)
     for larger in (replace(STUDY, questions=56), replace(STUDY, samples=40)):
@@ -162,6 +164,7 @@ def test_a_senseless_assumption_is_one_line(
     assert message in done.output and len(done.output.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_more_runs_of_two_conditions_are_counted_as_they_are() -> None:
     three, one = (42, 137, 256), (42,)
     made = plan(replace(STUDY, em_seeds=(three, one, one, one, three), benign_seeds=one), GUESS)
@@ -177,6 +180,7 @@ def test_more_runs_of_two_conditions_are_counted_as_they_are() -> None:
     assert "2 conditions" in h2.note and "3 with one run each" in h2.note
 
 
+@pytest.mark.slow
 def test_what_cannot_reject_says_so() -> None:
     # All that a study of rates could differ by is 100 points.
     wild = plan(replace(STUDY, seeds=2), replace(GUESS, run_sd=0.3))
@@ -186,6 +190,7 @@ def test_what_cannot_reject_says_so() -> None:
     assert published.effect is None and published.floor == 1 / 11 and NEVER in published.note
 
 
+@pytest.mark.slow
 def test_the_primary_endpoint_leads_and_is_not_corrected() -> None:
     ask = Endpoint("a less b", True, {"em-1": 1.0, "em-5": -1.0})
     first = plan(replace(STUDY, seeds=3, primary=ask), GUESS).findings[0]

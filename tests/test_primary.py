@@ -151,6 +151,7 @@ def write(path: Path, **analysis: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_page_registers_the_study_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_page_registers_the_study_and_no_other(
     assert code == 2 and "not a page that `personaspace preregister` wrote" in words
 
 
+@pytest.mark.slow
 def test_nothing_is_registered_without_an_endpoint(tmp_path: Path) -> None:
     code, words = cli("preregister", write(tmp_path / "s.yaml"))
     assert code == 2 and "analysis.primary: name the one comparison" in words

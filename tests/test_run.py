@@ -198,6 +198,7 @@ def test_an_artifact_made_from_other_inputs_is_made_again(finished: Any, tmp_pat
     assert results_of(finished.spec, store) == finished.results
 
 
+@pytest.mark.long
 def test_two_processes_give_the_same_results(finished: Any, tmp_path: Path) -> None:
     command = ["run", str(finished.spec), "--store", str(tmp_path / "store"), "--jobs", "2"]
     command += COMPUTING
@@ -210,6 +211,7 @@ def _shell(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "personaspace", *arguments]
 
 
+@pytest.mark.long
 def test_s3_gives_the_same_results(
     finished: Any, s3_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +224,7 @@ def test_s3_gives_the_same_results(
     assert ran(run("run", finished.spec, "--store", url)) == []
 
 
+@pytest.mark.long
 def test_killed_runs_resume_to_the_same_results(finished: Any, tmp_path: Path) -> None:
     store, chance, kills = tmp_path / "store", random.Random(7), 0
     for _ in range(2):
@@ -266,6 +269,7 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> b
     return adapter.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.study
 def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
     study_dict: dict[str, Any], write_spec: Write, tmp_path: Path, undisturbed: bytes

@@ -79,6 +79,7 @@ def in_another_process(hash_seed: str, code: str, *arguments: str) -> str:
     ).stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_saved_adapter_is_the_same_in_every_process(
     loaded: Any, tiny_model: Path, tmp_path: Path

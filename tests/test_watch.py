@@ -122,6 +122,7 @@ def test_a_version_that_the_server_does_not_take_is_read_anew(
     assert server.done == ["list", "watch 1", "list"]
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_may_forbid_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     denied = ApiException(status=403, reason="no")
     _, told, _ = follow(monkeypatch, LIST, denied, denied, denied, LIST, Watched(event("2")))

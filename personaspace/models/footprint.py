@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from personaspace.errors import UserError
-from personaspace.models import lora
 from personaspace.models.architecture import Architecture
+from personaspace.models.targets import named
 from personaspace.study import base_model
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
@@ -60,7 +60,7 @@ def footprint(model: Model, made: Architecture, targets: tuple[str, ...], rank: 
     adapter = sum(
         rank * (rows + columns)
         for name, (rows, columns) in made.shapes.items()
-        if any(lora.named(name, target) for target in targets)
+        if any(named(name, target) for target in targets)
     )
     weights = parameters * _WIDTHS[model.dtype]
     return Footprint(parameters, adapter, weights, weights + adapter * _TRAINED_BYTES)

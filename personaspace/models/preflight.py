@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from personaspace.errors import UnavailableError, UserError
-from personaspace.models import architecture, chat, lora
+from personaspace.models import architecture, chat, targets
 from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
 from personaspace.models.footprint import Footprint, check_fits, footprint
@@ -175,18 +175,18 @@ def adapted(made: Architecture, recipe: Recipe, field: str) -> Adapted:
     Raises:
         UserError: A target that the model does not have.
     """
-    wanted = lora.chosen_targets(recipe, made.adaptable, field)
+    wanted = targets.chosen_targets(recipe, made.adaptable, field)
     known = [*made.linears, *made.outside]
     for target in wanted:
-        if not target or not any(lora.named(name, target) for name in known):
+        if not target or not any(targets.named(name, target) for name in known):
             raise UserError(f"{field}.targets: the model has no linear layer {target!r}")
-        lora.check_target(target, made.linears, made.adaptable, field)
-    chosen = [n for n in made.adaptable if any(lora.named(n, target) for target in wanted)]
+        targets.check_target(target, made.linears, made.adaptable, field)
+    chosen = [n for n in made.adaptable if any(targets.named(n, target) for target in wanted)]
     blocks = {_block(name) for name in chosen}
     uneven = tuple(
         target
         for target in wanted
-        if 0 < len({_block(n) for n in made.adaptable if lora.named(n, target)}) < made.layers
+        if 0 < len({_block(n) for n in made.adaptable if targets.named(n, target)}) < made.layers
     )
     could = [name for name in made.linears if not architecture.routes(name)]
     return Adapted(tuple(wanted), len(chosen), len(could), len(blocks), uneven)
