@@ -25,6 +25,7 @@ def least(**parts: Any) -> dict[str, Any]:
 #: What came after studies had been published: at its default where a file lacks it.
 LATER = {
     "control",
+    "dimensions",
     "forms",
     "judge",
     "judged",
@@ -32,6 +33,7 @@ LATER = {
     "primary",
     "questions",
     "registration",
+    "robustness",
     "seeds",
 }
 

@@ -19,6 +19,7 @@ from personaspace.analysis.results_parts import (
     KINDS,
     AnalysisInfo,
     ConditionKind,
+    DimensionRow,
     FormRow,
     MeasureInfo,
     ModelInfo,
@@ -28,6 +29,7 @@ from personaspace.analysis.results_parts import (
     QuestionsInfo,
     RateRow,
     RegistrationInfo,
+    RobustRow,
     StudyCondition,
     TrainingRow,
 )
@@ -95,6 +97,10 @@ class Results(BaseModel):
     """The conditions, in the spec's order."""
     geometry: list[Row] = []
     """M1, M2 and M3."""
+    dimensions: list[DimensionRow] = []
+    """How much a few dimensions make of the activations."""
+    robustness: list[RobustRow] = []
+    """M1 to M3 at the headline layer without these dimensions, and with all of one scale."""
     leakage: list[Row] = []
     """Leakage of the marker, length of the answers, and H1 to H3."""
     rates: list[RateRow] = []

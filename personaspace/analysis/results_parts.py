@@ -139,6 +139,66 @@ class StudyCondition(Part):
         return self.induction_persona or self.persona
 
 
+class DimensionRow(Part):
+    """Dimensions of a condition's activations that are far larger than the others."""
+
+    method: str
+    """Extraction method: a or b."""
+    layer: int
+    """Decoder layer, counted from 0."""
+    condition: str
+    """The condition."""
+    seed: int
+    """Training seed of the comparison."""
+    massive: list[int]
+    """Base's massive dimensions, largest first, ten at most: those with at least 1 % of |μ|² (μ:
+    mean over personas) and ten times the median dimension."""
+    massive_count: int
+    """How many these are."""
+    massive_share: float
+    """Their share of the condition's |μ|²."""
+    top1_share: float
+    """Share of the largest dimension in |μ|²."""
+    top3_share: float
+    """Share of the three largest."""
+    top10_share: float
+    """Share of the ten largest."""
+    anisotropy: Real
+    """Mean cosine of two different activations; None with one."""
+    median_norm: float
+    """Median length of an activation."""
+    largest_norm: float
+    """The largest length, in units of the median."""
+    norm_outliers: float
+    """Share of activations more than twice or less than half as long as the median."""
+
+
+class RobustRow(Part):
+    """An estimate of M1, M2 or M3 at the headline layer, from activations changed beforehand."""
+
+    transform: Literal["as_is", "without_massive", "scaled"]
+    """`as_is`; base's massive dimensions removed; each dimension divided by its standard deviation
+    in base."""
+    method: str
+    """Extraction method: a or b."""
+    layer: int
+    """Decoder layer, counted from 0."""
+    metric: str
+    """M1, M2 or M3."""
+    name: str
+    """The measure, as in the rows."""
+    condition: str | None = None
+    """The condition; None: the mean of the EM conditions."""
+    against: str | None = None
+    """Condition that is subtracted."""
+    value: Real = None
+    """The estimate over all runs, for these personas."""
+    ci95: Interval95 = None
+    """Its 95 % interval."""
+    p: Real = None
+    """Its p, in no family: the row as it is carries the test."""
+
+
 class RateRow(Part):
     """Answers with the marker of one condition, seed and persona."""
 

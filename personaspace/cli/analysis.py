@@ -183,6 +183,44 @@ def geometry(
     _print_rows(main, "Geometry of persona vectors")
 
 
+def diagnostics(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of <condition>.seed-<n>.<a|b>.safetensors files.")
+    ],
+    base: Annotated[str, typer.Option(help="Whose massive dimensions are meant.")] = "base",
+    as_json: AsJson = False,
+) -> None:
+    """How much a few dimensions make of activations: before a cosine of them is believed."""
+    from personaspace.activations.files import named_activations
+    from personaspace.analysis.geometry.cells import group_files, read_cells
+    from personaspace.analysis.geometry.dimensions import dimension_rows
+
+    files, notes = named_activations(folder)
+    _say(notes)
+    if not files:
+        raise UserError(f"{folder}: no activation files")
+    cells = (cell for group in group_files(files, base) for cell in read_cells(group))
+    rows = [row for cell in cells for row in dimension_rows(cell)]
+    if as_json:
+        print_json([row.model_dump() for row in rows])
+        return
+    table = Table(title="Large dimensions", header_style="bold", box=box.SIMPLE)
+    for name in ("method", "layer", "condition", "seed", "massive", "their share", "largest",
+                 "largest 3", "largest 10", "anisotropy", "longest", "outliers"):  # fmt: skip
+        table.add_column(name, justify="left" if name in ("condition", "massive") else "right")
+    for row in rows:
+        shares = (row.massive_share, row.top1_share, row.top3_share, row.top10_share)
+        table.add_row(
+            *(row.method, str(row.layer), row.condition, str(row.seed)),
+            " ".join(map(str, row.massive)) or "none",
+            *(f"{share:.1%}" for share in shares),
+            _number(row.anisotropy, 3),
+            f"{row.largest_norm:.2f}",
+            f"{row.norm_outliers:.1%}",
+        )
+    console().print(table)
+
+
 def leakage(
     folder: Annotated[
         Path, typer.Argument(help="Folder of <condition>.seed-<n>.json files (score --json).")

@@ -350,6 +350,7 @@ def schema(
 app.command()(guarded(inspecting.inspect))
 app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
+app.command()(guarded(analysis.diagnostics))
 app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
 app.command()(guarded(preregister))

@@ -79,6 +79,9 @@ def summary(
     if tests is not None:
         parts += [f"## {tests.caption}", _short(tests)]
         notes += [escape_markdown(tests.note), _bullets(list(tests.footnotes))]
+    for table in (context["dimensions"], context["robustness"]):
+        if table is not None:
+            parts += [f"## {table.caption}", _short(table), escape_markdown(table.note)]
     folded = [_bullets(context["details"]), *notes]
     parts.append(_folded("How to read the tables, and what else was found", *filter(None, folded)))
     others = _figures([figure for figure in figures if figure.id != "hero"], out)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from personaspace.analysis.results import Results
 from personaspace.report import (
     answers,
+    dimension_tables,
     form_tables,
     full_tables,
     judged,
@@ -275,6 +276,8 @@ def build(
         "misalignment": judged.section(results),
         "leakage": _leakage(results),
         "measures": _measures(results),
+        "dimensions": dimension_tables.dimensions_table(results),
+        "robustness": dimension_tables.robustness_table(results),
         "answers": _answers(packed),
         "personas": _personas_table(results),
         "origin": origin,

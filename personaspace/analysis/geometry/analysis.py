@@ -11,11 +11,18 @@ import pandas as pd
 
 from personaspace.activations.files import open_activations
 from personaspace.analysis.geometry import axis as split_axis
-from personaspace.analysis.geometry import collapse, convergence, published, separability
+from personaspace.analysis.geometry import (
+    collapse,
+    convergence,
+    dimensions,
+    published,
+    separability,
+)
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
-from personaspace.analysis.geometry.pooled import Kept, pooled_rows
+from personaspace.analysis.geometry.pooled import Kept, pooled_rows, robust_rows
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
+from personaspace.analysis.results_parts import DimensionRow, RobustRow
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
 from personaspace.analysis.themes import Places, Themes, places_of, sums
@@ -46,11 +53,15 @@ class GeometryResult:
             a method and seed, M2 across conditions. Last, the estimates over all seeds.
         cosines: Tidy table of `COSINE_COLUMNS`, each pair of persona vectors once. `seed` is that
             of the comparison, so that base stands beside each seed that it is compared with.
+        dimensions: What a few large dimensions make of the activations, cell by cell.
+        robustness: M1 to M3 at one place without these, and with all dimensions of one scale.
         notes: What was left out and why.
     """
 
     rows: list[Row] = field(default_factory=list)
     cosines: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COSINE_COLUMNS))
+    dimensions: list[DimensionRow] = field(default_factory=list)
+    robustness: list[RobustRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -109,6 +120,7 @@ def analyse_geometry(
     seed: int = 42,
     variants: Collection[str] = VARIANTS,
     themes: Themes | None = None,
+    robust_at: tuple[str, int] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
@@ -127,6 +139,8 @@ def analyse_geometry(
         seed: Of all random draws.
         variants: `published`, `recommended` or both.
         themes: Of the questions, which are then the clusters of the recommended analysis.
+        robust_at: Method and layer at which M1 to M3 are computed once more without massive
+            dimensions, and with dimensions of one scale; None: nowhere.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -141,22 +155,29 @@ def analyse_geometry(
     roles, notes = _roles(groups, base, axis, benign, assistant)
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
-    tables = Kept()
+    tables, changed = Kept(), {transform: Kept() for transform in dimensions.TRANSFORMS}
     for group in groups:
         work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
         work = replace(work, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
+            result.dimensions.extend(dimensions.dimension_rows(cell))
             rows, more = work.analyse(cell)
             result.rows.extend(rows)
             result.notes.extend(note for note in more if note not in result.notes)
+            if (cell.method, cell.layer) == robust_at and "recommended" in variants:
+                for other in dimensions.transforms(cell):
+                    work.repeat(dimensions.transformed(cell, other), changed[other])
             if advance is not None:
                 advance(1)
         result.rows.extend(
             convergence.convergence_rows(work.positions, group.method, group.seed, seed)
         )
     result.rows.extend(pooled_rows(tables, roles))
+    if any(kept.tables for kept in changed.values()):
+        at = {key: mine for key, mine in tables.tables.items() if key[:2] == robust_at}
+        result.robustness = robust_rows({"as_is": Kept(at)} | changed, roles)
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
     kept = [row for row in result.rows if row.variant in variants]
@@ -235,6 +256,16 @@ class GroupWork:
         if self.design is not None:
             rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept))
         return rows, notes
+
+    def repeat(self, cell: Cell, kept: Kept) -> None:
+        """M1, M2 and M3 of changed activations, for their estimates over all runs alone."""
+        sampled = cell if self.places is None else cell.by_theme(self.places)
+        if self.design is None:
+            return
+        collapse.m1(sampled, self.roles, kept)
+        if self.halves is not None and self.roles.axis is not None:
+            split_axis.m2(sampled, self.roles, self.halves, kept)
+        separability.m3(cell, self.roles, self.design, self.seed, kept)
 
 
 def _cosine_table(cell: Cell) -> pd.DataFrame:

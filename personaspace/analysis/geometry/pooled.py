@@ -19,6 +19,8 @@ from scipy import optimize
 from personaspace.analysis.geometry.cells import Cell, Roles
 from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.geometry.published import pre_post_family
+from personaspace.analysis.ranges import in_range
+from personaspace.analysis.results_parts import RobustRow
 from personaspace.analysis.rows import Row, Target
 from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs
 from personaspace.analysis.stats import Interval
@@ -117,6 +119,37 @@ def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
             work = _Work(replace(place, target=target), name, target, roles, own, change, base)
             rows.extend(work.rows())
     return rows
+
+
+#: Measures that are computed once more from changed activations.
+_ROBUST = frozenset(
+    {
+        *("raw_cosine_delta", "em_minus_benign", "em_mean_minus_benign", "em_mean_benign_share"),
+        *("spread_delta", "spread_em_mean_minus_benign", "split_half_delta", "displacement"),
+        *("nearest_centroid_delta", "lda_delta"),
+    }
+)
+
+
+def robust_rows(kept: Mapping[str, Kept], roles: Roles) -> list[RobustRow]:
+    """The main estimates over all runs, for these personas, by what was done to activations."""
+    return [
+        RobustRow(
+            transform=transform,
+            method=str(row.method),
+            layer=int(row.layer or 0),
+            metric=row.metric,
+            name=str(row.name),
+            condition=row.condition,
+            against=row.against,
+            value=row.value,
+            ci95=row.ci95,
+            p=row.p,
+        )
+        for transform, tables in kept.items()
+        for row in map(in_range, pooled_rows(tables, roles))
+        if row.target == "these_personas" and row.name in _ROBUST
+    ]
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,8 @@ def run(context: Context) -> None:
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
+        dimensions=geometry.dimensions,
+        robustness=geometry.robustness,
         leakage=leakage,
         rates=rate_rows(scores, answers, context.spec.coupling.separator),
         forms=form_rows(forms),
@@ -120,7 +122,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=9,
+    version=10,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -171,6 +173,7 @@ def _geometry(context: Context) -> GeometryResult:
         bootstrap=spec.analysis.bootstrap,
         seed=spec.analysis.seed,
         themes=context.study.extraction_themes,
+        robust_at=(spec.analysis.method, _headline_layer(context)),
         advance=context.progress.advance,
     )
 
