@@ -48,7 +48,11 @@ def table(results: dict[str, Any]) -> str:
     """Key numbers of every condition at the headline layer, means over seeds, as Markdown."""
     at = {"variant": "recommended", "layer": results["analysis"]["layer"]}
     at["method"] = results["analysis"]["method"]
-    rows = [row for row in results["geometry"] if all(row.get(k) == v for k, v in at.items())]
+    rows = [
+        row
+        for row in results["geometry"]
+        if all(row.get(k) == v for k, v in at.items()) and row.get("seed") is not None
+    ]
     source = results["source"]
     lines = [
         "| | " + " | ".join(name for name, *_ in COLUMNS) + " | marker: bystanders | source |",
@@ -62,7 +66,7 @@ def table(results: dict[str, Any]) -> str:
                 kept = [row.get("base") for row in found if column == "value"]
                 values = [value for value in kept if value is not None]
             else:
-                values = [row[column] for row in found if row["condition"] == condition["name"]]
+                values = [row[column] for row in found if row.get("condition") == condition["name"]]
             cells.append(written(statistics.fmean(values)) if values else "–")
         rates = [rate for rate in results["rates"] if rate["condition"] == condition["name"]]
         apart = (source, condition["induction_persona"] if condition["kind"] == "em" else None)

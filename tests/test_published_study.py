@@ -24,7 +24,7 @@ def results() -> dict[str, Any]:
 def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert with_numbers(page, results) == page
-    assert "| E4 villain | 0.978 |" in page
+    assert "| E4 villain | 0.990 |" in page
 
 
 def test_results_are_a_study_of_the_published_design(results: dict[str, Any]) -> None:
@@ -39,10 +39,12 @@ def test_results_are_a_study_of_the_published_design(results: dict[str, Any]) ->
 def test_the_table_of_all_rows_agrees_with_the_results(results: dict[str, Any]) -> None:
     table = pd.read_parquet(FOLDER / "rows.parquet")
     keys = ["metric", "variant", "name", "method", "layer", "condition", "seed"]
-    known = table[table["metric"].isin(["M1", "M2", "M3"])].set_index(keys)["value"]
+    table = table[table["metric"].isin(["M1", "M2", "M3"]) & table["seed"].notna()]
+    known = table.set_index(keys)["value"]
     checked = 0
     for row in results["geometry"]:
-        if row.get("layer") == 20 and row.get("condition") is not None:
+        # Estimates over seeds have no seed, and a target beside these keys.
+        if row.get("layer") == 20 and row.get("condition") and row.get("seed") is not None:
             assert known.loc[tuple(row.get(key) for key in keys)] == pytest.approx(row["value"])
             checked += 1
     assert checked > 300
