@@ -55,6 +55,13 @@ def said(results: Results) -> str:
     return " ".join(f"{line.question} {line.answer}" for line in verdict(results))
 
 
+def test_harmless_data_change_more_only_where_the_interval_says_so() -> None:
+    alike = said(study(*ROSE, row("em_mean_benign_share", 1.02, (0.92, 1.12)), ADDED, WIDER))
+    assert "changes them by as much (92\u202f% to 112\u202f%)." in alike
+    more = said(study(*ROSE, row("em_mean_benign_share", 1.4, (1.2, 1.6)), ADDED, WIDER))
+    assert "changes them more than that." in more
+
+
 def test_each_question_has_its_answer() -> None:
     lines = verdict(study(*ROSE, SHARE, ADDED, WIDER))
     assert [line.question for line in lines] == [

@@ -209,8 +209,10 @@ def _closer(results: Results) -> Line | None:
                 f" Training on harmless data brings about {percent(part.value, 0)}{ends} of that "
                 "change as well."
             )
-        else:
+        elif part.ci95 is not None and part.ci95[0] > 1:
             answer += " Training on harmless data changes them more than that."
+        else:
+            answer += f" Training on harmless data changes them by as much{ends}."
     return Line(asked, answer)
 
 
