@@ -14,20 +14,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.shapes import SHAPES
 from personaspace.models.chat import Example
 
-#: Qwen2.5-7B's shape (its published configuration); the weights here are random.
-QWEN_7B = {
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
-    "tie_word_embeddings": False,
-}
 #: Small enough for a CPU, to try the scripts.
 TINY = {
     "vocab_size": 512,
@@ -36,7 +25,7 @@ TINY = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
+    "head_dim": 16,
     "tie_word_embeddings": False,
 }
 
@@ -59,25 +48,32 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def random_model(**changed: int) -> Model:
-    """Qwen2.5-7B's shape (tiny on a CPU) with random weights of the usual spread.
+def random_model(shape: str = "Qwen2.5-7B", **changed: int) -> Model:
+    """One of `shapes` (tiny on a CPU) with random weights of the usual spread.
 
     Args:
+        shape: Its name there.
         changed: Fields of the configuration that differ.
     """
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape: dict[str, Any] = {**(QWEN_7B if device().type == "cuda" else TINY), **changed}
+    kind, sizes = SHAPES[shape]
+    on_gpu = device().type == "cuda"
+    if not on_gpu:
+        sizes = {**sizes, **TINY}
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
     with torch.device(device()):
         model = AutoModelForCausalLM.from_config(
-            Qwen2Config(**shape), dtype=dtype, attn_implementation="sdpa"
+            AutoConfig.for_model(kind, **{**sizes, **changed}),
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            attn_implementation="sdpa",
         )
     model.eval()
     model.requires_grad_(False)
     total = sum(p.numel() for p in model.parameters())
-    return Model(model, total - model.get_input_embeddings().weight.numel())
+    embedding = model.get_input_embeddings().weight
+    tied = embedding is model.get_output_embeddings().weight
+    return Model(model, total - (0 if tied else embedding.numel()))
 
 
 def chats(
