@@ -6,8 +6,8 @@
     python -m benchmarks.families --steps 2               # tiny on a CPU, to try it
 
 Speed is measured as in `benchmarks.training`: 16 examples of about 200 + 200 tokens a step, the
-published recipe, FLOPs counted as 4·N a token. `--before SHAPE` adds the model's own forward pass over
-packed rows, which `implementation: reference` is.
+published recipe, FLOPs counted as 4·N a token. `--before SHAPE` adds the model's own forward pass
+over packed rows, which `implementation: reference` is.
 
 `--exact` takes two layers of each shape's width, with norms that are not one and an adapter that
 does something: losses, the gradient of each tensor and hidden states in bfloat16, fused and by
