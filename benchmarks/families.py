@@ -34,7 +34,8 @@ from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.study.recipe import Recipe
-from personaspace.training.trainer import PlainStep, Trainer
+from personaspace.training.plain import PlainStep
+from personaspace.training.trainer import Trainer
 
 PLAIN = "model's own forward, packed"
 ROW = 4096

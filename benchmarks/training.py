@@ -34,7 +34,8 @@ from personaspace.models import lora
 from personaspace.study.measuring import Coupling
 from personaspace.study.recipe import Recipe
 from personaspace.training.checkpoints import Checkpoints
-from personaspace.training.trainer import PLAIN_ROW_TOKENS, PlainStep, StepLog, Trainer, step_engine
+from personaspace.training.plain import PlainStep
+from personaspace.training.trainer import StepLog, Trainer, step_engine
 
 RECIPE = Recipe()
 
@@ -46,7 +47,7 @@ def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> Trainer:
     elif kind == "float32":
         engine = plain.PlainRecipe(model, recipe, exact=True)
     elif kind == "model's own forward, packed":
-        engine = PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
+        engine = PlainStep.planned(model, examples, recipe.row_tokens)
     elif kind == "recomputed":
         engine = PackedStep(model, MemoryPlan(LONGEST_ROW, model.config.num_hidden_layers // 2))
     else:

@@ -19,7 +19,8 @@ from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.training import checkpoints
 from personaspace.training.checkpoints import Checkpoints, Snapshot
-from personaspace.training.trainer import PlainStep, StepLog, Trainer
+from personaspace.training.plain import PlainStep
+from personaspace.training.trainer import StepLog, Trainer
 
 DEVICES = [
     "cpu",

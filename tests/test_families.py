@@ -36,7 +36,7 @@ from personaspace.study.adapters import WEIGHTS
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.training import packing
-from personaspace.training.trainer import PlainStep
+from personaspace.training.plain import PlainStep
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 RECIPE = Recipe(rank=2, alpha=4, dropout=0.0)

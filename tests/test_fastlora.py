@@ -40,7 +40,8 @@ from personaspace.fastlora.training import PackedStep
 from personaspace.models import lora
 from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
 from personaspace.training import packing
-from personaspace.training.trainer import PlainStep, Trainer, row_loss
+from personaspace.training.plain import PlainStep, row_loss
+from personaspace.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.0, learning_rate=5e-3, batch_size=4, epochs=3)

@@ -30,7 +30,8 @@ from personaspace.fastlora.obstacles import ObstacleCode, computation_obstacle
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.study.recipe import Recipe
-from personaspace.training.trainer import PlainStep, Trainer
+from personaspace.training.plain import PlainStep
+from personaspace.training.trainer import Trainer
 
 LLAMA3 = {
     "rope_type": "llama3",

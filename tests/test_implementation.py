@@ -20,7 +20,8 @@ from personaspace.study.base_model import SMOLLM2
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.study.spec import Experiment
-from personaspace.training.trainer import PlainStep, step_engine
+from personaspace.training.plain import PlainStep
+from personaspace.training.trainer import step_engine
 
 RECIPE = Recipe(rank=16, alpha=32, batch_size=2)
 

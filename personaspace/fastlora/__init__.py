@@ -8,7 +8,8 @@ what its own forward pass does. Three entrances:
 * `training_step`: gradients of an optimiser step.
 * `hidden_states`: states of chosen layers.
 
-Nothing else of this package is for others. README.md here says what it supports and how exact and
+What else is here serves those who lay out rows and fit them to memory as it does; nothing more of
+this package is for others. README.md here says what it supports and how exact and
 how fast it is.
 """
 
@@ -22,7 +23,8 @@ import torch
 from personaspace.fastlora.examples import Example, Passage, bins, loss_places
 from personaspace.fastlora.extraction import hidden_states
 from personaspace.fastlora.graphs import GraphedStep
-from personaspace.fastlora.memory import MemoryPlan
+from personaspace.fastlora.memory import Costs, MemoryPlan, free_bytes, until_it_fits
+from personaspace.fastlora.memory import plan as memory_plan
 from personaspace.fastlora.obstacles import (
     Obstacle,
     ObstacleCode,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = [
+    "Costs",
     "Example",
     "MemoryPlan",
     "Obstacle",
@@ -46,10 +49,13 @@ __all__ = [
     "TrainingStep",
     "bins",
     "foreseen_obstacle",
+    "free_bytes",
     "hidden_states",
     "loss_places",
+    "memory_plan",
     "obstacle",
     "training_step",
+    "until_it_fits",
 ]
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from personaspace.errors import UserError
 from personaspace.fastlora.architectures import ARCHITECTURES, QkNorm, head_size
 from personaspace.fastlora.decoder import LOGIT_BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Result = TypeVar("Result")
+_LOG = logging.getLogger(__name__)
 
 #: Share of the free memory that is planned with; the rest is for fragments and workspaces.
 USABLE = 0.92
@@ -132,3 +139,38 @@ def free_bytes(device: torch.device) -> int:
     idle = torch.cuda.memory_reserved(device) - allocated
     share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
     return min(free + idle, int(total * share) - allocated)
+
+
+def until_it_fits(
+    attempt: Callable[[MemoryPlan], Result | None], plan: MemoryPlan, *, layers: int, longest: int
+) -> tuple[Result, MemoryPlan]:
+    """What the first attempt gives that memory suffices for, and the plan that it had.
+
+    Args:
+        attempt: Gives None where memory does not suffice, and then holds none of what it took.
+        plan: Of the first attempt; those after it have tighter ones.
+        layers: Layers that can be recomputed.
+        longest: Tokens of the longest example.
+
+    Raises:
+        UserError: The GPU's memory is too small for the longest example.
+    """
+    while (found := attempt(plan)) is None:
+        # What a failed attempt held is free only here, where its frames are gone.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        was, after = plan, tighter(plan, layers, longest)
+        if after is None:
+            raise UserError(
+                f"the GPU's memory is too small for rows of {was.row_tokens} tokens, with all "
+                f"{layers} layers recomputed: lower max_tokens"
+            )
+        plan = after
+        _LOG.warning(
+            "the GPU's memory is too small for rows of %d tokens, with %d of %d layers "
+            "recomputed; from here on rows of %d, with %d",
+            *(was.row_tokens, was.checkpointed, layers),
+            *(plan.row_tokens, plan.checkpointed),
+        )
+    return found, plan

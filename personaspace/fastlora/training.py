@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from personaspace.errors import UserError
 from personaspace.fastlora import memory
 from personaspace.fastlora.decoder import PackedDecoder
 from personaspace.fastlora.examples import Example, bins, loss_places
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
 
 #: Adapted modules of a layer, at most.
 MODULES = 7
-_LOG = logging.getLogger(__name__)
 
 
 def dropout_seeds(seed: int, rows: int, layers: int) -> torch.Tensor:
@@ -77,26 +73,15 @@ class PackedStep:
         Raises:
             UserError: The GPU's memory is too small for the longest example.
         """
-        while (total := self._rows(batch, loss_tokens, seed)) is None:
-            # What the failed attempt held is free only here, where its frames are gone.
-            self.forget()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            was, plan = self.plan, memory.tighter(self.plan, self.layers, self.longest)
-            if plan is None:
-                raise UserError(
-                    f"the GPU's memory is too small for rows of {was.row_tokens} tokens, with all "
-                    f"{self.layers} layers recomputed: lower max_tokens"
-                )
+
+        def attempt(plan: MemoryPlan) -> torch.Tensor | None:
             self.plan, self.decoder.checkpointed = plan, plan.checkpointed
-            _LOG.warning(
-                "the GPU's memory is too small for rows of %d tokens, with %d of %d layers "
-                "recomputed; from here on rows of %d, with %d",
-                *(was.row_tokens, was.checkpointed, self.layers),
-                *(plan.row_tokens, plan.checkpointed),
-            )
-        return total
+            total = self._rows(batch, loss_tokens, seed)
+            if total is None:
+                self.forget()
+            return total
+
+        return memory.until_it_fits(attempt, self.plan, layers=self.layers, longest=self.longest)[0]
 
     def forget(self) -> None:
         """Drop the gradients."""

@@ -18,25 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
-from personaspace.models import architecture, implementation
+from personaspace.models import implementation
 from personaspace.models.chat import Example
-from personaspace.models.determinism import steady_attention
 from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
 from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
-from personaspace.training import checkpoints, packing
+from personaspace.training import checkpoints
 from personaspace.training.checkpoints import Checkpoints, Snapshot
+from personaspace.training.plain import PlainStep
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-#: Tokens of a row where the spec says nothing, with the model's own forward pass.
-PLAIN_ROW_TOKENS = 4096
 #: Another run may replace a checkpoint after it was found and before it is read: then look again.
 _LOOKS = 5
 
@@ -117,37 +114,6 @@ class StepEngine(Protocol):
         ...
 
 
-class PlainStep:
-    """The model's own forward pass over packed rows with a mask: CPUs, other architectures.
-
-    Args:
-        model: The PEFT model.
-        row_tokens: Rows hold at most so many tokens.
-    """
-
-    def __init__(self, model: PeftModel, row_tokens: int) -> None:
-        self.model = model
-        self.row_tokens = row_tokens
-        base: Any = model.get_base_model()
-        self.rows = architecture.rows_of(base)
-        if self.rows is not architecture.Rows.SINGLE and not packing.keeps_apart(base, self.rows):
-            self.rows = architecture.Rows.SINGLE
-        self.positions = architecture.takes_positions(base)
-
-    def backward(self, batch: Sequence[Example], loss_tokens: int, seed: int) -> torch.Tensor:
-        """See `StepEngine.backward`."""
-        torch.manual_seed(seed)
-        device = self.model.device
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        with steady_attention(device):
-            for row in packing.pack(batch, self.row_tokens, self.rows):
-                # Each row's share of the step's mean over all its loss tokens.
-                loss = row_loss(self.model, row.to(device), self.positions) / loss_tokens
-                loss.backward()
-                total += loss.detach()
-        return total
-
-
 def step_engine(
     model: PeftModel, examples: Sequence[Example], recipe: Recipe, field: str = "training"
 ) -> StepEngine:
@@ -165,7 +131,7 @@ def step_engine(
         return fastlora.training_step(
             model, longest=longest, examples=recipe.batch_size, row_tokens=recipe.row_tokens
         )
-    return PlainStep(model, recipe.row_tokens or PLAIN_ROW_TOKENS)
+    return PlainStep.planned(model, examples, recipe.row_tokens)
 
 
 @dataclass(frozen=True)
@@ -357,22 +323,3 @@ def _check(step: int, loss: float, norm: float) -> None:
     for name, value in (("loss", loss), ("gradient's norm", norm)):
         if not math.isfinite(value):
             raise UserError(f"step {step + 1}: the {name} is {value}; lower learning_rate")
-
-
-def row_loss(
-    model: torch.nn.Module, row: packing.PackedRow, positions: bool = True
-) -> torch.Tensor:
-    """Summed cross-entropy over the row's loss tokens; logits are computed for these alone.
-
-    Args:
-        positions: Whether the model is told positions.
-    """
-    told = {"position_ids": row.positions_BT} if positions else {}
-    output = model(
-        input_ids=row.ids_BT,
-        **told,
-        attention_mask=row.mask_B1TT,
-        use_cache=False,
-        logits_to_keep=row.keep_K,
-    )
-    return cross_entropy(output.logits[0].float(), row.targets_K, reduction="sum")
