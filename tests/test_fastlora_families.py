@@ -84,9 +84,9 @@ def model_of(name: str, **sizes: Any) -> Any:
     family = Family(family.kind, "", {**family.config, **sizes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(family, 400), attn_implementation="sdpa")
-    for parameter in model.parameters():
+    for kind, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 1.0, 0.3)
+            torch.nn.init.normal_(parameter, 0.0 if kind.endswith("bias") else 1.0, 0.3)
     model.requires_grad_(False)
     return model.float().eval()
 

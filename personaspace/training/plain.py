@@ -81,6 +81,7 @@ class PlainStep:
     def costs(self, example: Example) -> Costs | None:
         """Bytes that a row takes, tried with the example once and twice; None: no memory for it."""
         length, layers = len(example.ids), len(self.layers)
+        self._peak([example], 0)  # what libraries take at first use is no part of a row
         once, twice = (self._peak([example] * count, 0) for count in (1, 2))
         if once is None or twice is None:
             return None
