@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from personaspace.models.chat import Example
 from personaspace.training.packing import PackedRow, block_mask, make_row, pack
-from personaspace.training.trainer import row_loss
+from personaspace.training.plain import row_loss
 
 
 def random_examples(count: int, seed: int = 0, longest: int = 40) -> list[Example]:

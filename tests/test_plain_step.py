@@ -42,9 +42,8 @@ def test_layers_that_recompute_change_nothing(loaded: Any) -> None:
         assert len(step.layers) == 4
         step.plan = MemoryPlan(90, 3)
         counted = []
-        handle = step.layers[0].self_attn.q_proj.register_forward_pre_hook(
-            lambda *_: counted.append(1)
-        )
+        first: Any = step.layers[0]
+        handle = first.self_attn.q_proj.register_forward_pre_hook(lambda *_: counted.append(1))
         loss = step.backward(examples, 20, 5)
         handle.remove()
         assert len(counted) == 2 * len(bins([len(e.ids) for e in examples], 90))
@@ -124,8 +123,9 @@ class Live(TorchDispatchMode):
     """Bytes of the tensors that exist at once, at most."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.most: int = 0
 
     def _gone(self, size: int) -> None:
         self.now -= size
@@ -160,7 +160,8 @@ def test_costs_foresee_what_longer_rows_take(loaded: Any, monkeypatch: pytest.Mo
 
         def peak(examples: Any, recomputed: int) -> int:
             tokens = sum(len(example.ids) for example in examples)
-            with Live() as live:
+            live = Live()
+            with live:
                 step._attempt(examples, 1, MemoryPlan(tokens, recomputed))
             step.forget()
             return live.most
