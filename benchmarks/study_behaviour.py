@@ -74,7 +74,7 @@ def gather(store: str) -> pd.DataFrame:
             manifest = place.find(key)
             assert manifest is not None
             fields = manifest.fields
-            names = FILES.get(fields.get("stage"), ())
+            names = FILES.get(str(fields.get("stage")), ())
             if names:
                 folder = place.fetch(manifest, names)
                 run = found.setdefault(tuple(fields[name] for name in KEYS[:3]), {})
