@@ -17,7 +17,7 @@ Shape suffixes: S splits, P personas, Q questions, H hidden.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
 #: Halvings of the questions, each used both ways round.
 HALVINGS = 25
+
+#: Below so many questions or themes M2's tests reject too often (docs/calibration-themes.md).
+_FEW = 16
+FEW_IN_HALVES = (
+    "The axis is made from half of fewer than 16 questions or themes: where it is no more than "
+    "noise, M2's tests reject in up to 12 % of studies at a nominal 5 %."
+)
 
 _ON_ITSELF = "This condition defines the axis, from the other half of the questions."
 
@@ -284,6 +291,8 @@ def _rows(
             warning=lopsided(shifts),
         )
     )
+    if len(shifts) < _FEW:
+        rows = [replace(row, warning=row.warning or FEW_IN_HALVES) for row in rows]
     return rows
 
 
