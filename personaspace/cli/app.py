@@ -16,6 +16,7 @@ from personaspace import logs
 from personaspace.cli import analysis, cluster, upkeep
 from personaspace.cli import inspect as inspecting
 from personaspace.cli import run as running
+from personaspace.cli.compare import compare
 from personaspace.cli.guard import guarded
 from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
 from personaspace.cli.power import power
@@ -351,6 +352,7 @@ app.command()(guarded(inspecting.inspect))
 app.command()(guarded(analysis.score))
 app.command()(guarded(analysis.geometry))
 app.command()(guarded(analysis.diagnostics))
+app.command()(guarded(compare))
 app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
 app.command()(guarded(preregister))

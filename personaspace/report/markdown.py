@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,23 @@ def summary(
         "it opens without a network."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def compared(
+    tables: Sequence[Table], unlike: Mapping[str, Sequence[tuple[str, str]]], first: str
+) -> str:
+    """The page of `personaspace compare`.
+
+    Args:
+        tables: Estimates and contrasts.
+        unlike: Field and other value of what differs, by study.
+        first: The study that the others are compared with.
+    """
+    parts = ["# Studies side by side", "## What differs"]
+    for label, fields in unlike.items():
+        named = [f"{field}: {value}" if value else field for field, value in fields]
+        parts += [f"**{escape_markdown(label)}** from {escape_markdown(first)}:"]
+        parts.append(_bullets(named or ["nothing that the results tell"]))
+    for table in tables:
+        parts += [f"## {table.caption}", to_markdown(table.shown), escape_markdown(table.note)]
+    return "\n\n".join(parts) + "\n"

@@ -76,7 +76,7 @@ def read(source: str, study: Study) -> Registration:
         raise UserError(f"{name} was changed after it was written: its digest is another one")
     mine = registered(study)
     if digest(mine) != said[1]:
-        fields = list(_differences(content, mine))
+        fields = list(differences(content, mine))
         more = f" and {len(fields) - _NAMED} more" if len(fields) > _NAMED else ""
         raise UserError(
             f"{name} registers another study: {', '.join(fields[:_NAMED])}{more} differ; register "
@@ -85,17 +85,17 @@ def read(source: str, study: Study) -> Registration:
     return Registration(name, hashlib.sha256(text.encode()).hexdigest(), said[1])
 
 
-def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
     """Paths of the values that differ, as the spec writes them."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys((*one, *other)):
             # Fields of the spec are named as in the file.
             below = key if path in ("", "spec") and key != "spec" else f"{path}.{key}"
             below = "spec" if (path, key) == ("", "spec") else below
-            yield from _differences(one.get(key), other.get(key), below)
+            yield from differences(one.get(key), other.get(key), below)
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            yield from _differences(mine, theirs, f"{path}[{index}]")
+            yield from differences(mine, theirs, f"{path}[{index}]")
     elif one != other:
         yield path
 
