@@ -339,7 +339,7 @@ def draw(studies: Sequence[Compared], found: Sequence[Line]) -> Canvas:
             for place, study in enumerate(studies):
                 own = [x for x in found if x.study == study.label and x.against is None]
                 own = [x for x in own if x.measure == measure]
-                shift = 0.5 * (place / max(len(studies) - 1, 1) - 0.5)
+                shift = 0.3 * (place / max(len(studies) - 1, 1) - 0.5)
                 y = [names.index(x.what) + shift for x in own]
                 reach = [
                     [x.value - x.low if x.low is not None else 0.0 for x in own],
@@ -350,7 +350,7 @@ def draw(studies: Sequence[Compared], found: Sequence[Line]) -> Canvas:
                 axes.errorbar(values, y, xerr=reach, fmt="o", markersize=4, label=label)
             axes.axvline(0, color=style.INK, linewidth=0.8)
             axes.set_xlabel(_MEASURES[measure][2].split(": ")[1], fontsize=7)
-        grid[0].set_yticks(range(len(names)), names)
+        grid[0].set_yticks(range(len(names)), [style.wrap(name, 14) for name in names])
         grid[0].invert_yaxis()
         grid[-1].legend(fontsize=7)
         return style.settled(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -139,8 +139,7 @@ def analyse_geometry(
         seed: Of all random draws.
         variants: `published`, `recommended` or both.
         themes: Of the questions, which are then the clusters of the recommended analysis.
-        robust_at: Method and layer at which M1 to M3 are computed once more without massive
-            dimensions, and with dimensions of one scale; None: nowhere.
+        robust_at: Method and layer of `robustness`; None: there is none.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -167,17 +166,13 @@ def analyse_geometry(
             result.rows.extend(rows)
             result.notes.extend(note for note in more if note not in result.notes)
             if (cell.method, cell.layer) == robust_at and "recommended" in variants:
-                for other in dimensions.transforms(cell):
-                    work.repeat(dimensions.transformed(cell, other), changed[other])
+                work.repeat(cell, changed)
             if advance is not None:
                 advance(1)
-        result.rows.extend(
-            convergence.convergence_rows(work.positions, group.method, group.seed, seed)
-        )
+        where = (group.method, group.seed)
+        result.rows.extend(convergence.convergence_rows(work.positions, *where, seed))
     result.rows.extend(pooled_rows(tables, roles))
-    if any(kept.tables for kept in changed.values()):
-        at = {key: mine for key, mine in tables.tables.items() if key[:2] == robust_at}
-        result.robustness = robust_rows({"as_is": Kept(at)} | changed, roles)
+    result.robustness = robust_rows({"as_is": tables.at(robust_at)} | changed, roles)
     if cosines:
         result.cosines = pd.concat(cosines, ignore_index=True)
     kept = [row for row in result.rows if row.variant in variants]
@@ -257,8 +252,12 @@ class GroupWork:
             rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept))
         return rows, notes
 
-    def repeat(self, cell: Cell, kept: Kept) -> None:
-        """M1, M2 and M3 of changed activations, for their estimates over all runs alone."""
+    def repeat(self, cell: Cell, changed: Mapping[str, Kept]) -> None:
+        """M1 to M3 of activations changed in each way, for estimates over all runs alone."""
+        for transform in dimensions.transforms(cell):
+            self._once_more(dimensions.transformed(cell, transform), changed[transform])
+
+    def _once_more(self, cell: Cell, kept: Kept) -> None:
         sampled = cell if self.places is None else cell.by_theme(self.places)
         if self.design is None:
             return

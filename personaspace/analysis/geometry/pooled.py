@@ -48,6 +48,10 @@ class Kept:
 
     tables: dict[tuple[str, int, str, str], list[_Table]] = field(default_factory=dict)
 
+    def at(self, place: tuple[str, int] | None) -> Kept:
+        """Those of one method and layer."""
+        return Kept({key: mine for key, mine in self.tables.items() if key[:2] == place})
+
     def add(
         self,
         cell: Cell,
