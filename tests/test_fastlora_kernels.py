@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from personaspace.fastlora import reference
-from personaspace.fastlora.reference import HeadNorms
+from personaspace.fastlora.head_norms import HeadNorms
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from personaspace.fastlora import attention
 from personaspace.fastlora.architectures import ARCHITECTURES, QkNorm, Traits, windows_of
 from personaspace.fastlora.functional import AddRmsNorm, HeadLoss, Rotate, ops
+from personaspace.fastlora.head_norms import HeadNorms
 from personaspace.fastlora.layout import Layout
 from personaspace.fastlora.linear import JointLinear
-from personaspace.fastlora.reference import HeadNorms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

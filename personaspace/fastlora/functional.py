@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from personaspace.fastlora import reference
-from personaspace.fastlora.reference import HeadNorms
+from personaspace.fastlora.head_norms import HeadNorms
 
 #: Ranks of trained adapters that the kernels take: those that the matrix units take as they are.
 RANKS = (16, 32, 64, 128)
