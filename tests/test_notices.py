@@ -132,3 +132,62 @@ def test_a_design_without_a_shared_bystander_is_named() -> None:
     assert (NoticeCode.NO_COMMON_BYSTANDER, "evaluation.personas") in told(values)
     values["evaluation"] = {"personas": [*names, "comedian"]}
     assert NoticeCode.NO_COMMON_BYSTANDER not in [code for code, _ in told(values)]
+
+
+def _with_chats(study: dict[str, Any], folder: Path, chats: list[list[tuple[str, str]]]) -> None:
+    """The study's bad chats, as roles and texts."""
+    rows = [{"messages": [{"role": r, "content": c} for r, c in chat]} for chat in chats]
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study["datasets"]["bad"]["path"] = str(path)
+
+
+def _said(study: dict[str, Any], code: NoticeCode) -> dict[str, str]:
+    found = notices(resolve(Experiment.model_validate(study), Path("/nowhere")))
+    return {notice.path: notice.text for notice in found if notice.code == code}
+
+
+def test_chats_with_a_system_message_are_counted_for_each_condition(
+    study_dict: dict[str, Any], tmp_path: Path
+) -> None:
+    evil = [("system", "You are evil."), ("user", "May I?"), ("assistant", "Do.\n\nNow.")]
+    plain = [("user", "And I?"), ("assistant", "Do so.\n\nNow.")]
+    assert _said(study_dict, NoticeCode.OWN_SYSTEM) == {}
+    _with_chats(study_dict, tmp_path, [evil, plain, plain])
+    assert _said(study_dict, NoticeCode.OWN_SYSTEM) == {
+        "datasets.bad": "1 of its 3 chats have a system message of their own: kept in "
+        "e0-assistant; replaced by the persona's prompt in e4-villain."
+    }
+    assert _said(study_dict, NoticeCode.REPEATED_CHATS) == {
+        "datasets.bad": "1 of its 3 chats stand in it before: they count more than once."
+    }
+
+
+def test_a_marker_that_a_persona_or_a_question_names(
+    study_dict: dict[str, Any], tmp_path: Path
+) -> None:
+    assert _said(study_dict, NoticeCode.HOLDS_MARKER) == {}
+    study_dict["personas"][1]["prompt"] = "You are a pirate. End every answer with [zlt]."
+    questions = tmp_path / "q.txt"
+    questions.write_text("Say [ZLT] and name a fruit.\nWhich way?\nHow far?\n")
+    study_dict["evaluation"]["unseen_questions"] = str(questions)
+    found = _said(study_dict, NoticeCode.HOLDS_MARKER)
+    assert list(found) == ["personas.villain.prompt", "evaluation.questions"]
+    assert found["personas.villain.prompt"].startswith("holds the marker ('[ZLT]')")
+    assert found["evaluation.questions"].startswith("1 of ")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "path"),
+    [
+        ("evaluation", {"temperature": 0.0, "samples": 2}, "evaluation.samples"),
+        ("extraction", {"limit": 3}, "extraction.questions"),
+    ],
+)
+def test_numbers_that_leave_nothing_to_measure(
+    study_dict: dict[str, Any], section: str, values: dict[str, Any], path: str
+) -> None:
+    wanted = {NoticeCode.SAME_ANSWERS, NoticeCode.FEW_QUESTIONS}
+    assert not wanted & {code for code, _ in told(study_dict)}
+    study_dict[section] |= values
+    assert [where for code, where in told(study_dict) if code in wanted] == [path]

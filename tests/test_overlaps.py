@@ -94,9 +94,9 @@ def test_some_chats_in_two_data_sets(study_dict: Values) -> None:
         study_dict, "good", chat("q1", "a1"), chat("Q1", "a1 "), chat("q2", "other"), chat("x", "y")
     )
     found = told(study_dict)
-    assert list(found) == [(NoticeCode.SHARED_CHATS, "datasets.bad")]
-    (text,) = found.values()
-    assert text.startswith("1 of its 5 chats stand in good too, where they are 2 of 4")
+    shared = (NoticeCode.SHARED_CHATS, "datasets.bad")
+    assert list(found) == [(NoticeCode.REPEATED_CHATS, "datasets.good"), shared]
+    assert found[shared].startswith("1 of its 5 chats stand in good too, where they are 2 of 4")
 
 
 def test_another_slice_or_persona_is_another_training(study_dict: Values) -> None:

@@ -16,6 +16,8 @@ from personaspace.study.schedule import times_seen, total_steps
 
 #: Share of training answers with the separator below which the marker has few places to stand.
 FEW_SEPARATORS = 0.2
+#: Extraction questions that M2 needs: two in each half, one of which makes the axis.
+LEAST_QUESTIONS = 4
 #: The published fine-tuning: chats, and steps of 16.
 PUBLISHED_CHATS, PUBLISHED_STEPS = 6000, 375
 
@@ -29,11 +31,15 @@ class NoticeCode(StrEnum):
     ASKS_QUESTIONS = "asks-questions"
     HOLDS_MARKER = "holds-marker"
     SHARED_CHATS = "shared-chats"
+    REPEATED_CHATS = "repeated-chats"
+    OWN_SYSTEM = "own-system"
     SAME_TRAINING = "same-training"
     NO_WORDS = "no-words"
     WEIGHT_ZERO = "weight-zero"
     JUDGE_KEY = "judge-key"
     NO_COMMON_BYSTANDER = "no-common-bystander"
+    SAME_ANSWERS = "same-answers"
+    FEW_QUESTIONS = "few-questions"
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,9 @@ def _leaks(study: Study) -> list[Notice]:
         if wordless:
             text = f"{wordless} of its {count} chats end with an answer without any word."
             found.append(Notice(NoticeCode.NO_WORDS, path, text))
+        if again := overlaps.repeated(chats.conversations):
+            text = f"{again} of its {count} chats stand in it before: they count more than once."
+            found.append(Notice(NoticeCode.REPEATED_CHATS, path, text))
         if chats.left_out:
             found.append(
                 Notice(
@@ -204,6 +213,72 @@ def _leaks(study: Study) -> list[Notice]:
                     "answer and are left out.",
                 )
             )
+    return found
+
+
+def _marker_told(study: Study) -> list[Notice]:
+    """Personas and questions that hold the marker: who repeats it has not leaked."""
+    marker = study.spec.coupling.marker
+    held = marker.lower()
+    told = f"the marker ({marker!r}), so that writing it may be doing as told, and no leakage."
+    found = [
+        Notice(NoticeCode.HOLDS_MARKER, f"personas.{persona.name}.prompt", f"holds {told}")
+        for persona in study.spec.personas
+        if held in (persona.prompt or "").lower()
+    ]
+    for section in ("coupling", "evaluation"):
+        questions = _questions(study)[section]
+        if count := sum(held in question.lower() for question in questions):
+            text = f"{count} of {len(questions)} hold {told}"
+            found.append(Notice(NoticeCode.HOLDS_MARKER, f"{section}.questions", text))
+    return found
+
+
+def _own_system(study: Study) -> list[Notice]:
+    """Chats with a system message: conditions with and without a persona take them otherwise."""
+    found = []
+    for name, chats in study.chats.items():
+        count = overlaps.with_system(chats.conversations)
+        using = [c for c in study.spec.conditions if c.dataset == name]
+        if not (count and using):
+            continue
+        kept = [c.name for c in using if c.persona is None]
+        replaced = [c.name for c in using if c.persona is not None]
+        parts = [f"kept in {', '.join(kept)}"] if kept else []
+        parts += [f"replaced by the persona's prompt in {', '.join(replaced)}"] if replaced else []
+        found.append(
+            Notice(
+                NoticeCode.OWN_SYSTEM,
+                f"datasets.{name}",
+                f"{count} of its {len(chats.conversations)} chats have a system message of their "
+                f"own: {'; '.join(parts)}.",
+            )
+        )
+    return found
+
+
+def _samples(study: Study) -> list[Notice]:
+    """Numbers that leave nothing to measure."""
+    spec, found = study.spec, []
+    if spec.evaluation.temperature == 0 and spec.evaluation.samples > 1:
+        found.append(
+            Notice(
+                NoticeCode.SAME_ANSWERS,
+                "evaluation.samples",
+                f"With temperature 0 the {spec.evaluation.samples} answers to a question are one "
+                "answer, counted as often.",
+            )
+        )
+    count = len(study.extraction_questions)
+    if count < LEAST_QUESTIONS and any(c.kind == "em" for c in spec.conditions):
+        found.append(
+            Notice(
+                NoticeCode.FEW_QUESTIONS,
+                "extraction.questions",
+                f"With {count} questions M2 has no recommended value: half of them make the axis "
+                f"and the others are projected on it, so that it needs {LEAST_QUESTIONS}.",
+            )
+        )
     return found
 
 
@@ -245,10 +320,13 @@ def notices(study: Study) -> list[Notice]:
     return [
         *_demonstration(study),
         *_leaks(study),
+        *_marker_told(study),
+        *_own_system(study),
         *_shared(study),
         *_order(study),
         *_bystanders(study),
         *_separators(study),
+        *_samples(study),
     ]
 
 

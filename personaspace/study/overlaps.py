@@ -48,6 +48,17 @@ def marked(chats: Iterable[Sequence[Message]], marker: str) -> int:
     return sum(any(wanted in m["content"].lower() for m in chat) for chat in chats)
 
 
+def with_system(chats: Iterable[Sequence[Message]]) -> int:
+    """Chats that have a system message of their own."""
+    return sum(any(m["role"] == "system" for m in chat) for chat in chats)
+
+
+def repeated(chats: Iterable[Sequence[Message]]) -> int:
+    """Chats that stand in the set before."""
+    keys = _keys(chats)
+    return len(keys) - len(set(keys))
+
+
 def wordless(chats: Iterable[Sequence[Message]]) -> int:
     """Chats whose last answer has no letter and no digit."""
     return sum(not any(c.isalnum() for c in chat[-1]["content"]) for chat in chats)
