@@ -424,6 +424,11 @@ def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     code, text = said("wait", "em205")
     assert code == 2 and text.startswith("cannot load the kubeconfig: ")
+    # Who has no cluster may have meant a file.
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "none")
+    code, text = said("status", "stdy")
+    assert code == 2 and text.startswith("stdy: not a file, and no cluster to look for such a ")
 
 
 def test_file_or_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,3 +61,22 @@ def test_own_personas_need_all_three_roles(tmp_path: Path) -> None:
     roles = ["coupling.source", "coupling.negatives[0]", "coupling.negatives[1]"]
     assert found == {*roles, "analysis.assistant"}
     assert all("(the default: name one of your own)" in str(problem) for problem in problems)
+
+
+def test_what_it_writes_can_be_registered(tmp_path: Path) -> None:
+    path, page = tmp_path / "mine.yaml", tmp_path / "registration.md"
+    text = first.text(tiny=True)
+    assert "  # primary: {" in text
+    path.write_text(text.replace("  # primary: {", "  primary: {"))
+    result = cli("preregister", path, "--out", page)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"{page} written; name it in analysis.registration\n"
+    assert "Written on " in page.read_text() and "before the study ran" not in page.read_text()
+
+
+@pytest.mark.parametrize("command", ["status", "results"])
+def test_a_study_that_is_not_there_is_named_before_the_store(command: str, tmp_path: Path) -> None:
+    result = cli(command, tmp_path / "absent.yaml", "--store", tmp_path / "nowhere")
+    assert result.exit_code == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert "absent.yaml" in line and "nowhere" not in line

@@ -249,7 +249,8 @@ def status(
     with a slash); otherwise it is a release.
     """
     if not cluster.is_spec(target):
-        with cluster.reach(namespace, kubeconfig, context, "look at the release") as place:
+        doing = "look at the release"
+        with cluster.reach(namespace, kubeconfig, context, doing, target) as place:
             cluster.show_status(target, place, watch, as_json)
         return
     from personaspace.cli.study import status_of_spec
@@ -269,7 +270,8 @@ def results(
 ) -> None:
     """Print a finished study's headline, or all its results as JSON (argument as for `status`)."""
     if not cluster.is_spec(target):
-        with cluster.reach(namespace, kubeconfig, context, "look at the release") as there:
+        doing = "look at the release"
+        with cluster.reach(namespace, kubeconfig, context, doing, target) as there:
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
@@ -277,9 +279,10 @@ def results(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
+    loaded = load_study(Path(target))
     with open_store(_store(store)) as place:
         place.check(write=False)
-        work = prepare(load_study(Path(target)), place)
+        work = prepare(loaded, place)
         if as_json:
             print_json(_results(work).to_dict())
         else:
@@ -303,9 +306,10 @@ def report(
     from personaspace.study.load import load_study
 
     check_folder(out, "--out")
+    loaded = load_study(spec)
     with open_store(store) as place:
         place.check()
-        work = prepare(load_study(spec), place)
+        work = prepare(loaded, place)
         _results(work)
         with make_board([Node("report")]) as board:
             summary = executor.run_here(work, [Node("report")], board)

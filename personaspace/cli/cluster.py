@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,11 +56,19 @@ def flags_of(kubeconfig: str, context: str) -> list[str]:
 
 
 @contextmanager
-def reach(namespace: str, kubeconfig: str, context: str, doing: str) -> Iterator[Cluster]:
-    """A cluster, with its errors in one line."""
+def reach(
+    namespace: str, kubeconfig: str, context: str, doing: str, target: str = ""
+) -> Iterator[Cluster]:
+    """A cluster, with its errors in one line; `target` might have been meant as a file's name."""
     from personaspace.cluster.api import api_errors, connect
 
-    cluster = connect(namespace, kubeconfig, context)
+    try:
+        cluster = connect(namespace, kubeconfig, context)
+    except UserError as error:
+        if not target or kubeconfig or context or os.environ.get("KUBECONFIG"):
+            raise
+        text = f"{target}: not a file, and no cluster to look for such a release in: {error}"
+        raise UserError(text) from None
     with api_errors(cluster, doing):
         yield cluster
 

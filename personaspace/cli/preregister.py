@@ -32,4 +32,4 @@ def preregister(
         raise UserError(f"--out {out}: is there already; a registration is not replaced") from None
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
-    typer.echo(f"{out}: name it in analysis.registration", err=True)
+    typer.echo(f"{out} written; name it in analysis.registration", err=True)

@@ -13,9 +13,9 @@ from personaspace.study.notices import NoticeCode, notices
 
 def status_of_spec(spec: Path, store: str, as_json: bool) -> None:
     """Print which of a study's stages are complete, which can run, and which wait."""
+    loaded = load_study(spec)
     with open_store(store) as place:
         place.check(write=False)
-        loaded = load_study(spec)
         work = prepare(loaded, place)
         states = work.standings()
     if as_json:

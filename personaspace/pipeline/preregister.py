@@ -31,16 +31,17 @@ def page(study: Study) -> str:
     spec = study.spec
     if spec.analysis.primary is None:
         raise UserError(
-            "analysis.primary: name the one comparison that the study is for; without it there is "
-            "nothing to hold the study to"
+            "analysis.primary: name the one comparison that the study is for, such as {measure: "
+            "spread, against: benign}; without it there is nothing to hold the study to"
         )
     parts = [
         [
             f"# Registration of the study {spec.name}",
             "",
-            f"Written on {date.today().isoformat()} by personaspace {__version__}, before the "
-            "study ran. The digest at the end is of the whole study: name this page in "
-            "`analysis.registration`, and a study that is not this one is refused.",
+            f"Written on {date.today().isoformat()} by personaspace {__version__}. It is "
+            "worth what its date is: publish it before the study runs. The digest at the end is of "
+            "the whole study: name this page in `analysis.registration`, and a study that is not "
+            "this one is refused.",
         ],
         _design(study),
         _primary(study),
