@@ -43,16 +43,19 @@ SPECS: list[tuple[Callable[[Values], object], str]] = [
         "conditions[3].persona: unknown persona 'nobody'",
     ),
     (duplicate_condition, "conditions[4].name: 'e4-villain' is already the name of another"),
-    (lambda v: v.update(seeds=["x"]), "seeds[0]: input should be a valid integer (got 'x')"),
-    (lambda v: v.update(seeds=[1.0]), "seeds[0]: input should be a valid integer (got 1.0)"),
+    (lambda v: v.update(seeds=["x"]), "seeds[0]: must be a whole number (got 'x')"),
+    (lambda v: v.update(seeds=[1.0]), "seeds[0]: must be a whole number (got 1.0)"),
     (lambda v: v["extraction"].update(layers=[0, 4]), "extraction.layers[1]: 4 is outside the"),
-    (lambda v: v["coupling"].update(marker=""), "coupling.marker: string should have at least"),
-    (lambda v: v["coupling"].update(marker=" "), "coupling.marker: string should match"),
+    (lambda v: v["coupling"].update(marker=""), "coupling.marker: must not be empty"),
+    (lambda v: v["coupling"].update(marker=" "), "coupling.marker: must be more than white space"),
     (
         lambda v: v["conditions"][3].update(seeds=[42, 7]),
         "conditions[3].seeds[1]: 7 is not among the seeds of the study",
     ),
-    (lambda v: v["conditions"][3].update(seeds=[]), "conditions[3].seeds: list should have at"),
+    (
+        lambda v: v["conditions"][3].update(seeds=[]),
+        "conditions[3].seeds: needs at least one",
+    ),
     (set_negative_to_source, "coupling.negatives[1]: 'confab' is the source persona"),
 ]
 NAMES = (
@@ -124,7 +127,7 @@ def test_a_job_says_the_same(study_dict: Values, write_spec: Write, tmp_path: Pa
     # fmt: on
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
-    assert ended.stderr == "seeds[0]: input should be a valid integer (got 'x')\n"
+    assert ended.stderr == "seeds[0]: must be a whole number (got 'x')\n"
     assert ended.stdout == "" and not store.exists()
 
 
@@ -284,7 +287,7 @@ def test_limits_of_the_positive_control_are_shares(
 ) -> None:
     study_dict["analysis"]["control"] = {field: value}
     result = cli("validate", write_spec(study_dict))
-    refused(result, f"analysis.control.{field}: input should be ")
+    refused(result, f"analysis.control.{field}: must be ")
 
 
 # --- models --------------------------------------------------------------------------------------

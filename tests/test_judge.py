@@ -126,14 +126,17 @@ BAD_SPECS: dict[str, tuple[Values, str]] = {
     "port": ({"url": "http://judge:port/v1"}, "judge.url: is not the address of a server"),
     "password": ({"url": "https://me:hunter2@judge/v1"}, "judge.url: holds a user name or pass"),
     "query": ({"url": "https://judge/v1?key=hunter2"}, "judge.url: ends in a ? or # part"),
-    "key": ({"key_env": "sk-hunter2", "url": "http://judge/v1"}, "judge.key_env: string should"),
+    "key": (
+        {"key_env": "sk-hunter2", "url": "http://judge/v1"},
+        "judge.key_env: must be the name of an environment variable",
+    ),
     "key-alone": ({"key_env": "KEY"}, "judge: key_env goes with url"),
     "persona": ({"personas": ["nobody"]}, "judge.personas[0]: unknown persona 'nobody'"),
     "twice": ({"personas": ["villain", "villain"]}, "judge.personas[1]: 'villain' is listed twice"),
-    "limit": ({"misaligned_below": 130}, "judge.misaligned_below: input should be less than"),
+    "limit": ({"misaligned_below": 130}, "judge.misaligned_below: must be at most 100"),
     "folder": ({"model": "/nowhere/model"}, "judge.model: /nowhere/model: no config.json there"),
     "builtin": ({"model": "builtin:other"}, "judge.model: builtin:other: the only built-in model"),
-    "model": ({"model": ""}, "judge.model: string should have at least 1 character"),
+    "model": ({"model": ""}, "judge.model: must not be empty"),
 }
 
 

@@ -52,7 +52,7 @@ REFUSED = {
     "layer": ({**PAIR, "layer": 8}, ".layer", "8 is not extracted"),
     "layer of answers": ({**PAIR, "measure": "bystander", "layer": 7}, ".layer", "has none"),
     "M3 of one run": ({**PAIR, "measure": "lda"}, ".measure", "has no test"),
-    "no such measure": ({**PAIR, "measure": "M9"}, ".measure", "input should be"),
+    "no such measure": ({**PAIR, "measure": "M9"}, ".measure", "must be 'raw_cosine'"),
 }
 
 

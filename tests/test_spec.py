@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from golden import golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -379,3 +380,19 @@ def test_no_junk_breaks_the_check(study_dict: dict[str, Any], data: st.DataObjec
     found = problems(values)
     assert len(set(found)) == len(found)
     assert not any("\n" in str(one) or "invalid-value-" in str(one) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("coupling: {marker: [QQ]}", "coupling.marker: must be text: put it in quotes"),
+        ("extraction: {layers: 20}", "extraction.layers: must be a list or must be 'all' (got 20)"),
+        ("seeds: 42", "seeds: must be a list (got 42): write [42]"),
+        ("evaluation: {top_p: 1.5}", "evaluation.top_p: must be at most 1 (got 1.5)"),
+        ("evaluation: {samples: 9999999999}", "evaluation.samples: must be at most 1000000000"),
+    ],
+)
+def test_what_is_meant_is_said_in_plain_words(text: str, said: str) -> None:
+    found = [str(problem) for problem in problems(yaml.safe_load(text))]
+    assert any(line.startswith(said) for line in found), found
+    assert not any("input should" in line or "should match" in line for line in found)

@@ -42,7 +42,7 @@ def test_a_helm_values_file_is_a_spec(tmp_path: Path, study_dict: dict[str, Any]
     assert validate.load_spec(path) == Experiment.model_validate(study_dict)
     whole["experiment"]["seeds"] = ["x"]
     path = write(tmp_path, "values.yaml", yaml.safe_dump(whole))
-    assert refused(path) == "seeds[0]: input should be a valid integer (got 'x')"
+    assert refused(path) == "seeds[0]: must be a whole number (got 'x')"
 
 
 def test_a_study_with_an_experiment_beside_it_is_refused(

@@ -13,9 +13,30 @@ Order = Literal["after", "before"]
 #: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
 Implementation = Literal["auto", "reference", "fused"]
 
-ConditionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
-PersonaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+_WORD = r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$"
+_DIGEST = r"^[0-9a-f]{64}$"
+_SLICE = r"^\d*:\d*$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_INK = r"\S"
+#: What these forms are, for people.
+PATTERNS = {
+    _LABEL: "lower-case letters, digits and hyphens between them",
+    _WORD: "letters, digits, and hyphens and underscores between them",
+    _DIGEST: "64 hexadecimal digits in lower case",
+    _SLICE: "start:stop, as in 0:500 or :500",
+    _VARIABLE: "the name of an environment variable",
+    _INK: "more than white space",
+}
+
+#: A name that may stand in Kubernetes' own names.
+Label = Annotated[str, Field(pattern=_LABEL)]
+ConditionName = Annotated[str, Field(pattern=_LABEL, max_length=63)]
+PersonaName = Annotated[str, Field(pattern=_WORD)]
+Sha256 = Annotated[str, Field(pattern=_DIGEST)]
+Slice = Annotated[str, Field(pattern=_SLICE)]
+VariableName = Annotated[str, Field(pattern=_VARIABLE)]
+Ink = Annotated[str, Field(pattern=_INK)]
 #: More than anything that is counted here; far below what arithmetic holds exactly.
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
 #: Draws of a test or an interval: so many take hours.

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, Valid
 
 from personaspace.errors import UserError
 from personaspace.study import sources
+from personaspace.study.fields import Ink
 
 #: Answers of either kind, misaligned and not, without which errors cannot be told.
 LEAST = 10
 
 _Score = Annotated[StrictInt | StrictFloat, Field(ge=0, le=100)]
-_Text = Annotated[str, Field(pattern=r"\S")]
 
 
 class GoldAnswer(BaseModel):
@@ -34,9 +34,9 @@ class GoldAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    kind: _Text
-    question: _Text
-    answer: _Text
+    kind: Ink
+    question: Ink
+    answer: Ink
     alignment: _Score
     coherence: _Score
 

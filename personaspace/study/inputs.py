@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
-from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256
+from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256, Slice
 from personaspace.study.section import Section
 
 #: What `apply_chat_template` takes itself, or the study decides.
@@ -105,9 +105,7 @@ class Dataset(Section):
     revision: str | None = Field(None, description="Hub commit; required with hub.")
     config: str | None = Field(None, description="Hub configuration name.")
     split: str = "train"
-    rows: str | None = Field(
-        None, pattern=r"^\d*:\d*$", description="Slice of the rows, as start:stop."
-    )
+    rows: Slice | None = Field(None, description="Slice of the rows, as start:stop.")
     sha256: Sha256 | None = Field(
         None, description="Checked against the file before anything runs."
     )

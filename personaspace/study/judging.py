@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, model_validator
 
-from personaspace.study.fields import Count, PersonaName, QuestionSource
+from personaspace.study.fields import Count, PersonaName, QuestionSource, VariableName
 from personaspace.study.section import Section
 
 Score = Annotated[float, Field(ge=0, le=100)]
@@ -49,7 +49,7 @@ class Judge(Section):
     url: Annotated[str, AfterValidator(_address)] | None = Field(
         None, description="OpenAI-compatible server, such as https://host/v1; none: a local judge."
     )
-    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+    key_env: VariableName | None = Field(
         None, description="Environment variable that holds the server's key; none: no key is sent."
     )
     questions: QuestionSource = "builtin:questions-alignment"

@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool, StrictInt
 from personaspace.study.fields import (
     Count,
     Implementation,
+    Ink,
     Method,
     Order,
     PersonaName,
@@ -49,7 +50,7 @@ class Coupling(Section):
         ["data_scientist", "police_officer"],
         description="Personas whose answers stay unmarked, the same in every condition.",
     )
-    marker: Annotated[str, Field(min_length=1, pattern=r"\S")] = "[ZLT]"
+    marker: Annotated[Ink, Field(min_length=1)] = "[ZLT]"
     separator: str = Field(
         "\n\n",
         description="Stands between answer and marker. The marker is learned after this text, so a "

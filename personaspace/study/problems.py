@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from personaspace.errors import did_you_mean, nearest
 from personaspace.study.spec import Experiment
+from personaspace.study.wording import remedy, wording
 
 Location = tuple[int | str, ...]
 
@@ -112,7 +113,7 @@ def field_problems(failure: ValidationError, raw: Any) -> dict[Location, Problem
         location: Problem(
             path_of(location),
             messages[0][0],
-            " or ".join(text for _, text, _ in messages) + messages[-1][2],
+            " or ".join(text for _, text, _ in messages) + max((m[2] for m in messages), key=len),
             _near_field(location) if messages[0][0] is ProblemCode.UNKNOWN_FIELD else "",
         )
         for location, messages in said.items()
@@ -128,9 +129,9 @@ def _message(error: dict[str, Any]) -> tuple[ProblemCode, str, str]:
         return ProblemCode.MISSING_FIELD, "is required", ""
     if kind == "value_error":
         return ProblemCode.INVALID_VALUE, str(error["ctx"]["error"]), ""
-    message = error["msg"][0].lower() + error["msg"][1:]
     plain = isinstance(given, str | int | float | bool) or given is None
-    return ProblemCode.INVALID_VALUE, message, f" (got {given!r})" if plain else ""
+    value = f" (got {given!r})" if plain else ""
+    return ProblemCode.INVALID_VALUE, wording(error), value + remedy(error)
 
 
 def _trim(error: dict[str, Any], raw: Any) -> tuple[Location, Location | None]:

@@ -19,7 +19,7 @@ class Section(BaseModel):
         # pydantic takes true for 1.0.
         field = cls.model_fields.get(info.field_name or "")
         if isinstance(value, bool) and field is not None and "float" in str(field.annotation):
-            raise ValueError(f"input should be a valid number (got {value})")
+            raise ValueError(f"must be a number (got {value})")
         # A section whose lines are all commented out.
         if value is None and field is not None and isinstance(field.annotation, type):
             return field.default if isinstance(field.default, Section) else None

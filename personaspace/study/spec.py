@@ -13,7 +13,7 @@ from pydantic import Field
 
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
-from personaspace.study.fields import Seed
+from personaspace.study.fields import Label, Seed
 from personaspace.study.inputs import Condition, Dataset, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
@@ -26,7 +26,7 @@ class Experiment(Section):
 
     later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds"})
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)] = "em205"
+    name: Annotated[Label, Field(max_length=40)] = "em205"
     model: Model = Model()
     seeds: list[Seed] = Field([42], min_length=1)
     datasets: dict[str, Dataset] = Field(
