@@ -141,3 +141,13 @@ def test_the_level_is_the_study_s() -> None:
     assert "Yes, after both" in said(results) and "more than chance explains" in said(results)
     strict = results.model_copy(update={"analysis": AnalysisInfo(method="a", layer=20, alpha=0.01)})
     assert "That is not clear" in said(strict) and "No difference in how" in said(strict)
+
+
+def test_an_a_a_arm_tells_how_often_the_tests_err() -> None:
+    tests = [
+        row("placebo_minus_benign", 0.0, (-0.01, 0.01), p=p, family="placebo", layer=layer)
+        for layer, p in enumerate((0.01, 0.3, 0.6, 0.9))
+    ]
+    words = said(study(*ROSE, *tests))
+    assert "compared by 4 tests, and 1 (25.0\u202f%) found a difference; about 5\u202f%" in words
+    assert "where there is none" not in said(study(*ROSE))

@@ -34,6 +34,13 @@ def _of(metric: str, name: str, prefix: str, what: str) -> list[Measure]:
             f"the EM conditions' average {what} equals benign's",
         ),
         Measure(
+            metric, "recommended", f"{prefix}placebo_minus_benign",
+            f"{what}, a second benign condition less benign",
+            "how often these tests find a difference where the data differ in nothing that matters",
+            "say more than that with one such condition: all its tests share its training runs",
+            f"two benign conditions have the same {what}",
+        ),
+        Measure(
             metric, "recommended", f"{name}_pair", f"{what}, one EM condition less another",
             f"whether {what} depends on the persona trained under, in two conditions",
             "say which property of the two personas makes the difference",

@@ -29,7 +29,14 @@ _RANGES: dict[tuple[str, str], Bounds] = {
     ("bystander_contrast", "bystander"): _SHARE,
 }
 #: Ends of the names of differences between two conditions, longest first.
-_DIFFERENCES = ("em_mean_minus_benign", "em_minus_benign", "minus_base", "_pair", "_delta")
+_DIFFERENCES = (
+    "em_mean_minus_benign",
+    "em_minus_benign",
+    "placebo_minus_benign",
+    "minus_base",
+    "_pair",
+    "_delta",
+)
 #: Stems that stand for a measure of another name.
 _STEMS = {
     ("M1", ""): "raw_cosine",

@@ -34,6 +34,7 @@ def verdict(results: Results) -> list[Line]:
         _closer(results),
         _harm(results),
         _persona(results),
+        _placebo(results),
     ]
     said = [line for line in found if line is not None]
     doubts = _doubts(results) if said else None
@@ -300,6 +301,26 @@ def _persona(results: Results) -> Line | None:
                 bound = f"; differences above {size} are ruled out (at 5\u00a0%)"
             parts.append(f"For {what}, no difference between training personas is shown{bound}.")
     return Line(asked, " ".join(parts))
+
+
+def _placebo(results: Results) -> Line | None:
+    """How often the tests tell two harmless trainings apart: the study's own false alarms."""
+    rows = [
+        row
+        for row in results.rows
+        if row.family == "placebo" and row.p is not None and row.target == "these_personas"
+    ]
+    if not rows:
+        return None
+    alpha = results.analysis.alpha
+    found = sum(1 for row in rows if (row.p or 0.0) <= alpha)
+    return Line(
+        "How often do these tests find a difference where there is none?",
+        f"Two trainings on harmless data were compared by {count(len(rows), 'test')}, and "
+        f"{found} ({percent(found / len(rows))}) found a difference; about "
+        f"{percent(alpha, 0)} are to be expected by chance. They share their training runs, so "
+        "that they tend to be right or wrong together.",
+    )
 
 
 def _limits(results: Results) -> Line:

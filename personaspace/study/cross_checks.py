@@ -89,6 +89,7 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
                 "the base condition is not trained",
             )
         yield from _check_adapter(spec, index)
+    yield from _check_placebo(spec)
     yield from _check_seeds(spec)
     for section in ("training", "coupling.recipe"):
         recipe = spec.training if section == "training" else spec.coupling.recipe
@@ -98,6 +99,22 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
                 Code.ROWS_TOO_SHORT,
                 f"is less than max_tokens ({recipe.max_tokens})",
             )
+
+
+def _check_placebo(spec: Experiment) -> Iterator[Problem]:
+    """A second benign condition is no other training if data, persona and seed are the same."""
+    benign = [(i, c) for i, c in enumerate(spec.conditions) if c.kind == "benign" and c.dataset]
+    for place, (index, condition) in enumerate(benign):
+        for _, other in benign[:place]:
+            alike = (other.dataset, other.persona) == (condition.dataset, condition.persona)
+            shared = set(spec.seeds_of(condition)) & set(spec.seeds_of(other))
+            if alike and shared:
+                yield Problem(
+                    f"conditions[{index}].dataset",
+                    Code.DUPLICATE,
+                    f"with seed {min(shared)} it is the very training of {other.name!r}; give it "
+                    "other rows or other seeds",
+                )
 
 
 def _check_seeds(spec: Experiment) -> Iterator[Problem]:

@@ -115,6 +115,7 @@ def analyse_geometry(
     axis: str | None = None,
     assistant: str | None = None,
     benign: str | None = None,
+    placebo: Collection[str] = (),
     permutations: int = 10_000,
     bootstrap: int = 2_000,
     seed: int = 42,
@@ -134,6 +135,7 @@ def analyse_geometry(
         axis: Condition that defines the axis of M2; None: e0-assistant, and no M2 without it.
         assistant: Persona whose shift defines the axis; None: `assistant`, and no M2 without it.
         benign: Condition fine-tuned on harmless data; None: `benign`, if there is one.
+        placebo: Further such conditions, compared with it and no EM.
         permutations: Draws of every permutation test.
         bootstrap: Draws of the published bootstrap interval.
         seed: Of all random draws.
@@ -152,6 +154,7 @@ def analyse_geometry(
         return GeometryResult(notes=["there are no activation files"])
     groups = group_files(files, base)
     roles, notes = _roles(groups, base, axis, benign, assistant)
+    roles = replace(roles, placebo=tuple(sorted(placebo)))
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
     tables, changed = Kept(), {transform: Kept() for transform in dimensions.TRANSFORMS}

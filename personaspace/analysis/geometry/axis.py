@@ -236,7 +236,7 @@ def m2(
             kept.add(cell, "M2", "split_half", name, own, unmoved, personas=names)
             shifts_QP = _pseudo_values(*moved, absolute=False)
             kept.add(cell, "M2", "displacement", name, Pseudo(shifts_QP), personas=names)
-        if name != roles.benign:
+        if name not in roles.harmless:
             positions.append(_pseudo_values(*after, absolute=False))
     if len(positions) < 2:
         return rows, None, None

@@ -28,12 +28,19 @@ class Roles:
         axis: Defines the axis of M2 together with base; None: no M2.
         benign: Fine-tuned on harmless data; None: no such arm.
         assistant: The persona whose shift defines the axis.
+        placebo: Further benign conditions: compared with benign, and with it no EM.
     """
 
     base: str
     axis: str | None
     benign: str | None
     assistant: str
+    placebo: tuple[str, ...] = ()
+
+    @property
+    def harmless(self) -> set[str | None]:
+        """Base and every benign condition."""
+        return {self.base, self.benign, *self.placebo}
 
 
 @dataclass(frozen=True)

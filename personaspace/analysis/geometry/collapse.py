@@ -148,7 +148,7 @@ def m1(cell: Cell, roles: Roles, kept: Kept | None = None) -> list[Row]:
             else:
                 effect = _effect(measure, mine.mean, base.mean)
                 rows.extend(rows_against_base(row, mine, base, effect))
-        if roles.benign in values and name != roles.benign:
+        if roles.benign in values and name not in roles.harmless:
             rows.extend(_increments(place, name))
     rows.extend(_mean_increment(place))
     return rows
@@ -199,7 +199,7 @@ def _share(part: Pseudo, whole: Pseudo, base: Pseudo) -> tuple[float | None, Int
 def _mean_increment(place: _Place) -> list[Row]:
     """The mean of the EM conditions against benign; none without benign or with one EM arm."""
     values, roles = place.values, place.roles
-    em = [name for name in place.cell.conditions[1:] if name != roles.benign]
+    em = [name for name in place.cell.conditions[1:] if name not in roles.harmless]
     if roles.benign not in values or len(em) < 2:
         return []
     benign, base = values[str(roles.benign)]["raw_cosine"], values[roles.base]["raw_cosine"]

@@ -106,6 +106,7 @@ def contrast_names(name: str) -> dict[str, str]:
         "increment": f"{stem}em_minus_benign",
         "mean": f"{stem}em_mean_minus_benign",
         "pair": f"{name}_pair",
+        "placebo": f"{stem}placebo_minus_benign",
     }
 
 
@@ -172,7 +173,7 @@ class _Work:
         names = list(self.own.counts)
         for condition in names:
             yield from self._condition(condition)
-        em = [name for name in names if name not in (self.roles.benign, self.roles.base)]
+        em = [name for name in names if name not in self.roles.harmless]
         called = contrast_names(self.name)
         benign = self.roles.benign
         if benign in names and em:
@@ -186,6 +187,11 @@ class _Work:
                 yield replace(row, against=benign)
                 if self.name == "raw_cosine":
                     yield self._share(em, str(benign))
+        for placebo in self.roles.placebo:
+            if {placebo, benign} <= set(names):
+                weights = {placebo: 1.0, str(benign): -1.0}
+                row = self._difference(called["placebo"], weights, "placebo")
+                yield replace(row, condition=placebo, against=benign)
         for one, other in itertools.combinations(em, 2):
             row = self._difference(called["pair"], {one: 1.0, other: -1.0}, "geometry_em_pairs")
             yield replace(row, condition=one, against=other)

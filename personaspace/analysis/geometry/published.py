@@ -93,7 +93,7 @@ def m1(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
             name="raw_cosine",
         )
         rows.append(row)
-        if roles.benign is not None and roles.benign in pairs and name != roles.benign:
+        if roles.benign is not None and roles.benign in pairs and name not in roles.harmless:
             other = pairs[roles.benign]
             rows.append(
                 replace(
@@ -112,7 +112,7 @@ def m1(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
 
 def pre_post_family(condition: str, roles: Roles) -> str:
     """The family of a condition's comparisons with base."""
-    benign = condition == roles.benign
+    benign = condition in roles.harmless
     return "geometry_benign_pre_post" if benign else "geometry_em_pre_post"
 
 
@@ -143,7 +143,7 @@ def m2(cell: Cell, roles: Roles, draws: PublishedDraws) -> list[Row]:
         delta = float(after.mean() - before.mean())
         null = draws.labels.null(np.concatenate([before, after]))
         count = int(tail_count(null, delta, two_sided=False))
-        benign = name == roles.benign
+        benign = name in roles.harmless
         rows.append(
             Row(
                 "M2",
@@ -184,7 +184,7 @@ def m3(cell: Cell, roles: Roles) -> list[Row]:
     """Leave-one-out nearest centroid that leaves out the right answer; p is 1 by construction."""
     rows = []
     for name in cell.conditions[1:]:
-        benign = name == roles.benign
+        benign = name in roles.harmless
         value = nearest_other_accuracy(cell.vectors(name))
         before = nearest_other_accuracy(cell.vectors(roles.base))
         rows.append(

@@ -132,8 +132,8 @@ def contrast_rows(
 ) -> Iterator[Row]:
     """Differences of bystander leakage between conditions, each on the bystanders of both.
 
-    From base for every other condition; from benign for every EM condition and for their mean; of
-    every pair of EM conditions.
+    From base for every other condition; from benign for every EM condition and for their mean, and
+    for further benign ones; of every pair of EM conditions.
 
     Args:
         scores: By condition and training seed.
@@ -143,7 +143,8 @@ def contrast_rows(
     """
     row = Row("bystander_contrast", "recommended", seed=seed)
     base = next((c for c in there if c.kind == "base"), None)
-    benign = next((c for c in there if c.kind == "benign"), None)
+    harmless = [c for c in there if c.kind == "benign"]
+    benign = harmless[0] if harmless else None
     em = [c for c in there if c.kind == "em"]
     for condition in there:
         if base is not None and condition is not base:
@@ -155,6 +156,11 @@ def contrast_rows(
             )
         if len(em) > 1:
             yield from _mean(scores, row, em, benign, source)
+        for placebo in harmless[1:]:
+            found = _pair(
+                scores, replace(row, name="placebo_minus_benign"), placebo, benign, source
+            )
+            yield from (replace(each, family=each.family and "placebo") for each in found)
     for one, other in itertools.combinations(em, 2):
         yield from _pair(scores, replace(row, name="bystander_pair"), one, other, source)
 

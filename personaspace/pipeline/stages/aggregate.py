@@ -122,7 +122,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=10,
+    version=11,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
@@ -169,6 +169,7 @@ def _geometry(context: Context) -> GeometryResult:
         axis=axis if axis in present else None,
         assistant=spec.analysis.assistant,
         benign=next((name for name in benign if name in present), None),
+        placebo=[name for name in benign if name in present][1:],
         permutations=spec.analysis.permutations,
         bootstrap=spec.analysis.bootstrap,
         seed=spec.analysis.seed,
