@@ -124,8 +124,15 @@ def _points(row: Row) -> str:
 def _alike(row: Row) -> str:
     """A difference of similarities in words, with its interval."""
     value = row.value or 0.0
-    words = f"{number(abs(value), 3)} {'more' if value > 0 else 'less'} alike"
+    size = number(abs(value), 3)
+    words = f"{size} {'more' if value > 0 else 'less'} alike"
+    if float(size) == 0:
+        words = "as alike, to a thousandth,"
     return words if row.ci95 is None else f"{words} ({_allowed(row)})"
+
+
+def _than(row: Row) -> str:
+    return "as" if float(number(abs(row.value or 0.0), 3)) == 0 else "than"
 
 
 def _allowed(row: Row) -> str:
@@ -237,13 +244,13 @@ def _harm(results: Results) -> Line | None:
             else "a difference between these training runs, which another training might not show"
         )
         answer = (
-            f"After harmful data the personas of this study are {_alike(row)} than after harmless "
-            f"ones: {what}."
+            f"After harmful data the personas of this study are {_alike(row)} {_than(row)} after "
+            f"harmless ones: {what}."
         )
     else:
         answer = (
             "No difference in how alike personas become is shown. Measured: after harmful data "
-            f"they are {_alike(row)} than after harmless ones."
+            f"they are {_alike(row)} {_than(row)} after harmless ones."
         )
     if wider is not None and _clear(results, row):
         answer += (
