@@ -184,11 +184,11 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         lines.append(f"| {test} | {cells} |")
     lines += ["", *(f"- *{name}*: {WORLDS[name].what}" for name in shares), ""]
     lines += [
-        "M2 rejects too often where so few themes are halved and the axis is no more than noise, as in "
-        "these worlds: with eight, and less so with 24 (700 studies each: 8, 12, 16 and 24 themes of "
-        "two give 12.4, 8.3, 8.3 and 7.6 % in `displacement`, 8.6, 6.1, 5.7 and 6.3 % in "
-        "`split_half`); below 16 its rows carry a warning. With sizes that differ much M3's p is near "
-        "7 %, and the centred cosine's test is cautious.",
+        "M2 rejects too often where so few themes are halved and the axis is no more than noise, "
+        "as in these worlds: with eight, and less so with 24 (700 studies each: 8, 12, 16 and 24 "
+        "themes of two give 12.4, 8.3, 8.3 and 7.6 % in `displacement`, 8.6, 6.1, 5.7 and 6.3 % "
+        "in `split_half`); below 16 its rows carry a warning. With sizes that differ much M3's p "
+        "is near 7 %, and the centred cosine's test is cautious.",
         "",
         "Tests over training runs: [calibration-runs.md](calibration-runs.md).",
         "",
