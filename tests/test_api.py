@@ -234,3 +234,5 @@ def test_the_figure_is_drawn_in_ones_own_style(
 ) -> None:
     drawn = results.hero(tmp_path / "hero.pdf", style=personaspace.Style(font_size=12))
     assert (tmp_path / "hero.pdf").stat().st_size > 1000 and drawn.axes
+    with pytest.raises(UserError, match=r"hero.xyz: no format 'xyz' \(there are .*pdf"):
+        results.hero(tmp_path / "hero.xyz")

@@ -226,3 +226,16 @@ def test_one_stage_alone_says_nothing_of_a_whole() -> None:
     board = Board([NODES[0]], stream)
     board.stage(NODES[0], "fingerprint 01")
     assert stream.getvalue().endswith("train:a:1: started: fingerprint 01\n")
+
+
+def test_the_first_units_of_a_stage_tell_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stream = Clock(monkeypatch), io.StringIO()
+    stage = Board(NODES, stream).stage(NODES[0])
+    stage.start("answers", 30)
+    clock.now += 20
+    stage.advance(1)  # the first of a batch
+    clock.now += 20
+    stage.advance(9)
+    lines = stream.getvalue().splitlines()
+    assert "answers 1/30 (stage 1" in lines[1]
+    assert "answers 10/30, 1 min 20 s left (stage 1" in lines[2]

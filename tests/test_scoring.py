@@ -168,6 +168,8 @@ def test_table_on_the_command_line(tmp_path: Path) -> None:
         (b'{"p": {"q": "a"}}', "'p': 'q': not a list of answers"),
         (b'{"p": {"q": ["a", 1]}}', "'p': 'q': answer 1 is not a text"),
         (b'{"p": {}, "p": {}}', "duplicate key 'p'"),
+        (b"{}", "no answers"),
+        (b'{"p": {"q": []}}', "no answers"),
         (b"\xff\xfe\x00", "not UTF-8 text"),
         (b'{"p":' + b"[" * 100_000, "nested too deeply"),
     ],

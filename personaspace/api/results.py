@@ -277,11 +277,17 @@ class StudyResults:
         Args:
             path: Saved there as well, in the format of its suffix.
             style: Colours, sizes and fonts; None: those of the report.
+
+        Raises:
+            UserError: Not a format of pictures.
         """
         from personaspace.report.figures import draw_hero
 
         drawn = draw_hero(self.results, style=style)
         if path is not None:
+            known = drawn.canvas.get_supported_filetypes()
+            if (suffix := Path(path).suffix.removeprefix(".").lower()) not in known:
+                raise UserError(f"{path}: no format {suffix!r} (there are {', '.join(known)})")
             drawn.savefig(path)
         return drawn
 

@@ -73,6 +73,8 @@ def _grid(path: Path, content: Any) -> Grid:
                     raise UserError(
                         f"{path}: {persona!r}: {question!r}: answer {index} is not a text"
                     )
+    if not any(texts for questions in content.values() for texts in questions.values()):
+        raise UserError(f"{path}: no answers")
     return content
 
 

@@ -32,6 +32,8 @@ from personaspace.pipeline.states import NodeState
 LINE_EVERY = 10.0
 LINE_LATER = 60.0
 SETTLED = 300.0
+#: What less of a stage takes tells nothing of the rest: batches, compilation, caches.
+TELLING_SHARE = 0.1
 
 #: States in a sentence; the others are their own word.
 WORDS = {NodeState.SKIPPED: "already complete", NodeState.BLOCKED: "not run"}
@@ -254,7 +256,7 @@ def _how_far(state: _State) -> str:
 
 def _seconds_left(state: _State) -> float | None:
     share = state.done / state.total if state.total else 0.0
-    if not share:
+    if share < TELLING_SHARE:
         return None
     return round((time.monotonic() - state.phase_since) * (1 - share) / share, 1)
 
