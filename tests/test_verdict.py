@@ -96,7 +96,7 @@ def test_a_failed_check_is_told_where_an_answer_rests_on_it() -> None:
 
 def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
     words = said(study(*ROSE, failed=True))
-    assert "In none of the conditions." in words and "nothing can be said" in words
+    assert "No, in no condition." in words and "nothing can be said" in words
 
 
 def test_one_training_run_each_is_said() -> None:

@@ -86,6 +86,7 @@ def note(results: Results) -> str:
     if results.primary is not None:
         return registered(results)
     return (
-        "No primary endpoint was named, so every test is exploratory, corrected within its family. "
+        "No primary endpoint was named, so every test is exploratory, corrected within its "
+        "family; the answers at the top count what Benjamini and Hochberg's correction leaves. "
         f"{registered(results)}"
     )

@@ -97,7 +97,7 @@ def _which(rows: Iterable[Row], reason: str) -> str:
     """Of what a check failed: the measures, most frequent first."""
     found = Counter(_title(row) for row in rows if row.warning == reason)
     names = [f"{name}{f', {n} times' if n > 1 else ''}" for name, n in found.most_common(3)]
-    more = f"; and {len(found) - 3} other measures" if len(found) > 3 else ""
+    more = f"; and {count(len(found) - 3, 'other measure')}" if len(found) > 3 else ""
     return "; ".join(names) + more
 
 

@@ -90,9 +90,14 @@ def _row(results: Results, metric: str, name: str, target: Target) -> Row | None
 
 
 def _clear(results: Results, row: Row) -> bool:
-    """Shown to differ from 0, at the study's level."""
-    if row.p is not None:
-        return row.p <= results.analysis.alpha
+    """Shown to differ from 0, at the study's level.
+
+    The primary endpoint by its p, all else by the p that Benjamini and Hochberg's correction gives
+    it within its family.
+    """
+    p = row.p if row is primary_row(results) or row.p_bh is None else row.p_bh
+    if p is not None:
+        return p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
 
 
@@ -158,10 +163,12 @@ def _coupling(results: Results) -> Line | None:
         wrote = f" The persona that was taught to write it did so in {wrote} of its answers."
     if not failed:
         return Line(asked, f"Yes, in every condition.{wrote}")
-    where = "none" if len(failed) == len(tuned) else f"{len(tuned) - len(failed)} of {len(tuned)}"
+    where = f"In {len(tuned) - len(failed)} of {len(tuned)} conditions"
+    if len(failed) == len(tuned):
+        where = "No, in no condition"
     return Line(
         asked,
-        f"In {where} of the conditions.{wrote}"
+        f"{where}.{wrote}"
         + " Where it was not learned, nothing can be said of its leaking to other personas.",
     )
 
@@ -195,7 +202,7 @@ def _closer(results: Results) -> Line | None:
     asked = "Did the model's personas become more alike?"
     base = em[0].base
     mean = sum(row.delta or 0.0 for row in em) / len(em)
-    clear = [row for row in em if row.p is not None and row.p <= results.analysis.alpha]
+    clear = [row for row in em if row.p is not None and _clear(results, row)]
     rose = sum(1 for row in clear if (row.delta or 0) > 0)
     fell = sum(1 for row in clear if (row.delta or 0) < 0)
     moved = (
@@ -295,8 +302,8 @@ def _persona(results: Results) -> Line | None:
         most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:
             parts.append(
-                f"For {what}, {clear} of {count(len(rows), 'pair')} of training personas differ "
-                "beyond chance, all comparisons counted."
+                f"For {what}, {clear} of {count(len(rows), 'pair')} of training personas "
+                f"{'differs' if clear == 1 else 'differ'} beyond chance, all comparisons counted."
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:

@@ -83,7 +83,12 @@ def _listed(names: set[str]) -> str:
 
 
 def _roles(
-    groups: list[Group], base: str, axis: str | None, benign: str | None, assistant: str | None
+    groups: list[Group],
+    base: str,
+    axis: str | None,
+    benign: str | None,
+    assistant: str | None,
+    placebo: Collection[str],
 ) -> tuple[Roles, list[str]]:
     conditions = {name for group in groups for name in group.files} - {base}
     personas = {name for group in groups for name in (*group.kept, *group.dropped)}
@@ -96,6 +101,7 @@ def _roles(
         axis=_role(axis, DEFAULT_AXIS, conditions, "axis condition"),
         benign=_role(benign, DEFAULT_BENIGN, conditions, "benign condition"),
         assistant=assistant or DEFAULT_ASSISTANT,
+        placebo=tuple(sorted(placebo)),
     )
     notes = []
     if conditions and roles.axis is None:
@@ -153,14 +159,13 @@ def analyse_geometry(
     if not files:
         return GeometryResult(notes=["there are no activation files"])
     groups = group_files(files, base)
-    roles, notes = _roles(groups, base, axis, benign, assistant)
-    roles = replace(roles, placebo=tuple(sorted(placebo)))
+    roles, notes = _roles(groups, base, axis, benign, assistant, placebo)
     result = GeometryResult(notes=notes)
     cosines: list[pd.DataFrame] = []
-    tables, changed = Kept(), {transform: Kept() for transform in dimensions.TRANSFORMS}
+    tables, changed = Kept(), {each: Kept() for each in dimensions.TRANSFORMS}
     for group in groups:
-        work = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
-        work = replace(work, kept=tables)
+        made = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
+        work = replace(made, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
@@ -172,15 +177,13 @@ def analyse_geometry(
                 work.repeat(cell, changed)
             if advance is not None:
                 advance(1)
-        where = (group.method, group.seed)
-        result.rows.extend(convergence.convergence_rows(work.positions, *where, seed))
+        moved = convergence.convergence_rows(work.positions, group.method, group.seed, seed)
+        result.rows.extend(moved)
     result.rows.extend(pooled_rows(tables, roles))
     result.robustness = robust_rows({"as_is": tables.at(robust_at)} | changed, roles)
-    if cosines:
-        result.cosines = pd.concat(cosines, ignore_index=True)
+    result.cosines = pd.concat(cosines, ignore_index=True) if cosines else result.cosines
     kept = [row for row in result.rows if row.variant in variants]
-    result.rows = [described(in_range(row)) for row in adjust(kept)]
-    return result
+    return replace(result, rows=[described(in_range(row)) for row in adjust(kept)])
 
 
 @dataclass(frozen=True)
