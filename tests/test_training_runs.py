@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from planted import world, write
 from scipy import linalg, stats
@@ -15,8 +14,6 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import BORROWED, ONE_RUN, Runs, all_alike
 from personaspace.analysis.stats import two_way_estimate
 
-STUDY = Path(__file__).parents[1] / "docs" / "study" / "rows.parquet"
-
 
 def plain(values: dict[str, dict[int, float]]) -> Runs:
     """Runs of one question and persona: the run's value is all there is."""
@@ -25,14 +22,20 @@ def plain(values: dict[str, dict[int, float]]) -> Runs:
     return Runs(tuple(name for name, _ in keys), tuple(seed for _, seed in keys), tables)
 
 
+#: M1 at layer 20, method A, of three runs of each condition: the published design on
+#: SmolLM2-135M-Instruct, as it was first run (252 chats, seeds 42, 137 and 256).
+RISES = {
+    "benign": {42: 0.974366604, 137: 0.973825032, 256: 0.974954295},
+    "e0-assistant": {42: 0.983442488, 137: 0.983303815, 256: 0.982379657},
+    "e1-paramedic": {42: 0.979664602, 137: 0.980165448, 256: 0.979726267},
+    "e2-kindergarten-teacher": {42: 0.981396742, 137: 0.981615607, 256: 0.980412905},
+    "e3-french-person": {42: 0.980704917, 137: 0.981127974, 256: 0.980528385},
+    "e4-villain": {42: 0.977701631, 137: 0.979011147, 256: 0.978282629},
+}
+
+
 def test_the_published_layout_of_seeds_gives_the_rise_over_benign_an_interval() -> None:
-    rows = pd.read_parquet(STUDY)
-    rows = rows[(rows.metric == "M1") & (rows.variant == "recommended") & (rows.method == "a")]
-    rows = rows[(rows.layer == 20) & (rows.name == "raw_cosine")]
-    values = {
-        str(name): {int(seed): float(value) for seed, value in zip(of.seed, of.value, strict=True)}
-        for name, of in rows.groupby("condition")
-    }
+    values = RISES
     em = [name for name in values if name != "benign"]
     assert len(em) == 5 and all(len(of) == 3 for of in values.values())
     weights = dict.fromkeys(em, 0.2) | {"benign": -1.0}
