@@ -132,7 +132,8 @@ def _alike(row: Row) -> str:
     size = number(abs(value), 3)
     words = f"{size} {'more' if value > 0 else 'less'} alike"
     if float(size) == 0:
-        words = "as alike, to a thousandth,"
+        told = "" if row.ci95 is None else f" ({_allowed(row)})"
+        return f"as alike, to a thousandth{told},"
     return words if row.ci95 is None else f"{words} ({_allowed(row)})"
 
 
