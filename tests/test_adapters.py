@@ -260,6 +260,7 @@ def test_another_method_is_refused(loaded: Any, tmp_path: Path) -> None:
         lora.compose([good], tmp_path / "sum")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "targets", [["q_proj"], ["q_proj", "k_proj", "v_proj"], ["k_proj", "o_proj"]]
 )

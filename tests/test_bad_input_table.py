@@ -168,6 +168,7 @@ def put(values: Values, path: str, value: Any) -> None:
     place[last] = value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "change", "words"), FIELDS, ids=[case[0] for case in FIELDS])
 def test_a_field(
     study_dict: Values, write_spec: Callable[[Values], Path], name: str, change: Any, words: str

@@ -84,6 +84,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 # Losses and gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "targets, stacked", [(NAMES, False), (NAMES, True), (["q_proj", "v_proj", "down_proj"], False)]
 )

@@ -20,6 +20,7 @@ def cli(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiny", [True, False])
 def test_what_it_writes_is_sound(tiny: bool, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"

@@ -319,6 +319,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "changed", "end"), [case[1:] for case in CHANGES], ids=[case[0] for case in CHANGES]
 )

@@ -81,6 +81,7 @@ def test_other_words_are_known_within_but_not_from_base() -> None:
     assert (rows["em", "from_base_delta"].value or 0) < -0.4
 
 
+@pytest.mark.slow
 def test_chance_is_not_beaten_by_chance() -> None:
     rows = [
         analyse_persona_text({("base", 1): answers(seed, 0.0)}, base="base", permutations=199)[0]
