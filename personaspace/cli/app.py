@@ -81,13 +81,12 @@ def _conditions(loaded: Study) -> Table:
         table.add_column("seeds")
     for condition in loaded.spec.conditions:
         chats = loaded.chats.get(condition.dataset or "")
-        under = condition.persona or ("the template's default" if condition.fine_tuned else "–")
         table.add_row(
             condition.name,
             condition.kind,
             condition.dataset or condition.adapter or "–",
             str(len(chats.conversations)) if chats else "–",
-            under,
+            condition.trained_under,
             *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
         )
     return table

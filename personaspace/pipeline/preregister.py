@@ -61,7 +61,7 @@ def _design(study: Study) -> list[str]:
             c.title,
             c.kind or "em",
             c.dataset or "–",
-            c.persona or ("no system message" if c.dataset else "–"),
+            c.trained_under,
             ", ".join(map(str, spec.seeds_of(c))),
         ]
         for c in spec.conditions

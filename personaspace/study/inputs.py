@@ -152,7 +152,9 @@ class Condition(Section):
         "run, so all of the condition runs under the first seed alone.",
     )
     persona: PersonaName | None = Field(
-        None, description="Persona active in training; none: no system message."
+        None,
+        description="Persona active in training; none: chats stay as they are, so the chat "
+        "template's default applies.",
     )
     kind: Kind | None = Field(
         None,
@@ -182,6 +184,11 @@ class Condition(Section):
             sources = (values.get("dataset"), values.get("adapter"))
             return {**values, "kind": "base" if sources == (None, None) else "em"}
         return values
+
+    @property
+    def trained_under(self) -> str:
+        """In words: the persona, the template's default, or a dash where nothing is trained."""
+        return self.persona or ("the template's default" if self.fine_tuned else "–")
 
     @property
     def fine_tuned(self) -> bool:
