@@ -88,6 +88,7 @@ def test_every_figure_is_written_in_every_format_with_alt_text(
         assert figure.svg != figure.svg_narrow
 
 
+@pytest.mark.long
 def test_same_folder_gives_same_bytes(
     published: Path, figures: dict[str, Figure], tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_job_runs_from_its_part_of_the_study(
     assert "training.rank: " in message.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.study
 def test_condition_and_conclusion_leave_their_result(
     study_dict: dict[str, Any],

@@ -263,6 +263,7 @@ def judged_study(finished: Finished, folder: Path, judge: Values) -> tuple[Path,
     return spec, store
 
 
+@pytest.mark.long
 def test_a_study_is_judged_and_nothing_else_runs_again(
     finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_changed_title_draws_the_report_alone(finished: Any, tmp_path: Path) -
     assert "Another title" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_another_wording_of_a_bystander_spares_training_and_coupling(
     finished: Any, tmp_path: Path
 ) -> None:
