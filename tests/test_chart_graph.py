@@ -144,6 +144,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
         assert {node: said.split(",") if said else [] for node, said in found.items()} == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize(
     "case",

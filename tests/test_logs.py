@@ -85,6 +85,7 @@ def test_every_line_of_a_stage_is_json(
     assert "signed" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_crash_is_json_too(stage: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     crashed = stage("fail", PERSONASPACE_LOG="json")

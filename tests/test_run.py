@@ -295,6 +295,7 @@ def test_sigterm_keeps_a_checkpoint_and_the_rerun_ends_alike(
     assert resumed.read_bytes() == undisturbed
 
 
+@pytest.mark.long
 def test_jobs_run_one_stage_like_the_executor(finished: Any, tmp_path: Path) -> None:
     """A container's entrypoint, in a process of its own."""
     store = tmp_path / "store"
