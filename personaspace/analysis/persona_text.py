@@ -33,6 +33,7 @@ from personaspace.analysis.themes import (
     by_theme,
     of_used,
     places_of,
+    samples,
     shuffled_hits,
     sums,
 )
@@ -93,8 +94,8 @@ def _folds(questions: Sequence[str], seed: int, themes: Themes | None = None) ->
     ordered = sorted(questions)
     places_Q = places_of(ordered, themes)
     places_Q = np.arange(len(ordered)) if places_Q is None else places_Q
-    samples = len(np.unique(places_Q))
-    order = generator(seed, METRIC, "folds", samples).permutation(samples)
+    count = samples(len(ordered), places_Q)
+    order = generator(seed, METRIC, "folds", count).permutation(count)
     fold_of = {int(place): number % FOLDS for number, place in enumerate(order)}
     return {text: fold_of[int(place)] for text, place in zip(ordered, places_Q, strict=True)}
 
@@ -138,7 +139,7 @@ def _chance_p(
     rng = generator(seed, METRIC, "labels")
     seen = float((predicted_N == test.persona_N).sum())
     if places_Q is not None:
-        shape = (draws, int(places_Q.max()) + 1, len(test.personas))
+        shape = (draws, samples(len(test.questions), places_Q), len(test.personas))
         names_DTP = rng.permuted(
             np.broadcast_to(np.arange(shape[2], dtype=np.int16), shape), axis=2
         )
@@ -229,9 +230,7 @@ def _alike(one: _Labelled, other: _Labelled) -> bool:
 def _against_chance(row: Row, right_QP: Array, totals_QP: Array, places_Q: Places | None) -> Row:
     value = float(right_QP.sum() / totals_QP.sum())
     chance = 1 / right_QP.shape[1]
-    hits, totals = right_QP.sum(axis=1), totals_QP.sum(axis=1)
-    if places_Q is not None:
-        hits, totals = sums(hits, places_Q), sums(totals, places_Q)
+    hits, totals = (sums(counts.sum(axis=1), places_Q) for counts in (right_QP, totals_QP))
     return replace(
         row,
         value=value,

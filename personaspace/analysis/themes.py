@@ -39,14 +39,22 @@ def places_of(questions: Sequence[str], themes: Themes | None) -> Places | None:
     Returns:
         None where questions are the samples: there are no themes, one alone, or one a question.
     """
-    if not themes:
-        return None
+    found = numbers_of(questions, themes or {})
+    return np.array(found) if themes and 1 < len(set(found)) < len(found) else None
+
+
+def numbers_of(questions: Sequence[str], themes: Themes) -> list[int]:
+    """The number of each question's theme in order of appearance; one without has its own."""
     numbers: dict[tuple[bool, str], int] = {}
-    found = [
+    return [
         numbers.setdefault((text in themes, themes.get(text, text)), len(numbers))
         for text in questions
     ]
-    return np.array(found) if 1 < len(numbers) < len(found) else None
+
+
+def samples(questions: int, places_Q: Places | None) -> int:
+    """How many themes there are, or questions where these are the samples."""
+    return questions if places_Q is None else int(places_Q.max()) + 1
 
 
 def of_used(places_Q: Places | None, used_Q: NDArray[np.bool_] | np.bool_) -> Places | None:
@@ -74,9 +82,16 @@ def widening(sizes_T: Array) -> float:
     return math.sqrt(bias) * wide / narrow
 
 
-def sums(values: Array, places_Q: Places, axis: int = -1) -> Array:
-    """Sums over the questions of each theme, along this axis."""
-    member_TQ = (places_Q == np.arange(places_Q.max() + 1)[:, None]).astype(np.float64)
+def members(places_Q: Places) -> NDArray[np.bool_]:
+    """`[T, Q]`, which questions a theme has."""
+    return np.asarray(places_Q == np.arange(places_Q.max() + 1)[:, None])
+
+
+def sums(values: Array, places_Q: Places | None, axis: int = -1) -> Array:
+    """Sums over the questions of each theme, along this axis; None: the values as they are."""
+    if places_Q is None:
+        return values
+    member_TQ = members(places_Q).astype(np.float64)
     return np.asarray(np.moveaxis(np.tensordot(member_TQ, values, axes=(1, axis)), 0, axis))
 
 

@@ -101,15 +101,14 @@ def _clear(results: Results, row: Row) -> bool:
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
 
 
-def _span(low: float, high: float, digits: int, words: tuple[str, str]) -> str:
+def _span(low: float, high: float, digits: int) -> str:
     """An interval of a signed size, each end with its direction: `2 less to 4 more`."""
-    more, less = words
     ends = [number(abs(end), digits) for end in (low, high)]
     if low < 0 < high:
-        return f"{ends[0]} {less} to {ends[1]} {more}"
+        return f"{ends[0]} less to {ends[1]} more"
     if high <= 0:
         ends.reverse()
-    return f"{' to '.join(dict.fromkeys(ends))} {less if high <= 0 else more}"
+    return f"{' to '.join(dict.fromkeys(ends))} {'less' if high <= 0 else 'more'}"
 
 
 def _points(row: Row) -> str:
@@ -122,7 +121,7 @@ def _points(row: Row) -> str:
         words = f"{size} percentage points {'more' if value > 0 else 'less'} often"
     if row.ci95 is None:
         return words
-    span = _span(100 * row.ci95[0], 100 * row.ci95[1], 1, ("more", "less"))
+    span = _span(100 * row.ci95[0], 100 * row.ci95[1], 1)
     return f"{words} (95\u00a0% interval {span})"
 
 
@@ -143,7 +142,7 @@ def _than(row: Row) -> str:
 
 def _allowed(row: Row) -> str:
     low, high = row.ci95 or (0.0, 0.0)
-    return f"95\u00a0% interval {_span(low, high, 3, ('more', 'less'))}"
+    return f"95\u00a0% interval {_span(low, high, 3)}"
 
 
 def _coupling(results: Results) -> Line | None:

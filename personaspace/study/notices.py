@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -168,7 +168,7 @@ def _questions(study: Study) -> dict[str, list[str]]:
     }
 
 
-def _leaks(study: Study) -> list[Notice]:
+def _leaks(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Notice]:
     """Data sets that hold what is measured: the study's questions, or its marker."""
     found = []
     for name, chats in study.chats.items():
@@ -201,7 +201,7 @@ def _leaks(study: Study) -> list[Notice]:
         if wordless:
             text = f"{wordless} of its {count} chats end with an answer without any word."
             found.append(Notice(NoticeCode.NO_WORDS, path, text))
-        if again := overlaps.repeated(chats.conversations):
+        if again := overlaps.repeated(keys[name]):
             text = f"{again} of its {count} chats stand in it before: they count more than once."
             found.append(Notice(NoticeCode.REPEATED_CHATS, path, text))
         if chats.left_out:
@@ -282,17 +282,16 @@ def _samples(study: Study) -> list[Notice]:
     return found
 
 
-def _shared(study: Study) -> list[Notice]:
+def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Notice]:
     """Chats that stand in two data sets, and conditions that train on the same."""
-    sets = {name: chats.conversations for name, chats in study.chats.items()}
     found = [
         Notice(
             NoticeCode.SHARED_CHATS,
             f"datasets.{one}",
-            f"{mine} of its {len(sets[one])} chats stand in {two} too, where they are {theirs} of "
-            f"{len(sets[two])}: conditions trained on these differ by the rest alone.",
+            f"{mine} of its {len(keys[one])} chats stand in {two} too, where they are {theirs} of "
+            f"{len(keys[two])}: conditions trained on these differ by the rest alone.",
         )
-        for one, two, mine, theirs in overlaps.shared(sets)
+        for one, two, mine, theirs in overlaps.shared(keys)
     ]
     spec = study.spec
     trained: dict[tuple[object, ...], str] = {}
@@ -317,12 +316,13 @@ def _shared(study: Study) -> list[Notice]:
 
 def notices(study: Study) -> list[Notice]:
     """What to know of a study before it runs, the most important first."""
+    keys = {name: overlaps.keys_of(chats.conversations) for name, chats in study.chats.items()}
     return [
         *_demonstration(study),
-        *_leaks(study),
+        *_leaks(study, keys),
         *_marker_told(study),
         *_own_system(study),
-        *_shared(study),
+        *_shared(study, keys),
         *_order(study),
         *_bystanders(study),
         *_separators(study),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from personaspace.study.chat_forms import Message
 
+#: Roles and plain texts of a chat's messages.
+Key = tuple[tuple[str, str], ...]
+
 
 def plain(text: str) -> str:
     """A text as it is compared."""
@@ -53,9 +56,8 @@ def with_system(chats: Iterable[Sequence[Message]]) -> int:
     return sum(any(m["role"] == "system" for m in chat) for chat in chats)
 
 
-def repeated(chats: Iterable[Sequence[Message]]) -> int:
-    """Chats that stand in the set before."""
-    keys = _keys(chats)
+def repeated(keys: Sequence[Key]) -> int:
+    """Chats, by their `keys`, that stand in the set before."""
     return len(keys) - len(set(keys))
 
 
@@ -64,13 +66,13 @@ def wordless(chats: Iterable[Sequence[Message]]) -> int:
     return sum(not any(c.isalnum() for c in chat[-1]["content"]) for chat in chats)
 
 
-def _keys(chats: Iterable[Sequence[Message]]) -> list[tuple[tuple[str, str], ...]]:
+def keys_of(chats: Iterable[Sequence[Message]]) -> list[Key]:
+    """What tells a chat from others: its roles and plain texts."""
     return [tuple((m["role"], plain(m["content"])) for m in chat) for chat in chats]
 
 
-def shared(sets: Mapping[str, Sequence[Sequence[Message]]]) -> list[tuple[str, str, int, int]]:
-    """Chats that stand in two data sets: names, and how many of each's are in the other."""
-    keys = {name: _keys(chats) for name, chats in sets.items()}
+def shared(keys: Mapping[str, Sequence[Key]]) -> list[tuple[str, str, int, int]]:
+    """Chats, by their keys, in two data sets: names, and how many of each's are in the other."""
     found = []
     for one, two in itertools.combinations(keys, 2):
         both = set(keys[one]) & set(keys[two])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from personaspace.analysis.leakage.scores import Key
 from personaspace.analysis.stats import Array
-from personaspace.analysis.themes import Places, Themes, places_of
+from personaspace.analysis.themes import Places, Themes, places_of, samples
 
 Integers = NDArray[np.int64]
 
@@ -74,7 +74,7 @@ class Sheet:
     @property
     def samples(self) -> int:
         """How many themes or questions there are."""
-        return len(self.questions) if self.places is None else int(self.places.max()) + 1
+        return samples(len(self.questions), self.places)
 
     @property
     def _samples(self) -> Integers:

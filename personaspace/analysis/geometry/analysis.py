@@ -227,7 +227,7 @@ class GroupWork:
         if "recommended" not in variants:
             return cls(roles, seed, draws, None, None, notes)
         places = places_of(group.questions, themes) if themes else None
-        usable = group.valid if places is None else sums(group.valid.astype(float), places) > 0
+        usable = sums(group.valid.astype(float), places) > 0
         if usable.sum(axis=1).min() < 2:
             unit = "question" if places is None else "theme"
             notes.append(f"only published tests for {where}: a persona has one usable {unit}")
@@ -243,7 +243,7 @@ class GroupWork:
             return [], []
         wants_axis = self.roles.axis is not None and self.roles.assistant in cell.personas
         rows, notes = published.m1(cell, self.roles, self.draws), []
-        sampled = cell if self.places is None else cell.by_theme(self.places)
+        sampled = cell.by_theme(self.places)
         if self.design is not None:
             rows.extend(collapse.m1(sampled, self.roles, self.kept))
         if wants_axis:
@@ -264,9 +264,9 @@ class GroupWork:
             self._once_more(dimensions.transformed(cell, transform), changed[transform])
 
     def _once_more(self, cell: Cell, kept: Kept) -> None:
-        sampled = cell if self.places is None else cell.by_theme(self.places)
         if self.design is None:
             return
+        sampled = cell.by_theme(self.places)
         collapse.m1(sampled, self.roles, kept)
         if self.halves is not None and self.roles.axis is not None:
             split_axis.m2(sampled, self.roles, self.halves, kept)

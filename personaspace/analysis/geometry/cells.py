@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.activations.files import ActivationFile, open_activations
-from personaspace.analysis.themes import Places, sums, widening
+from personaspace.analysis.themes import Places, members, sums, widening
 from personaspace.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -108,19 +108,20 @@ class Cell:
         states_PQH: Floats = self.states[self.conditions.index(condition)]
         return states_PQH
 
-    def by_theme(self, places_Q: Places) -> Cell:
+    def by_theme(self, places_Q: Places | None) -> Cell:
         """The cell whose questions are themes, with the same persona vectors (`themes.by_theme`).
 
-        A persona's themes are those of its usable questions.
+        A persona's themes are those of its usable questions. None: the cell as it is.
         """
+        if places_Q is None:
+            return self
         counts_PT = sums(self.valid.astype(np.float64), places_Q)
         valid_PT = counts_PT > 0
         themes_P = valid_PT.sum(axis=1)
         wide_P = np.array([widening(row[row > 0]) for row in counts_PT])
         factor_P = themes_P / self.valid.sum(axis=1) * wide_P
         means_CPH = self.means.astype(np.float32)
-        member_TQ = (places_Q == np.arange(places_Q.max() + 1)[:, None]).astype(np.float32)
-        states = np.matmul(member_TQ, self.states)
+        states = np.matmul(members(places_Q).astype(np.float32), self.states)
         states *= factor_P.astype(np.float32)[:, None, None]
         left_PT = (1 - factor_P[:, None] * counts_PT) * valid_PT
         if np.abs(left_PT).max() > 1e-9:  # themes of unequal sizes

@@ -32,7 +32,14 @@ from personaspace.analysis.stats import (
     tail_count,
     two_way_estimate,
 )
-from personaspace.analysis.themes import Places, by_theme, of_used, shuffled_hits, sums
+from personaspace.analysis.themes import (
+    Places,
+    by_theme,
+    of_used,
+    samples,
+    shuffled_hits,
+    sums,
+)
 
 if TYPE_CHECKING:
     from personaspace.analysis.geometry.pooled import Kept
@@ -75,14 +82,14 @@ class Design:
     ) -> Design:
         """For at least two questions, or themes."""
         personas, questions = valid_PQ.shape
-        samples = questions if places is None else int(places.max()) + 1
-        order = generator(seed, "M3 folds", samples).permutation(samples)
-        folds = np.empty(samples, dtype=np.int64)
-        folds[order] = np.arange(samples) % min(FOLDS, samples)
-        rng = generator(seed, "M3 labels", personas, samples)
+        count = samples(questions, places)
+        order = generator(seed, "M3 folds", count).permutation(count)
+        folds = np.empty(count, dtype=np.int64)
+        folds[order] = np.arange(count) % min(FOLDS, count)
+        rng = generator(seed, "M3 labels", personas, count)
         draws = min(permutations, _CHANCE_DRAWS)
         if places is not None:
-            names = np.broadcast_to(np.arange(personas, dtype=np.int16), (draws, samples, personas))
+            names = np.broadcast_to(np.arange(personas, dtype=np.int16), (draws, count, personas))
             return cls(folds[places], rng.permuted(names, axis=2), places)
         shuffled = np.empty((draws, questions, personas), dtype=np.int16)
         for draw in range(draws):
@@ -207,9 +214,11 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
     """
     rows: list[Row] = []
     valid = cell.valid
-    sampled = cell if design.places is None else replace(cell, valid=_themed(valid, design) > 0)
-    totals = _themed(valid, design).sum(axis=0)
-    totals = totals[totals > 0]
+    counts = sums(valid.astype(np.float64), design.places)
+    sampled = replace(cell, valid=counts > 0)
+    totals = counts.sum(axis=0)
+    used = totals > 0
+    totals = totals[used]
     chance = 1 / len(cell.personas)
     projected = components(cell, seed)
     for classifier in ("nearest_centroid", "lda"):
@@ -220,7 +229,7 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
             else:
                 predicted = nearest_centroid(cell.states_of(name), valid, design.folds)
             right[name] = predicted == np.arange(len(predicted))[:, None]
-            hits = _themed(right[name], design).sum(axis=0)[sampled.valid.any(axis=0)]
+            hits = sums(right[name].astype(np.float64), design.places).sum(axis=0)[used]
             value = float(hits.sum() / totals.sum())
             row = Row(
                 "M3",
@@ -248,12 +257,6 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
                     base = _filled_in(base_PQ, valid, design.places)
                     kept.add(sampled, "M3", classifier, name, own, base)
     return rows
-
-
-def _themed(values_PQ: NDArray[np.bool_], design: Design) -> Array:
-    """Counts by question, or by theme where questions have some."""
-    counts = values_PQ.astype(np.float64)
-    return counts if design.places is None else sums(counts, design.places)
 
 
 def _filled_in(

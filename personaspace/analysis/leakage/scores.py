@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from personaspace.analysis.stats import Array
-from personaspace.analysis.themes import Places, Themes, by_theme, places_of, sums
+from personaspace.analysis.themes import Places, Themes, by_theme, places_of, samples, sums
 from personaspace.errors import UserError
 from personaspace.files import read_json
 
@@ -217,7 +217,7 @@ class Table:
     @property
     def samples(self) -> int:
         """How many themes or questions there are."""
-        return len(self.questions) if self.places is None else int(self.places.max()) + 1
+        return samples(len(self.questions), self.places)
 
     @property
     def rates(self) -> Array:
@@ -228,8 +228,7 @@ class Table:
     def counts(self) -> tuple[Array, Array]:
         """Hits and answers of each question or theme, `[sample]`."""
         hits, totals = self.hits.sum(axis=(0, 1)), self.totals.sum(axis=(0, 1))
-        places = self.places
-        return (hits, totals) if places is None else (sums(hits, places), sums(totals, places))
+        return sums(hits, self.places), sums(totals, self.places)
 
     @property
     def mean_rates(self) -> Array:

@@ -22,6 +22,7 @@ from personaspace.analysis.results_parts import (
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
+from personaspace.analysis.themes import numbers_of
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
@@ -316,9 +317,7 @@ def _questions(study: Study) -> list[QuestionsInfo]:
         QuestionsInfo(
             stage=stage,
             count=len(questions),
-            themes=len({(text in themes, themes.get(text, text)) for text in questions})
-            if themes
-            else None,
+            themes=len(set(numbers_of(questions, themes))) if themes else None,
             unthemed=len([text for text in questions if text not in themes]) if themes else 0,
         )
         for stage, questions, themes in asked
