@@ -7,16 +7,17 @@ Worlds that its JSON has already, with as many studies, are not computed again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
+import sys
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+sys.path.insert(0, str(Path(__file__).parent))
 
+import kept  # noqa: E402
 import numpy as np  # noqa: E402
 
 from personaspace.analysis.leakage.trend import robust_slope  # noqa: E402
@@ -259,29 +260,5 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--only", default="", help="worlds whose name contains this")
-    parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
-    options = parser.parse_args()
-    kept = options.out and options.out.with_suffix(".json")
-    shares = {}
-    if kept and kept.is_file():
-        former = json.loads(kept.read_text(encoding="utf-8"))
-        shares = former["rejected"] if former["studies"] == options.studies else {}
-    for name, world in WORLDS.items():
-        if options.only in name and name not in shares:
-            shares[name] = rejected(world, name, options.studies)
-            print(name, {test: round(100 * share, 1) for test, share in shares[name].items()},
-                  flush=True)  # fmt: skip
-            if kept:
-                text = json.dumps({"studies": options.studies, "rejected": shares}, indent=1)
-                kept.write_text(text + "\n", encoding="utf-8")
-    if options.out is not None:
-        ordered = {name: shares[name] for name in WORLDS if name in shares}
-        options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    kept.calibrate(__doc__, WORLDS, rejected, markdown)
