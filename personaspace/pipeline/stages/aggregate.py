@@ -22,7 +22,6 @@ from personaspace.analysis.results_parts import (
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
-from personaspace.analysis.themes import numbers_of
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
@@ -309,6 +308,8 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
 
 
 def _questions(study: Study) -> list[QuestionsInfo]:
+    from personaspace.analysis.themes import numbers_of
+
     asked = (
         ("extraction", study.extraction_questions, study.extraction_themes),
         ("evaluation", study.evaluation_questions, study.evaluation_themes),
