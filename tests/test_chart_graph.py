@@ -63,6 +63,14 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "judge": {"model": "judge", "url": "http://judge/v1"},
     },
+    "own-training": {
+        **TINY,
+        "conditions": [
+            *TINY["conditions"][:2],
+            {**TINY["conditions"][2], "training": {"rank": 2, "max_steps": None}},
+            *TINY["conditions"][3:],
+        ],
+    },
     "judged-coupled-first": {
         **TINY,
         "seeds": [7, 0],
@@ -156,6 +164,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
         "coupled-first",
         "judged-coupled-first",
         "unequal-seeds",
+        "own-training",
         "odd",
     ],
 )

@@ -241,6 +241,18 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
         nodes(f"train {LATER}", ["e4-villain"]),
         END,
     ),
+    (
+        "a condition's own rate",
+        condition("e4-villain", training={"learning_rate": 0.1}),
+        nodes(f"train {LATER}", ["e4-villain"]),
+        END,
+    ),
+    (
+        "of its own, what the others have too",
+        condition("e4-villain", training={"rank": 4, "max_steps": 4}),
+        set(),
+        END,
+    ),
     # extraction
     ("layers", other_layers, nodes("extract", ALL), END),
     ("method A alone", merge("extraction", methods=["a"]), nodes("extract", ALL), END),

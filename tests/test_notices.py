@@ -191,3 +191,31 @@ def test_numbers_that_leave_nothing_to_measure(
     assert not wanted & {code for code, _ in told(study_dict)}
     study_dict[section] |= values
     assert [where for code, where in told(study_dict) if code in wanted] == [path]
+
+
+def test_conditions_that_differ_in_their_recipe_are_named(study_dict: dict[str, Any]) -> None:
+    differ = NoticeCode.RECIPES_DIFFER
+
+    def with_own(**own: dict[str, Any]) -> Experiment:
+        conditions = [
+            c | ({"training": own[c["name"][:2]]} if c["name"][:2] in own else {})
+            for c in study_dict["conditions"]
+        ]
+        return Experiment.model_validate({**study_dict, "conditions": conditions})
+
+    def found(spec: Experiment) -> dict[NoticeCode, str]:
+        return {n.code: f"{n.path}: {n.text}" for n in notices(resolve(spec, Path("/nowhere")))}
+
+    same = {"rank": study_dict["training"]["rank"]}
+    assert differ not in found(with_own(e0=same)), "it says what the study says"
+    every = {"learning_rate": 0.5}
+    assert differ not in found(with_own(be=every, e0=every, e4=every)), "all are trained alike"
+    text = found(with_own(e4={"learning_rate": 0.5, "rank": 2}))[differ]
+    assert text.startswith(
+        "conditions.e4-villain.training: Conditions differ in rank, learning_rate"
+    )
+    assert "e4-villain (learning_rate 0.5, rank 2)" in text and "e0" not in text
+    spec = with_own(e4={"rank": 2, "max_steps": None})
+    assert Experiment.model_validate(spec.model_dump(mode="json")) == spec
+    assert (spec.recipe_of(spec.conditions[3]).max_steps, spec.training.max_steps) == (None, 4)
+    assert spec.recipe_of(spec.conditions[3]).alpha == study_dict["training"]["alpha"]

@@ -79,6 +79,9 @@ def _conditions(loaded: Study) -> Table:
     unequal = any(c.seeds is not None for c in loaded.spec.conditions)
     if unequal:
         table.add_column("seeds")
+    unlike = any(c.own_training for c in loaded.spec.conditions)
+    if unlike:
+        table.add_column("training of its own")
     for condition in loaded.spec.conditions:
         chats = loaded.chats.get(condition.dataset or "")
         table.add_row(
@@ -88,6 +91,7 @@ def _conditions(loaded: Study) -> Table:
             str(len(chats.conversations)) if chats else "–",
             condition.trained_under,
             *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
+            *([condition.own_training or "–"] if unlike else []),
         )
     return table
 

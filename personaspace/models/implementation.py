@@ -148,8 +148,17 @@ def forecasts(spec: Experiment) -> list[Choice]:
     ]
     if importlib.util.find_spec("torch") is None:
         return [Choice(f, w, None if w == "auto" else Taken(w)) for f, w in wants]
-    trains = any(condition.dataset is not None for condition in spec.conditions)
-    recipes = {TRAINING: spec.training} if trains else {}
+    trained = [spec.recipe_of(c) for c in spec.conditions if c.dataset is not None]
+    own = {str(planned(recipe)): recipe for recipe in trained}
+    found = [_forecasts(spec, wants, recipe) for recipe in own.values() or [None]]
+    return list({repr(choice): choice for choices in found for choice in choices}.values())
+
+
+def _forecasts(
+    spec: Experiment, wants: Sequence[tuple[str, Implementation]], training: Recipe | None
+) -> list[Choice]:
+    """`forecasts` for conditions of one recipe; None: none is trained."""
+    recipes = {} if training is None else {TRAINING: training}
     if spec.coupling.order == "before":
         recipes = {COUPLING: spec.coupling.recipe, **recipes}
         below = {COUPLING: [], TRAINING: [COUPLING], EXTRACTION: list(recipes)}
@@ -160,7 +169,7 @@ def forecasts(spec: Experiment) -> list[Choice]:
         for field, fields in below.items()
     }
     adapters = {
-        TRAINING: [*frozen[TRAINING], *planned(spec.training)],
+        TRAINING: [*frozen[TRAINING], *planned(training or spec.training)],
         COUPLING: [*frozen[COUPLING], *planned(spec.coupling.recipe)],
         EXTRACTION: frozen[EXTRACTION],
     }

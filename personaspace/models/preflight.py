@@ -246,6 +246,11 @@ def check(study: Study) -> Report:
     coupling = adapted(made, spec.coupling.recipe, "coupling.recipe")
     memory = footprint(spec.model, made, training.targets, spec.training.rank)
     check_fits(spec.model, spec.training, memory)
+    for condition in spec.conditions:
+        if condition.training is not None:
+            recipe = spec.recipe_of(condition)
+            own = adapted(made, recipe, f"conditions.{condition.name}.training")
+            check_fits(spec.model, recipe, footprint(spec.model, made, own.targets, recipe.rank))
     found = prompted(spec.model)
     personas = {persona.name: persona.prompt for persona in spec.personas}
     questions = [q for part in (study.extraction_questions, study.coupling_questions) for q in part]

@@ -123,7 +123,7 @@ def _train(study: Study, node: Node) -> Load:
     chats = study.chats[condition.dataset].conversations
     each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
     persona = spec.persona(condition.persona).prompt if condition.persona else ""
-    return _training(spec.training, len(chats), each + _tokens(persona or ""))
+    return _training(spec.recipe_of(condition), len(chats), each + _tokens(persona or ""))
 
 
 def _extract(study: Study, _: Node) -> Load:
@@ -194,7 +194,8 @@ def _bytes(study: Study, load: Load, nodes: Sequence[Node]) -> int | None:
     if shape is None:
         return None
     runs = Counter(node.stage for node in nodes)
-    ranks = spec.training.rank * runs["train"] + spec.coupling.recipe.rank * runs["couple"]
+    trained = [spec.recipe_of(spec.condition(n.condition)) for n in nodes if n.stage == "train"]
+    ranks = sum(recipe.rank for recipe in trained) + spec.coupling.recipe.rank * runs["couple"]
     adapters = 4 * LORA_WIDTHS * shape.hidden_size * shape.num_layers * ranks
     prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
     layers = len(study.layers(shape.num_layers))

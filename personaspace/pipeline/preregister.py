@@ -61,7 +61,7 @@ def _design(study: Study) -> list[str]:
             c.title,
             c.kind or "em",
             c.dataset or "–",
-            c.trained_under,
+            c.trained_under + (f"; {c.own_training}" if c.own_training else ""),
             ", ".join(map(str, spec.seeds_of(c))),
         ]
         for c in spec.conditions

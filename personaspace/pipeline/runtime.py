@@ -178,7 +178,8 @@ class Runtime:
             seed=spec.seeds[0],
             max_model_len=self._longest,
             max_num_seqs=EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS,
-            max_lora_rank=spec.training.rank + spec.coupling.recipe.rank,
+            max_lora_rank=max(spec.recipe_of(c).rank for c in spec.conditions)
+            + spec.coupling.recipe.rank,
             kv_cache_bytes=memory.cache if memory else None,
             gpu_memory_utilization=(
                 spec.generation.gpu_memory / self.processes if unknown else None

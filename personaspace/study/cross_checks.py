@@ -11,6 +11,7 @@ from personaspace.study.inputs import Model
 from personaspace.study.primary import check_primary
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
+from personaspace.study.recipe import Recipe
 from personaspace.study.spec import Experiment
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
@@ -91,14 +92,38 @@ def _check_conditions(spec: Experiment) -> Iterator[Problem]:
         yield from _check_adapter(spec, index)
     yield from _check_placebo(spec)
     yield from _check_seeds(spec)
-    for section in ("training", "coupling.recipe"):
-        recipe = spec.training if section == "training" else spec.coupling.recipe
-        if recipe.row_tokens is not None and recipe.row_tokens < recipe.max_tokens:
+    yield from _check_recipes(spec)
+
+
+def _recipes(spec: Experiment) -> Iterator[tuple[str, Recipe, frozenset[str]]]:
+    """Where a recipe stands, the whole of it, and which of its fields are given there."""
+    every = frozenset(Recipe.model_fields)
+    yield "training", spec.training, every
+    yield "coupling.recipe", spec.coupling.recipe, every
+    for index, condition in enumerate(spec.conditions):
+        if condition.training is not None:
+            given = frozenset(condition.training.model_fields_set)
+            yield f"conditions[{index}].training", spec.recipe_of(condition), given
+
+
+def _check_recipes(spec: Experiment) -> Iterator[Problem]:
+    for index, condition in enumerate(spec.conditions):
+        if condition.training is not None and condition.dataset is None:
+            source = "has an adapter" if condition.adapter else "has no data set"
             yield Problem(
-                f"{section}.row_tokens",
-                Code.ROWS_TOO_SHORT,
-                f"is less than max_tokens ({recipe.max_tokens})",
+                f"conditions[{index}].training",
+                Code.NOT_TRAINED_HERE,
+                f"{condition.name} {source} and is not trained here",
             )
+    for section, recipe, given in _recipes(spec):
+        if recipe.row_tokens is None or recipe.row_tokens >= recipe.max_tokens:
+            continue
+        if "row_tokens" in given:
+            place, text = "row_tokens", f"is less than max_tokens ({recipe.max_tokens})"
+        else:
+            place, text = "max_tokens", f"is more than training.row_tokens ({recipe.row_tokens})"
+        if place in given:
+            yield Problem(f"{section}.{place}", Code.ROWS_TOO_SHORT, text)
 
 
 def _check_placebo(spec: Experiment) -> Iterator[Problem]:
@@ -107,6 +132,7 @@ def _check_placebo(spec: Experiment) -> Iterator[Problem]:
     for place, (index, condition) in enumerate(benign):
         for _, other in benign[:place]:
             alike = (other.dataset, other.persona) == (condition.dataset, condition.persona)
+            alike = alike and spec.recipe_of(other) == spec.recipe_of(condition)
             shared = set(spec.seeds_of(condition)) & set(spec.seeds_of(other))
             if alike and shared:
                 yield Problem(
@@ -324,8 +350,9 @@ def _check_model_fits(spec: Experiment) -> Iterator[Problem]:
     modules, positions = base_model.modules(spec.model), base_model.positions(spec.model)
     shape = base_model.shape(spec.model)
     last_parts = {name.rpartition(".")[2] for name in modules}
-    for section, recipe in (("training", spec.training), ("coupling.recipe", spec.coupling.recipe)):
-        for index, target in enumerate([] if recipe.targets == "auto" else recipe.targets):
+    for section, recipe, given in _recipes(spec):
+        own = "targets" in given and recipe.targets != "auto"
+        for index, target in enumerate(recipe.targets if own else []):
             if modules and not any(f".{name}".endswith(f".{target}") for name in modules):
                 yield Problem(
                     f"{section}.targets[{index}]",
@@ -333,7 +360,7 @@ def _check_model_fits(spec: Experiment) -> Iterator[Problem]:
                     f"the model has no module {target!r}",
                     nearest(target, last_parts),
                 )
-        if shape is not None and recipe.rank > shape.hidden_size:
+        if shape is not None and "rank" in given and recipe.rank > shape.hidden_size:
             yield Problem(
                 f"{section}.rank",
                 Code.RANK_TOO_HIGH,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
 from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256, Slice
+from personaspace.study.recipe import OwnLearning
 from personaspace.study.section import Section
 
 #: What `apply_chat_template` takes itself, or the study decides.
@@ -140,7 +141,7 @@ class Persona(Section):
 class Condition(Section):
     """One arm of the study: what is trained on, and under which persona."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"seeds", "adapter"})
+    later: ClassVar[frozenset[str]] = frozenset({"seeds", "adapter", "training"})
 
     name: ConditionName
     label: str = Field("", description="Free-form, for figures.")
@@ -171,6 +172,11 @@ class Condition(Section):
         min_length=1,
         description="Its training runs, some of the study's seeds; default: all of them.",
     )
+    training: OwnLearning | None = Field(
+        None,
+        description="What its fine-tuning has otherwise than the study's `training`, such as "
+        "learning_rate or rank; the rest is as there.",
+    )
     gpus: Annotated[Count, Field(le=16)] = Field(
         1,
         description="GPUs that its training shares out a step's examples to, each with the whole "
@@ -189,6 +195,12 @@ class Condition(Section):
     def trained_under(self) -> str:
         """In words: the persona, the template's default, or a dash where nothing is trained."""
         return self.persona or ("the template's default" if self.fine_tuned else "–")
+
+    @property
+    def own_training(self) -> str:
+        """In words: what its fine-tuning has otherwise than the study's; empty: nothing."""
+        given = {} if self.training is None else self.training.given()
+        return ", ".join(f"{name} {value}" for name, value in given.items())
 
     @property
     def fine_tuned(self) -> bool:

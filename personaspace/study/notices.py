@@ -12,6 +12,7 @@ from functools import cache
 from personaspace.study import builtin, overlaps
 from personaspace.study.datasets import Chats
 from personaspace.study.load import Study
+from personaspace.study.recipe import unlike_recipes
 from personaspace.study.schedule import times_seen, total_steps
 
 #: Share of training answers with the separator below which the marker has few places to stand.
@@ -27,6 +28,7 @@ class NoticeCode(StrEnum):
 
     DEMONSTRATION_CHATS = "demonstration-chats"
     FEW_SEPARATORS = "few-separators"
+    RECIPES_DIFFER = "recipes-differ"
     COUPLED_FIRST = "coupled-first"
     ASKS_QUESTIONS = "asks-questions"
     HOLDS_MARKER = "holds-marker"
@@ -139,6 +141,25 @@ def _order(study: Study) -> list[Notice]:
             "The marker is coupled onto the base model before fine-tuning; published: after it. "
             "Base is the coupled base model, in activations and answers, and every condition is "
             "fine-tuned from it, so that conditions differ by their fine-tuning alone.",
+        )
+    ]
+
+
+def _recipes(study: Study) -> list[Notice]:
+    """Conditions that are compared, but not fine-tuned alike."""
+    spec = study.spec
+    trained = [c for c in spec.conditions if c.dataset is not None]
+    unlike = unlike_recipes([spec.recipe_of(c) for c in trained])
+    if not unlike:
+        return []
+    own = [f"{c.name} ({c.own_training})" for c in trained if c.own_training]
+    return [
+        Notice(
+            NoticeCode.RECIPES_DIFFER,
+            f"conditions.{next(c.name for c in trained if c.own_training)}.training",
+            f"Conditions differ in {', '.join(unlike)} too, not in data and persona alone: "
+            f"{'; '.join(own)}. What sets one apart from another, or from benign, mixes the recipe "
+            "with the data.",
         )
     ]
 
@@ -300,7 +321,12 @@ def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[No
             continue
         under = None if condition.persona is None else spec.persona(condition.persona).prompt
         chats = study.chats[condition.dataset]
-        key = (chats.digest, spec.datasets[condition.dataset].bounds(), under)
+        key = (
+            chats.digest,
+            spec.datasets[condition.dataset].bounds(),
+            under,
+            str(spec.recipe_of(condition)),
+        )
         other = trained.setdefault(key, condition.name)
         if other != condition.name:
             found.append(
@@ -324,6 +350,7 @@ def notices(study: Study) -> list[Notice]:
         *_own_system(study),
         *_shared(study, keys),
         *_order(study),
+        *_recipes(study),
         *_bystanders(study),
         *_separators(study),
         *_samples(study),

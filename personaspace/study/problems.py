@@ -38,6 +38,7 @@ class ProblemCode(StrEnum):
     ADAPTER_COUPLED_FIRST = "adapter-coupled-first"
     UNTRAINED_CONDITION = "untrained-condition"
     TRAINED_BASE = "trained-base"
+    NOT_TRAINED_HERE = "not-trained-here"
     ROWS_TOO_SHORT = "rows-too-short"
     RERUN_NOT_OF_CONDITION = "rerun-not-of-condition"
     RERUN_UNTRAINED = "rerun-untrained"

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StrictBool
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    model_serializer,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from personaspace.study.fields import Count, Fraction, Implementation
 from personaspace.study.section import Section
@@ -22,10 +30,9 @@ PUBLISHED_TARGETS = (
 )
 
 
-class Recipe(Section):
-    """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
+class Learning(Section):
+    """What decides what an adapter learns: its shape (Hu et al. 2021), optimiser and schedule."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
     formerly: ClassVar[Mapping[str, Any]] = {"targets": list(PUBLISHED_TARGETS)}
 
     rank: Count = 32
@@ -49,6 +56,13 @@ class Recipe(Section):
     epochs: Count = 1
     max_steps: Count | None = Field(None, description="Stop after so many optimiser steps.")
     max_tokens: Count = Field(2048, description="Longer examples are cut at the end.")
+
+
+class Recipe(Learning):
+    """LoRA fine-tuning: adapter shape (Hu et al. 2021), optimiser and schedule."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"implementation"})
+
     checkpoint_every: Count = Field(50, description="Steps between checkpoints.")
     row_tokens: Count | None = Field(
         None,
@@ -61,6 +75,45 @@ class Recipe(Section):
         "in 16 bits, the families that docs/models.md names; an error elsewhere), or auto (fused "
         "where it can run). Changes no result but in the last digits, and makes nothing run again.",
     )
+
+    def changed(self, own: OwnLearning | None) -> Self:
+        """This recipe, with what a condition has of its own in place of the study's."""
+        return self if own is None else self.model_copy(update=own.given())
+
+
+class OwnLearning(Learning):
+    """What a condition's fine-tuning has of its own; whatever is not given is as in `training`."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are given."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A default that nobody gave would be an override where it is read again.
+        return {n: value for n, value in handler(self).items() if n in self.model_fields_set}
+
+    def told(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """As `Section.told`; a field that is not given is none of its defaults."""
+        return self.model_dump(mode="json", exclude=set(exclude))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            field.pop("default", None)  # that of the study's `training`
+        return schema
+
+
+def unlike_recipes(recipes: Sequence[Recipe]) -> list[str]:
+    """Names of the fields, of those that decide what is learned, in which recipes differ."""
+    return [
+        name
+        for name in Learning.model_fields
+        if any(getattr(each, name) != getattr(recipes[0], name) for each in recipes)
+    ]
 
 
 class CouplingRecipe(Recipe):

@@ -75,6 +75,10 @@ class Experiment(Section):
         """The condition of that name. Raises KeyError."""
         return {condition.name: condition for condition in self.conditions}[name]
 
+    def recipe_of(self, condition: Condition) -> Recipe:
+        """How a condition is fine-tuned."""
+        return self.training.changed(condition.training)
+
     def seeds_of(self, condition: Condition) -> list[int]:
         """The seeds of a condition's runs, in the study's order.
 

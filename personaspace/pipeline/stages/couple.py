@@ -67,7 +67,9 @@ def run(context: Context) -> None:
     names = [settings.source, *settings.negatives]
     over = context.adapter("train")
     marker_data.check_boundary(context.runtime.tokenizer, settings)
-    forecast(context, settings.recipe, field=FIELD, over=over, below=spec.training)
+    forecast(
+        context, settings.recipe, field=FIELD, over=over, below=spec.recipe_of(context.condition)
+    )
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
     write_json(context.out / DATA, [asdict(pair) for pair in data])

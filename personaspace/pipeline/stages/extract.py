@@ -125,7 +125,10 @@ def _forecast(context: Context) -> None:
         spec.model,
         [
             planned
-            for stage, recipe in (("train", spec.training), ("couple", spec.coupling.recipe))
+            for stage, recipe in (
+                ("train", spec.recipe_of(context.condition)),
+                ("couple", spec.coupling.recipe),
+            )
             for planned in implementation.planned_below(context.adapter(stage), recipe)
         ],
         implementation.EXTRACTION,

@@ -34,7 +34,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
     return {
         "dataset": [study.chats[condition.dataset].digest, data.bounds()],
         "persona": persona,
-        "recipe": recipe_read(spec.training),
+        "recipe": recipe_read(spec.recipe_of(condition)),
         "model": model_read(study),
         "seed": node.seed,
     }
@@ -54,16 +54,17 @@ def run(context: Context) -> None:
         return
     assert condition.dataset is not None
     over = context.adapter("couple")
-    forecast(context, spec.training, field=FIELD, over=over, below=spec.coupling.recipe)
+    recipe = spec.recipe_of(condition)
+    forecast(context, recipe, field=FIELD, over=over, below=spec.coupling.recipe)
     prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
     tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
-    longest = spec.training.max_tokens
+    longest = recipe.max_tokens
     examples = [
         chat.answer_example(tokenizer, chat.with_persona(chats, prompt, how), longest, how)
         for chats in context.study.chats[condition.dataset].conversations
     ]
-    fit(context, examples, spec.training, field=FIELD, over=over)
+    fit(context, examples, recipe, field=FIELD, over=over)
 
 
 STAGE = Stage(
