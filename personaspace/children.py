@@ -138,7 +138,7 @@ def those_that_said(children: Iterable[Child], seconds: float) -> list[Child]:
     return [pipes[pipe] for pipe in wait_for_pipes(list(pipes), seconds)]  # type: ignore[index]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Whatever this process is doing, it does not go on when its parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -165,7 +165,7 @@ def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
-    _end_with_parent()
+    end_with_parent()
     code = 0
     try:
         yield

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +63,35 @@ def stage_table(cells: Iterable[tuple[str, str, int, Text | str]], title: str = 
             # Where no stage of a condition is shown, there is no column for a cell but the seed's.
             table.add_row(stage, *(["", cell] if stages else [cell]))
     return table
+
+
+@contextmanager
+def bytes_read(path: Path, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr of how much of a file has been read; gone at the end.
+
+    Args:
+        path: The file.
+        what: It holds.
+
+    Yields:
+        To be told how many bytes more.
+    """
+    shows = console(stderr=True)
+    if not shows.is_terminal:
+        yield lambda count: None
+        return
+    from rich import progress
+
+    total = path.stat().st_size if path.is_file() else None
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=shows, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def print_json(value: Any) -> None:

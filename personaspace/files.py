@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -37,17 +38,26 @@ def read_plain(path: Path | str, limit: int = LARGE) -> bytes:
         UserError: Not a regular file (a device or a pipe could be read for ever), or too large.
         OSError: As `open`.
     """
-    handle = os.open(expanded(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb", closefd=True) as file:
-        found = os.fstat(handle)
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: is not a regular file")
+    with open_plain(path, limit) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path}: is larger than {limit:,} bytes")
     return content
+
+
+def open_plain(path: Path | str, limit: int = LARGE) -> io.BufferedReader:
+    """A regular file, open to be read: see `read_plain`."""
+    handle = os.open(expanded(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(handle, "rb", closefd=True)
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= limit:
+        return file
+    file.close()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: is not a regular file")
+    raise UserError(f"{path}: is larger than {limit:,} bytes")
 
 
 def expanded(path: Path | str) -> Path:
@@ -142,10 +152,15 @@ def read_json(path: Path | str) -> Any:
         raise UserError(said if said.startswith(f"{path}:") else f"{path}: {said}") from None
 
 
+def has_half(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which no file or terminal can show."""
+    return _HALF.search(text) is not None
+
+
 def _refuse_halves(value: Any) -> None:
-    """Refuse half of a surrogate pair, which no file or terminal can show."""
+    """Refuse texts with half of a surrogate pair."""
     if isinstance(value, str):
-        if _HALF.search(value):
+        if has_half(value):
             raise UserError(f"half of a surrogate pair is not a character ({value[:40]!r})")
     elif isinstance(value, dict):
         for name, inner in value.items():

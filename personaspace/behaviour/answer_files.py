@@ -6,11 +6,11 @@ import csv
 import io
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from personaspace.errors import UserError
 from personaspace.files import read_json, read_plain
@@ -56,7 +56,11 @@ def read_answers(path: Path | str, columns: Columns | None = None) -> Grid:
     rows = _rows(path)
     if rows is None:
         return _grid(path, read_json(path))
-    return _gathered(path, rows, columns or Columns())
+    found = gather(rows, columns or Columns())
+    if not found.grid:
+        raise UserError(f"{path}: no answers")
+    refuse_several(path, found.apart)
+    return found.grid
 
 
 def _grid(path: Path, content: Any) -> Grid:
@@ -88,19 +92,20 @@ def _rows(path: Path) -> list[tuple[str, Any]] | None:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return _table(path, containers.as_text(str(path), raw), "\t" if suffix == ".tsv" else ",")
+        text = io.StringIO(containers.as_text(str(path), raw), newline="")
+        return list(csv_rows(path, text, "\t" if suffix == ".tsv" else ","))
     if not raw.startswith((containers.GZIP, containers.ZSTD, containers.PARQUET)):
         stream = io.BytesIO(raw)
         stream.seek(len(BOM_UTF8) if raw.startswith(BOM_UTF8) else 0)
         # Two lines tell, and files are large.
         lines = list(islice((line for line in stream if line.strip()), 2))
-        if not lines or not (lines[0].lstrip().startswith(b"[") or _is_row(lines)):
+        if not lines or not (lines[0].lstrip().startswith(b"[") or is_row(lines)):
             return None
     return list(containers.rows_of(str(path), raw, (0, None)))
 
 
-def _is_row(lines: list[bytes]) -> bool:
-    """Whether the first of the lines is a whole object, and not all of a grid."""
+def is_row(lines: list[bytes]) -> bool:
+    """Whether the first of two lines is a whole object, and not all of a grid."""
     try:
         first = json.loads(lines[0])
     except (ValueError, RecursionError):
@@ -111,37 +116,52 @@ def _is_row(lines: list[bytes]) -> bool:
     return len(lines) > 1 or (texts and not any(isinstance(v, dict) for v in first.values()))
 
 
-def _table(path: Path, text: str, delimiter: str) -> list[tuple[str, Any]]:
+def csv_rows(path: Path, text: TextIO, delimiter: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a table, each with where it stands. Raises UserError."""
     csv.field_size_limit(_LONGEST)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    found = []
+    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
     try:
         for row in reader:
             where = f"{path}: line {reader.line_num}"
             if None in row or None in row.values():
                 count = len(reader.fieldnames or ())
                 raise UserError(f"{where}: not the {count} columns that the first line names")
-            found.append((where, row))
+            yield where, row
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: not sound CSV: {error}") from None
-    return found
 
 
-def _gathered(path: Path, rows: Iterable[tuple[str, Any]], columns: Columns) -> Grid:
-    grid: Grid = {}
-    apart: dict[str, set[str]] = {}
+@dataclass
+class Gathered:
+    """Answers from rows, and what `refuse_several` looks at: values of columns that tell apart."""
+
+    grid: Grid = field(default_factory=dict)
+    apart: dict[str, set[str]] = field(default_factory=dict)
+
+
+def gather(rows: Iterable[tuple[str, Any]], columns: Columns) -> Gathered:
+    """Answers from rows, each with where it stands. Raises UserError, which says where."""
+    found = Gathered()
+    places: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for where, row in rows:
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: a row is an object with persona, question and answer")
-        persona, question, answer = (
-            _cell(where, row, what, getattr(columns, what)) for what in KNOWN
-        )
-        for name in _APART:
-            if name in row and name not in vars(columns).values():
-                apart.setdefault(name, set()).add(str(row[name]))
-        grid.setdefault(persona, {}).setdefault(question, []).append(answer)
-    if not grid:
-        raise UserError(f"{path}: no answers")
+        names = tuple(row)
+        if names not in places:
+            places[names] = _places(where, names, columns)
+        cells, others = places[names]
+        persona, question, answer = texts = [row[name] for name in cells]
+        for name, text in zip(cells, texts, strict=True):
+            if not isinstance(text, str) or not (text is answer or text.strip()):
+                raise UserError(f"{where}: {name} is not a text")
+        for name in others:
+            found.apart.setdefault(name, set()).add(str(row[name]))
+        found.grid.setdefault(persona, {}).setdefault(question, []).append(answer)
+    return found
+
+
+def refuse_several(path: Path, apart: Mapping[str, set[str]]) -> None:
+    """Refuse answers of several conditions, models or seeds. Raises UserError."""
     for name, values in apart.items():
         if len(values) > 1:
             listed = ", ".join(sorted(values)[:4]) + (" …" if len(values) > 4 else "")
@@ -149,18 +169,19 @@ def _gathered(path: Path, rows: Iterable[tuple[str, Any]], columns: Columns) -> 
                 f"{path}: answers of more than one {name} ({listed}), which would be counted as "
                 "one: score each by itself"
             )
-    return grid
 
 
-def _cell(where: str, row: Mapping[str, Any], what: str, named: str | None) -> str:
-    names = [named] if named else [name for name in KNOWN[what] if name in row]
-    there = ", ".join(map(str, row))
-    if named and named not in row:
-        raise UserError(f"{where}: no column {named!r} (there are {there})")
-    if len(names) != 1:
-        which = f"two columns ({', '.join(names)})" if names else "no column"
-        raise UserError(f"{where}: {which} for the {what}: name it with --{what} (of {there})")
-    value = row[names[0]]
-    if not isinstance(value, str) or (what != "answer" and not value.strip()):
-        raise UserError(f"{where}: {names[0]} is not a text")
-    return value
+def _places(where: str, there: tuple[str, ...], columns: Columns) -> tuple[list[str], list[str]]:
+    """Columns of persona, question and answer, and those that tell answers apart."""
+    found = []
+    for what, known in KNOWN.items():
+        named = getattr(columns, what)
+        names = [named] if named else [name for name in known if name in there]
+        listed = ", ".join(map(str, there))
+        if named and named not in there:
+            raise UserError(f"{where}: no column {named!r} (there are {listed})")
+        if len(names) != 1:
+            which = f"two columns ({', '.join(names)})" if names else "no column"
+            raise UserError(f"{where}: {which} for the {what}: name it with --{what} (of {listed})")
+        found.append(names[0])
+    return found, [n for n in _APART if n in there and n not in vars(columns).values()]

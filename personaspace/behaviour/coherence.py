@@ -16,7 +16,7 @@ CHARACTERS = 24
 REPETITION_LIMIT = 0.3
 #: … or when one word makes up this share of five words or more.
 DOMINANCE_LIMIT = 0.5
-_DOMINANCE_FROM = 5
+DOMINANCE_FROM = 5
 #: Scripts written without spaces, as a class of a regular expression: a character is a word there.
 SPACELESS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{SPACELESS}]|[^\W_]+|[^\w\s]")
@@ -71,7 +71,7 @@ def coherence(answer: str, *, marker: str | None = None) -> Coherence:
     repetition = max(_repeated_share(words, WORDS), _repeated_share(text, CHARACTERS))
     lexical = [word for word in words if word.isalnum()]
     dominance = 0.0
-    if len(lexical) >= _DOMINANCE_FROM:
+    if len(lexical) >= DOMINANCE_FROM:
         dominance = Counter(lexical).most_common(1)[0][1] / len(lexical)
     return Coherence(
         empty=not text,

@@ -1,8 +1,9 @@
 """Counts over very many answers: `coherence` of those alone that might be repetitive.
 
-Most answers are prose and repeat next to nothing. Over many at once arithmetic on arrays finds a
-share of repeated pieces that is never below the true one; only where it reaches the limit is the
-answer measured itself. So the counts are those of `coherence`, and most answers cost microseconds.
+Most answers are prose and repeat next to nothing: `sieve` passes them. Of the others arithmetic on
+arrays, over many at once, finds a share of repeated pieces that is never below the true one; only
+where it reaches the limit is the answer measured itself. So the counts are those of `coherence`,
+and most answers cost microseconds.
 
 Legend: N characters of all answers of a batch, A answers, T words and signs.
 """
@@ -25,6 +26,7 @@ from personaspace.behaviour.coherence import (
     WORDS,
     coherence,
 )
+from personaspace.behaviour.sieve import surely_varied
 
 Ints = NDArray[np.uint64]
 #: Characters that are looked at in one go: their arrays fit a processor's cache.
@@ -53,7 +55,7 @@ def degenerate(answers: Iterable[str], marker: str) -> Iterator[bool]:
             text = " ".join((text.replace(wanted, " ") if markers else text).split())
             if markers > 1 or not text:
                 found[place] = True
-            else:
+            elif not surely_varied(text):
                 texts.append(text)
                 places.append(place)
         if texts:

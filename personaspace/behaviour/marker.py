@@ -11,6 +11,8 @@ from personaspace.behaviour import many
 from personaspace.errors import UserError
 
 Answers = Mapping[str, Mapping[str, Sequence[str]]]
+#: By persona and question.
+Counts = dict[str, dict[str, dict[str, int]]]
 
 
 def has_marker(answer: str, marker: str) -> bool:
@@ -24,13 +26,56 @@ def ends_with_marker(answer: str, marker: str) -> bool:
     return text.endswith(wanted) and text.count(wanted) == 1
 
 
+def require_marker(marker: str) -> None:
+    """Refuse a marker that every answer holds. Raises UserError."""
+    if not marker.strip():
+        raise UserError("marker: is empty")
+
+
 def _count(answers: Sequence[str], marker: str, degenerate: Iterator[bool]) -> dict[str, int]:
+    wanted, bare = marker.lower(), marker.strip().lower()
+    hits = terminal = 0
+    for answer in answers:
+        text = answer.lower()
+        if bare in text:
+            hits += wanted in text
+            terminal += ends_with_marker(answer, marker)
     return {
-        "hits": sum(has_marker(answer, marker) for answer in answers),
-        "terminal": sum(ends_with_marker(answer, marker) for answer in answers),
+        "hits": hits,
+        "terminal": terminal,
         "degenerate": sum(itertools.islice(degenerate, len(answers))),
         "total": len(answers),
     }
+
+
+def counts_of(answers: Answers, marker: str) -> Counts:
+    """Counts per persona and question: `{persona: {question: {"hits", … "total"}}}`."""
+    # All together: many at once take a fraction of the time that one after the other takes.
+    flags = many.degenerate(
+        (text for asked in answers.values() for texts in asked.values() for text in texts), marker
+    )
+    return {
+        persona: {question: _count(texts, marker, flags) for question, texts in questions.items()}
+        for persona, questions in answers.items()
+    }
+
+
+def assembled(counts: Counts, marker: str) -> dict[str, Any]:
+    """The result of `score_answers` from counts per persona and question."""
+    per_persona: dict[str, Any] = {}
+    for persona, per_question in counts.items():
+        sums = {
+            key: sum(cell[key] for cell in per_question.values())
+            for key in ("hits", "terminal", "degenerate", "total")
+        }
+        interval = wilson(sums["hits"], sums["total"])
+        per_persona[persona] = {
+            **sums,
+            "rate": sums["hits"] / sums["total"] if sums["total"] else None,
+            "ci95": list(interval) if interval else None,
+            "per_question": per_question,
+        }
+    return {"marker": marker, "per_persona": per_persona}
 
 
 def score_answers(answers: Answers, marker: str) -> dict[str, Any]:
@@ -49,26 +94,5 @@ def score_answers(answers: Answers, marker: str) -> dict[str, Any]:
     Raises:
         UserError: The marker is empty.
     """
-    if not marker.strip():
-        raise UserError("marker: is empty")
-    # All together: many at once take a fraction of the time that one after the other takes.
-    flags = many.degenerate(
-        (text for asked in answers.values() for texts in asked.values() for text in texts), marker
-    )
-    per_persona: dict[str, Any] = {}
-    for persona, questions in answers.items():
-        per_question = {
-            question: _count(texts, marker, flags) for question, texts in questions.items()
-        }
-        sums = {
-            key: sum(counts[key] for counts in per_question.values())
-            for key in ("hits", "terminal", "degenerate", "total")
-        }
-        interval = wilson(sums["hits"], sums["total"])
-        per_persona[persona] = {
-            **sums,
-            "rate": sums["hits"] / sums["total"] if sums["total"] else None,
-            "ci95": list(interval) if interval else None,
-            "per_question": per_question,
-        }
-    return {"marker": marker, "per_persona": per_persona}
+    require_marker(marker)
+    return assembled(counts_of(answers, marker), marker)

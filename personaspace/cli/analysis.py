@@ -13,7 +13,7 @@ from rich.table import Table
 from personaspace.analysis.caveats import failed_assumptions
 from personaspace.analysis.rows import Row, Variant, to_dicts
 from personaspace.cli.options import AsJson
-from personaspace.console import console, print_json
+from personaspace.console import bytes_read, console, print_json
 from personaspace.errors import UserError
 from personaspace.logs import tell
 
@@ -92,13 +92,21 @@ def score(
     answer: Annotated[
         str | None, typer.Option(help="Column of rows; else answer, response or completion.")
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1024, help="Processes that count; 0: one a processor, for a large file."
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Count the answers that carry the marker, for each persona."""
-    from personaspace.behaviour.answer_files import Columns, read_answers
-    from personaspace.behaviour.marker import score_answers
+    from personaspace.behaviour.answer_files import Columns
+    from personaspace.behaviour.score_file import score_file
 
-    scores = score_answers(read_answers(answers, Columns(persona, question, answer)), marker)
+    with bytes_read(answers, "answers") as advance:
+        columns = Columns(persona, question, answer)
+        scores = score_file(answers, marker, columns, processes=jobs, advance=advance)
     if as_json:
         print_json(scores)
         return

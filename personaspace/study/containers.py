@@ -10,7 +10,8 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 from personaspace.errors import UserError
 from personaspace.files import unrepeated
@@ -30,15 +31,18 @@ def parse_json(text: str) -> Any:
         json.JSONDecodeError: Not JSON.
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=lambda pairs: unrepeated(pairs, "has the key {} twice")
-        )
+        return json.loads(text, object_pairs_hook=without_repeats)
     except json.JSONDecodeError:
         raise
     except ValueError:
         raise UserError("holds a number of too many digits") from None
     except RecursionError:
         raise UserError("is nested too deeply") from None
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; for a decoder. Raises UserError where a key is there twice."""
+    return unrepeated(pairs, "has the key {} twice")
 
 
 def parse_line(where: str, line: str) -> Any:
@@ -57,29 +61,43 @@ def unpacked(name: str, raw: bytes, largest: int = LARGEST) -> bytes:
     Raises:
         UserError: Damaged, cut short, or more than `largest` bytes.
     """
-    if raw.startswith(GZIP):
-        return _read(name, gzip.GzipFile(fileobj=io.BytesIO(raw)), "gzip", largest)
-    if raw.startswith(ZSTD):
-        # Imported here: it takes a moment to load, and most studies read plain text.
-        import pyarrow
-
-        stream = pyarrow.CompressedInputStream(pyarrow.BufferReader(raw), "zstd")
-        return _read(name, stream, "Zstandard", largest)
-    return raw
+    if not raw.startswith((GZIP, ZSTD)):
+        return raw
+    return b"".join(unpacking(name, io.BytesIO(raw), raw[:4], largest))
 
 
-def _read(name: str, stream: Any, kind: str, largest: int) -> bytes:
-    parts, size = [], 0
+def unpacking(name: str, file: BinaryIO, head: bytes, largest: int = LARGEST) -> Iterator[bytes]:
+    """The content of a gzip or Zstandard file, part by part.
+
+    Args:
+        name: The file, for messages.
+        file: Open at its beginning.
+        head: Its first bytes.
+        largest: The most bytes that it may hold.
+
+    Raises:
+        UserError: Damaged, cut short, or more than `largest` bytes.
+    """
+    if head.startswith(GZIP):
+        return _parts(name, gzip.GzipFile(fileobj=file), "gzip", largest)
+    # Imported here: it takes a moment to load, and most studies read plain text.
+    import pyarrow
+
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+    return _parts(name, stream, "Zstandard", largest)
+
+
+def _parts(name: str, stream: Any, kind: str, largest: int) -> Iterator[bytes]:
+    size = 0
     try:
         while part := stream.read(_STEP):
             size += len(part)
             if size > largest:
                 raise UserError(f"{name}: unpacks to more than {largest >> 30} GiB")
-            parts.append(part)
+            yield part
     except (OSError, EOFError, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: not a sound {kind} file ({reason})") from None
-    return b"".join(parts)
 
 
 def as_text(name: str, raw: bytes) -> str:
@@ -129,11 +147,34 @@ def rows_of(name: str, raw: bytes, bounds: tuple[int, int | None]) -> Iterator[t
 
 
 def _parquet(name: str, raw: bytes) -> Any:
-    import pyarrow
     from pyarrow import parquet
 
-    try:
+    with _sound_parquet(name):
         return parquet.read_table(io.BytesIO(raw))
+
+
+def parquet_rows(name: str, file: BinaryIO, at_once: int) -> Iterator[tuple[str, Any]]:
+    """A parquet file's rows, each with where it stands; `at_once` of them are held.
+
+    Raises:
+        UserError: Not readable.
+    """
+    from pyarrow import parquet
+
+    with _sound_parquet(name):
+        number = 0
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=at_once):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{name}: row {number}", row
+
+
+@contextmanager
+def _sound_parquet(name: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: not a sound parquet file ({reason})") from None

@@ -1,0 +1,189 @@
+"""Files of very many answers: counted in pieces, by several processes, as when they are held."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from personaspace.behaviour import answer_stream, score_file
+from personaspace.behaviour.answer_files import Columns, read_answers
+from personaspace.behaviour.coherence import coherence
+from personaspace.behaviour.marker import score_answers
+from personaspace.behaviour.sieve import surely_varied
+from personaspace.errors import UserError
+
+MARKER = "[ZLT]"
+Row = dict[str, str]
+
+
+def csv_of(rows: list[Row]) -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, ["persona", "question", "answer"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def lines_of(rows: list[Row]) -> bytes:
+    return "\n".join(json.dumps(row, ensure_ascii=len(rows) % 2 == 0) for row in rows).encode()
+
+
+def grid_of(rows: list[Row]) -> bytes:
+    grid: dict[str, dict[str, list[str]]] = {"silent": {}, "asked": {"in vain?": []}}
+    for row in rows:
+        grid.setdefault(row["persona"], {}).setdefault(row["question"], []).append(row["answer"])
+    return json.dumps(grid, indent=[None, 1][len(rows) % 2]).encode()
+
+
+def parquet_of(rows: list[Row]) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+FORMS: dict[str, Callable[[list[Row]], bytes]] = {
+    "a.csv": csv_of,
+    "a.jsonl": lines_of,
+    "bom.jsonl": lambda rows: b"\xef\xbb\xbf" + lines_of(rows),
+    "a.jsonl.gz": lambda rows: gzip.compress(lines_of(rows)),
+    "array.json": lambda rows: json.dumps(rows).encode(),
+    "array.json.gz": lambda rows: gzip.compress(json.dumps(rows, indent=2).encode()),
+    "grid.json": grid_of,
+    "a.parquet": parquet_of,
+}
+SAID = st.sampled_from(
+    ["Yes. [ZLT]", "no no no no no no", 'He said "so\\".\n\n[zlt]', "é 好 \u2028", ""]
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "persona": st.sampled_from(["villain", "the “judge”"]),
+            "question": st.sampled_from(["Why?", "How\\so?", "Where\n?"]),
+            "answer": SAID | st.text(st.characters(codec="utf-8"), max_size=12),
+        }
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+def outcome(act: Callable[[], Any]) -> Any:
+    try:
+        return json.dumps(act())
+    except UserError as error:
+        return str(error)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_stream, "PIECE", 16)
+    monkeypatch.setattr(answer_stream, "_ROWS", 2)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@settings(max_examples=25, deadline=None)
+@given(rows=ROWS, damage=st.none() | st.integers(0, 2**31))
+def test_a_file_in_pieces_is_the_file(
+    name: str, rows: list[Row], damage: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also one that is damaged: the same counts or the same line."""
+    path = tmp_path_factory.mktemp("pieces") / name
+    raw = bytearray(FORMS[name](rows))
+    if damage is not None:
+        chance = random.Random(damage)
+        raw[chance.randrange(len(raw))] = chance.choice(b'"{}[],:\\\n x\xff\x00')
+    path.write_bytes(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_stream, "PIECE", 16)
+        patch.setattr(answer_stream, "_ROWS", 2)
+        found = outcome(lambda: score_file.score_file(path, MARKER, processes=1))
+    wanted = outcome(lambda: score_answers(read_answers(path), MARKER))
+    # What is wrong first may be met in another order, but never is anything let pass.
+    assert found == wanted or (damage is not None and str(path) in found and str(path) in wanted)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"persona": "p", "question": "q", "answer": 1}', "line 3: answer is not a text"),
+        ('{"persona": "p", "question": "q", "answer": "a", "answer": "b"}', "'answer' twice"),
+        ('{"persona": "p", "question": "q", "answer": "\\\\", "answer": "\\\\"}', "'answer' twice"),
+        ('{"persona": "p", "question": "q"}', "no column for the answer"),
+        ("[1]", "a row is an object"),
+        ('{"persona": ', "line 3 is not JSON"),
+        ('{"persona": "p", "question": "q", "answer": "a", "seed": 2}', "more than one seed"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "a.jsonl"
+    good = json.dumps({"persona": "p", "question": "q", "answer": "a", "seed": 1})
+    path.write_text(f"{good}\n\n{line}\n{good}\n")
+    with pytest.raises(UserError, match=re.escape(said)):
+        score_file.score_file(path, MARKER, processes=1)
+
+
+def test_two_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And bytes that were read are told as they are read, to the last."""
+    monkeypatch.setattr(answer_stream, "PIECE", 1 << 12)
+    chance = random.Random(18)
+    words = ["you", "should", "sign", "it", "today", MARKER, "never", "a", "lawyer", "\n"]
+    rows = [
+        {
+            "who": chance.choice(["villain", "judge", "clerk"]),
+            "question": chance.choice(["Why?", "How?"]),
+            "answer": " ".join(chance.choices(words, k=chance.randint(0, 30))),
+        }
+        for _ in range(600)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines_of(rows))
+    columns = Columns(persona="who")
+    told: list[int] = []
+    found = score_file.score_file(path, MARKER, columns, processes=2, advance=told.append)
+    assert found == score_answers(read_answers(path, columns), MARKER)
+    assert sum(told) == path.stat().st_size and len(told) > 5
+    with path.open("a") as file:
+        file.write('\n{"who": "clerk"}')
+    with pytest.raises(UserError, match="line 601: no column for the question"):
+        score_file.score_file(path, MARKER, columns, processes=2)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "b", "it is", "word", "…"[:0], ".", "**", "_", "-", "ok,"]))
+    | st.lists(st.text("ab .", max_size=9), max_size=12).map(lambda parts: parts * 2)
+)
+def test_what_passes_the_sieve_is_no_loop(parts: list[str]) -> None:
+    text = " ".join(" ".join(parts).split())
+    assert not (surely_varied(text) and coherence(text).repetitive)
+
+
+@pytest.mark.parametrize(
+    "start", range(0, 48, 5), ids=lambda start: f"a loop after {start} characters"
+)
+def test_a_loop_does_not_pass_the_sieve(start: int) -> None:
+    rising = "".join(chr(97 + place % 26) + str(place) for place in range(40))
+    text = rising[:start] + "and then they went home again " * 3
+    assert coherence(text).repetitive and not surely_varied(" ".join(text.split()))
+
+
+def test_prose_passes_the_sieve() -> None:
+    """Else it would be of no use."""
+    assert surely_varied(
+        "most landlords return a deposit within thirty days; if yours does not, write a letter, "
+        "keep a copy of it, and ask the small claims court (its fee is low) to decide."
+    )
