@@ -6,11 +6,11 @@ import csv
 import io
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from personaspace.errors import UserError
 from personaspace.files import read_json, read_plain
@@ -143,6 +143,7 @@ def gather(rows: Iterable[tuple[str, Any]], columns: Columns) -> Gathered:
     """Answers from rows, each with where it stands. Raises UserError, which says where."""
     found = Gathered()
     places: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    texts: dict[tuple[str, str], list[str]] = {}
     for where, row in rows:
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: a row is an object with persona, question and answer")
@@ -150,14 +151,30 @@ def gather(rows: Iterable[tuple[str, Any]], columns: Columns) -> Gathered:
         if names not in places:
             places[names] = _places(where, names, columns)
         cells, others = places[names]
-        persona, question, answer = texts = [row[name] for name in cells]
-        for name, text in zip(cells, texts, strict=True):
-            if not isinstance(text, str) or not (text is answer or text.strip()):
-                raise UserError(f"{where}: {name} is not a text")
+        persona, question, answer = (row[name] for name in cells)
+        try:
+            texts[persona, question].append(answer)
+            sound = isinstance(answer, str)
+        except (KeyError, TypeError):
+            sound = isinstance(answer, str) and all(
+                isinstance(text, str) and text.strip() for text in (persona, question)
+            )
+            if sound:
+                asked = found.grid.setdefault(persona, {})
+                texts[persona, question] = asked[question] = [answer]
+        if not sound:
+            _refuse(where, row, cells)
         for name in others:
             found.apart.setdefault(name, set()).add(str(row[name]))
-        found.grid.setdefault(persona, {}).setdefault(question, []).append(answer)
     return found
+
+
+def _refuse(where: str, row: Mapping[str, Any], cells: Sequence[str]) -> NoReturn:
+    persona, question, answer = cells
+    for name in (persona, question):
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise UserError(f"{where}: {name} is not a text")
+    raise UserError(f"{where}: {answer} is not a text")
 
 
 def refuse_several(path: Path, apart: Mapping[str, set[str]]) -> None:

@@ -24,6 +24,7 @@ PIECE = 1 << 21
 #: Rows of a piece where rows come one by one.
 _ROWS = 20_000
 _SPACE = " \t\n\r"
+_decode = json.JSONDecoder().raw_decode
 #: A JSON string from behind its first quote on: the text, and where it ends.
 _scan: Callable[[str, int, bool], tuple[str, int]] = json.decoder.scanstring  # type: ignore[attr-defined]
 
@@ -186,13 +187,13 @@ def _lines(name: str, parts: Iterator[bytes]) -> Iterator[Lines]:
 
 def _row(where: str, line: str) -> tuple[str, Any]:
     """A line's row, in which no key is twice: told by its quotes where that is possible."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return where, containers.parse_line(where, line)
-    if isinstance(row, dict) and "\\\\" not in line:
+    if line[:1] == "{" and "\\\\" not in line:
+        try:
+            row, end = _decode(line)
+        except (ValueError, RecursionError):
+            return where, containers.parse_line(where, line)
         kinds = [type(value) for value in row.values()]
-        if not (list in kinds or dict in kinds):
+        if not (line[end:].strip() or list in kinds or dict in kinds):
             quotes = 2 * (len(row) + kinds.count(str))
             if line.count('"') - line.count('\\"') == quotes:
                 return where, row

@@ -47,9 +47,8 @@ class Coherence:
         return self.empty or self.repetitive or self.repeated_marker
 
 
-def _repeated_share(items: Sequence[Hashable], size: int) -> float:
-    """1 − distinct/all shingles of `size` items; 0 below two shingles."""
-    shingles = [tuple(items[start : start + size]) for start in range(len(items) - size + 1)]
+def _repeated_share(shingles: Sequence[Hashable]) -> float:
+    """1 − distinct/all; 0 below two."""
     return 1 - len(set(shingles)) / len(shingles) if len(shingles) > 1 else 0.0
 
 
@@ -68,7 +67,11 @@ def coherence(answer: str, *, marker: str | None = None) -> Coherence:
     # White space is layout, not language: a run of it counts once.
     text = " ".join(text.split())
     words = _WORD.findall(text)
-    repetition = max(_repeated_share(words, WORDS), _repeated_share(text, CHARACTERS))
+    starts = range(len(text) - CHARACTERS + 1)
+    repetition = max(
+        _repeated_share(list(zip(*(words[place:] for place in range(WORDS)), strict=False))),
+        _repeated_share([text[start : start + CHARACTERS] for start in starts]),
+    )
     lexical = [word for word in words if word.isalnum()]
     dominance = 0.0
     if len(lexical) >= DOMINANCE_FROM:

@@ -35,6 +35,8 @@ BATCH = 1 << 16
 _ROOM = 8
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
+#: Characters of the scripts from Latin to Cyrillic, and of typography.
+_FEW = 0x2100
 _SPACE, _LETTER, _SIGN, _SINGLE = range(4)
 
 
@@ -79,10 +81,10 @@ def _batches(answers: Iterable[str]) -> Iterator[list[str]]:
 
 
 @cache
-def _kinds() -> NDArray[np.uint8]:
-    """What each character is: white space and _, part of a word, a sign, a word of its own."""
-    table, alone = np.full(0x110000, _SIGN, np.uint8), re.compile(f"[{SPACELESS}]")
-    for code in range(0x110000):
+def _kinds(count: int) -> NDArray[np.uint8]:
+    """What each of the first characters is: white space and _, part of a word, a sign, a word."""
+    table, alone = np.full(count, _SIGN, np.uint8), re.compile(f"[{SPACELESS}]")
+    for code in range(count):
         character = chr(code)
         if character.isalnum():
             table[code] = _LETTER
@@ -99,7 +101,8 @@ def _may_repeat(texts: Sequence[str]) -> NDArray[np.bool_]:
     raw = "\n".join(texts).encode("utf-32-le", "surrogatepass")
     codes_N = np.frombuffer(raw, np.uint32)
     answer_N = np.repeat(np.arange(len(texts)), lengths_A + 1)[: len(codes_N)]
-    kinds_N = _kinds()[codes_N]
+    # Most texts use few scripts, and a table of all characters takes a second to make.
+    kinds_N = _kinds(_FEW if codes_N.max() < _FEW else 0x110000)[codes_N]
     suspect_A = _share(_pieces(codes_N), answer_N, CHARACTERS, len(texts)) >= REPETITION_LIMIT
     # Words that begin with a character which is a word alone follow other rules: all measured.
     suspect_A[answer_N[kinds_N == _SINGLE]] = True

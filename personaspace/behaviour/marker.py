@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from personaspace.analysis.stats import wilson
 from personaspace.behaviour import many
 from personaspace.errors import UserError
 
@@ -62,6 +61,9 @@ def counts_of(answers: Answers, marker: str) -> Counts:
 
 def assembled(counts: Counts, marker: str) -> dict[str, Any]:
     """The result of `score_answers` from counts per persona and question."""
+    # Imported here: statistics take seconds to load, and processes that only count need none.
+    from personaspace.analysis.stats import wilson
+
     per_persona: dict[str, Any] = {}
     for persona, per_question in counts.items():
         sums = {
