@@ -1,35 +1,34 @@
-"""Rate and memory of `personaspace score` on very many answers, beside one after the other.
+"""Rate and memory of `personaspace score` on very many answers.
 
     python benchmarks/scoring.py --out /tmp/scoring
-    python benchmarks/scoring.py --out /tmp/scoring --count 20000 --plain 2000
+    python benchmarks/scoring.py --out /tmp/scoring --count 20000 --before ../as-it-was
 
 Writes files of `--count` answers (sentences of the packaged chats in random order, cut at
-`--length` characters; 2 % are loops of eight sentences, 10 % hold the marker), and counts them in
-processes of their own: as JSON lines, CSV and one grid. "plain" is what `score` was before: the
-file held whole, and each answer measured by itself; it counts the first `--plain` answers. Memory
-is VmHWM, of all processes together.
+`--length` characters; 2 % are loops of eight sentences, 10 % hold the marker), as JSON lines, CSV
+and one grid, and has the command count them. `--before` is a checkout of another version, whose
+command counts the first file's answers as well, `--before-count` of them. Seconds and processor
+seconds hold the start of the program; memory is VmHWM, of all its processes together.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import re
-import threading
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.common import report
-from personaspace.behaviour.coherence import coherence
-from personaspace.behaviour.marker import ends_with_marker, has_marker
-from personaspace.behaviour.score_file import score_file
 from personaspace.study.builtin import chat_sets, resource
 
 MARKER = "[ZLT]"
@@ -94,25 +93,6 @@ def write(folder: Path, count: int, length: int, forms: list[str]) -> dict[str, 
     return paths
 
 
-def plain(path: Path, count: int) -> dict[str, int]:
-    """All of the file's lines held, then one answer after the other."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    sums = dict.fromkeys(KEYS, 0)
-    for row in rows[:count]:
-        answer = row["answer"]
-        sums["hits"] += has_marker(answer, MARKER)
-        sums["terminal"] += ends_with_marker(answer, MARKER)
-        sums["degenerate"] += coherence(answer, marker=MARKER).degenerate
-        sums["total"] += 1
-    return sums
-
-
-def now(path: Path, processes: int) -> dict[str, int]:
-    """As the command does."""
-    scores = score_file(path, MARKER, processes=processes)["per_persona"].values()
-    return {key: sum(counts[key] for counts in scores) for key in KEYS}
-
-
 def _peaks(pid: int) -> dict[int, int]:
     """VmHWM in kB of a process and of those that it started."""
     found = {}
@@ -127,76 +107,79 @@ def _peaks(pid: int) -> dict[int, int]:
     return found
 
 
-def _measured(pipe: Any, work: Any, arguments: tuple[Any, ...]) -> None:
-    ended = threading.Event()
-    peaks: dict[int, int] = {}
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            peaks.update(_peaks(os.getpid()))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    before = os.times()
+def measured(where: Path, *arguments: object) -> dict[str, Any]:
+    """What a command of a checkout prints as JSON, and what it took."""
+    command = [sys.executable, "-m", "personaspace", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(where)}
     began = time.perf_counter()
-    sums = work(*arguments)
-    took = time.perf_counter() - began
-    after = os.times()
-    ended.set()
-    watcher.join()
-    peaks.update(_peaks(os.getpid()))
-    spent = sum(after[:4]) - sum(before[:4])
-    pipe.send((sums, took, spent, sum(peaks.values()) / 2**20))
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(command, stdout=out, cwd=where, env=environment)
+        peaks: dict[int, int] = {}
+        while True:
+            for pid, peak in _peaks(process.pid).items():
+                peaks[pid] = max(peak, peaks.get(pid, 0))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.05)
+        took = time.perf_counter() - began
+        assert status == 0, f"{command} failed"
+        out.seek(0)
+        scores = json.load(out)["per_persona"].values()
+    return {
+        "sums": {key: sum(counts[key] for counts in scores) for key in KEYS},
+        "seconds": took,
+        "processor s": used.ru_utime + used.ru_stime,
+        "GiB": sum(peaks.values()) / 2**20,
+    }
 
 
-def measured(work: Any, *arguments: Any) -> tuple[dict[str, int], float, float, float]:
-    """Counts, seconds, processor seconds and GiB of something in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_measured, args=(theirs, work, arguments))
-    process.start()
-    found: tuple[dict[str, int], float, float, float] = ours.recv()
-    process.join()
-    return found
+def _first(path: Path, count: int) -> Path:
+    """The grid of a file's first answers, which every version reads."""
+    grid: dict[str, dict[str, list[str]]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for line in islice(lines, count):
+            row = json.loads(line)
+            asked = grid.setdefault(row["persona"], {})
+            asked.setdefault(row["question"], []).append(row["answer"])
+    made = path.with_suffix(f".first-{count}.json")
+    made.write_text(json.dumps(grid), encoding="utf-8")
+    return made
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the files and the figures.")],
     count: Annotated[int, typer.Option(min=1000, help="Answers.")] = 1_000_000,
     length: Annotated[int, typer.Option(min=10, help="Characters of an answer.")] = 100,
-    plain_count: Annotated[int, typer.Option("--plain", help="Answers counted as before.")] = 0,
+    before: Annotated[Path | None, typer.Option(help="A checkout to compare with.")] = None,
+    before_count: Annotated[int, typer.Option(help="Answers that it counts.")] = 100_000,
     form: Annotated[list[str], typer.Option(help="jsonl, csv, json.")] = FORMS,
     processes: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
 ) -> None:
     """Write and measure."""
-    paths = write(out, count, length, form)
-    rows = []
-    ways: list[tuple[str, Any, tuple[Any, ...], int]] = [
-        (f"{form}, {number} process{'es' * (number > 1)}", now, (paths[form], number), count)
-        for form in paths
+    here = Path(__file__).resolve().parents[1]
+    paths = write(out.resolve(), count, length, form)
+    ways: list[tuple[str, Path, tuple[object, ...], int]] = [
+        (f"{name}, --jobs {number}", here, (path, "--jobs", number), count)
+        for name, path in paths.items()
         for number in sorted({1, processes})
     ]
-    if plain_count:
-        ways.insert(0, ("jsonl, plain", plain, (paths["jsonl"], plain_count), plain_count))
-    counted = {}
-    for name, work, arguments, answers in ways:
-        sums, took, spent, memory = measured(work, *arguments)
-        rows.append(
-            {
-                "way": name,
-                "answers": answers,
-                "seconds": took,
-                "processor s": spent,
-                "answers / s": answers / took,
-                "µs of processor each": spent / answers * 1e6,
-                "GiB": memory,
-            }
-        )
-        counted[name] = sums
-    assert len({str(sums) for name, sums in counted.items() if "plain" not in name}) == 1, counted
-    if plain_count == count:
-        assert len({str(sums) for sums in counted.values()}) == 1, counted
-    report(rows, {"count": count, "length": length, "sums": counted}, out / "scoring.json")
+    if before is not None:
+        some = min(before_count, count)
+        first = _first(next(iter(paths.values())), some)
+        ways += [("before", before.resolve(), (first,), some)]
+        ways += [("now, the same", here, (first, "--jobs", 1), some)]
+    rows, sums = [], {}
+    for name, where, arguments, answers in ways:
+        found = measured(where, "score", *arguments, "--json")
+        sums[name] = found.pop("sums")
+        found |= {"answers / s": answers / found["seconds"]}
+        found |= {"µs of processor each": found["processor s"] / answers * 1e6}
+        rows.append({"way": name, "answers": answers, **found})
+    wholes = [sums[row["way"]] for row in rows if "--jobs" in str(row["way"])]
+    assert all(each == wholes[0] for each in wholes), sums
+    assert before is None or sums["before"] == sums["now, the same"], sums
+    report(rows, {"count": count, "length": length, "sums": sums}, out / "scoring.json")
 
 
 if __name__ == "__main__":
