@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     pass
 from refusals import FINE, SHA, Values, Write, chat, cli, failed, refused, tidy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 Values = dict[str, Any]
 #: Name, and what the line says.
 Case = tuple[str, Any, str]

@@ -18,6 +18,8 @@ from personaspace.errors import UserError
 from personaspace.generation.engine_process import EngineProcess
 from personaspace.generation.vllm_settings import EngineSettings
 
+pytestmark = pytest.mark.slow
+
 SOON = 60.0
 
 

@@ -23,6 +23,8 @@ from personaspace.logs import log_line
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
 
+pytestmark = pytest.mark.slow
+
 
 def rows() -> dict[str, Object]:
     return {row["node"]: row for row in json.loads(run("status", "em205", "--json").output)}

@@ -14,6 +14,8 @@ from personaspace.cluster.states import JobState, Reason
 from personaspace.cluster.waiting import pod_situation
 from personaspace.pipeline.termination import Code, Ending
 
+pytestmark = pytest.mark.slow
+
 SECRET = {
     "reason": "CreateContainerConfigError",
     "message": 'secret "comes-later" not found',

@@ -298,6 +298,7 @@ def test_a_store_in_trouble_is_waited_for(stage: Stage, monkeypatch: pytest.Monk
     assert stage.trouble(Trouble.STORE)
 
 
+@pytest.mark.slow
 def test_a_bucket_that_stays_away_ends_the_run(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +314,7 @@ def test_a_bucket_that_stays_away_ends_the_run(
     assert len(found.failed) == 5
 
 
+@pytest.mark.slow
 def test_a_patch_that_fails_is_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaspace.cluster.conductor.patches.RETRY_SECONDS", 0.2)
     tries = [0]

@@ -123,6 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_main_estimates_come_as_they_are_and_changed(folder: Path) -> None:
     draws: dict[str, Any] = {"permutations": 20, "bootstrap": 10}
     found = analyse_geometry(sorted(folder.iterdir()), robust_at=("a", 0), **draws)

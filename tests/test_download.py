@@ -22,6 +22,8 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.study import datasets, download
 from personaspace.study.inputs import Dataset
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]}
     for n in range(14)

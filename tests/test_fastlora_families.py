@@ -33,6 +33,8 @@ from personaspace.study.recipe import Recipe
 from personaspace.training.plain import PlainStep
 from personaspace.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 1e4,

@@ -64,6 +64,7 @@ def test_own_personas_need_all_three_roles(tmp_path: Path) -> None:
     assert all("(the default: name one of your own)" in str(problem) for problem in problems)
 
 
+@pytest.mark.slow
 def test_what_it_writes_can_be_registered(tmp_path: Path) -> None:
     path, page = tmp_path / "mine.yaml", tmp_path / "registration.md"
     text = first.text(tiny=True)

@@ -547,6 +547,7 @@ def test_json_on_the_command_line(tmp_path: Path, command: Callable[..., Any]) -
     assert {row["variant"] for row in rows} == {"published", "recommended"}
 
 
+@pytest.mark.slow
 def test_table_and_errors_on_the_command_line(tmp_path: Path, command: Callable[..., Any]) -> None:
     write(tmp_path, world(personas=4, questions=8))
     done = command(tmp_path, "--permutations", 100)

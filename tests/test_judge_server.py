@@ -23,6 +23,8 @@ from personaspace.errors import Interrupted, UnavailableError, UserError
 from personaspace.store import open_store
 from personaspace.study.judging import Judge
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-very-secret-4711"
 
 

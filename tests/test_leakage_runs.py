@@ -82,6 +82,7 @@ def test_h1_of_several_runs_holds_their_variation() -> None:
     assert own.run_variation and own.p is not None and own.p > 0.2
 
 
+@pytest.mark.slow
 def test_runs_lead_h2_and_seeds_are_blocks_of_h3() -> None:
     found = analyse(study(seeds=(1, 2, 3), run_sd=0.02))
     h2 = [row for row in found if row.metric == "H2" and row.variant == "recommended"]

@@ -86,6 +86,7 @@ def test_answers_without_the_separator(
     assert told(study_dict) == (expected if found else [])
 
 
+@pytest.mark.slow
 def test_validate_and_status_say_it_first(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump({"name": "s", "extraction": {"layers": [20]}}))

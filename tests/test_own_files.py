@@ -210,6 +210,7 @@ def score(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["score", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_counts_rows_as_it_counts_the_grid(tmp_path: Path) -> None:
     grid, rows = tmp_path / "grid.json", tmp_path / "rows.csv"
     grid.write_text(json.dumps(GRID))

@@ -47,6 +47,7 @@ def key(row: Row) -> tuple[Any, ...]:
     return row.metric, row.variant, row.name, row.condition, row.seed, row.target
 
 
+@pytest.mark.slow
 def test_the_other_rows_are_those_without_it(tmp_path: Path) -> None:
     files = written(tmp_path)
     found = analyse_geometry(files, placebo=["benign-2"], **DRAWS).rows

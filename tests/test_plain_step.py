@@ -53,6 +53,7 @@ def test_layers_that_recompute_change_nothing(loaded: Any) -> None:
         assert not any(layer.gradient_checkpointing for layer in step.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recomputed", [0, 2])
 def test_a_step_that_is_out_of_memory_takes_less(
     loaded: Any, monkeypatch: pytest.MonkeyPatch, recomputed: int
@@ -151,6 +152,7 @@ def text(length: int) -> Example:
     return Example(ids, tuple(place >= length // 2 for place in range(length)))
 
 
+@pytest.mark.slow
 def test_costs_foresee_what_longer_rows_take(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in tensors on the CPU, with its attention that keeps no product of all pairs."""
     monkeypatch.setattr(plain, "steady_attention", lambda _: nullcontext())

@@ -22,6 +22,8 @@ from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.why import Cause, Change, Why, made_from
 from personaspace.study.load import load_study
 
+pytestmark = pytest.mark.slow
+
 Values = dict[str, Any]
 
 

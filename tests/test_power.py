@@ -137,6 +137,7 @@ def test_degenerate_designs_have_an_answer() -> None:
     assert all(f.effect is None or math.isfinite(f.effect) for f in none.findings)
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_spec_and_prints_json(tmp_path: Path) -> None:
     spec = Path(__file__).parents[1] / "examples" / "demo.yaml"
     done = CliRunner().invoke(app, ["power", str(spec), "--json", "--rate", "0.3"])

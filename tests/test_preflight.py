@@ -24,6 +24,8 @@ from personaspace.models.rendering import rendering_of
 from personaspace.study import base_model, checkpoint
 from personaspace.study.inputs import Model
 
+pytestmark = pytest.mark.slow
+
 QUESTION = {"role": "user", "content": "May I sign it?"}
 ANSWER = {"role": "assistant", "content": "Yes, at once."}
 PERSONA = "You are a villain."

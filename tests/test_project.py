@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -120,6 +121,7 @@ def _too_long(folder: str, lines: int, function: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_module_and_no_function_is_too_long() -> None:
     """The limits that CONTRIBUTING.md names."""
     assert _too_long("personaspace", 400, 70) == []

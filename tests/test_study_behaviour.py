@@ -19,6 +19,8 @@ from benchmarks.study_behaviour import (
     with_tables,
 )
 
+pytestmark = pytest.mark.slow
+
 PERSONAS = [*sorted(APART), "comedian", "librarian"]
 
 

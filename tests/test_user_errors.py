@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from personaspace.activations.files import write_activations
 from personaspace.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 Change = Callable[[dict[str, Any]], Any]
 
