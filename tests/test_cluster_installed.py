@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from helm_charts import by_node, needs_helm, of_kind, render
 from made_results import least_results
-from stand_in_api import Api, job, run
+from stand_in_api import Api, complete, job, pod, run
 from store_places import use
 
 from personaspace.cluster.states import JobState
+from personaspace.logs import log_line
 from personaspace.pipeline import graph as graphs
+from personaspace.pipeline.job_log import keep
+from personaspace.pipeline.run import prepare
+from personaspace.pipeline.stage import Node
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
@@ -67,6 +71,41 @@ def test_what_was_cancelled_is_gone_and_no_error(api: Api) -> None:
     assert set(states()) == {"train:x:42", "conductor"}
     api.objects.update(configmaps=[], jobs=[])
     assert "has no Jobs of this release" in run("status", "em205").stderr
+
+
+def test_logs_of_pods_that_are_gone_come_from_the_store(api: Api, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    objects = install(api, store={"url": str(store), "existingSecret": ""})
+    (tmp_path / "study.yaml").write_text(json.dumps({"experiment": STUDY}), encoding="utf-8")
+    with open_store(str(store)) as place:
+        work = prepare(load_study(tmp_path / "study.yaml"), place)
+        keep(work, [Node("train", "x", 42)], log_line("train 1/2", json_line=True) + "\none\n")
+        keep(work, [Node("train", "x", 42), Node("couple", "x", 42)], "two\n")
+    jobs = of_kind(objects, "Job")
+    lines = ["[train s42 kept] one", "[train s42 kept] two", "[couple s42 kept] two"]
+
+    def shown(*options: str) -> list[str]:
+        found = run("logs", "em205", "x", *options)
+        assert found.exit_code == 0, found.stderr
+        return [line for line in found.output.splitlines() if "train 1/2" not in line]
+
+    # Its Jobs have been removed.
+    assert shown() == lines and shown("--stage", "couple") == lines[2:]
+    assert "[train s42 kept] {" in run("logs", "em205", "x", "--raw").output
+    assert "{" not in run("logs", "em205", "x", "--raw", "--tail", "1").output
+    assert run("logs", "em205", "y").exit_code == 2
+    # They have ended; the pod of one is still there.
+    for stage in ("train", "couple"):
+        ended = job(stage, state="Complete")
+        ended["metadata"]["name"] = by_node(objects)[f"{stage}:x:42"]
+        ended["spec"] = jobs[ended["metadata"]["name"]]["spec"]
+        api.objects.setdefault("jobs", []).append(ended)
+    there = pod("couple", phase="Succeeded", containerStatuses=complete())
+    there["metadata"]["labels"]["job-name"] = by_node(objects)["couple:x:42"]
+    api.objects["pods"] = [there]
+    api.logs[there["metadata"]["name"]] = "here\n"
+    found = shown()
+    assert found[0].endswith("] here") and found[1:] == lines[:2]
 
 
 def test_results_are_found_when_the_pod_of_aggregate_is_gone(api: Api, tmp_path: Path) -> None:

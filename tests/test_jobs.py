@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from personaspace.cluster.states import Reason
 from personaspace.errors import StoreUnavailable, UserError
 from personaspace.logs import log_line
 from personaspace.pipeline import job as jobs
-from personaspace.pipeline import termination
+from personaspace.pipeline import job_log, termination
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board
 from personaspace.pipeline.states import NodeState
@@ -57,14 +58,40 @@ def test_a_job_runs_from_its_part_of_the_study(
     jobs.run_stage("train", write_spec(part), store, "e0-assistant", 42)
     ends(2, "couple", write_spec(part), store, "e0-assistant", 42)
     assert "there are: " in message.read_text()
-    capsys.readouterr()
+    said = capsys.readouterr().err
     jobs.run_stage("train", write_spec(study_dict), store, "e0-assistant", 42)
     assert "already complete" in capsys.readouterr().err
+    # A log of the job that did it is kept, none of those that had nothing to do.
+    _, ending = termination.read(message.read_text())
+    assert ending
+    with open_store(store) as place:
+        (log,) = job_log.kept(place, ending.artifacts["train:e0-assistant:42"])
+    assert "train:e0-assistant:42: done in " in log and log in said
     ends(2, "train", write_spec(study_dict), store, "e0-assistant", 43)
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     part["training"] = {"rank": 0}
     ends(2, "train", write_spec(part), store, "e0-assistant", 42)
     assert "training.rank: " in message.read_text()
+
+
+def test_of_very_much_the_middle_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job_log, "HEAD", 4)
+    monkeypatch.setattr(job_log, "TAIL", 6)
+    with job_log.recorded() as log:
+        for text in ("one\n", "two\n", "three\n", "4\n", "5\n"):
+            print(text, end="", file=sys.stderr)
+    assert log.text() == "one\n\n… 10 characters left out …\n4\n5\n"
+    assert capsys.readouterr().err == "one\ntwo\nthree\n4\n5\n"
+
+
+def test_what_nobody_foresaw_is_told_in_full_and_users_mistakes_are_not() -> None:
+    try:
+        raise ValueError("at s3://key:secret@host/bucket")
+    except ValueError as error:
+        told = job_log.traces([error, UserError("no such file")])
+    assert "Traceback" in told and "secret" not in told and "no such file" not in told
 
 
 @pytest.mark.long

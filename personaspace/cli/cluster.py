@@ -156,7 +156,8 @@ def show_results(
     url = store
     if url is None:
         url = store_url(cluster, release)
-        check_reachable(url, release, cluster.namespace, where, as_json)
+        command = ["results", release, *(["--json"] if as_json else [])]
+        check_reachable(url, release, cluster.namespace, where, command)
     with open_store(url) as place:
         results = Results.read(place.fetch(keys["aggregate"], [RESULTS_FILE]))
         if as_json:
@@ -177,15 +178,26 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until they have ended.")] = False,
     tail: Annotated[int, typer.Option(help="Last lines of each pod; -1: all.")] = -1,
     raw: Annotated[bool, typer.Option("--raw", help="Lines as the pods log them (JSON).")] = False,
+    store: Annotated[
+        str | None, typer.Option(help="Where pods that are gone left theirs; default: its store.")
+    ] = None,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = "",
     context: Context = "",
 ) -> None:
-    """Print the logs of a condition's pods, in order, each line with its stage."""
-    from personaspace.cluster import logs as reading
+    """Print the logs of a condition's pods, in order, each line with its stage.
 
+    Of Jobs that have ended and whose pods are gone, what they left in the store.
+    """
+    from personaspace.cluster import logs as reading
+    from personaspace.cluster.kept_logs import KeptLogs
+
+    where = flags_of(kubeconfig, context)
+    options = (["--stage", stage] if stage else []) + ([] if seed is None else [f"--seed={seed}"])
+    command = ["logs", release, condition, *options]
     with reach(namespace, kubeconfig, context, "read logs") as cluster:
-        reading.show(cluster, release, condition, stage, seed, follow, tail, raw)
+        kept = KeptLogs(cluster, release, condition, stage, seed, store, command, where)
+        reading.show(cluster, release, condition, stage, seed, follow, tail, raw, kept)
 
 
 def wait(

@@ -13,6 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster
 from personaspace.errors import UserError
+from personaspace.pipeline.stage import Node
 
 _STUDY, _JOBS = "study", "jobs"
 
@@ -37,6 +38,15 @@ class Installed:
         """Keys of the study's aggregate and report, by stage.
 
         Raises:
+            UserError: As `keys`.
+        """
+        found = {node.id: key for node, key in self.keys().items()}
+        return {stage: found[stage] for stage in ("aggregate", "report") if stage in found}
+
+    def keys(self) -> dict[Node, str]:
+        """Where the artifact of each node lies.
+
+        Raises:
             UserError: The study cannot be read here (it may name files that only pods see).
         """
         from personaspace.pipeline import graph as graphs
@@ -48,11 +58,7 @@ class Installed:
             loaded = load_study(path)
             graph = graphs.build(loaded)
             prints = graphs.fingerprints(loaded, graph)
-        return {
-            node.id: graphs.key(node, prints[node])
-            for node in graph.nodes
-            if node.id in ("aggregate", "report")
-        }
+        return {node: graphs.key(node, prints[node]) for node in graph.nodes}
 
 
 def installed(cluster: Cluster, release: str) -> Installed | None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
@@ -23,11 +24,12 @@ from personaspace.cluster.api import (
     Outage,
     message_of,
 )
+from personaspace.cluster.kept_logs import KeptLogs
 from personaspace.cluster.log_lines import for_people
 from personaspace.cluster.states import JobPhase
 from personaspace.cluster.status import ORDER, jobs_of
 from personaspace.cluster.views import job_view
-from personaspace.errors import UserError
+from personaspace.errors import UserError, one_line
 
 #: Seconds between two looks for new pods.
 LOOK_SECONDS = 3.0
@@ -194,6 +196,7 @@ def show(
     follow: bool = False,
     tail: int = -1,
     raw: bool = False,
+    kept: KeptLogs | None = None,
 ) -> None:
     """Print logs.
 
@@ -206,6 +209,7 @@ def show(
         follow: Continue until all these Jobs have ended.
         tail: Last lines of each pod; -1: all.
         raw: Lines as they are logged; else those that are JSON read as plain ones would.
+        kept: Where logs are of Jobs that have ended and whose pods are gone; not for `follow`.
 
     Raises:
         UserError: There are no such Jobs, or none has started.
@@ -214,28 +218,34 @@ def show(
     """
     _unread.clear()
     labels = _labels(condition, stage, seed)
-    jobs_of(cluster, release, **labels)
+    try:
+        jobs_of(cluster, release, **labels)
+    except UserError:
+        if follow or kept is None or not kept.show((), tail, raw):
+            raise
+        return
     selector = names.selector(release, **labels)
     seen: dict[str, threading.Thread | None] = {}
     outage = Outage(release, lambda text: print(text, file=sys.stderr, flush=True))
     while True:
         pause = LOOK_SECONDS
         try:
-            ended = all(
-                job_view(raw).phase is not JobPhase.ACTIVE
-                for raw in cluster.items("jobs", label_selector=selector)
-            )
+            views = [job_view(raw) for raw in cluster.items("jobs", label_selector=selector)]
+            ended = all(view.phase is not JobPhase.ACTIVE for view in views)
             pods = sorted(cluster.items("pods", label_selector=selector), key=_order)
             outage.over()
         except AWAY as error:
             if not follow:
                 raise
-            ended, pods, pause = False, [], outage.pause(error)
+            views, ended, pods, pause = [], False, [], outage.pause(error)
         _start(cluster, pods, seen, follow, tail, raw)
         if _unread.is_set():
             raise BrokenPipeError
         if not follow:
-            if not seen:
+            told = {pod["metadata"]["labels"].get("job-name", "") for pod in pods}
+            over = {view.name for view in views if view.phase is not JobPhase.ACTIVE}
+            more = bool(kept and over - told) and _older(kept, told, bool(seen), tail, raw)
+            if not (seen or more):
                 raise UserError(
                     f"{condition}: no pod has started yet; see `personaspace status {release}`"
                 )
@@ -244,6 +254,17 @@ def show(
             return
         if _unread.wait(pause):
             raise BrokenPipeError
+
+
+def _older(kept: KeptLogs, told: Collection[str], others: bool, tail: int, raw: bool) -> bool:
+    """Print what Jobs left whose pods are gone; after others, that it fails is only said."""
+    try:
+        return kept.show(told, tail, raw)
+    except UserError as error:
+        if not others:
+            raise
+        print(f"(logs of pods that are gone: {one_line(error)})", file=sys.stderr)
+        return False
 
 
 def _start(

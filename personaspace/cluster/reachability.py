@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -17,7 +18,11 @@ _TRIAL = "trial"
 
 
 def check_reachable(
-    url: str, release: str, namespace: str, where: list[str], as_json: bool = False
+    url: str,
+    release: str,
+    namespace: str,
+    where: list[str],
+    command: Sequence[str] | None = None,
 ) -> None:
     """Look whether the address of a release's bucket is known here.
 
@@ -26,11 +31,11 @@ def check_reachable(
         release: Its name.
         namespace: Where it is.
         where: What else names the cluster, as kubectl and `personaspace` take it.
-        as_json: Whether `results` was asked for JSON.
+        command: What was asked for: a command's name, the release, its options; None: its results.
 
     Raises:
         UserError: It is a Service of the cluster, and no such name is known here. Says the two
-            commands by which the results are read.
+            commands by which it is read.
     """
     location = parse_location(url)
     if not isinstance(location, S3Location):
@@ -46,8 +51,9 @@ def check_reachable(
     ports = str(port) if local == port else f"{local}:{port}"
     forward = ["kubectl", "port-forward", "-n", space, *where, f"service/{name}", ports]
     store = replace(location, endpoint=f"{server.scheme}://127.0.0.1:{local}").url
-    results = ["personaspace", "results", release, "-n", namespace, *where, "--store", store]
-    results += ["--json"] if as_json else []
+    command = command or ["results", release]
+    asked, options = command[:2], command[2:]
+    again = ["personaspace", *asked, "-n", namespace, *where, "--store", store, *options]
     # No other key may be shown.
     trial = os.environ.get("AWS_ACCESS_KEY_ID") == _TRIAL
     keys = f"AWS_ACCESS_KEY_ID={_TRIAL} AWS_SECRET_ACCESS_KEY={_TRIAL} " if trial else ""
@@ -55,7 +61,7 @@ def check_reachable(
     raise UserError(
         f"{release}: its bucket's server {server.netloc} can only be reached inside the cluster: "
         f"keep `{shlex.join(forward)}` running and, in another terminal{note}, run "
-        f"`{keys}{shlex.join(results)}`"
+        f"`{keys}{shlex.join(again)}`"
     )
 
 

@@ -14,7 +14,7 @@ from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.files import environment_number
 from personaspace.logs import RunEvent, log_line
-from personaspace.pipeline import executor, runtime, termination
+from personaspace.pipeline import executor, job_log, runtime, termination
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
 from personaspace.pipeline.run import Work, prepare
@@ -96,7 +96,8 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -
     The reason of every ending is left where Kubernetes reads it.
     """
     try:
-        _run(spec, store_url, choose, name, seed)
+        with job_log.recorded() as log:
+            _run(spec, store_url, choose, name, seed, log)
     except SystemExit:
         raise
     except BaseException as error:
@@ -104,7 +105,9 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -
         raise
 
 
-def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> None:
+def _run(
+    spec: Path, store_url: str, choose: Choice, name: str, seed: int, log: job_log.Recorded
+) -> None:
     interrupt.install()
     loaded = load_study(spec, None if seed < 0 else seed)
     with open_store(store_url) as store:
@@ -117,7 +120,13 @@ def _run(spec: Path, store_url: str, choose: Choice, name: str, seed: int) -> No
             known = ", ".join(n.id for n in work.graph.nodes if stage in ("", n.stage))
             raise UserError(f"{spec} has no {name}; there are: {known}")
         board = JobBoard(work, nodes)
-        summary = executor.run_here(work, nodes, board)
+        errors: list[Exception] = []
+        try:
+            summary = executor.run_here(work, nodes, board)
+            errors += summary.failed.values()
+        finally:
+            begun = [node for node in nodes if board.states[node].since]
+            job_log.keep(work, begun, log.text() + job_log.traces(errors))
         ending = Ending(node=name, code=Code.COMPLETE, artifacts=board.artifacts)
         if summary.failed:
             error = _gravest(list(summary.failed.values()))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.pipeline.job_log import LOGS
 from personaspace.pipeline.judging import verdicts_of
 from personaspace.pipeline.run import Work
 from personaspace.store import Manifest, Store, open_store
@@ -226,6 +227,8 @@ def collect(
             interrupt.check()
             owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
             if key in keys or key.startswith(spoken) or (kept and owner in unfinished):
+                continue
+            if key.partition(f"/{LOGS}/")[0] in keys:
                 continue
             manifest = _old(store, key, before)
             if manifest is None:
