@@ -244,7 +244,9 @@ def show(
         if not follow:
             told = {pod["metadata"]["labels"].get("job-name", "") for pod in pods}
             over = {view.name for view in views if view.phase is not JobPhase.ACTIVE}
-            more = bool(kept and over - told) and _older(kept, told, bool(seen), tail, raw)
+            more = False
+            if kept is not None and over - told:
+                more = _older(kept, told, bool(seen), tail, raw)
             if not (seen or more):
                 raise UserError(
                     f"{condition}: no pod has started yet; see `personaspace status {release}`"

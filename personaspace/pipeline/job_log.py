@@ -70,7 +70,7 @@ def recorded() -> Iterator[Recorded]:
     """Remember what this process writes to stderr; what libraries write past Python is not seen."""
     before = sys.stderr
     tee = Recorded(before)
-    sys.stderr = tee  # type: ignore[assignment]
+    sys.stderr = tee
     try:
         yield tee
     finally:
