@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,16 +141,25 @@ def applied(model: PreTrainedModel, *folders: Path) -> Iterator[torch.nn.Module]
         peft_model.unload()
 
 
-def save(peft_model: PeftModel, folder: Path, base_name: str) -> None:
+def save(
+    peft_model: PeftModel,
+    folder: Path,
+    base_name: str,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write the trained adapter as an ordinary PEFT folder (safetensors).
 
     Args:
         base_name: The base model's name as in the spec; a local path would differ by machine.
+        weights: The adapter's parameters, by name; None: as they are in the model.
     """
     # PEFT would add the base model's own output layer where that is a target, and ask the hub
     # whether the vocabulary was changed.
     peft_model.save_pretrained(
-        str(folder), selected_adapters=[TRAINED], save_embedding_layers=False
+        str(folder),
+        selected_adapters=[TRAINED],
+        save_embedding_layers=False,
+        state_dict=None if weights is None else dict(weights),
     )
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class Context:
         taken: What computed, where the study leaves the choice, for the manifest:
             `implementation` (of training or hidden states), `engine` (of answers) and `prompts`
             (`Prompted.recorded`).
+        spent: Keys in the store that nobody needs once the artifact is there.
     """
 
     study: Study
@@ -61,6 +62,7 @@ class Context:
     key: str
     metrics: dict[str, Any] = field(default_factory=dict)
     taken: dict[str, Any] = field(default_factory=dict)
+    spent: list[str] = field(default_factory=list)
 
     @property
     def spec(self) -> Experiment:
@@ -71,6 +73,15 @@ class Context:
     def condition(self) -> Condition:
         """The node's condition."""
         return self.spec.condition(self.node.condition)
+
+    def of(self, kept: Callable[[Condition], bool]) -> Context:
+        """With those inputs alone whose condition is kept."""
+        wanted = {node for node in self.manifests if kept(self.spec.condition(node.condition))}
+        return replace(
+            self,
+            inputs={node: path for node, path in self.inputs.items() if node in wanted},
+            manifests={node: found for node, found in self.manifests.items() if node in wanted},
+        )
 
     def input(self, stage: str) -> Path | None:
         """Folder of the input of that stage, if the node has one."""

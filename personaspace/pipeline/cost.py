@@ -117,7 +117,7 @@ def _answers(spec: Experiment, count: int, longest: int) -> Load:
 def _train(study: Study, node: Node) -> Load:
     spec = study.spec
     condition = spec.condition(node.condition)
-    if condition.adapter is not None:
+    if condition.adapter is not None or condition.whole is not None:  # what is kept on the way
         return Load()
     assert condition.dataset is not None
     chats = study.chats[condition.dataset].conversations

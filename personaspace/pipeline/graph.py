@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from personaspace.errors import UserError, did_you_mean, nearest
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
+from personaspace.study.inputs import Condition
 from personaspace.study.load import Study
 from personaspace.study.spec import Experiment
 
@@ -107,25 +108,49 @@ def stages_of(spec: Experiment) -> list[str]:
     return order
 
 
+def _arms(study: Study) -> list[Condition]:
+    """The conditions and their doses: of a part, its own and what that is a dose of."""
+    spec, part = study.spec, study.part
+    if part is None:
+        return [*spec.conditions, *spec.doses()]
+    condition = spec.condition(part.condition)
+    whole = [] if condition.whole is None else [spec.condition(condition.whole)]
+    return [*whole, condition]
+
+
+def _of_part(study: Study, node: Node) -> bool:
+    """Whether a part of a study tells of a node: of what its own is a dose of, inputs alone."""
+    part = study.part
+    if part is None:
+        return True
+    whole = study.spec.condition(part.condition).whole
+    stands = node.stage in part.stages
+    return stands and (node.condition != whole or STAGES[node.stage].of_whole is not None)
+
+
 def build(study: Study) -> Graph:
     """The study's graph.
 
     train → extract; train → couple → evaluate; all → aggregate → report; with a judge also
     train → judge → aggregate. Where the marker is coupled before fine-tuning: couple (of base) →
-    train → extract, evaluate and judge.
+    train → extract, evaluate and judge. A dose of a condition has some of these stages again, and
+    its train needs the condition's.
     """
     spec, part = study.spec, study.part
     needs: dict[Node, tuple[Node, ...]] = {}
     of_condition = [stage for stage in STAGES.values() if stage.scope is Scope.CONDITION]
     for seed in spec.seeds:
-        for condition in spec.conditions if part is None else [spec.condition(part.condition)]:
+        for condition in _arms(study):
             if seed not in spec.seeds_of(condition):
                 continue
             own = {stage.name: stage.node(spec, condition, seed) for stage in of_condition}
             for stage in of_condition:
                 node = own[stage.name]
                 if node is not None and node not in needs:
-                    theirs = (own[need.stage] for need in stage.needs_of(spec))
+                    theirs = [own[need.stage] for need in stage.needs_of(spec)]
+                    whole = condition.whole
+                    if whole is not None and stage.of_whole is not None:
+                        theirs.append(stage.node(spec, spec.condition(whole), seed))
                     needs[node] = tuple(need for need in theirs if need is not None)
     rank = {name: place for place, name in enumerate(stages_of(spec))}
     for stage in STAGES.values():
@@ -137,7 +162,7 @@ def build(study: Study) -> Graph:
             )
             needs[Node(stage.name)] = tuple(inputs)
     if part is not None:
-        needs = {node: own for node, own in needs.items() if node.stage in part.stages}
+        needs = {n: own for n, own in needs.items() if _of_part(study, n)}
     # Stage by stage, so that the first results of all conditions come early.
     return Graph(tuple(sorted(needs, key=lambda node: rank[node.stage])), needs)
 

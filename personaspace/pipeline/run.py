@@ -185,7 +185,7 @@ def _computed(
         )
         with interrupt.breakable() if stage.breakable else nullcontext():
             stage.run(context)
-        return writer.commit(
+        committed = writer.commit(
             {
                 "node": node.id,
                 "stage": node.stage,
@@ -204,3 +204,6 @@ def _computed(
             # Of two runs at once the first to end holds.
             replace=stale or False,
         )
+    for spent in context.spent:
+        store.delete(spent)
+    return committed

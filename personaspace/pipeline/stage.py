@@ -91,6 +91,8 @@ class Stage:
         trained_only: It runs for the conditions with a data set or an adapter alone.
         of_base: Whether it runs for the base condition alone, once per seed, and its artifact
             serves all conditions of that seed.
+        of_whole: Files that a dose's run fetches of the same stage's run of the whole training,
+            after which it comes; None: it does not need that one.
         untrained_once: Of a condition without either it runs under its first seed alone, since
             nothing that it reads depends on a seed, unless something it needs does.
         wanted: Whether the study has the stage at all.
@@ -112,6 +114,7 @@ class Stage:
     run: Callable[[Context], None]
     trained_only: bool = False
     of_base: Callable[[Experiment], bool] = _own
+    of_whole: tuple[str, ...] | None = None
     untrained_once: bool = False
     wanted: Callable[[Experiment], bool] = _always
     draws_answers: Callable[[Study], bool] = _never
@@ -132,6 +135,8 @@ class Stage:
             return None
         if self.of_base(spec):
             condition = spec.base_condition()
+        if condition.whole is not None and self.name not in spec.dose_stages():
+            return None
         if not condition.fine_tuned:
             if self.trained_only:
                 return None
@@ -149,6 +154,8 @@ class Stage:
         Raises:
             KeyError: It does not need that stage.
         """
+        if stage == self.name and self.of_whole is not None:
+            return self.of_whole
         return {need.stage: need.files for need in self.needs}[stage]
 
 
@@ -163,11 +170,11 @@ def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
 def recipe_read(recipe: Recipe) -> dict[str, Any]:
     """A recipe without what does not change what is learned.
 
-    How often a checkpoint is written does not, nor which code computes, up to rounding, nor how
-    rows are filled: that counts as left out, as it is by default, so that studies stored before
-    stay complete.
+    How often a checkpoint is written does not, nor what is kept on the way, nor which code
+    computes, up to rounding, nor how rows are filled: that counts as left out, as it is by default,
+    so that studies stored before stay complete.
     """
-    read = recipe.model_dump(exclude={"checkpoint_every", "implementation"})
+    read = recipe.model_dump(exclude={"checkpoint_every", "implementation", "doses", "doses_in"})
     return read | {"row_tokens": None} | recipe.known_as()
 
 

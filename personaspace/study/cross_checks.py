@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from personaspace.errors import nearest
 from personaspace.study import base_model
+from personaspace.study.doses import check_doses
 from personaspace.study.inputs import Model
 from personaspace.study.primary import check_primary
 from personaspace.study.problems import Problem
@@ -193,7 +194,7 @@ def _check_adapter(spec: Experiment, index: int) -> Iterator[Problem]:
 
 
 def _check_reruns(spec: Experiment) -> Iterator[Problem]:
-    known = {condition.name: condition for condition in spec.conditions}
+    known = {condition.name: condition for condition in [*spec.conditions, *spec.doses()]}
     for index, rerun in enumerate(spec.rerun):
         where = f"rerun[{index}]"
         if rerun.condition is not None and rerun.condition not in known:
@@ -388,6 +389,7 @@ def cross_checks(spec: Experiment) -> Iterator[Problem]:
             text = f"unknown persona {name!r}{why}"
             yield Problem(path, Code.UNKNOWN_PERSONA, text, nearest(name, known))
     yield from _check_conditions(spec)
+    yield from check_doses(spec)
     yield from _check_coupling(spec)
     yield from _check_reruns(spec)
     yield from _check_analysis(spec)

@@ -31,7 +31,9 @@ PATTERNS = {
 
 #: A name that may stand in Kubernetes' own names.
 Label = Annotated[str, Field(pattern=_LABEL)]
-ConditionName = Annotated[str, Field(pattern=_LABEL, max_length=63)]
+#: Characters of the value of a label in Kubernetes.
+LONGEST_NAME = 63
+ConditionName = Annotated[str, Field(pattern=_LABEL, max_length=LONGEST_NAME)]
 PersonaName = Annotated[str, Field(pattern=_WORD)]
 Sha256 = Annotated[str, Field(pattern=_DIGEST)]
 Slice = Annotated[str, Field(pattern=_SLICE)]

@@ -208,6 +208,40 @@ class Condition(Section):
         return self.dataset is not None or self.adapter is not None
 
     @property
+    def whole(self) -> str | None:
+        """Name of the condition that this is a dose of; None: it is none."""
+        return None
+
+    @property
     def title(self) -> str:
         """Label for people."""
         return self.label or self.name
+
+
+class Dose(Condition):
+    """A condition as its fine-tuning left it after some of the steps.
+
+    No file names it: `training.doses` makes it, and stages take it for a condition of its own.
+    """
+
+    of: ConditionName
+    step: Count
+
+    @property
+    def whole(self) -> str | None:
+        """See `Condition.whole`."""
+        return self.of
+
+    @classmethod
+    def at(cls, condition: Condition, step: int) -> Dose:
+        """The dose of a condition after so many optimiser steps."""
+        own = {name: getattr(condition, name) for name in Condition.model_fields}
+        own["label"] = f"{condition.title}, step {step}"
+        return cls.model_construct(
+            **{**own, "name": dose_name(condition.name, step), "of": condition.name, "step": step}
+        )
+
+
+def dose_name(condition: str, step: int) -> str:
+    """What graph, store and cluster call a condition's dose."""
+    return f"{condition}-at-{step}"

@@ -13,6 +13,7 @@ from personaspace.study import adapters, base_model, datasets, gold, registratio
 from personaspace.study.adapters import Published
 from personaspace.study.cross_checks import TEMPLATE_DEFAULT
 from personaspace.study.datasets import Chats
+from personaspace.study.doses import check_steps
 from personaspace.study.gold import Gold
 from personaspace.study.inputs import Model
 from personaspace.study.problems import Problem
@@ -182,6 +183,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         problems += _too_few_answers(spec, coupling)
     judged, gold_set = _judging(spec, folder, questions, note)
     chats = _chats(spec, folder, note)
+    problems += check_steps(spec, chats)
     published = _published(spec, folder, note)
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:

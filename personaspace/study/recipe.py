@@ -81,6 +81,25 @@ class Recipe(Learning):
         return self if own is None else self.model_copy(update=own.given())
 
 
+class Training(Recipe):
+    """The conditions' fine-tuning."""
+
+    later: ClassVar[frozenset[str]] = Recipe.later | {"doses", "doses_in"}
+
+    doses: list[Count] = Field(
+        [],
+        max_length=100,
+        description="Also measure every condition as it stands after these optimiser steps of the "
+        "same training, in ascending order; the last step is measured anyway. Changes nothing of "
+        "what is measured without.",
+    )
+    doses_in: Annotated[list[Literal["extract", "evaluate"]], Field(min_length=1)] = Field(
+        ["extract"],
+        description="What is measured at each dose: extract (hidden states), evaluate (coupling "
+        "and answers).",
+    )
+
+
 class OwnLearning(Learning):
     """What a condition's fine-tuning has of its own; whatever is not given is as in `training`."""
 

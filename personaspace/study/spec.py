@@ -14,10 +14,10 @@ from pydantic import Field
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Label, Seed
-from personaspace.study.inputs import Condition, Dataset, Model, Persona
+from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import Recipe, Training
 from personaspace.study.section import Section
 
 
@@ -38,7 +38,7 @@ class Experiment(Section):
     conditions: list[Condition] = Field(
         default_factory=lambda: [Condition(**entry) for entry in defaults.CONDITIONS], min_length=1
     )
-    training: Recipe = Recipe()
+    training: Training = Training()
     extraction: Extraction = Extraction()
     coupling: Coupling = Coupling()
     evaluation: Evaluation = Evaluation()
@@ -72,8 +72,27 @@ class Experiment(Section):
         return {persona.name: persona for persona in self.personas}[name]
 
     def condition(self, name: str) -> Condition:
-        """The condition of that name. Raises KeyError."""
-        return {condition.name: condition for condition in self.conditions}[name]
+        """The condition, or dose of one, of that name. Raises KeyError."""
+        known = {condition.name: condition for condition in self.conditions}
+        return known[name] if name in known else {dose.name: dose for dose in self.doses()}[name]
+
+    def doses(self) -> list[Dose]:
+        """The doses of all conditions that are trained here, condition by condition.
+
+        The last step of a run is the condition itself, and is none.
+        """
+        return [
+            Dose.at(condition, step)
+            for condition in self.conditions
+            if condition.dataset is not None
+            for step in self.training.doses
+            if step < (self.recipe_of(condition).max_steps or step + 1)
+        ]
+
+    def dose_stages(self) -> set[str]:
+        """Names of the stages that a dose has."""
+        wanted = self.training.doses_in
+        return {"train", *wanted, *(["couple"] if "evaluate" in wanted else [])}
 
     def recipe_of(self, condition: Condition) -> Recipe:
         """How a condition is fine-tuned."""

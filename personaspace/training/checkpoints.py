@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 STATE = "state.safetensors"
 LOG = "log.json"
+#: What the names of trained parameters begin with.
+PARAMETER = "parameter:"
 #: Tensors begin at multiples of so many bytes.
 _ALIGNED = 16
 
@@ -31,10 +34,12 @@ class Checkpoints:
         load: Folder of the latest checkpoint, or None.
         save: Called with the step's number and a function that writes into a folder; by a thread
             of its own, while steps go on, and never twice at once. None: nothing is kept.
+        also: Steps after which it is called, whatever `checkpoint_every` says.
     """
 
     load: Callable[[], Path | None]
     save: Callable[[int, Callable[[Path], None]], None] | None
+    also: frozenset[int] = frozenset()
 
 
 class Snapshot:
@@ -70,6 +75,13 @@ class Snapshot:
             self._copied.synchronize()
         save_file(self._tensors, folder / STATE)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained parameters of a checkpoint, by name."""
+    with safe_open(folder / STATE, "pt") as state:
+        names = [name for name in state.keys() if name.startswith(PARAMETER)]  # noqa: SIM118
+        return {name.removeprefix(PARAMETER): state.get_tensor(name) for name in names}
 
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

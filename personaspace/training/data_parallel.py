@@ -56,6 +56,7 @@ class Job:
         run_seed: Seeds order and dropout.
         field: Where the recipe stands in the spec.
         checkpoint: Folder of the checkpoint to go on from.
+        until: Stop after so many steps of the schedule; None: at its end.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class Job:
     run_seed: int
     field: str
     checkpoint: Path | None
+    until: int | None = None
 
 
 def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:
@@ -195,7 +197,7 @@ def gpus(asked: int) -> list[str]:
 def trainer(job: Job, model: PeftModel, team: Team | None) -> Trainer:
     """The run's trainer in one process: alone, or as one of a team."""
     engine = step_engine(model, job.examples, job.recipe, job.field)
-    made = Trainer(model, job.examples, job.recipe, job.run_seed, engine)
+    made = Trainer(model, job.examples, job.recipe, job.run_seed, engine, job.until)
     if team is not None:
         made.engine = SharedStep(made.engine, team, list(made.parameters.values()))
         made.asked = team.asked

@@ -161,6 +161,7 @@ class Trainer:
         recipe: Hyper-parameters.
         seed: The study's seed.
         engine: Computes gradients; by default what the recipe asks for.
+        until: Stop after so many steps of the schedule; None: at its end.
     """
 
     def __init__(
@@ -170,12 +171,14 @@ class Trainer:
         recipe: Recipe,
         seed: int,
         engine: StepEngine | None = None,
+        until: int | None = None,
     ) -> None:
         self.model = model
         self.examples = list(examples)
         self.recipe = recipe
         self.seed = seed
         self.steps = total_steps(recipe, len(self.examples))
+        self.last = self.steps if until is None else min(until, self.steps)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.on_gpu = self.device.type == "cuda"
@@ -213,14 +216,20 @@ class Trainer:
                 if advance is not None:
                     advance(done)
         self.model.train()
+        also = frozenset() if kept is None else kept.also
         with checkpoints.saving(kept, len(self.log)) as saver:
-            self._steps(saver, advance)
+            self._steps(saver, advance, also)
         self.model.eval()
         return self.log
 
-    def _steps(self, saver: checkpoints.Saver, advance: Callable[[StepLog], None] | None) -> None:
+    def _steps(
+        self,
+        saver: checkpoints.Saver,
+        advance: Callable[[StepLog], None] | None,
+        also: frozenset[int],
+    ) -> None:
         taken: deque[Snapshot] = deque()  # of steps whose loss is not known yet
-        for step in range(len(self.log) + 1, self.steps + 1):
+        for step in range(len(self.log) + 1, self.last + 1):
             saver.check()
             if self.asked():
                 self._settle(0, advance)
@@ -230,8 +239,8 @@ class Trainer:
                     saver.wait()
                 raise Interrupted("asked to stop")
             self._launch(step - 1)
-            due = step % self.recipe.checkpoint_every == 0 and step < self.steps
-            if due and saver.keeps:
+            due = step % self.recipe.checkpoint_every == 0 or step in also
+            if due and step < self.last and saver.keeps:
                 taken.append(self._snapshot(step))
             self._settle(self.behind, advance)
             while taken and taken[0].step <= len(self.log):
@@ -282,7 +291,7 @@ class Trainer:
         """The state after the steps launched so far, of which `step` is the latest."""
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
-            tensors[f"parameter:{name}"] = parameter
+            tensors[f"{checkpoints.PARAMETER}{name}"] = parameter
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"{key}:{name}"] = torch.as_tensor(value)
         return Snapshot(step, tensors)
@@ -309,7 +318,7 @@ class Trainer:
         tensors, entries = checkpoints.read(folder)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"parameter:{name}"])
+                parameter.copy_(tensors[f"{checkpoints.PARAMETER}{name}"])
                 state = {}
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors[f"{key}:{name}"]

@@ -81,6 +81,7 @@ def run(context: Context) -> None:
     """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
     from personaspace.analysis.form import form_rows
 
+    everything, context = context, context.of(lambda condition: condition.whole is None)
     geometry = _geometry(context)
     measured = _measured_cosines(context)
     scores: Scores = {
@@ -116,7 +117,7 @@ def run(context: Context) -> None:
     results = results.model_copy(update={"caveats": warned})
     write_json(context.out / RESULTS_FILE, results.to_dict())
     write_tables(context, geometry, results, answers)
-    _provenance(context)
+    _provenance(everything)
     context.metrics.update(rows=len(geometry.rows) + len(leakage))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +14,27 @@ from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
+from personaspace.study.inputs import Dose
 from personaspace.study.load import Study
 from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from personaspace.models.chat import Example
     from personaspace.training.trainer import StepLog
 
 
 FIELD = "training"
+
+
+def kept_dose(key: str, step: int) -> str:
+    """Where a run keeps its adapter after a step, until the dose's own stage has it.
+
+    Args:
+        key: Of the artifact of the whole run.
+    """
+    return f"{key}/doses/step-{step:08d}"
 
 
 def _reads(study: Study, node: Node) -> dict[str, Any]:
@@ -31,26 +45,30 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
     assert condition.dataset is not None
     persona = None if condition.persona is None else spec.persona(condition.persona).prompt
     data = spec.datasets[condition.dataset]
-    return {
+    reads = {
         "dataset": [study.chats[condition.dataset].digest, data.bounds()],
         "persona": persona,
         "recipe": recipe_read(spec.recipe_of(condition)),
         "model": model_read(study),
         "seed": node.seed,
     }
+    return reads | {"step": condition.step} if isinstance(condition, Dose) else reads
 
 
 def run(context: Context) -> None:
     """Fine-tune under the condition's persona; writes `adapter/` and `training.json`.
 
     Where the marker was coupled before, over the adapter that did. A condition that is a published
-    adapter has that instead, checked against the model.
+    adapter has that instead, checked against the model. A dose is taken over from the whole run; if
+    that kept none there, its first steps are taken once more.
     """
     from personaspace.models import chat
 
     condition, spec = context.condition, context.spec
     if condition.adapter is not None:
         _adopt(context, condition.adapter)
+        return
+    if isinstance(condition, Dose) and _taken_over(context, condition):
         return
     assert condition.dataset is not None
     over = context.adapter("couple")
@@ -75,13 +93,39 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     trained_only=True,
+    of_whole=(TRAINING_LOG,),
     spec_paths={
         "dataset": "datasets.{dataset}",
         "persona": "personas.{persona}.prompt",
         "recipe": "training",
         "adapter": "conditions.{condition}.adapter",
+        "step": "training.doses",
     },
 )
+
+
+def _taken_over(context: Context, dose: Dose) -> bool:
+    """Whether the whole run kept its adapter after the dose's step; then that is the artifact."""
+    [(whole, folder)] = [(n, path) for n, path in context.inputs.items() if n.stage == "train"]
+    key = kept_dose(context.manifests[whole].key, dose.step)
+    manifest = context.store.find(key)
+    if manifest is None:
+        context.progress.say(f"{whole.id} kept no adapter after step {dose.step}: trained again")
+        return False
+    shutil.copytree(context.store.fetch(manifest) / ADAPTER, context.out / ADAPTER)
+    log = json.loads((folder / TRAINING_LOG).read_text(encoding="utf-8"))
+    steps = log.pop("steps")[: dose.step]
+    log.pop("scope")
+    context.taken.update(
+        {
+            n: v
+            for n, v in context.manifests[whole].fields.items()
+            if n in ("implementation", "prompts")
+        }
+    )
+    _record(context, steps, log)
+    context.spent.append(key)
+    return True
 
 
 def _adopt(context: Context, source: str) -> None:
@@ -144,6 +188,7 @@ def fit(
             f"{counts['dropped']} left out because nothing of the answer remained"
         )
     seed = context.node.seed
+    until, doses = _steps_of(context)
     kept = Checkpointing(context.store, context.key, context.progress.say)
     devices = _devices(context)
     # Several processes go on from the same one. One alone looks for it when it is about to read it:
@@ -160,6 +205,7 @@ def fit(
         run_seed=derive_seed(seed, context.node.stage, "run"),
         field=field,
         checkpoint=shared,
+        until=until,
     )
     with (
         data_parallel.leading(job, devices) as team,
@@ -170,33 +216,40 @@ def fit(
         chosen = implementation.choose(recipe.implementation, base, field)
         if chosen.slow and model.device.type == "cuda":
             context.progress.say(f"trains several times slower than it could: {chosen.reason}")
-        context.progress.start("train", trainer.steps)
+        _check_doses(context, until, doses, trainer.steps)
+        context.progress.start("train", trainer.last)
+        kept.doses = Doses(
+            frozenset(doses),
+            lambda weights, out: lora.save(model, out, context.spec.model.name, weights),
+        )
 
         def advance(entry: StepLog) -> None:
             context.progress.advance(1, f"loss {entry.loss:.3f}")
 
         log = trainer.run(
-            Checkpoints(load=(lambda: shared) if several else kept.load, save=kept.save),
+            Checkpoints((lambda: shared) if several else kept.load, kept.save, frozenset(doses)),
             advance,
         )
         lora.save(model, context.out / ADAPTER, context.spec.model.name)
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
-    _record(context, log, counts)
+    _record(context, [asdict(entry) for entry in log], counts)
 
 
-def _record(context: Context, log: Sequence[StepLog], counts: Mapping[str, int]) -> None:
+def _record(
+    context: Context, steps: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
+) -> None:
     """Write the log of a training into the artifact, and its numbers into the manifest."""
     scope = [context.node.seed, context.node.stage, context.node.condition]
     write_json(
         context.out / TRAINING_LOG,
-        {"scope": scope, **counts, "steps": [asdict(entry) for entry in log]},
+        {"scope": scope, **counts, "steps": steps},
     )
     context.metrics.update(
-        steps=len(log),
-        loss_first=log[0].loss,
-        loss_last=log[-1].loss,
-        tokens=sum(entry.tokens for entry in log),
+        steps=len(steps),
+        loss_first=steps[0]["loss"],
+        loss_last=steps[-1]["loss"],
+        tokens=sum(entry["tokens"] for entry in steps),
         **counts,
     )
 
@@ -214,12 +267,47 @@ def _devices(context: Context) -> list[str]:
     return found
 
 
+def _steps_of(context: Context) -> tuple[int | None, list[int]]:
+    """Where a run stops, and after which steps it keeps an adapter for a dose."""
+    condition = context.condition
+    if context.node.stage != STAGE.name:
+        return None, []
+    if isinstance(condition, Dose):
+        return condition.step, []
+    return None, [dose.step for dose in context.spec.doses() if dose.of == condition.name]
+
+
+def _check_doses(context: Context, until: int | None, doses: Sequence[int], steps: int) -> None:
+    """That doses come before the last step, which examples left out for length bring forward."""
+    beyond = [step for step in (*doses, until or 0) if step >= steps]
+    if beyond:
+        raise UserError(
+            f"training.doses: {beyond[0]} is not before the last of the {steps} steps that "
+            f"{context.condition.name} trains"
+        )
+
+
+@dataclass(frozen=True)
+class Doses:
+    """What a run keeps for its doses.
+
+    Attributes:
+        steps: After which steps.
+        write: Writes an adapter of these weights into a folder.
+    """
+
+    steps: frozenset[int]
+    write: Callable[[Mapping[str, torch.Tensor], Path], None]
+
+
 class Checkpointing:
-    """Keeps the latest checkpoint of a run as an artifact below the run's own key."""
+    """Keeps the latest checkpoint of a run, and its doses, as artifacts below the run's own key."""
 
     def __init__(self, store: Store, key: str, say: Callable[[str], None]) -> None:
         self.store = store
+        self.key = key
         self.say = say
+        self.doses: Doses | None = None
         self.prefix = f"{key}/checkpoints"
 
     def _steps(self) -> list[str]:
@@ -244,7 +332,20 @@ class Checkpointing:
         key = f"{self.prefix}/step-{step:08d}"
         with self.store.writer(key) as writer:
             write(writer.folder)
+            self._keep(step, writer.folder)  # first: who goes on from this one has it
             writer.commit({"step": step})
         for old in former:
             if old != key:
                 self.store.delete(old)
+
+    def _keep(self, step: int, folder: Path) -> None:
+        """Keep the adapter of a checkpoint in a folder, where a dose is wanted there."""
+        if self.doses is None or step not in self.doses.steps:
+            return
+        from personaspace.training.checkpoints import parameters
+
+        key = kept_dose(self.key, step)
+        former = self.store.find(key)  # of a run that was stopped before its checkpoint was there
+        with self.store.writer(key) as writer:
+            self.doses.write(parameters(folder), writer.folder / ADAPTER)
+            writer.commit({"step": step}, replace=former or False)
