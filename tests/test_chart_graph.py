@@ -71,6 +71,30 @@ CASES: dict[str, dict[str, Any]] = {
             *TINY["conditions"][3:],
         ],
     },
+    "doses": {
+        **TINY,
+        "seeds": [7, 0],
+        "training": {
+            **TINY["training"],
+            "max_steps": 9,
+            "doses": [2, 5],
+            "doses_in": ["extract", "evaluate"],
+        },
+        "conditions": [
+            *TINY["conditions"][:2],
+            {**TINY["conditions"][2], "training": {"max_steps": 5}},
+            *TINY["conditions"][3:],
+        ],
+        "rerun": [{"stage": "train", "condition": TINY["conditions"][3]["name"], "nonce": "a"}],
+    },
+    "doses-coupled-first": {
+        **TINY,
+        "seeds": [7, 0],
+        "training": {**TINY["training"], "max_steps": 9, "doses": [2]},
+        "coupling": {**TINY["coupling"], "order": "before"},
+        "judge": {"model": "judge", "url": "http://judge/v1"},
+        "log_odds": {},
+    },
     "judged-coupled-first": {
         **TINY,
         "seeds": [7, 0],
@@ -165,6 +189,8 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
         "judged-coupled-first",
         "unequal-seeds",
         "own-training",
+        "doses",
+        "doses-coupled-first",
         "odd",
     ],
 )

@@ -65,6 +65,54 @@ before any stage has started.
 {{- range $where, $recipe := dict "training" $study.training "coupling.recipe" $study.coupling.recipe -}}
 {{- if and $recipe.row_tokens (lt (int64 ($recipe.row_tokens | default 0)) (int64 $recipe.max_tokens)) }}{{ $wrong = append $wrong (printf "%s.row_tokens: is less than max_tokens (%d)" $where (int64 $recipe.max_tokens)) }}{{ end -}}
 {{- end -}}
+{{- range $index, $condition := $study.conditions -}}
+{{- with $condition.training -}}
+{{- $where := printf "conditions[%d].training" $index -}}
+{{- if not $condition.dataset }}{{ $wrong = append $wrong (printf "%s: %s %s and is not trained here" $where $condition.name (ternary "has no data set" "has an adapter" (empty $condition.adapter))) }}{{ end -}}
+{{- $rows := $study.training.row_tokens -}}
+{{- if and $rows .max_tokens (lt (int64 $rows) (int64 .max_tokens)) }}{{ $wrong = append $wrong (printf "%s.max_tokens: is more than training.row_tokens (%d)" $where (int64 $rows)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $wrong = concat $wrong (include "experiment.checks.doses" (dict "study" $study "names" $names) | fromJsonArray) -}}
+{{- toJson $wrong -}}
+{{- end }}
+
+{{/* Doses of the training. Takes study and names (of conditions), gives a JSON list of complaints. */}}
+{{- define "experiment.checks.doses" -}}
+{{- $study := .study -}}
+{{- $wrong := list -}}
+{{- $doses := list -}}
+{{- range $index, $step := $study.training.doses -}}
+{{- $where := printf "training.doses[%d]" $index -}}
+{{- $beyond := "" -}}
+{{- range $condition := $study.conditions -}}
+{{- $own := $condition.training | default dict -}}
+{{- $most := ternary (get $own "max_steps") $study.training.max_steps (hasKey $own "max_steps") -}}
+{{- if and $condition.dataset $most (gt (int64 $step) (int64 ($most | default 0))) (not $beyond) }}{{ $beyond = printf "%d is beyond the %d steps of %s" (int64 $step) (int64 $most) $condition.name }}{{ end -}}
+{{- end -}}
+{{- if has (int64 $step) $doses }}{{ $wrong = append $wrong (printf "%s: %d is listed twice" $where (int64 $step)) }}
+{{- else if and $doses (lt (int64 $step) (last $doses)) }}{{ $wrong = append $wrong (printf "%s: %d comes after %d: name them in ascending order" $where (int64 $step) (last $doses)) }}
+{{- else if $beyond }}{{ $wrong = append $wrong (printf "%s: %s" $where $beyond) }}{{ end -}}
+{{- $doses = append $doses (int64 $step) -}}
+{{- end -}}
+{{- $seen := list -}}
+{{- range $index, $stage := $study.training.doses_in -}}
+{{- if has $stage $seen }}{{ $wrong = append $wrong (printf "training.doses_in[%d]: %q is listed twice" $index $stage) }}{{ end -}}
+{{- $seen = append $seen $stage -}}
+{{- end -}}
+{{- $trained := list -}}
+{{- range $study.conditions }}{{ if .dataset }}{{ $trained = append $trained .name }}{{ end }}{{ end -}}
+{{- if and $doses (not $trained) }}{{ $wrong = append $wrong "training.doses: no condition is trained here" }}{{ end -}}
+{{- $names := .names -}}
+{{- range $dose := include "experiment.doses" $study | fromJsonArray -}}
+{{- range $index, $step := $doses -}}
+{{- if eq $step (int64 $dose.step) -}}
+{{- $where := printf "training.doses[%d]" $index -}}
+{{- if has $dose.name $names }}{{ $wrong = append $wrong (printf "%s: %q, as the dose of %s is called, is a condition's name" $where $dose.name $dose.of) }}
+{{- else if gt (len $dose.name) 63 }}{{ $wrong = append $wrong (printf "%s: %q, as the dose is called, has more than 63 characters: give %q a shorter name" $where $dose.name $dose.of) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- toJson $wrong -}}
 {{- end }}
 
@@ -169,6 +217,7 @@ before any stage has started.
 {{- $_ := set $conditions $condition.name (empty (or $condition.dataset $condition.adapter)) -}}
 {{- if eq ($condition.kind | default (ternary "base" "em" (empty (or $condition.dataset $condition.adapter)))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
 {{- end -}}
+{{- range include "experiment.doses" $study | fromJsonArray }}{{ $_ := set $conditions .name false }}{{ end -}}
 {{- with $study.analysis.axis -}}
 {{- if not (has . $em) }}{{ $wrong = append $wrong (printf "analysis.axis: unknown em condition %q" .) }}{{ end -}}
 {{- end -}}

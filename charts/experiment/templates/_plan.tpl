@@ -20,8 +20,11 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $conditions = ternary (prepend $conditions $condition) (append $conditions $condition) (eq $condition.name $base) -}}
 {{- end -}}
 {{- end -}}
+{{- $doses := include "experiment.doses" $study | fromJsonArray -}}
+{{- $measured := $study.training.doses_in | default list -}}
+{{- $ofDose := concat (list "train") $measured (ternary (list "couple") list (has "evaluate" $measured)) -}}
 {{- range $seed := $study.seeds -}}
-{{- range $condition := $conditions -}}
+{{- range $condition := concat $conditions $doses -}}
 {{- $own := include "experiment.seedsOf" (dict "study" $study "condition" $condition) | fromJsonArray -}}
 {{- if has (toString (int64 $seed)) $own -}}
 {{- $name := $condition.name -}}
@@ -41,12 +44,18 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
 {{- if and $study.judge (or $trained $first $once) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
 {{- if kindIs "map" $study.log_odds }}{{ $_ := set $nodes "logodds" (append (append $adapter $coupling) (printf "evaluate:%s" $of)) }}{{ end -}}
+{{- /* A dose is taken from the whole training, and has some of the stages alone. */ -}}
+{{- $whole := ternary (list (printf "train:%s:%d" ($condition.of | default "") (int64 $seed))) list (hasKey $condition "of") -}}
+{{- if $whole -}}
+{{- $_ := set $nodes "train" (concat $nodes.train $whole) -}}
+{{- range $stage := keys $nodes }}{{ if not (has $stage $ofDose) }}{{ $_ := unset $nodes $stage }}{{ end }}{{ end -}}
+{{- end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
 {{- range $stage := list "train" "extract" "couple" "evaluate" "judge" "logodds" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
-{{- $needs := ternary list $coupled (has $coupling $ids) -}}
+{{- $needs := concat (ternary list $coupled (has $coupling $ids)) $whole -}}
 {{- $jobs = append $jobs (merge (dict "stage" "condition" "nodes" $ids "needs" $needs) $common) -}}
 {{- else -}}
 {{- range $stage, $needs := $nodes -}}
@@ -65,6 +74,26 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
+{{- end }}
+
+{{/*
+The doses of all conditions that are trained, each the condition with a name of its own, step and of (whose dose
+it is), as a JSON list. Takes the study.
+*/}}
+{{- define "experiment.doses" -}}
+{{- $study := . -}}
+{{- $found := list -}}
+{{- range $condition := $study.conditions -}}
+{{- $own := $condition.training | default dict -}}
+{{- $most := ternary (get $own "max_steps") $study.training.max_steps (hasKey $own "max_steps") -}}
+{{- range $step := ternary ($study.training.doses | default list) list (not (empty $condition.dataset)) -}}
+{{- if or (empty $most) (lt (int64 $step) (int64 $most)) -}}
+{{- $dose := dict "name" (printf "%s-at-%d" $condition.name (int64 $step)) "of" $condition.name "step" (int64 $step) -}}
+{{- $found = append $found (merge $dose $condition) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end }}
 
 {{/* "true" where the marker is coupled before fine-tuning. */}}
@@ -104,14 +133,23 @@ fingerprints to those of the whole study. Takes root and job.
 {{- $job := .job -}}
 {{- $condition := $job.condition -}}
 {{- $dataset := $condition.dataset | default "" -}}
+{{- $whole := $condition.of | default $condition.name -}}
 {{- $stages := list -}}
 {{- range $node := concat $job.needs $job.nodes }}{{ $stages = append $stages (index (splitList ":" $node) 0) }}{{ end -}}
 {{- $part := dict "part" (dict "condition" $condition.name "stages" $stages) "name" $study.name "model" $study.model -}}
 {{- if $dataset -}}
 {{- with index ($study.datasets | default dict) $dataset }}{{ $_ := set $part "datasets" (dict $dataset .) }}{{ end -}}
-{{- $_ := set $part "training" $study.training -}}
+{{- /* A run keeps all doses, and each is itself alone: another one more changes no other's Job. */ -}}
+{{- $training := omit $study.training "doses" "doses_in" -}}
+{{- if hasKey $condition "of" -}}
+{{- $_ := set $training "doses" (list (int64 $condition.step)) -}}
+{{- $_ := set $training "doses_in" $study.training.doses_in -}}
+{{- else if and $study.training.doses (has $job.stage (list "train" "condition")) -}}
+{{- $_ := set $training "doses" $study.training.doses -}}
 {{- end -}}
-{{- $own := omit $condition "label" "cosine_anchor" "seeds" -}}
+{{- $_ := set $part "training" $training -}}
+{{- end -}}
+{{- $own := set (omit $condition "label" "cosine_anchor" "seeds" "of" "step") "name" $whole -}}
 {{- if not (has $job.stage (list "train" "couple" "condition")) }}{{ $own = omit $own "gpus" }}{{ end -}}
 {{- $conditions := list $own -}}
 {{- $first := include "experiment.coupledFirst" $study -}}
@@ -139,14 +177,14 @@ fingerprints to those of the whole study. Takes root and job.
 {{- range $other := $study.conditions -}}
 {{- $seen := pick $other "name" "persona" "kind" -}}
 {{- if not $seen.kind }}{{ $_ := set $seen "kind" (ternary "base" "em" (empty (or $other.dataset $other.adapter))) }}{{ end -}}
-{{- $conditions = append $conditions (ternary $own $seen (eq $other.name $condition.name)) -}}
+{{- $conditions = append $conditions (ternary $own $seen (eq $other.name $whole)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $part "conditions" $conditions -}}
 {{- $reruns := list -}}
 {{- range $rerun := $study.rerun -}}
-{{- $of := or (empty $rerun.condition) (eq $rerun.condition $condition.name) (and $first (eq $rerun.stage "couple") (eq $rerun.condition $base)) -}}
+{{- $of := or (empty $rerun.condition) (eq $rerun.condition $condition.name) (and $first (eq $rerun.stage "couple") (eq $rerun.condition $base)) (and (eq $rerun.stage "train") (eq $rerun.condition $whole)) -}}
 {{- $seed := or (kindIs "invalid" $rerun.seed) (eq (int64 ($rerun.seed | default 0)) (int64 $job.seed)) -}}
 {{- if and $of $seed (has $rerun.stage $stages) }}{{ $reruns = append $reruns $rerun }}{{ end -}}
 {{- end -}}
