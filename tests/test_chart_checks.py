@@ -105,6 +105,24 @@ FAULTS: dict[str, dict[str, Any]] = {
         "conditions": [{**BASE, "seeds": [137]}, X],
         "coupling": {"order": "before"},
     },
+    "own training": {
+        "training": {"row_tokens": 3000},
+        "conditions": [
+            {**BASE, "training": {"rank": 2}},
+            {**X, "training": {"max_tokens": 3001}},
+            {"name": "y", "adapter": "a/b@" + "0" * 40, "training": {"rank": 2}},
+        ],
+    },
+    "doses": {
+        "training": {"max_steps": 9, "doses": [3, 3, 2, 10, 7], "doses_in": ["extract", "extract"]},
+        "conditions": [
+            BASE,
+            {**X, "training": {"max_steps": 6}},
+            {**X, "name": "x-at-2"},
+            {**X, "name": "y" * 60},
+        ],
+    },
+    "doses of nothing": {"training": {"doses": [3]}, "conditions": [BASE]},
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }
 

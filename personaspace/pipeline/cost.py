@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from personaspace.pipeline import graph
 from personaspace.pipeline.stage import Node
 from personaspace.study import base_model
-from personaspace.study.inputs import Model
+from personaspace.study.inputs import Dose, Model
 from personaspace.study.load import Study
 from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
@@ -114,16 +114,21 @@ def _answers(spec: Experiment, count: int, longest: int) -> Load:
     )
 
 
-def _train(study: Study, node: Node) -> Load:
+def _train(study: Study, node: Node, kept: bool = True) -> Load:
     spec = study.spec
     condition = spec.condition(node.condition)
-    if condition.adapter is not None or condition.whole is not None:  # what is kept on the way
+    recipe = spec.recipe_of(condition)
+    if condition.adapter is not None:
         return Load()
+    if isinstance(condition, Dose):
+        if kept:  # by the whole training, on its way
+            return Load()
+        recipe = recipe.model_copy(update={"max_steps": condition.step})
     assert condition.dataset is not None
     chats = study.chats[condition.dataset].conversations
     each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
     persona = spec.persona(condition.persona).prompt if condition.persona else ""
-    return _training(spec.recipe_of(condition), len(chats), each + _tokens(persona or ""))
+    return _training(recipe, len(chats), each + _tokens(persona or ""))
 
 
 def _extract(study: Study, _: Node) -> Load:
@@ -173,7 +178,6 @@ def _logodds(study: Study, _: Node) -> Load:
 
 #: What the stages that need a GPU have to do.
 _LOADS = {
-    "train": _train,
     "extract": _extract,
     "couple": _couple,
     "evaluate": _evaluate,
@@ -182,8 +186,14 @@ _LOADS = {
 }
 
 
-def load_of(study: Study, node: Node) -> Load | None:
-    """The work of a node; None: it needs no GPU, and nothing is known of it."""
+def load_of(study: Study, node: Node, *, kept: bool = True) -> Load | None:
+    """The work of a node; None: it needs no GPU, and nothing is known of it.
+
+    Args:
+        kept: Of a dose's training: the whole training keeps its adapter, so that there is none.
+    """
+    if node.stage == "train":
+        return _train(study, node, kept)
     count = _LOADS.get(node.stage)
     return None if count is None else count(study, node)
 

@@ -12,8 +12,9 @@ from personaspace.pipeline.run import Work
 from personaspace.pipeline.runtime import device_name
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
-from personaspace.pipeline.why import Why, former, reasons
+from personaspace.pipeline.why import Why, former, reasons, trained_again
 from personaspace.store import Manifest
+from personaspace.study.inputs import Dose
 
 
 class Basis(StrEnum):
@@ -96,11 +97,23 @@ def _times(known: dict[Node, Manifest]) -> dict[Node, float]:
 
 def _seconds(work: Work, node: Node, times: dict[Node, float]) -> tuple[float | None, Basis]:
     """As long as it took before, or as the mean of its like; else as counted for an H100."""
-    alike = [seconds for other, seconds in times.items() if other.stage == node.stage]
+    copied = _is_copied(work, node)
+    alike = [
+        seconds
+        for other, seconds in times.items()
+        if other.stage == node.stage and _is_copied(work, other) == copied
+    ]
     if node in times:
         return times[node], Basis.MEASURED
     if alike:
         return sum(alike) / len(alike), Basis.MEASURED
-    load = load_of(work.study, node)
+    load = load_of(work.study, node, kept=copied)
     seconds = None if load is None else load.gpu_seconds(work.study.spec.model)
     return seconds, Basis.UNKNOWN if seconds is None else Basis.H100
+
+
+def _is_copied(work: Work, node: Node) -> bool:
+    """Whether it is a dose's adapter that the whole training keeps, and no training."""
+    condition = work.study.spec.condition(node.condition) if node.condition else None
+    dose = STAGES[node.stage].of_whole is not None and isinstance(condition, Dose)
+    return dose and not trained_again(work, node)

@@ -15,7 +15,11 @@ from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.pipeline.job_log import LOGS
 from personaspace.pipeline.judging import verdicts_of
 from personaspace.pipeline.run import Work
+from personaspace.pipeline.stage import Node
+from personaspace.pipeline.stages.train import STAGE as TRAINING
+from personaspace.pipeline.stages.train import kept_dose
 from personaspace.store import Manifest, Store, open_store
+from personaspace.study.inputs import Dose
 
 #: Below an artifact's key: what a stage keeps until it is done.
 CHECKPOINTS = "checkpoints"
@@ -189,6 +193,10 @@ def reachable(works: Iterable[Work]) -> tuple[set[str], set[str]]:
             keys.add(work.key(node))
             if work.complete(node) is None:
                 unfinished.add(work.key(node))
+                condition = work.study.spec.condition(node.condition) if node.condition else None
+                if isinstance(condition, Dose):  # what the whole training kept for it
+                    whole = Node(TRAINING.name, condition.of, node.seed)
+                    keys.add(kept_dose(work.key(whole), condition.step))
     return keys, unfinished
 
 

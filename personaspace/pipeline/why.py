@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.stages.train import kept_dose
 from personaspace.study.identity import digest_of
+from personaspace.study.inputs import Dose
 
 if TYPE_CHECKING:
     from personaspace.pipeline.run import Work
@@ -33,6 +35,7 @@ class Cause(StrEnum):
     """Why a node would run."""
 
     FIRST = "first"  # it never ran
+    NOT_KEPT = "not-kept"  # nor did the whole training keep an adapter there
     CHANGED = "changed"  # the study says something else
     VERSION = "version"  # the stage computes something else
     RERUN = "rerun"  # the study asks for it
@@ -88,6 +91,8 @@ class Why:
             return f"its inputs changed: {_several(list(self.inputs))}"
         return {
             Cause.FIRST: "not run yet",
+            Cause.NOT_KEPT: "not run yet, and the whole training is over and kept no adapter "
+            "there: its first steps are trained once more",
             Cause.VERSION: "a newer version of the stage",
             Cause.RERUN: "asked for by rerun",
             Cause.UNRECORDED: "not known why: made before this was recorded",
@@ -167,10 +172,21 @@ def reasons(
     if present is not None:  # made from the same study, but from other inputs
         return Why((Cause.INPUTS,), inputs=tuple(inputs or _replaced(work, node, present)))
     if not candidates:
-        return Why((Cause.FIRST,))
+        return Why((Cause.NOT_KEPT if trained_again(work, node) else Cause.FIRST,))
     made = made_from(work.study, node)
     found = [_compared(work, node, made, manifest, inputs) for manifest in candidates]
     return min(found, key=_weight)
+
+
+def trained_again(work: Work, node: Node) -> bool:
+    """Whether a dose's adapter would be trained once more: the whole run is over without it."""
+    condition = work.study.spec.condition(node.condition) if node.condition else None
+    if not isinstance(condition, Dose) or STAGES[node.stage].of_whole is None:
+        return False
+    whole = Node(node.stage, condition.of, node.seed)
+    if work.complete(whole) is None:
+        return False
+    return work.store.find(kept_dose(work.key(whole), condition.step)) is None
 
 
 def _weight(why: Why) -> tuple[bool, int, int]:
