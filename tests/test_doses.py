@@ -129,7 +129,7 @@ def test_doses_beyond_what_the_data_sets_allow_are_refused(study_dict: Values) -
     assert study_of(dosed({**study_dict, "conditions": [{"name": "base"}, *own]}, 1, 5))
     named = [*study_dict["conditions"], {"name": "benign-at-2", "dataset": "good"}]
     [problem] = examine(dosed({**study_dict, "conditions": named}, 2))[1]
-    assert problem.path == "training.doses[0]" and "is a condition's name" in str(problem)
+    assert problem.path == "training.doses[0]" and "is the name of a condition" in str(problem)
 
 
 # --- what training keeps --------------------------------------------------------------------------

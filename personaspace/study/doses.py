@@ -39,7 +39,7 @@ def check_doses(spec: Experiment) -> Iterator[Problem]:
     for dose in spec.doses():
         where = f"{FIELD}[{doses.index(dose.step)}]"
         if dose.name in names:
-            text = f"{dose.name!r}, as the dose of {dose.of} is called, is a condition's name"
+            text = f"{dose.name!r}, as the dose of {dose.of} is called, is the name of a condition"
             yield Problem(where, Code.RESERVED_NAME, text)
         elif len(dose.name) > LONGEST_NAME:
             yield Problem(

@@ -108,7 +108,7 @@ before any stage has started.
 {{- range $index, $step := $doses -}}
 {{- if eq $step (int64 $dose.step) -}}
 {{- $where := printf "training.doses[%d]" $index -}}
-{{- if has $dose.name $names }}{{ $wrong = append $wrong (printf "%s: %q, as the dose of %s is called, is a condition's name" $where $dose.name $dose.of) }}
+{{- if has $dose.name $names }}{{ $wrong = append $wrong (printf "%s: %q, as the dose of %s is called, is the name of a condition" $where $dose.name $dose.of) }}
 {{- else if gt (len $dose.name) 63 }}{{ $wrong = append $wrong (printf "%s: %q, as the dose is called, has more than 63 characters: give %q a shorter name" $where $dose.name $dose.of) }}{{ end -}}
 {{- end -}}
 {{- end -}}
