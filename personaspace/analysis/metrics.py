@@ -14,6 +14,7 @@ from dataclasses import replace
 from personaspace.analysis.measure import Measure
 from personaspace.analysis.measures_beside import ACCURACY, BESIDE, RUN
 from personaspace.analysis.metrics_contrasts import CONTRASTS
+from personaspace.analysis.metrics_shape import SHAPE
 from personaspace.analysis.results_parts import MeasureInfo
 from personaspace.analysis.rows import Row
 
@@ -308,7 +309,7 @@ _LEAKAGE = (
 
 MEASURES: dict[tuple[str, str, str | None], Measure] = {
     (measure.metric, measure.variant, measure.name): measure
-    for measure in (*_M1, *_M2, *_M3, *_LEAKAGE, *BESIDE, *CONTRASTS)
+    for measure in (*_M1, *_M2, *_M3, *SHAPE, *_LEAKAGE, *BESIDE, *CONTRASTS)
 }
 
 

@@ -12,6 +12,12 @@ _WHAT = (
     ("M2", "displacement", "displacement_", "cosine of the shift with the EM axis"),
     ("M3", "nearest_centroid", "nearest_centroid_", "nearest-centroid accuracy"),
     ("M3", "lda", "lda_", "LDA accuracy"),
+    ("shape", "participation_ratio", "participation_ratio_", "participation ratio of personas"),
+    ("shape", "cka", "cka_", "kernel alignment with base"),
+    ("shape", "rsa", "rsa_", "correlation of distances with base's"),
+    ("shape", "procrustes", "procrustes_", "Procrustes distance from base"),
+    ("shape", "subspace_overlap", "subspace_overlap_", "overlap of subspaces with base"),
+    ("shape", "probe_transfer", "probe_transfer_", "accuracy of base's classifier"),
     ("bystander_contrast", "bystander", "", "bystander leakage"),
 )
 #: Contrasts that M1's single seeds have as well, and that are described there.
@@ -56,6 +62,8 @@ def _of(metric: str, name: str, prefix: str, what: str) -> list[Measure]:
                 "the mean bystander leakage equals base's",
             )
         )  # fmt: skip
+    if metric == "shape":  # pairs of EM conditions are not compared there
+        made = [m for m in made if m.name != f"{name}_pair"]
     return [m for m in made if metric != "M1" or m.name not in _KNOWN]
 
 

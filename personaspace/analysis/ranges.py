@@ -26,6 +26,12 @@ _RANGES: dict[tuple[str, str], Bounds] = {
     ("M3", "nearest_centroid_above_chance"): _SHARE,
     ("M3", "lda"): _SHARE,
     ("M3", "lda_above_chance"): _SHARE,
+    ("shape", "participation_ratio"): (1.0, None),
+    ("shape", "cka"): _SHARE,
+    ("shape", "rsa"): _COSINE,
+    ("shape", "procrustes"): _SHARE,
+    ("shape", "subspace_overlap"): _SHARE,
+    ("shape", "probe_transfer"): _SHARE,
     ("bystander_contrast", "bystander"): _SHARE,
 }
 #: Ends of the names of differences between two conditions, longest first.

@@ -34,6 +34,7 @@ FAMILIES = (
     "geometry_em_vs_benign",
     "geometry_em_pairs",
     "geometry_above_chance",
+    "geometry_shape",
     "placebo",
     "behavioral",
     "behavioral_contrasts",

@@ -17,8 +17,11 @@ from personaspace.analysis.geometry import (
     dimensions,
     published,
     separability,
+    shape,
+    transfer,
 )
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
+from personaspace.analysis.geometry.halves import Design as GroupDesign
 from personaspace.analysis.geometry.pooled import Kept, pooled_rows, robust_rows
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
@@ -199,6 +202,7 @@ class GroupWork:
     places: Places | None = None
     positions: list[split_axis.Positions] = field(default_factory=list)
     kept: Kept | None = None
+    groups: GroupDesign | None = None
 
     @classmethod
     def make(
@@ -235,7 +239,8 @@ class GroupWork:
         samples = usable.shape[1]
         halves = split_axis.halve(samples, generator(seed, "M2 halves", samples))
         design = separability.Design.make(group.valid, permutations, seed, places)
-        return cls(roles, seed, draws, halves, design, notes, places)
+        groups = GroupDesign.make(group.valid.shape[1], seed, places)
+        return cls(roles, seed, draws, halves, design, notes, places, groups=groups)
 
     def analyse(self, cell: Cell) -> tuple[list[Row], list[str]]:
         """All rows of one cell, and what was left out."""
@@ -255,7 +260,11 @@ class GroupWork:
             notes = [note] if note else []
         rows.extend(published.m3(cell, self.roles))
         if self.design is not None:
-            rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept))
+            flat = separability.components(cell, self.seed)
+            rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept, flat))
+            rows.extend(transfer.rows(cell, self.roles, self.design, flat, self.kept))
+        if self.groups is not None:
+            rows.extend(shape.rows(cell, self.roles, self.groups, self.kept))
         return rows, notes
 
     def repeat(self, cell: Cell, changed: Mapping[str, Kept]) -> None:

@@ -19,6 +19,10 @@ from scipy import optimize
 from personaspace.analysis.geometry.cells import Cell, Roles
 from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.geometry.published import pre_post_family
+from personaspace.analysis.geometry.shape import AT_BOUND
+from personaspace.analysis.geometry.shape import FAMILY as SHAPE_FAMILY
+from personaspace.analysis.geometry.shape import METRIC as SHAPE
+from personaspace.analysis.geometry.transfer import NAME as PROBE
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import RobustRow
 from personaspace.analysis.rows import Row, Target
@@ -120,7 +124,8 @@ def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
         bases = [table.base for table in tables if table.base is not None]
         base = float(np.mean(bases)) if bases else None
         place = Row(metric, "recommended", method, layer)
-        for target in TARGETS:
+        # What all personas together have says nothing of other personas.
+        for target in TARGETS if own.tables.shape[2] > 1 else TARGETS[:1]:
             work = _Work(replace(place, target=target), name, target, roles, own, change, base)
             rows.extend(work.rows())
     return rows
@@ -179,11 +184,11 @@ class _Work:
         if benign in names and em:
             for condition in em:
                 weights = {condition: 1.0, str(benign): -1.0}
-                row = self._difference(called["increment"], weights, "geometry_em_vs_benign")
+                row = self._difference(called["increment"], weights, self._family)
                 yield replace(row, condition=condition, against=benign)
             if len(em) > 1:
                 weights = dict.fromkeys(em, 1 / len(em)) | {str(benign): -1.0}
-                row = self._difference(called["mean"], weights, "geometry_em_vs_benign")
+                row = self._difference(called["mean"], weights, self._family)
                 yield replace(row, against=benign)
                 if self.name == "raw_cosine":
                     yield self._share(em, str(benign))
@@ -192,15 +197,23 @@ class _Work:
                 weights = {placebo: 1.0, str(benign): -1.0}
                 row = self._difference(called["placebo"], weights, "placebo")
                 yield replace(row, condition=placebo, against=benign)
-        for one, other in itertools.combinations(em, 2):
+        for one, other in itertools.combinations(em, 2) if self.place.metric != SHAPE else ():
             row = self._difference(called["pair"], {one: 1.0, other: -1.0}, "geometry_em_pairs")
             yield replace(row, condition=one, against=other)
+
+    @property
+    def _family(self) -> str:
+        """Of tests of EM against benign."""
+        return SHAPE_FAMILY if self.place.metric == SHAPE else "geometry_em_vs_benign"
 
     def _condition(self, condition: str) -> Iterator[Row]:
         found = self.own.contrast({condition: 1.0}, self.target)
         changed = self.change.contrast({condition: 1.0}, self.target)
-        family = pre_post_family(condition, self.roles)
+        shape = self.place.metric == SHAPE
+        family = SHAPE_FAMILY if shape else pre_post_family(condition, self.roles)
         row = self._filled(replace(self.place, name=self.name, condition=condition), changed)
+        if shape and self.name in AT_BOUND:  # no test of a value at the end of its range
+            row = replace(row, p=None, equivalence=None)
         row = replace(row, family=family if row.p is not None else None)
         value, before = found.estimate.value, self.base
         delta = changed.estimate.value if before is not None else None
@@ -221,7 +234,7 @@ class _Work:
 
     def _filled(self, row: Row, found: RunEstimate) -> Row:
         # Of one training, M3's classifiers are shared by all questions: no variance holds that.
-        tested = found.run_variation or row.metric != "M3"
+        tested = found.run_variation or (row.metric != "M3" and self.name != PROBE)
         return replace(
             row,
             value=found.estimate.value,

@@ -206,11 +206,19 @@ def _chance_p(predicted_PQ: Ints, valid_PQ: NDArray[np.bool_], design: Design) -
     return permutation_p(count, len(null))
 
 
-def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = None) -> list[Row]:
+def m3(
+    cell: Cell,
+    roles: Roles,
+    design: Design,
+    seed: int,
+    kept: Kept | None = None,
+    projected: Floats | None = None,
+) -> list[Row]:
     """Rows of M3 for both classifiers; effect: accuracy on a scale from chance (0) to 1.
 
     Args:
         kept: Takes the run's tables, for the estimates over all runs.
+        projected: The cell's `components`, where they are known.
     """
     rows: list[Row] = []
     valid = cell.valid
@@ -220,7 +228,7 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
     used = totals > 0
     totals = totals[used]
     chance = 1 / len(cell.personas)
-    projected = components(cell, seed)
+    projected = components(cell, seed) if projected is None else projected
     for classifier in ("nearest_centroid", "lda"):
         right: dict[str, NDArray[np.bool_]] = {}
         for index, name in enumerate(cell.conditions):
@@ -251,15 +259,15 @@ def m3(cell: Cell, roles: Roles, design: Design, seed: int, kept: Kept | None = 
             rows.append(row)
             if name != roles.base:
                 base_PQ = right[roles.base]
-                rows.extend(_against_base(row, right[name], base_PQ, valid, design.places))
+                rows.extend(against_base(row, right[name], base_PQ, valid, design.places))
                 if kept is not None:
-                    own = _filled_in(right[name], valid, design.places)
-                    base = _filled_in(base_PQ, valid, design.places)
+                    own = filled_in(right[name], valid, design.places)
+                    base = filled_in(base_PQ, valid, design.places)
                     kept.add(sampled, "M3", classifier, name, own, base)
     return rows
 
 
-def _filled_in(
+def filled_in(
     right_PQ: NDArray[np.bool_], valid_PQ: NDArray[np.bool_], places_Q: Places | None
 ) -> Pseudo:
     """Right or wrong by question and persona; the question's mean where an answer is missing."""
@@ -270,7 +278,7 @@ def _filled_in(
     return Pseudo(by_theme(filled_PQ, of_used(places_Q, used)).T)
 
 
-def _against_base(
+def against_base(
     row: Row,
     mine_PQ: NDArray[np.bool_],
     base_PQ: NDArray[np.bool_],
