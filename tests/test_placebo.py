@@ -58,14 +58,16 @@ def test_the_other_rows_are_those_without_it(tmp_path: Path) -> None:
     for row in mine:
         # Runs of all conditions enter variances; estimates are the same.
         assert row.value == pytest.approx(plain[key(row)].value, abs=1e-9)
-    placebo = [row for row in found if row.family == "placebo"]
+    placebo = [row for row in found if row.family == "placebo" and row.metric != "shape"]
     assert {row.name for row in placebo} == {
         "placebo_minus_benign", "spread_placebo_minus_benign", "split_half_placebo_minus_benign",
         "displacement_placebo_minus_benign", "nearest_centroid_placebo_minus_benign",
         "lda_placebo_minus_benign",
     }  # fmt: skip
     assert len(placebo) == 12 and all(row.against == "benign" and row.p_holm for row in placebo)
-    own = {row.family for row in found if row.condition == "benign-2"}
+    shapes = [row.name for row in found if row.family == "placebo" and row.metric == "shape"]
+    assert "cka_placebo_minus_benign" in shapes and len(shapes) == len(set(shapes)) >= 4
+    own = {row.family for row in found if row.condition == "benign-2"} - {"geometry_shape"}
     assert own <= {None, "placebo", "geometry_benign_pre_post", "geometry_above_chance"}
 
 

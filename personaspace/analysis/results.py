@@ -96,11 +96,12 @@ class Results(BaseModel):
     conditions: list[StudyCondition] = Field(min_length=1)
     """The conditions, in the spec's order."""
     geometry: list[Row] = []
-    """M1, M2 and M3."""
+    """M1, M2, M3 and shape."""
     dimensions: list[DimensionRow] = []
     """How much a few dimensions make of the activations."""
     robustness: list[RobustRow] = []
-    """M1 to M3 at the headline layer without these dimensions, and with all of one scale."""
+    """M1 to M3 and shape at the headline layer without these dimensions, and with all of one
+    scale."""
     leakage: list[Row] = []
     """Leakage of the marker, length of the answers, and H1 to H3."""
     rates: list[RateRow] = []

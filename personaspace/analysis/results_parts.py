@@ -174,7 +174,7 @@ class DimensionRow(Part):
 
 
 class RobustRow(Part):
-    """An estimate of M1, M2 or M3 at the headline layer, from activations changed beforehand."""
+    """An estimate of M1 to M3 or shape at the headline layer, of activations that were changed."""
 
     transform: Literal["as_is", "without_massive", "scaled"]
     """`as_is`; base's massive dimensions removed; each dimension divided by its standard deviation
@@ -184,7 +184,7 @@ class RobustRow(Part):
     layer: int
     """Decoder layer, counted from 0."""
     metric: str
-    """M1, M2 or M3."""
+    """M1, M2, M3 or shape."""
     name: str
     """The measure, as in the rows."""
     condition: str | None = None
@@ -288,7 +288,7 @@ class MeasureInfo(Part):
     """What a kind of row is called, tests, shows and cannot show."""
 
     metric: str
-    """M1, M2, M3, bystander_mean, length, persona_text, log_odds, H1, H2 or H3."""
+    """M1, M2, M3, shape, bystander_mean, length, persona_text, log_odds, H1, H2 or H3."""
     variant: Variant
     """`published` or `recommended`."""
     name: str | None = None

@@ -25,6 +25,12 @@ _MEASURES = {
     "displacement": "cosine of shifts with the EM axis",
     "nearest_centroid_delta": "nearest-centroid accuracy, change from base",
     "lda_delta": "LDA accuracy, change from base",
+    "participation_ratio_delta": "participation ratio, change from base",
+    "cka": "kernel alignment with base",
+    "rsa": "correlation of distances with base's",
+    "procrustes": "Procrustes distance from base",
+    "subspace_overlap": "overlap of subspaces with base",
+    "probe_transfer_delta": "accuracy of base's classifier, change from base",
 }
 
 
@@ -78,7 +84,7 @@ def dimensions_table(results: Results) -> Table | None:
 
 
 def robustness_table(results: Results) -> Table | None:
-    """M1 to M3 as they are, without massive dimensions and scaled; None without such rows."""
+    """M1 to M3 and shape, as they are, without massive dimensions, scaled; None without rows."""
     if not results.robustness:
         return None
     found: dict[tuple[str, str, str | None], dict[str, RobustRow]] = {}
@@ -93,7 +99,7 @@ def robustness_table(results: Results) -> Table | None:
         )
     return Table(
         "robustness-table",
-        f"M1 to M3 at layer {results.headline_layer}, with and without large dimensions",
+        f"M1 to M3 and shape at layer {results.headline_layer}, with and without large dimensions",
         [Column("Measure"), Column("Condition"), *(Column(t, True) for t in _TRANSFORMS.values())],
         lines,
         note="Estimates over all runs with their 95\u202f% intervals, for these personas. Where a "
@@ -106,4 +112,7 @@ def robustness_table(results: Results) -> Table | None:
 def _cell(row: RobustRow | None) -> Cell:
     if row is None or row.value is None:
         return Cell(NONE)
-    return Cell(number(row.value, 3, sign=True), row.value, interval(row.ci95) if row.ci95 else "")
+    signed = row.metric != "shape" or row.name.endswith("_delta")
+    return Cell(
+        number(row.value, 3, sign=signed), row.value, interval(row.ci95) if row.ci95 else ""
+    )

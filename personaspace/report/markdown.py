@@ -80,7 +80,9 @@ def summary(
     if tests is not None:
         parts += [f"## {tests.caption}", _short(tests)]
         notes += [escape_markdown(tests.note), _bullets(list(tests.footnotes))]
-    for table in (context["dimensions"], context["robustness"]):
+    shape = context["shape"] or {}
+    about = [shape.get("table"), shape.get("increments")]
+    for table in (*about, context["dimensions"], context["robustness"]):
         if table is not None:
             parts += [f"## {table.caption}", _short(table), escape_markdown(table.note)]
     folded = [_bullets(context["details"]), *notes]

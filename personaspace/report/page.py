@@ -23,6 +23,7 @@ from personaspace.report import (
     markdown,
     provenance,
     published_vs_recommended,
+    shape_tables,
 )
 from personaspace.report import headline as words
 from personaspace.report.downloads import downloads
@@ -131,7 +132,8 @@ def _measures(results: Results) -> list[dict[str, Any]]:
     present = dict.fromkeys(row.metric for row in results.geometry)
     known = [metric for metric in published_vs_recommended.MEASURES if metric in present]
     found = []
-    for metric in known + [metric for metric in present if metric not in known]:
+    apart = {*known, shape_tables.METRIC}
+    for metric in known + [metric for metric in present if metric not in apart]:
         headline = [
             row
             for row in results.geometry
@@ -278,6 +280,7 @@ def build(
         "measures": _measures(results),
         "dimensions": dimension_tables.dimensions_table(results),
         "robustness": dimension_tables.robustness_table(results),
+        "shape": shape_tables.section(results),
         "answers": _answers(packed),
         "personas": _personas_table(results),
         "origin": origin,

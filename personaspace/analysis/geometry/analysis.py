@@ -21,6 +21,7 @@ from personaspace.analysis.geometry import (
     transfer,
 )
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
+from personaspace.analysis.geometry.halves import LEAST
 from personaspace.analysis.geometry.halves import Design as GroupDesign
 from personaspace.analysis.geometry.pooled import Kept, pooled_rows, robust_rows
 from personaspace.analysis.metrics import described
@@ -240,6 +241,9 @@ class GroupWork:
         halves = split_axis.halve(samples, generator(seed, "M2 halves", samples))
         design = separability.Design.make(group.valid, permutations, seed, places)
         groups = GroupDesign.make(group.valid.shape[1], seed, places)
+        if groups is None:
+            unit = "questions" if places is None else "themes"
+            notes.append(f"shape is left out for {where}: fewer than {LEAST} {unit}")
         return cls(roles, seed, draws, halves, design, notes, places, groups=groups)
 
     def analyse(self, cell: Cell) -> tuple[list[Row], list[str]]:
@@ -268,7 +272,7 @@ class GroupWork:
         return rows, notes
 
     def repeat(self, cell: Cell, changed: Mapping[str, Kept]) -> None:
-        """M1 to M3 of activations changed in each way, for estimates over all runs alone."""
+        """The same of activations changed in each way, for estimates over all runs alone."""
         for transform in dimensions.transforms(cell):
             self._once_more(dimensions.transformed(cell, transform), changed[transform])
 
@@ -279,7 +283,11 @@ class GroupWork:
         collapse.m1(sampled, self.roles, kept)
         if self.halves is not None and self.roles.axis is not None:
             split_axis.m2(sampled, self.roles, self.halves, kept)
-        separability.m3(cell, self.roles, self.design, self.seed, kept)
+        flat = separability.components(cell, self.seed)
+        separability.m3(cell, self.roles, self.design, self.seed, kept, flat)
+        transfer.rows(cell, self.roles, self.design, flat, kept)
+        if self.groups is not None:
+            shape.rows(cell, self.roles, self.groups, kept)
 
 
 def _cosine_table(cell: Cell) -> pd.DataFrame:

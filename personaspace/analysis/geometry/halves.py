@@ -22,8 +22,8 @@ from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.stats import Array, generator
 from personaspace.analysis.themes import Places, samples, widening
 
-#: Groups of questions, at most; fewer than four cannot be halved and left out.
-GROUPS, LEAST = 12, 4
+#: Groups of questions, at most; of fewer than six a half without one has no pairs.
+GROUPS, LEAST = 12, 6
 HALVINGS = 8
 
 Ints = NDArray[np.int64]

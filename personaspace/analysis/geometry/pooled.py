@@ -136,7 +136,8 @@ _ROBUST = frozenset(
     {
         *("raw_cosine_delta", "em_minus_benign", "em_mean_minus_benign", "em_mean_benign_share"),
         *("spread_delta", "spread_em_mean_minus_benign", "split_half_delta", "displacement"),
-        *("nearest_centroid_delta", "lda_delta"),
+        *("nearest_centroid_delta", "lda_delta", "participation_ratio_delta", *AT_BOUND),
+        *("probe_transfer_delta",),
     }
 )
 

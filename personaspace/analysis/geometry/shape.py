@@ -207,7 +207,7 @@ def measured(cell: Cell, design: Design) -> dict[str, dict[str, Pseudo]]:
     """Every measure of every condition; base has its participation ratio alone."""
     used = np.unique(design.group_Q[cell.valid.any(axis=0)])
     halves_MG = design.halves_MG[:, used]
-    few = min(halves_MG.sum(axis=1).min(), (~halves_MG).sum(axis=1).min()) < 2
+    few = min(halves_MG.sum(axis=1).min(), (~halves_MG).sum(axis=1).min()) < LEAST // 2
     if few or len(used) < LEAST or len(cell.personas) < 3:
         return {}
     sums, sizes_G = {}, np.empty(0)

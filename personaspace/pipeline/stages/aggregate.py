@@ -123,7 +123,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="aggregate",
-    version=11,
+    version=12,
     scope=Scope.STUDY,
     # Adapters are large, and nothing of them is counted here but the log of their training.
     needs=(
