@@ -58,6 +58,10 @@ MATRIX: dict[str, dict[str, Any]] = {
         "gpu": {"migProfile": "1g.10gb"},
         "stages": {"train": {"gpu": {"migProfile": "7g.80gb"}}},
     },
+    "claimed GPUs": {
+        "gpu": {"deviceClass": "gpu.nvidia.com"},
+        "stages": {"train": {"gpu": {"count": 4}}, "couple": {"gpu": {"count": 0}}},
+    },
     "another vendor": {"gpu": {"resource": "amd.com/gpu", "runtimeClassName": "amd"}},
     "GPU nodes": {
         "gpu": {"nodeSelector": {"nvidia.com/gpu.product": "H100"}, "tolerations": [_EVERY]}

@@ -133,6 +133,44 @@ def test_an_empty_section_is_its_defaults_in_a_study_too() -> None:
     assert problems == [] and spec == Experiment()
 
 
+@each_helm
+def test_gpus_may_be_claimed(program: str) -> None:
+    values = {
+        "gpu": {"deviceClass": "gpu.nvidia.com", "deviceSelectors": ["device.driver == 'x'"]},
+        "stages": {"train": {"gpu": {"count": 4}}, "couple": {"gpu": {"deviceClass": ""}}},
+        "experiment": SMALL,
+    }
+    values["stages"]["couple"]["gpu"]["deviceSelectors"] = []
+    objects = render(values, program=program)
+    templates = of_kind(objects, "ResourceClaimTemplate")
+    counts = {}
+    for job in stage_jobs(objects).values():
+        stage = job["metadata"]["labels"]["personaspace.dev/stage"]
+        pod = job["spec"]["template"]["spec"]
+        resources = pod["containers"][0].get("resources", {})
+        if stage in ("couple", "aggregate"):
+            assert "resourceClaims" not in pod and "claims" not in resources
+            continue
+        (claim,) = pod["resourceClaims"]
+        assert resources["claims"] == [{"name": claim["name"]}]
+        assert "nvidia.com/gpu" not in resources.get("limits", {})
+        devices = templates[claim["resourceClaimTemplateName"]]["spec"]["spec"]["devices"]
+        (request,) = devices["requests"]
+        assert request["exactly"]["deviceClassName"] == "gpu.nvidia.com"
+        assert request["exactly"]["selectors"] == [{"cel": {"expression": "device.driver == 'x'"}}]
+        counts[stage] = request["exactly"]["count"]
+    assert counts == {"train": 4, "extract": 1, "evaluate": 1}
+    assert len(templates) == 2
+
+
+def test_what_says_nothing_of_claims_is_refused() -> None:
+    said = refused({"experiment": SMALL, "gpu": {"deviceSelectors": ["true"]}})
+    assert "gpu.deviceSelectors: need deviceClass" in said
+    both = {"train": {"gpu": {"deviceClass": "x", "migProfile": "1g.10gb"}}}
+    said = refused({"experiment": SMALL, "stages": both})
+    assert "stages.train.gpu.migProfile: a claimed slice is named in deviceSelectors" in said
+
+
 def test_images_come_from_a_registry_that_is_named() -> None:
     cases: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ({}, ("image.registry", "cpuImage.registry")),

@@ -68,6 +68,16 @@ class Gpu(Part):
         pattern=r"^([0-9]+g\.[0-9]+gb(\.me)?)?$",
         description="A MIG slice instead of whole GPUs, such as 3g.40gb.",
     )
+    device_class: k8s.ObjectName = Field(
+        "",
+        description="Device class, such as gpu.nvidia.com, of which pods claim GPUs (dynamic "
+        "resource allocation, Kubernetes 1.34 or newer) instead of asking for `resource`.",
+    )
+    device_selectors: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="CEL expressions that each claimed device must meet: a kind of GPU, a memory, "
+        "a slice. Needs `deviceClass`.",
+    )
     runtime_class_name: k8s.ObjectName = Field(
         "",
         description="Runtime class of pods with a GPU, such as nvidia; pods without keep theirs.",

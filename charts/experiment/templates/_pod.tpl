@@ -10,6 +10,8 @@ configs (names of the ConfigMaps that it reads), and the GPUs that the condition
 {{- with .condition }}{{ $_ := set $labels "personaspace.dev/condition" . }}{{ end -}}
 {{- if ge (int64 .seed) 0 }}{{ $_ := set $labels "personaspace.dev/seed" (toString .seed) }}{{ end -}}
 {{- $labels = merge $labels (include "experiment.selectorLabels" $root | fromYaml) ($settings.podLabels | default dict) -}}
+{{- $gpus := int (include "experiment.gpus" .) -}}
+{{- $claims := and (gt $gpus 0) (not (empty $settings.gpu.deviceClass)) -}}
 metadata:
   labels:
     {{- toYaml $labels | nindent 4 }}
@@ -42,6 +44,11 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- end }}
+  {{- if $claims }}
+  resourceClaims:
+    - name: gpu
+      resourceClaimTemplateName: {{ include "experiment.claimName" (dict "root" $root "gpu" $settings.gpu "count" $gpus) }}
+  {{- end }}
   securityContext:
     {{- toYaml $root.Values.podSecurityContext | nindent 4 }}
   containers:
@@ -60,10 +67,10 @@ spec:
       envFrom:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- $gpus := int $settings.gpu.count }}
-      {{- if and (gt $gpus 0) (has .stage (list "train" "couple" "condition")) }}{{ $gpus = max $gpus (int (.gpus | default 1)) }}{{ end }}
       {{- $resources := include "experiment.resources" (dict "resources" $settings.resources "gpus" $gpus) | fromJson }}
-      {{- if gt $gpus 0 }}
+      {{- if $claims }}
+      {{- $_ := set $resources "claims" (list (dict "name" "gpu")) }}
+      {{- else if gt $gpus 0 }}
       {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) $gpus) ($resources.limits | default dict) }}
       {{- $_ := set $resources "limits" $limits }}
       {{- end }}
@@ -91,6 +98,45 @@ spec:
           {{- end }}
     {{- $volumes := include "experiment.volumes" (dict "root" $root "settings" $settings) | fromYamlArray }}
     {{- include "experiment.merged" (dict "key" "name" "chart" $volumes "user" $settings.extraVolumes) | nindent 4 }}
+{{- end }}
+
+{{/* GPUs of a pod. Takes stage, settings, and gpus: what the condition's training asks for. */}}
+{{- define "experiment.gpus" -}}
+{{- $gpus := int .settings.gpu.count -}}
+{{- if and (gt $gpus 0) (has .stage (list "train" "couple" "condition")) }}{{ $gpus = max $gpus (int (.gpus | default 1)) }}{{ end -}}
+{{- $gpus -}}
+{{- end }}
+
+{{/* Name of the template of a pod's claim on GPUs: what it asks for cannot change. Takes root, gpu, count. */}}
+{{- define "experiment.claimName" -}}
+{{- include "experiment.configName" (dict "root" .root "what" "gpu" "text" (toJson (list .gpu.deviceClass .gpu.deviceSelectors .count))) -}}
+{{- end }}
+
+{{/* The template of a pod's claim on GPUs (dynamic resource allocation). Takes root, gpu, count. */}}
+{{- define "experiment.claimTemplate" -}}
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata:
+  name: {{ include "experiment.claimName" . }}
+  labels:
+    {{- include "experiment.selectorLabels" .root | nindent 4 }}
+    app.kubernetes.io/component: gpu
+    app.kubernetes.io/part-of: personaspace
+spec:
+  spec:
+    devices:
+      requests:
+        - name: gpu
+          exactly:
+            deviceClassName: {{ .gpu.deviceClass | quote }}
+            allocationMode: ExactCount
+            count: {{ .count }}
+            {{- with .gpu.deviceSelectors }}
+            selectors:
+              {{- range . }}
+              - cel: {expression: {{ . | quote }}}
+              {{- end }}
+            {{- end }}
 {{- end }}
 
 {{- define "experiment.env" -}}

@@ -20,6 +20,9 @@ stage. Gives a JSON list of complaints.
 {{- $settings := include "experiment.settings" (dict "root" $root "stage" $stage) | fromJson -}}
 {{- $wrong = append $wrong (include "experiment.checks.image" (dict "at" $settings.imageOf "image" $settings.image)) -}}
 {{- $resource := include "experiment.gpuResource" $settings.gpu -}}
+{{- $at := ternary (printf "stages.%s.gpu" $stage) "gpu" (not (empty (dig $stage "gpu" dict $root.Values.stages))) -}}
+{{- if and $settings.gpu.deviceClass $settings.gpu.migProfile }}{{ $wrong = append $wrong (printf "%s.migProfile: a claimed slice is named in deviceSelectors, not here (deviceClass is set)" $at) }}{{ end -}}
+{{- if and $settings.gpu.deviceSelectors (not $settings.gpu.deviceClass) }}{{ $wrong = append $wrong (printf "%s.deviceSelectors: need deviceClass, whose devices they choose from" $at) }}{{ end -}}
 {{- $own := index $root.Values.stages $stage | default dict -}}
 {{- $at := ternary (printf "stages.%s" $stage) "pods" (not (empty $own.resources)) -}}
 {{- range $kind := list "requests" "limits" -}}
