@@ -135,7 +135,7 @@ def test_an_empty_section_is_its_defaults_in_a_study_too() -> None:
 
 @each_helm
 def test_gpus_may_be_claimed(program: str) -> None:
-    values = {
+    values: dict[str, Any] = {
         "gpu": {"deviceClass": "gpu.nvidia.com", "deviceSelectors": ["device.driver == 'x'"]},
         "stages": {"train": {"gpu": {"count": 4}}, "couple": {"gpu": {"deviceClass": ""}}},
         "experiment": SMALL,
