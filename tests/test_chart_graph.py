@@ -39,6 +39,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "partial": {"analysis": {"partial": True}},
     "log-odds": {**TINY, "seeds": [7, 0], "log_odds": {}},
+    "steered": {
+        **TINY,
+        "seeds": [7, 0],
+        "steering": {"vectors": ["shift", "villain"], "conditions": ["base", "e4-villain"]},
+    },
+    "steered-coupled-first": {
+        **TINY,
+        "seeds": [7, 0],
+        "coupling": {**TINY["coupling"], "order": "before"},
+        "steering": {"vectors": ["villain"], "modes": ["add"]},
+    },
     "coupled-first": {**TINY, "seeds": [7, 0], "coupling": {**TINY["coupling"], "order": "before"}},
     "judged": {**TINY, "seeds": [7, 0], "judge": {"model": "judge", "url": "http://judge/v1"}},
     "published-adapter": {
@@ -146,7 +157,9 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
     assert table == {name: nodes_of(job) for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("case", ["three-seeds", "log-odds", "judged", "judged-coupled-first"])
+@pytest.mark.parametrize(
+    "case", ["three-seeds", "log-odds", "judged", "judged-coupled-first", "steered"]
+)
 def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None:
     """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
     values = {**CASES[case], "seeds": [42, 137, 256]}
@@ -185,6 +198,7 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
         "one-trained",
         "judged",
         "log-odds",
+        "steered",
         "coupled-first",
         "judged-coupled-first",
         "unequal-seeds",
@@ -329,6 +343,7 @@ def changed(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any] | N
 def test_whatever_changes_a_fingerprint_changes_the_job() -> None:
     """Every field of the study in turn; names may change more often than fingerprints, not less."""
     judged = {**TINY, "judge": CASES["judged"]["judge"], "log_odds": {"max_new_tokens": 9}}
+    judged["steering"] = {"vectors": ["shift", "villain"], "layer": 14, "pairs": 4}
     start: dict[str, Any] = Experiment.model_validate(judged).model_dump(
         mode="json", exclude_none=True
     )

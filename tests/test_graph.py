@@ -106,7 +106,9 @@ def test_every_node_comes_after_what_it_needs(study_dict: Values) -> None:
     for number, node in enumerate(plan.nodes):
         assert set(plan.needs[node]) <= set(plan.nodes[:number])
     stages = {node.stage for node in plan.nodes}
-    assert sorted(stages) == sorted(set(STAGES) - {"judge", "logodds"}), "these are asked for"
+    assert sorted(stages) == sorted(set(STAGES) - {"judge", "logodds", "steer"}), (
+        "these are asked for"
+    )
 
 
 @pytest.mark.parametrize(
@@ -352,6 +354,61 @@ def test_a_change_runs_again_just_what_depends_on_it(
     after = prints(study_dict)
     assert set(after) == set(before)
     assert {name for name in before if before[name] != after[name]} == changed | set(end)
+
+
+STEERED: list[tuple[str, Edit, set[str]]] = [
+    ("doses", merge("steering", doses=[3.0]), nodes("steer", ALL)),
+    ("vectors", merge("steering", vectors=["villain"]), nodes("steer", ALL)),
+    ("modes", merge("steering", modes=["ablate"]), nodes("steer", ALL)),
+    ("controls", merge("steering", controls=20), nodes("steer", ALL)),
+    ("answering controls", merge("steering", answered_controls=2), nodes("steer", ALL)),
+    ("layer", merge("steering", layer=2), nodes("steer", ALL)),
+    ("pairs", merge("steering", pairs=5), nodes("steer", ALL)),
+    ("tokens", merge("steering", answer_tokens=5), nodes("steer", ALL)),
+    ("rows of the pairs", merge("steering", bad={"path": "builtin:chats-bad-legal-advice",
+                                                 "rows": ":60"}), nodes("steer", ALL)),
+    ("questions", merge("steering", limit=3), nodes("steer", ALL)),
+    ("length", merge("steering", max_new_tokens=5), nodes("steer", ALL)),
+    ("all conditions, by name", merge("steering", conditions=ALL), set()),
+    ("all seeds, by name", merge("steering", seeds=[42]), set()),
+    ("the engine that it has", merge("steering", engine="transformers"), set()),
+    ("headline layer", merge("analysis", layer=2), nodes("steer", ALL)),
+    ("method", merge("analysis", method="b"), nodes("steer", ALL)),
+    ("assistant's wording", wording("assistant"), nodes("extract evaluate steer", ALL)),
+    ("evaluation samples", merge("evaluation", samples=3), nodes("evaluate", ALL)),
+    ("engine elsewhere", merge("generation", engine="auto"), nodes(f"{LATER} steer", ALL)),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edit", "changed"), [case[1:] for case in STEERED], ids=[case[0] for case in STEERED]
+)
+def test_a_change_steers_again_just_what_depends_on_it(
+    study_dict: Values, edit: Edit, changed: set[str]
+) -> None:
+    study_dict["steering"] = {"vectors": ["shift", "villain"]}
+    before = prints(study_dict)
+    assert {n for n in before if n.startswith("steer")} == nodes("steer", ALL)
+    edit(study_dict)
+    after = prints(study_dict)
+    assert set(after) == set(before)
+    found = {name for name in before if before[name] != after[name]} - set(END)
+    assert found == changed
+
+
+def test_steering_comes_beside_what_there_is(study_dict: Values) -> None:
+    before = prints(study_dict)
+    after = prints({**study_dict, "steering": {}})
+    assert set(after) - set(before) == nodes("steer", TRAINED), "base has no shift"
+    assert {name for name in before if before[name] != after[name]} == set(END)
+    plan = build({**study_dict, "steering": {}, "coupling": {**study_dict["coupling"]}})
+    needs = {node.id: [need.id for need in plan.needs[node]] for node in plan.nodes}
+    assert needs["steer:e4-villain:42"] == ["train:e4-villain:42", "extract:e4-villain:42"]
+    few = {"conditions": ["base", "benign"], "vectors": ["villain"], "modes": ["add"]}
+    assert {n for n in prints({**study_dict, "steering": few}) if n.startswith("steer")} == nodes(
+        "steer", ["base"]
+    )
 
 
 def test_another_seed_adds_nodes_and_leaves_the_others(study_dict: Values) -> None:

@@ -35,6 +35,7 @@ LATER = {
     "registration",
     "robustness",
     "seeds",
+    "steering",
 }
 
 

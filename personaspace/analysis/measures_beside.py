@@ -98,4 +98,32 @@ _LOG_ODDS = tuple(
     )
 )  # fmt: skip
 
-BESIDE = (*_LOG_ODDS, *_RATES, *_FORM, *_TEXT)
+_STEERED = (
+    Measure(
+        "steering", "recommended", "advice", "bad advice, steered",
+        "whether moving hidden states along a vector at one layer makes bad answers likelier "
+        "against good ones to the same questions, more than random directions of its length do",
+        "say that the vector alone does it: other directions that training moves along may do the "
+        "same, and likelier bad advice of one field is not misalignment at large",
+        "the vector's direction is one more random one: its change, in absolute size, is as likely "
+        "to stand at any rank among the controls'",
+    ),
+    Measure(
+        "steering", "recommended", "good", "good advice, steered",
+        "how much likely text of another kind, good answers, becomes less likely: the damage that "
+        "any strong push does",
+        "be taken as the trait: bad answers suffer the same damage",
+    ),
+    Measure(
+        "steering", "recommended", "degenerate", "degenerate answers, steered",
+        "the share of the steered model's greedy answers that are empty or repetitive",
+        "see an answer that reads well and makes no sense",
+    ),
+    Measure(
+        "steering", "recommended", "surprise", "surprise of answers, steered",
+        "how unlikely the steered model's answers are to the untouched one (log perplexity)",
+        "tell nonsense from text that is merely unlike this model's",
+    ),
+)  # fmt: skip
+
+BESIDE = (*_STEERED, *_LOG_ODDS, *_RATES, *_FORM, *_TEXT)

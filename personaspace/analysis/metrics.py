@@ -17,6 +17,7 @@ from personaspace.analysis.metrics_contrasts import CONTRASTS
 from personaspace.analysis.metrics_shape import SHAPE
 from personaspace.analysis.results_parts import MeasureInfo
 from personaspace.analysis.rows import Row
+from personaspace.analysis.steering_rows import SteeringRow
 
 _ONE_RUN = "separate the effect of the fine-tuning data from chance in a single training run"
 _GONE = "share of base's distance from 1 that is lost"
@@ -340,9 +341,10 @@ def described(row: Row) -> Row:
     return replace(row, note=note, effect_name=measure.effect if row.effect is not None else None)
 
 
-def measures_of(rows: Iterable[Row]) -> list[MeasureInfo]:
+def measures_of(rows: Iterable[Row], steered: Iterable[SteeringRow] = ()) -> list[MeasureInfo]:
     """The measures that occur in rows, in order of first appearance."""
-    keys = dict.fromkeys((row.metric, row.variant, row.name) for row in rows)
+    keys = dict.fromkeys((row.metric, str(row.variant), row.name) for row in rows)
+    keys |= dict.fromkeys(("steering", "recommended", str(row.measure)) for row in steered)
     return [measure_of(*key).info() for key in keys]
 
 

@@ -34,6 +34,7 @@ from personaspace.analysis.results_parts import (
     TrainingRow,
 )
 from personaspace.analysis.rows import STRICT, Row
+from personaspace.analysis.steering_rows import SteeringRow
 from personaspace.files import as_model, read_json
 from personaspace.schema_page import page
 
@@ -114,6 +115,8 @@ class Results(BaseModel):
     """The judge of the conditions' answers to open questions; None: the study has none."""
     judged: list[JudgedRow] = []
     """What it said: how often answers of the fine-tuned models are misaligned."""
+    steering: list[SteeringRow] = []
+    """What vectors cause, added to a layer's output or projected out of it."""
     training: list[TrainingRow] = []
     """Losses of the training runs."""
     notes: list[str] = []

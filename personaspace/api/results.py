@@ -136,6 +136,12 @@ class StudyResults:
         """Answers with the marker, by condition, seed and persona."""
         return self._table("rates")
 
+    def steering(self) -> pd.DataFrame:
+        """What steering changed: a row for each vector, dose and measure (docs/results.md)."""
+        import pandas as pd
+
+        return pd.DataFrame([row.model_dump(mode="json") for row in self.results.steering])
+
     def answers(self) -> pd.DataFrame:
         """Every evaluated answer with what was measured of it."""
         return self._table("answers")

@@ -209,6 +209,7 @@ class Stages(Part):
     evaluate: Settings = Settings()
     judge: Settings = Settings()
     logodds: Settings = Settings()
+    steer: Settings = Settings()
     condition: Settings = Field(
         Settings(), description="The one Job of a condition and seed with `fuse`."
     )

@@ -9,12 +9,14 @@ from personaspace.analysis.rows import Row
 from personaspace.pipeline.context import ANSWERS, Context
 from personaspace.pipeline.design import infos
 from personaspace.pipeline.stages.logodds import LOG_ODDS
+from personaspace.pipeline.stages.steer import STEERING
 from personaspace.pipeline.tables import Answers, folders_of, read
 
 if TYPE_CHECKING:
     from personaspace.analysis.form import Forms
     from personaspace.analysis.leakage.scores import Key
     from personaspace.analysis.log_odds import LogProbabilities
+    from personaspace.analysis.steering_rows import SteeringRow
 
 
 def forms_of_answers(context: Context, answers: Answers) -> Forms:
@@ -99,6 +101,18 @@ def log_odds(context: Context) -> list[Row]:
             seed=analysis.seed,
         )
     return rows
+
+
+def steering(context: Context) -> list[SteeringRow]:
+    """Changes of steered models, where stage steer measured them."""
+    from personaspace.analysis.steering import analyse_steering
+
+    return analyse_steering(
+        {
+            (node.condition, node.seed): read(folder / STEERING)
+            for node, folder in folders_of(context, "steer").items()
+        }
+    )
 
 
 def _common(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:

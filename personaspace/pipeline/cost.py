@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from personaspace.pipeline import graph
+from personaspace.pipeline.arms import arms_of
 from personaspace.pipeline.stage import Node
 from personaspace.study import base_model
 from personaspace.study.inputs import Dose, Model
@@ -14,6 +15,7 @@ from personaspace.study.load import Study
 from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment
+from personaspace.study.steering import SHIFT
 
 #: Rates measured on one H100 with a model of Qwen2.5-7B's shape (docs/performance.md and
 #: docs/performance-generation.md): FLOP/s of LoRA training and of forward passes, and answered
@@ -21,6 +23,11 @@ from personaspace.study.spec import Experiment
 TRAINING_FLOPS = 510e12
 FORWARD_FLOPS = 665e12
 DECODE_TOKENS_7B = 15_000.0
+#: Steps a second of the transformers engine, in which a GPU waits more than it computes:
+#: SmolLM2-135M on an H200, 64 answers at once (docs/performance-generation.md).
+SERIAL_STEPS = 27.0
+#: Answers that it has in flight.
+SERIAL_ROWS = 64
 #: English text; chat models average near this.
 CHARACTERS_PER_TOKEN = 4.5
 #: Tokens that a chat template adds to each chat.
@@ -46,6 +53,7 @@ class Load:
         decoded: Tokens of those.
         prompts: Prompts whose hidden states are taken.
         read: Tokens of prompts, those of answers included.
+        serial: Steps in which the transformers engine draws answers, one after another.
     """
 
     steps: int = 0
@@ -54,6 +62,7 @@ class Load:
     decoded: float = 0.0
     prompts: int = 0
     read: float = 0.0
+    serial: float = 0.0
 
     def __add__(self, other: Load) -> Load:
         mine, theirs = vars(self), vars(other)
@@ -69,6 +78,7 @@ class Load:
             4 * n * self.trained / TRAINING_FLOPS
             + 2 * n * self.read / FORWARD_FLOPS
             + self.decoded / (DECODE_TOKENS_7B * 7e9 / n)
+            + self.serial / SERIAL_STEPS
         )
 
 
@@ -176,6 +186,25 @@ def _logodds(study: Study, _: Node) -> Load:
     return common + Load(read=questions * personas * (each + evaluation.samples * own))
 
 
+def _steer(study: Study, node: Node) -> Load:
+    spec, steering, inputs = study.spec, study.spec.steering, study.steering
+    assert steering is not None and inputs is not None
+    fine_tuned = spec.condition(node.condition).fine_tuned
+    arms = list(arms_of(steering, fine_tuned))
+    texts = [text for pair in inputs.pairs for text in (pair.bad, pair.good)]
+    scored = sum(
+        _tokens(pair.question) + TEMPLATE_TOKENS for pair in inputs.pairs for _ in range(2)
+    ) + sum(min(_tokens(text), steering.answer_tokens) for text in texts)
+    answering = sum(arm.answers for arm in arms)
+    answers = _answers(spec, len(inputs.questions) * answering, steering.max_new_tokens)
+    batches = answering * -(-len(inputs.questions) // SERIAL_ROWS)
+    drawn = Load(serial=float(batches * steering.max_new_tokens))
+    # What is answered is read once more, by the untouched model.
+    again = answers.read + answers.decoded
+    shift = len(study.extraction_questions) if fine_tuned and SHIFT in steering.vectors else 0
+    return answers + drawn + Load(read=len(arms) * scored + again + shift * _prompt_tokens(spec))
+
+
 #: What the stages that need a GPU have to do.
 _LOADS = {
     "extract": _extract,
@@ -183,6 +212,7 @@ _LOADS = {
     "evaluate": _evaluate,
     "judge": _judge,
     "logodds": _logodds,
+    "steer": _steer,
 }
 
 

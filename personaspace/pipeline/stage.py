@@ -76,6 +76,10 @@ def _always(_: Experiment) -> bool:
     return True
 
 
+def _each(_: Experiment, __: Condition, ___: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage: what it is made from, what it computes, and where it stands in the graph.
@@ -96,6 +100,7 @@ class Stage:
         untrained_once: Of a condition without either it runs under its first seed alone, since
             nothing that it reads depends on a seed, unless something it needs does.
         wanted: Whether the study has the stage at all.
+        chosen: Whether it runs for a condition and seed, where the study has the stage.
         draws_answers: Whether it draws answers from the model.
         longest_answer: The most tokens that an answer drawn by it can have; 0: not in this study,
             None: it draws none.
@@ -117,6 +122,7 @@ class Stage:
     of_whole: tuple[str, ...] | None = None
     untrained_once: bool = False
     wanted: Callable[[Experiment], bool] = _always
+    chosen: Callable[[Experiment, Condition, int], bool] = _each
     draws_answers: Callable[[Study], bool] = _never
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
@@ -142,6 +148,8 @@ class Stage:
                 return None
             if self.untrained_once and spec.coupling.order not in {n.order for n in self.needs}:
                 seed = spec.seeds_of(condition)[0]
+        if not self.chosen(spec, condition, seed):
+            return None
         return Node(self.name, condition.name, seed)
 
     def needs_of(self, spec: Experiment) -> list[Need]:

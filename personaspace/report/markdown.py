@@ -75,6 +75,11 @@ def summary(
     if judged is not None:
         parts += ["## Misalignment", *map(escape_markdown, judged["sentences"])]
         parts += [_short(judged["rates"])] if judged["rates"] else []
+    steering = context["steering"]
+    if steering is not None:
+        parts += ["## Steering", *map(escape_markdown, steering["sentences"])]
+        parts += [_image(figure, out) for figure in figures if figure.id == "steering"]
+        parts.append(_folded("Every dose and measure", _short(steering["rows"])))
     tests = context["leakage"]["tests"] if context["leakage"] else None
     notes = [escape_markdown(key.note)]
     if tests is not None:
@@ -87,7 +92,7 @@ def summary(
             parts += [f"## {table.caption}", _short(table), escape_markdown(table.note)]
     folded = [_bullets(context["details"]), *notes]
     parts.append(_folded("How to read the tables, and what else was found", *filter(None, folded)))
-    others = _figures([figure for figure in figures if figure.id != "hero"], out)
+    others = _figures([figure for figure in figures if figure.id not in ("hero", "steering")], out)
     if others:
         parts.append(_folded("Other figures", "\n".join(others)))
     if results.caveats:

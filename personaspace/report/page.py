@@ -24,6 +24,7 @@ from personaspace.report import (
     provenance,
     published_vs_recommended,
     shape_tables,
+    steered,
 )
 from personaspace.report import headline as words
 from personaspace.report.downloads import downloads
@@ -197,6 +198,7 @@ def _contents(context: dict[str, Any]) -> list[dict[str, str]]:
     shown = [
         ("summary", "Summary", True),
         ("misalignment", "Misalignment", context["misalignment"]),
+        ("steering", "Steering", context["steering"]),
         ("leakage", "Leakage", context["leakage"]),
         ("geometry", "Geometry", context["measures"]),
         ("training", "Training", any(f["id"] == "training" for f in context["figures"])),
@@ -276,6 +278,7 @@ def build(
         "figures": [_page_figure(figure) for figure in figures],
         "key_table": key.key_table(results),
         "misalignment": judged.section(results),
+        "steering": steered.section(results),
         "leakage": _leakage(results),
         "measures": _measures(results),
         "dimensions": dimension_tables.dimensions_table(results),

@@ -94,7 +94,9 @@ class Rerun(Section):
     """Stages that are computed again although their artifacts are complete, and what follows."""
 
     condition: ConditionName | None = Field(None, description="By default every condition.")
-    stage: Literal["train", "extract", "couple", "evaluate", "judge", "logodds", "aggregate"]
+    stage: Literal[
+        "train", "extract", "couple", "evaluate", "judge", "logodds", "steer", "aggregate"
+    ]
     seed: Seed | None = Field(None, description="By default every seed.")
     nonce: str = Field(
         "1",

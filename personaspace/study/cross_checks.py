@@ -14,6 +14,7 @@ from personaspace.study.primary import check_primary
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
+from personaspace.study.steering_checks import check_steering
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
@@ -320,3 +321,4 @@ def cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_judge(spec)
     yield from _check_persona_texts(spec)
     yield from check_model(spec)
+    yield from check_steering(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from personaspace.study import sources
@@ -71,6 +71,21 @@ def identities(study: Study) -> list[DataIdentity]:
         for field, themes in themed
         if themes
     ]
+    if spec.steering is not None and study.steering is not None:
+        found += [
+            DataIdentity(
+                "steering.questions",
+                _named(spec.steering.questions),
+                len(study.steering.questions),
+                digest_of(list(study.steering.questions)),
+            ),
+            DataIdentity(
+                "steering.bad",
+                _named(spec.steering.bad.path or spec.steering.bad.hub or ""),
+                len(study.steering.pairs),
+                digest_of([list(asdict(pair).values()) for pair in study.steering.pairs]),
+            ),
+        ]
     found += [
         DataIdentity(f"conditions.{name}.adapter", published.source, 1, published.digest)
         for name, published in study.adapters.items()

@@ -20,6 +20,7 @@ from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.registration import Registration
 from personaspace.study.spec import Experiment
+from personaspace.study.steering import SteeringInputs, pairs_of
 from personaspace.study.validate import (
     examine,
     fields_alone,
@@ -61,6 +62,7 @@ class Study:
         adapters: Published adapters, by the condition that is one.
         extraction_themes: The theme of each extraction question that has one.
         evaluation_themes: The same of the evaluation's.
+        steering: What steering points to; None: there is none.
     """
 
     spec: Experiment
@@ -76,6 +78,7 @@ class Study:
     adapters: dict[str, Published] = field(default_factory=dict)
     extraction_themes: dict[str, str] = field(default_factory=dict)
     evaluation_themes: dict[str, str] = field(default_factory=dict)
+    steering: SteeringInputs | None = None
 
     @cached_property
     def model_identity(self) -> str:
@@ -181,6 +184,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     counted = ("positives", "negatives_each", "questions", "limit")
     if not {problem.path for problem in known} & {f"coupling.{field}" for field in counted}:
         problems += _too_few_answers(spec, coupling)
+    steered = _steering(spec, folder, questions, note)
     judged, gold_set = _judging(spec, folder, questions, note)
     chats = _chats(spec, folder, note)
     problems += check_steps(spec, chats)
@@ -199,6 +203,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         adapters=published,
         extraction_themes=themes["extraction"],
         evaluation_themes=themes["evaluation"],
+        steering=steered,
     )
     if spec.analysis.registration is None:
         return study
@@ -264,6 +269,30 @@ def _judging(
     except UserError as error:
         note("judge.gold", error)
     return asked, found
+
+
+def _steering(
+    spec: Experiment,
+    folder: Path,
+    questions: Callable[[str, list[str] | str, int | None], list[str]],
+    note: Callable[[str, UserError], None],
+) -> SteeringInputs | None:
+    """Questions and pairs of answers of steering."""
+    steering = spec.steering
+    if steering is None:
+        return None
+    asked = questions("steering.questions", steering.questions, steering.limit)
+    found: list[Chats] = []
+    field = "steering.good"
+    try:
+        for name, dataset in (("bad", steering.bad), ("good", steering.good)):
+            field = f"steering.{name}"
+            found.append(datasets.load(dataset, folder))
+        pairs = pairs_of(steering, *(chats.conversations for chats in found))
+    except UserError as error:
+        note(field, error)
+        return None
+    return SteeringInputs(tuple(asked), pairs)
 
 
 def _too_few_answers(spec: Experiment, questions: Sequence[str]) -> list[Problem]:

@@ -19,12 +19,13 @@ from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
 from personaspace.study.recipe import Recipe, Training
 from personaspace.study.section import Section
+from personaspace.study.steering import Steering
 
 
 class Experiment(Section):
     """A whole study."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds"})
+    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds", "steering"})
 
     name: Annotated[Label, Field(max_length=40)] = "em205"
     model: Model = Model()
@@ -49,6 +50,11 @@ class Experiment(Section):
         None,
         description="Also measure how likely the marker is at the end of answers; None: not "
         "measured, {}: measured.",
+    )
+    steering: Steering | None = Field(
+        None,
+        description="Also steer models along the axis and persona vectors, to see what these "
+        "cause; None: not done, {}: done.",
     )
     generation: Generation = Generation()
     analysis: Analysis = Analysis()
@@ -153,6 +159,15 @@ class Experiment(Section):
         if self.analysis.axis is not None:
             return self.analysis.axis
         return next((c.name for c in self.conditions if c.kind == "em"), None)
+
+    def steers(self, condition: Condition, seed: int) -> bool:
+        """Whether this run's vectors are steered along."""
+        wanted = self.steering
+        if wanted is None or condition.name not in (wanted.conditions or [condition.name]):
+            return False
+        if condition.fine_tuned and seed not in (wanted.seeds or [seed]):
+            return False
+        return any(wanted.of_condition(condition.fine_tuned, mode) for mode in wanted.modes)
 
     def headline_layer(self, layers: list[int]) -> int:
         """The layer shown first, given those that were extracted."""

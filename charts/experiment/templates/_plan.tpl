@@ -9,7 +9,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $study := .root.Values.experiment -}}
 {{- $fuse := .root.Values.fuse -}}
 {{- $jobs := list -}}
-{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list "logodds" list -}}
+{{- $stages := dict "train" list "extract" list "couple" list "evaluate" list "judge" list "logodds" list "steer" list -}}
 {{- /* Coupled before fine-tuning: once a seed, base's, and so base comes first. */ -}}
 {{- $first := include "experiment.coupledFirst" $study -}}
 {{- $base := include "experiment.base" $study -}}
@@ -44,6 +44,9 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- $_ := set $nodes "evaluate" (append $adapter $coupling) -}}
 {{- if and $study.judge (or $trained $first $once) }}{{ $_ := set $nodes "judge" (concat $adapter $coupled) }}{{ end -}}
 {{- if kindIs "map" $study.log_odds }}{{ $_ := set $nodes "logodds" (append (append $adapter $coupling) (printf "evaluate:%s" $of)) }}{{ end -}}
+{{- if include "experiment.steers" (dict "study" $study "condition" $condition "seed" $seed "trained" $trained) -}}
+{{- if or $trained $first $once }}{{ $_ := set $nodes "steer" (concat $adapter (list (printf "extract:%s" $of)) $coupled) }}{{ end -}}
+{{- end -}}
 {{- /* A dose is taken from the whole training, and has some of the stages alone. */ -}}
 {{- $whole := ternary (list (printf "train:%s:%d" ($condition.of | default "") (int64 $seed))) list (hasKey $condition "of") -}}
 {{- if $whole -}}
@@ -52,7 +55,7 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- if $fuse -}}
 {{- $ids := list -}}
-{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" "logodds" -}}
+{{- range $stage := list "train" "extract" "couple" "evaluate" "judge" "logodds" "steer" -}}
 {{- if hasKey $nodes $stage }}{{ $ids = append $ids (printf "%s:%s" $stage $of) }}{{ end -}}
 {{- end -}}
 {{- $needs := concat (ternary list $coupled (has $coupling $ids)) $whole -}}
@@ -68,9 +71,9 @@ A Job has stage, condition, seed, nodes (what it runs) and needs (nodes of other
 {{- end -}}
 {{- if not $fuse -}}
 {{- if $first -}}
-{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate $stages.judge $stages.logodds -}}
+{{- $jobs = concat $stages.couple $stages.train $stages.extract $stages.evaluate $stages.judge $stages.logodds $stages.steer -}}
 {{- else -}}
-{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge $stages.logodds -}}
+{{- $jobs = concat $stages.train $stages.extract $stages.couple $stages.evaluate $stages.judge $stages.logodds $stages.steer -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $holder "jobs" $jobs -}}
@@ -99,6 +102,27 @@ it is), as a JSON list. Takes the study.
 {{/* "true" where the marker is coupled before fine-tuning. */}}
 {{- define "experiment.coupledFirst" -}}
 {{- if eq (dig "coupling" "order" "after" .) "before" }}true{{ end -}}
+{{- end }}
+
+{{/*
+"true" where this run's vectors are steered along (personaspace.study.spec.Experiment.steers). Takes
+study, condition, seed and trained.
+*/}}
+{{- define "experiment.steers" -}}
+{{- $steering := .study.steering -}}
+{{- if kindIs "map" $steering -}}
+{{- $personas := without ($steering.vectors | default (list "shift")) "shift" -}}
+{{- $shift := has "shift" ($steering.vectors | default (list "shift")) -}}
+{{- $ablate := has "ablate" ($steering.modes | default (list "add" "ablate")) -}}
+{{- $add := has "add" ($steering.modes | default (list "add" "ablate")) -}}
+{{- $seeds := list -}}
+{{- range $steering.seeds }}{{ $seeds = append $seeds (int64 .) }}{{ end -}}
+{{- $named := or (not $steering.conditions) (has .condition.name $steering.conditions) -}}
+{{- $own := or $ablate (and $add $shift) -}}
+{{- if .trained -}}
+{{- if and $named $own (or (not $seeds) (has (int64 .seed) $seeds)) }}true{{ end -}}
+{{- else if and $named $personas }}true{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Seeds of a condition, in the study's order, as a JSON list of texts. Takes study and condition. */}}
@@ -162,6 +186,10 @@ fingerprints to those of the whole study. Takes root and job.
 {{- $_ := set $part "personas" $study.personas -}}
 {{- $_ := set $part "generation" $study.generation -}}
 {{- $_ := set $part "analysis" (pick $study.analysis "assistant") -}}
+{{- if has "steer" $stages -}}
+{{- $_ := set $part "analysis" (pick $study.analysis "assistant" "method" "layer") -}}
+{{- $_ := set $part "steering" (omit $study.steering "conditions") -}}
+{{- end -}}
 {{- if has "extract" $stages -}}
 {{- $_ := set $part "extraction" $study.extraction -}}
 {{- $_ := set $part "evaluation" (pick $study.evaluation "personas") -}}

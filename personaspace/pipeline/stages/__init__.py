@@ -13,6 +13,7 @@ from personaspace.pipeline.stages import (
     judge,
     logodds,
     report,
+    steer,
     train,
 )
 
@@ -26,6 +27,7 @@ STAGES: dict[str, Stage] = {
         evaluate.STAGE,
         judge.STAGE,
         logodds.STAGE,
+        steer.STAGE,
         aggregate.STAGE,
         report.STAGE,
     )

@@ -98,6 +98,7 @@ def run(context: Context) -> None:
     leakage.extend(beside.form(context, forms))
     leakage.extend(beside.persona_text(context, answers))
     leakage.extend(beside.log_odds(context))
+    steering = beside.steering(context)
     counted = Results(
         **_describe(context, measured),
         geometry=geometry.rows,
@@ -108,8 +109,9 @@ def run(context: Context) -> None:
         forms=form_rows(forms),
         training=training_rows(context),
         **_judged(context),
+        steering=steering,
         notes=geometry.notes,
-        measures=measures_of([*geometry.rows, *leakage]),
+        measures=measures_of([*geometry.rows, *leakage], steering),
         notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
     )
     results = marked(assessed(counted))
@@ -133,6 +135,7 @@ STAGE = Stage(
         Need("evaluate"),
         Need("judge"),
         Need("logodds"),
+        Need("steer"),
     ),
     reads=_reads,
     run=run,

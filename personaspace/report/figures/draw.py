@@ -17,6 +17,7 @@ from personaspace.report.figures import (
     hero,
     increment,
     profiles,
+    steering,
     style,
     training,
 )
@@ -100,7 +101,7 @@ def drawings(folder: Path, results: Results, title: str) -> list[Drawing]:
     )
     found = [hero.drawing(results, title), heatmap.drawing(results)]
     found += [m1, increment.drawing(results), m2, convergence.drawing(results), m3]
-    found.append(training.drawing(results))
+    found += [steering.drawing(results), training.drawing(results)]
     return [drawing for drawing in found if drawing is not None]
 
 

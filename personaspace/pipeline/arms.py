@@ -1,0 +1,59 @@
+"""What stage steer does to which model: a list, made without anything that computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from personaspace.study.steering import Mode, Steering
+
+#: The base model, or the condition's own.
+Steered = Literal["base", "own"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing done to one model.
+
+    Attributes:
+        model: Which.
+        mode: What is done; None: nothing.
+        vector: Along which vector, or in place of which a control stands.
+        dose: By how much, in lengths of the vector, where it is added.
+        control: Number of the random direction; None: the vector itself.
+        answers: Whether it also answers questions.
+    """
+
+    model: Steered
+    mode: Mode | None = None
+    vector: str | None = None
+    dose: float | None = None
+    control: int | None = None
+    answers: bool = False
+
+    @property
+    def id(self) -> str:
+        """Names it among the arms of a node."""
+        return json.dumps([self.model, self.mode, self.vector, self.dose, self.control])
+
+
+def arms_of(spec: Steering, fine_tuned: bool) -> Iterator[Arm]:
+    """All that a node does, untouched models first, controls after their vector."""
+    own: Steered = "own" if fine_tuned else "base"
+    steered = [(mode, spec.of_condition(fine_tuned, mode)) for mode in spec.modes]
+    models: list[Steered] = [
+        own if mode == "ablate" else "base" for mode, found in steered if found
+    ]
+    for model in dict.fromkeys(models):
+        yield Arm(model, answers=True)
+    for mode, vectors in steered:
+        model = own if mode == "ablate" else "base"
+        doses: list[float | None] = [None] if mode == "ablate" else [*spec.doses]
+        for vector in vectors:
+            for dose in doses:
+                yield Arm(model, mode, vector, dose, answers=True)
+                for control in range(spec.controls):
+                    answers = control < spec.answered_controls
+                    yield Arm(model, mode, vector, dose, control, answers)
