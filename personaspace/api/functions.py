@@ -49,6 +49,7 @@ def run(
     with_inputs: bool = False,
     jobs: int = 1,
     out: Path | str | None = None,
+    substitutes: Iterable[Path | str] = (),
 ) -> StudyResults | None:
     """Run a study on this machine; what is complete is not run again.
 
@@ -59,6 +60,7 @@ def run(
         with_inputs: With `only`: what these need as well.
         jobs: Processes beside each other; more than one needs the study's file.
         out: Results, figures and report are copied there.
+        substitutes: Stores that you trust: what they have is taken from there instead of computed.
 
     Returns:
         The results; None if `only` leaves them out.
@@ -76,7 +78,13 @@ def run(
     loaded = study if isinstance(study, Study) else _load_study(study)
     with open_store(str(store)) as place:
         work, summary = run_study(
-            loaded, place, only=list(only), with_inputs=with_inputs, jobs=jobs, file=file
+            loaded,
+            place,
+            only=list(only),
+            with_inputs=with_inputs,
+            jobs=jobs,
+            file=file,
+            substitutes=[str(url) for url in substitutes],
         )
         for node, error in summary.failed.items():
             if isinstance(error, UserError):

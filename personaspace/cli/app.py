@@ -184,6 +184,7 @@ def run(
     plan: running.Plan = False,
     as_json: running.PlanAsJson = False,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the work.")] = 1,
+    substitute: running.Substitute = None,
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
@@ -198,7 +199,7 @@ def run(
 
     if out is not None:
         check_folder(out, "--out")
-    with running.finished(spec, store, only, with_inputs, jobs) as work:
+    with running.finished(spec, store, only, with_inputs, jobs, substitute or ()) as work:
         if work.manifest(Node("report")) is None:
             print(f"artifacts: {work.store.url}")
         else:

@@ -31,6 +31,14 @@ Only = Annotated[
 WithInputs = Annotated[
     bool, typer.Option("--with-inputs", help="With --only: what these need as well.")
 ]
+Substitute = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A store that you trust: what it has is taken from there instead of computed. "
+        "Folder or s3://…; may be given several times.",
+        metavar="STORE",
+    ),
+]
 Plan = Annotated[
     bool,
     typer.Option("--plan", help="Run nothing: say what would run, why, and for about how long."),
@@ -40,7 +48,12 @@ PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSO
 
 @contextmanager
 def finished(
-    spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, jobs: int
+    spec: Path,
+    store: str,
+    only: Sequence[str] | None,
+    with_inputs: bool,
+    jobs: int,
+    substitutes: Sequence[str],
 ) -> Iterator[Work]:
     """Run a study; what was run, while its store is open.
 
@@ -54,7 +67,13 @@ def finished(
     interrupt.install()
     with open_store(store) as place:
         work, summary = run_study(
-            loaded, place, only=only or (), with_inputs=with_inputs, jobs=jobs, file=spec
+            loaded,
+            place,
+            only=only or (),
+            with_inputs=with_inputs,
+            jobs=jobs,
+            file=spec,
+            substitutes=substitutes,
         )
         if summary.failed:
             if not logs.as_json():  # the log has said it

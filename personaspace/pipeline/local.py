@@ -8,7 +8,9 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UserError
+from personaspace.logs import tell
 from personaspace.pipeline import executor, judging
+from personaspace.pipeline import substitutes as taking
 from personaspace.pipeline.executor import Summary
 from personaspace.pipeline.progress import make_board
 from personaspace.pipeline.run import Work, prepare
@@ -25,6 +27,7 @@ def run_study(
     with_inputs: bool = False,
     jobs: int = 1,
     file: Path | None = None,
+    substitutes: Sequence[str] = (),
 ) -> tuple[Work, Summary]:
     """Run a study's stages, in this process or in several; progress goes to stderr.
 
@@ -35,6 +38,7 @@ def run_study(
         with_inputs: With `only`: what these need as well.
         jobs: Processes that share the work.
         file: The study's file, which further processes read.
+        substitutes: Stores whose artifacts are taken instead of computed, in this order.
 
     Returns:
         What was run, and how each stage ended.
@@ -55,6 +59,9 @@ def run_study(
     if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
         # One that cannot be asked fails before anything is trained for it.
         judging.check(study, store)
+    if substitutes:
+        with interrupt.caught(), taking.opened(substitutes) as others:
+            taking.bring(work, nodes, others, tell)
     with interrupt.caught(), make_board(nodes) as board:
         if jobs > 1 and file is not None:
             summary = executor.run_beside(work, nodes, board, file.absolute(), jobs)

@@ -20,7 +20,7 @@ class Artifact(BaseModel):
     """One stage's output.
 
     `seconds` is how long it took, `created` when it was done; `implementation` computed training or
-    hidden states, `engine` drew the answers.
+    hidden states, `engine` drew the answers; `taken_from` are the stores that it came through.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -38,6 +38,7 @@ class Artifact(BaseModel):
     versions: dict[str, Any] | None = None
     implementation: str | None = None
     engine: str | None = None
+    taken_from: list[str] = []
 
     @property
     def computed_by(self) -> str | None:
@@ -193,6 +194,7 @@ def _data_table(data: Sequence[Data]) -> Table:
 
 
 def _artifacts_table(artifacts: list[Artifact]) -> Table:
+    taken = any(a.taken_from for a in artifacts)
     rows = [
         [
             Cell(a.node, a.node, full=a.key or ""),
@@ -202,6 +204,7 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             Cell(a.computed_by or NONE, a.computed_by),
             Cell(duration(a.seconds) if a.seconds is not None else NONE, a.seconds),
             Cell(a.created or NONE, a.created),
+            *([Cell(" via ".join(a.taken_from[::-1]) or "computed here")] if taken else []),
         ]
         for a in artifacts
     ]
@@ -216,6 +219,7 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             Column("computed by"),
             Column("time", True),
             Column("created"),
+            *([Column("taken from")] if taken else []),
         ],
         rows,
         note="Computed by: the implementation of training and hidden states (fused or reference), "

@@ -51,6 +51,8 @@ PROVENANCE = (
     *("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions"),
     *("data", "implementation", "engine"),
 )
+#: And this, of an artifact that was not computed here: the stores that it came through.
+TAKEN_FROM = "taken_from"
 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
@@ -343,6 +345,7 @@ def _provenance(context: Context) -> None:
             "created": manifest.created,
         }
         | {name: manifest.fields.get(name) for name in PROVENANCE}
+        | ({TAKEN_FROM: found} if (found := manifest.fields.get(TAKEN_FROM)) else {})
         for node, manifest in context.manifests.items()
     ]
     write_json(

@@ -1,0 +1,124 @@
+"""Artifacts of other stores, taken instead of computed: an equal fingerprint is equal work.
+
+A fingerprint names all that an artifact was made from, so one that another lab has in a store may
+be brought here. What is checked: every file's size and SHA-256, the manifest's seal, that the
+artifact was made from the very inputs that stand here, and that paths stay inside. What cannot be
+checked is that its maker computed what the fingerprint says: take from stores that you trust.
+What is of the whole study (statistics, report) is always computed here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from personaspace import interrupt
+from personaspace.console import size
+from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.pipeline.run import Work
+from personaspace.pipeline.stage import Node, Scope
+from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.stages.aggregate import TAKEN_FROM
+from personaspace.store import Manifest, Store, open_store
+
+
+@contextmanager
+def opened(urls: Sequence[str]) -> Iterator[list[Store]]:
+    """Stores to take from.
+
+    Raises:
+        UserError: One is not there, or cannot be read.
+    """
+    with ExitStack() as stack:
+        stores = [stack.enter_context(open_store(url)) for url in urls]
+        for store in stores:
+            store.check(write=False)
+        yield stores
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An artifact that was brought here.
+
+    Attributes:
+        node: Whose.
+        store: Where from.
+        manifest: Its own here.
+    """
+
+    node: Node
+    store: str
+    manifest: Manifest
+
+
+def bring(
+    work: Work, nodes: Sequence[Node], stores: Sequence[Store], say: Callable[[str], None]
+) -> list[Taken]:
+    """Bring what nodes would compute and other stores have.
+
+    Args:
+        work: The study and its own store.
+        nodes: What is to run, inputs first.
+        stores: Looked into in this order.
+        say: Told what was brought, and what was refused and why: that is then computed.
+
+    Raises:
+        UnavailableError: A store does not answer any more.
+        Interrupted: Asked to stop; what was brought stays.
+    """
+    found = []
+    for node in nodes:
+        if STAGES[node.stage].scope is Scope.STUDY or work.manifest(node) is not None:
+            continue
+        for store in stores:
+            interrupt.check()
+            try:
+                manifest = _taken(work, node, store)
+            except UnavailableError:
+                raise
+            except UserError as error:
+                say(f"{node.id}: not taken from {store.url}: {one_line(error)}")
+                continue
+            if manifest is not None:
+                say(f"{node.id}: taken from {store.url} ({size(manifest.size)})")
+                found.append(Taken(node, store.url, manifest))
+                break
+    return found
+
+
+def _taken(work: Work, node: Node, store: Store) -> Manifest | None:
+    """The node's artifact, brought here; None where the store has none.
+
+    Raises:
+        UserError: It is damaged, or is not what its place says.
+    """
+    theirs = store.find(work.key(node))
+    if theirs is None:
+        return None
+    if theirs.fields.get("fingerprint") != work.fingerprints[node]:
+        raise UserError("it lies under another fingerprint than it has")
+    inputs = theirs.fields.get("inputs")
+    for need in work.graph.needs[node]:
+        mine = work.manifest(need)
+        if mine is None:
+            raise UserError(f"{need.id}, which it was made from, is not here and was not there")
+        if not isinstance(inputs, dict) or inputs.get(need.id) != mine.digest:
+            raise UserError(f"it was made from another version of {need.id} than is here")
+    with work.store.writer(work.key(node)) as writer:
+        folder = store.fetch(theirs)
+        for name in theirs.files:
+            _copy(folder / name, writer.folder / name)
+        origin = theirs.fields.get(TAKEN_FROM)
+        chain = [*(origin if isinstance(origin, list) else []), store.url]
+        manifest = writer.commit({**theirs.fields, TAKEN_FROM: chain})
+    if manifest.digest != theirs.digest:
+        raise UserError("it changed while it was read")
+    return manifest
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
