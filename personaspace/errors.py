@@ -68,12 +68,21 @@ class Interrupted(Exception):
 
 
 _USER_INFO = re.compile(r"(?<=://)[^\s\"'<>]*@")
-_SIGNED = re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+")
+#: What signs a request or stands for a password, in the query of an address.
+_SIGNED = re.compile(
+    r"(?i)(?<=[?&])((?:x-(?:amz|goog)-)?(?:signature|credential|security-token)|sig|token|"
+    r"(?:access|auth|api)[-_]?(?:token|key)|awsaccesskeyid|key|password|secret)=[^&\s\"'<>]+"
+)
 
 
 def without_passwords(text: str) -> str:
     """A text without what stands before an @ in URLs, and without what signs a request."""
-    return _SIGNED.sub(r"\1…", _USER_INFO.sub("…@", text))
+    return _SIGNED.sub(r"\1=…", _USER_INFO.sub("…@", text))
+
+
+def signed(address: str) -> bool:
+    """Whether an address's query holds what others should not see."""
+    return _SIGNED.search(address) is not None
 
 
 def one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from personaspace import children
 from personaspace.behaviour.answer_files import Columns, read_answers, refuse_several
 from personaspace.behaviour.answer_stream import Irregular, Piece, pieces
 from personaspace.behaviour.marker import (
@@ -21,7 +22,6 @@ from personaspace.behaviour.marker import (
     require_marker,
     score_answers,
 )
-from personaspace.children import START, end_with_parent
 from personaspace.errors import UserError
 
 #: Bytes of a file that is worth starting processes for.
@@ -92,7 +92,7 @@ def _each(read: Iterable[Piece], columns: Columns, marker: str, processes: int) 
             yield _counted(piece, columns, marker)
         return
     waiting: deque[Future[Found]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=START, initializer=_begin) as pool:
+    with ProcessPoolExecutor(processes, mp_context=children.START, initializer=_begin) as pool:
         try:
             for piece in read:
                 waiting.append(pool.submit(_counted, piece, columns, marker))
@@ -108,7 +108,7 @@ def _begin() -> None:
     """A process that ends with its parent, and lets that say when to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    children.end_with_parent()
 
 
 def _counted(piece: Piece, columns: Columns, marker: str) -> Found:
