@@ -150,7 +150,7 @@ def test_no_mistake_is_told_with_a_secret(
 
     def said(name: str, environment: Mapping[str, str], *arguments: object) -> int:
         for number, log in enumerate(("", "json")):
-            done = CliRunner(env=keys | environment | {"PERSONASPACE_LOG": log}).invoke(
+            done = CliRunner(env={**keys, **environment, "PERSONASPACE_LOG": log}).invoke(
                 app, list(map(str, arguments))
             )
             left.texts[f"{name}, {number}"] = done.output.encode()
