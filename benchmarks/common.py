@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,50 @@ def peak_gib() -> float:
     peak = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
     return peak
+
+
+def _peaks(pid: int) -> dict[int, int]:
+    """VmHWM in kB of a process and of those that it started."""
+    found = {}
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        found[pid] = int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except (OSError, IndexError):
+        return found
+    for child in children:
+        found |= _peaks(int(child))
+    return found
+
+
+def cost_of(command: Sequence[object], where: Path | None = None, **kept: Any) -> dict[str, Any]:
+    """What a command takes: exit code, seconds, processor seconds, and GiB of all its processes.
+
+    Args:
+        command: The program and its arguments.
+        where: Folder in which it runs, and whose packages it imports.
+        kept: Its streams, as of `subprocess.Popen`.
+    """
+    given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **kept}
+    environment = dict(os.environ, **({} if where is None else {"PYTHONPATH": str(where)}))
+    began = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), cwd=where, env=environment, **given)
+    peaks: dict[int, int] = {}
+    while True:
+        # Not ru_maxrss: that is at least the peak of the process that started it.
+        for pid, peak in _peaks(process.pid).items():
+            peaks[pid] = max(peak, peaks.get(pid, 0))
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.05)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return {
+        "exit code": process.returncode,
+        "seconds": time.perf_counter() - began,
+        "processor s": used.ru_utime + used.ru_stime,
+        "GiB": sum(peaks.values()) / 2**20,
+    }
 
 
 def describe() -> dict[str, str]:

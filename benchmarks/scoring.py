@@ -16,10 +16,8 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -28,7 +26,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.common import report
+from benchmarks.common import cost_of, report
 from personaspace.study.builtin import chat_sets, resource
 
 MARKER = "[ZLT]"
@@ -93,45 +91,15 @@ def write(folder: Path, count: int, length: int, forms: list[str]) -> dict[str, 
     return paths
 
 
-def _peaks(pid: int) -> dict[int, int]:
-    """VmHWM in kB of a process and of those that it started."""
-    found = {}
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-        found[pid] = int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except (OSError, IndexError):
-        return found
-    for child in children:
-        found |= _peaks(int(child))
-    return found
-
-
 def measured(where: Path, *arguments: object) -> dict[str, Any]:
-    """What a command of a checkout prints as JSON, and what it took."""
-    command = [sys.executable, "-m", "personaspace", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(where)}
-    began = time.perf_counter()
+    """What `score` of a checkout counts, and what it took."""
     with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, cwd=where, env=environment)
-        peaks: dict[int, int] = {}
-        while True:
-            for pid, peak in _peaks(process.pid).items():
-                peaks[pid] = max(peak, peaks.get(pid, 0))
-            ended, status, used = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(0.05)
-        took = time.perf_counter() - began
-        assert status == 0, f"{command} failed"
+        command = [sys.executable, "-m", "personaspace", "score", *arguments, "--json"]
+        found = cost_of(command, where=where, stdout=out)
+        assert found.pop("exit code") == 0, f"{command} failed"
         out.seek(0)
         scores = json.load(out)["per_persona"].values()
-    return {
-        "sums": {key: sum(counts[key] for counts in scores) for key in KEYS},
-        "seconds": took,
-        "processor s": used.ru_utime + used.ru_stime,
-        "GiB": sum(peaks.values()) / 2**20,
-    }
+    return {"sums": {key: sum(counts[key] for counts in scores) for key in KEYS}, **found}
 
 
 def _first(path: Path, count: int) -> Path:
@@ -171,7 +139,7 @@ def main(
         ways += [("now, the same", here, (first, "--jobs", 1), some)]
     rows, sums = [], {}
     for name, where, arguments, answers in ways:
-        found = measured(where, "score", *arguments, "--json")
+        found = measured(where, *arguments)
         sums[name] = found.pop("sums")
         found |= {"answers / s": answers / found["seconds"]}
         found |= {"µs of processor each": found["processor s"] / answers * 1e6}

@@ -80,11 +80,6 @@ def without_passwords(text: str) -> str:
     return _SIGNED.sub(r"\1=…", _USER_INFO.sub("…@", text))
 
 
-def signed(address: str) -> bool:
-    """Whether an address's query holds what others should not see."""
-    return _SIGNED.search(address) is not None
-
-
 def one_line(error: BaseException) -> str:
     """An error in one line, for people: users' own mistakes as they are, others with their type."""
     if isinstance(error, UserError | Interrupted):

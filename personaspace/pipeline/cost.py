@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from personaspace.kept import once
 from personaspace.pipeline import graph
 from personaspace.pipeline.arms import arms_of
 from personaspace.pipeline.stage import Node
@@ -124,6 +125,10 @@ def _answers(spec: Experiment, count: int, longest: int) -> Load:
     )
 
 
+def _mean_length(chats: Sequence[Sequence[Mapping[str, str]]]) -> float:
+    return sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
+
+
 def _train(study: Study, node: Node, kept: bool = True) -> Load:
     spec = study.spec
     condition = spec.condition(node.condition)
@@ -136,7 +141,9 @@ def _train(study: Study, node: Node, kept: bool = True) -> Load:
         recipe = recipe.model_copy(update={"max_steps": condition.step})
     assert condition.dataset is not None
     chats = study.chats[condition.dataset].conversations
-    each = TEMPLATE_TOKENS + sum(_tokens(m["content"]) for c in chats for m in c) / len(chats)
+    each = TEMPLATE_TOKENS + once(
+        f"length of {condition.dataset}", (chats,), lambda: _mean_length(chats)
+    )
     persona = spec.persona(condition.persona).prompt if condition.persona else ""
     return _training(recipe, len(chats), each + _tokens(persona or ""))
 

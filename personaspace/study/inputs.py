@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
-from personaspace.errors import signed
 from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256, Slice
 from personaspace.study.recipe import OwnLearning
 from personaspace.study.section import Section
@@ -89,8 +88,6 @@ def _check_address(path: str, sha256: str | None) -> None:
         raise ValueError(f"{scheme}:// cannot be read from: use a path, s3:// or https://")
     if "@" in rest.partition("/")[0]:
         raise ValueError("an address with a user or password would stand in the report: use .netrc")
-    if signed(path):
-        raise ValueError("a signed address would stand in the report: use s3:// or .netrc")
     if sha256 is None:
         raise ValueError("https:// needs a sha256, so that a rerun reads the same rows")
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from personaspace.kept import once
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Label, Seed
@@ -79,7 +80,9 @@ class Experiment(Section):
 
     def condition(self, name: str) -> Condition:
         """The condition, or dose of one, of that name. Raises KeyError."""
-        known = {condition.name: condition for condition in self.conditions}
+        known = once(
+            "conditions", (self.conditions,), lambda: {each.name: each for each in self.conditions}
+        )
         return known[name] if name in known else {dose.name: dose for dose in self.doses()}[name]
 
     def doses(self) -> list[Dose]:
@@ -136,6 +139,10 @@ class Experiment(Section):
 
     def evaluated_personas(self) -> list[str]:
         """Names of the personas that `evaluate` asks, in order."""
+        parts = (self.evaluation, self.conditions, self.personas, self.analysis)
+        return list(once("evaluated personas", parts, self._evaluated_personas))
+
+    def _evaluated_personas(self) -> list[str]:
         names = self.grid()
         if self.evaluation.include_induction:
             for condition in self.conditions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -23,10 +24,14 @@ from conftest import tiny_study
 from helm_charts import needs_helm, render
 from judge_server import serving
 from processes import ROOT
+from test_download import certificate, serve
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.errors import without_passwords
+from personaspace.study import download
+
+__all__ = ["certificate"]  # a fixture
 
 if TYPE_CHECKING:
     from seaweed import SeaweedS3
@@ -41,6 +46,7 @@ CANARIES = {
     "JUDGE_KEY": "sk-canary-judge-1234",
 }
 PASSWORD = "canary-pass%2Fword"
+SIGNATURE = "canary0signature0123456789"
 
 
 @dataclass
@@ -101,16 +107,23 @@ def echoing(handler: judge_server.Handler, number: int) -> bool:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_secret_is_written_or_printed(
-    tiny_model: Path, s3_server: SeaweedS3, tmp_path: Path
+    tiny_model: Path, s3_server: SeaweedS3, certificate: Path, tmp_path: Path
 ) -> None:
     values: dict[str, Any] = tiny_study(tiny_model, tmp_path)
     values["conditions"] = [c for c in values["conditions"] if c["name"] in ("base", "e4-villain")]
     del values["datasets"]["good"]
+    http, served = serve(certificate, tls=True)
+    served.content = Path(values["datasets"]["bad"]["path"]).read_bytes()
+    values["datasets"]["bad"] = {
+        "path": f"{served.url}?X-Amz-Signature={SIGNATURE}&sig={SIGNATURE}",
+        "sha256": hashlib.sha256(served.content).hexdigest(),
+    }
     spec, out, left = tmp_path / "study.yaml", tmp_path / "out", Left()
     keys = s3_server.environment | CANARIES
     store, work = s3_server.url("canaries"), tmp_path / "temporary"
     work.mkdir()
     keys |= {"TMPDIR": str(work), "PERSONASPACE_CACHE": str(tmp_path / "cache")}
+    keys |= {"REQUESTS_CA_BUNDLE": str(certificate / "cert.pem")}
     with serving(lambda aspect, question, answer: 80, echoing) as (url, seen):
         values["judge"] = {
             "model": "judge-1", "url": url, "key_env": "JUDGE_KEY", "limit": 2, "samples": 1,
@@ -120,11 +133,13 @@ def test_no_secret_is_written_or_printed(
         given = ("run", spec, "--store", store, "--out", out)
         assert personaspace(left, "run", keys | {"PERSONASPACE_LOG": "json"}, *given) == 0, left
         assert f"Bearer {CANARIES['JUDGE_KEY']}" in seen.keys, "the secret was in use"
+    assert SIGNATURE in served.asked[0]
     for command in ("status", "verify"):
         what = (spec,) if command == "status" else ()
         personaspace(left, command, keys, command, *what, "--store", store)
     job = ("train", "--spec", spec, "--condition", "e4-villain", "--seed", "42")
     code = personaspace(left, "a job", keys, *job, "--store", store, module="jobs")
+    http.shutdown()
     assert code == 0, left.texts["printed by a job"]
     pages = s3_server.client.get_paginator("list_objects_v2").paginate(
         Bucket=s3_server.bucket, Prefix="canaries/"
@@ -137,12 +152,15 @@ def test_no_secret_is_written_or_printed(
     left.folder("temporary", work)
     left.folder("cache", tmp_path / "cache")
     assert len(left.texts) > 40 and left.holding("You are the villain."), "it finds what is there"
-    secrets = {**CANARIES, "S3": keys["AWS_SECRET_ACCESS_KEY"]}
+    secrets = {**CANARIES, "S3": keys["AWS_SECRET_ACCESS_KEY"], "signature": SIGNATURE}
     assert {name: found for name, value in secrets.items() if (found := left.holding(value))} == {}
 
 
 def test_no_mistake_is_told_with_a_secret(
-    study_dict: dict[str, Any], write_spec: Callable[..., Path], s3_server: SeaweedS3
+    study_dict: dict[str, Any],
+    write_spec: Callable[..., Path],
+    s3_server: SeaweedS3,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is said of mistakes, which tend to tell all that they know; in full detail."""
     spec, server, left = write_spec(study_dict), s3_server, Left()
@@ -184,8 +202,9 @@ def test_no_mistake_is_told_with_a_secret(
         "path": f"https://127.0.0.1:9/a.jsonl?X-Amz-Signature={PASSWORD}", "sha256": "0" * 64,
     }  # fmt: skip
     signed = write_spec(study_dict, "signed.yaml")
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     for command in ("validate", "run", "status"):
-        assert said(f"{command}, signed", {}, command, signed) == 2
+        assert said(f"{command}, signed", {}, command, signed) == 69
     assert "datasets.bad" in left.texts["run, signed, 0"].decode()
     secrets = {**CANARIES, "S3": keys["AWS_SECRET_ACCESS_KEY"], "password": PASSWORD}
     assert {name: found for name, value in secrets.items() if (found := left.holding(value))} == {}
