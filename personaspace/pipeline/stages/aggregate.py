@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from personaspace.analysis.results_parts import (
     StudyCondition,
 )
 from personaspace.analysis.rows import Row
+from personaspace.errors import without_passwords
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
@@ -354,6 +356,16 @@ def _provenance(context: Context) -> None:
             "artifacts": artifacts,
             "data": [asdict(each) for each in identities(context.study)],
             "versions": context.runtime.describe()["versions"],
-            "spec": context.spec.model_dump(mode="json"),
+            "spec": _without_secrets(context.spec.model_dump(mode="json")),
         },
     )
+
+
+def _without_secrets(value: Any) -> Any:
+    """JSON's values; addresses among them without passwords and without what signs them."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    is_address = isinstance(value, str) and re.match(r"[a-z0-9]+://\S+$", value)
+    return without_passwords(value) if is_address else value
