@@ -8,15 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import Finished, once, tiny_study
+from peft import PeftModel
 from safetensors.torch import load_file
+from statsmodels.stats.multitest import multipletests
 from store_places import Place, folder_place, s3_place
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+import personaspace
 from personaspace import interrupt
+from personaspace.activations.files import write_activations
+from personaspace.analysis.geometry.steps import rows_at_step
+from personaspace.analysis.results import Results
 from personaspace.cli.app import app
 from personaspace.errors import Interrupted, SpecErrors
 from personaspace.models import lora
@@ -251,27 +259,132 @@ def test_a_dose_knows_its_log_and_what_computed_it(study_dict: Values, whole: Pa
     assert '"implementation": "reference"' in text and '"prompts"' in text
 
 
-# --- a dose more, for a study that is finished ----------------------------------------------------
+# --- what is said of them -------------------------------------------------------------------------
+
+
+def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
+    study_dict: Values, tmp_path: Path, whole: Path
+) -> None:
+    """Hidden states by transformers and PEFT alone, the jackknife over questions written out."""
+    study_dict["extraction"] |= {"methods": ["a"], "layers": [2]}
+    store = tmp_path / "store"
+    shutil.copytree(whole, store)
+    work = work_of(study_dict, store)
+    files = []
+    for name in ("base", "benign-at-3"):
+        go(work, Node("extract", name, 42))
+        files += store.glob(f"{name}/seed-42/extract/*/data-*/*.a.safetensors")
+    rows = rows_at_step(
+        files, {"benign-at-3"}, base="base", axis=None, assistant="assistant",
+        place=("a", 2), seed=42,
+    )  # fmt: skip
+    found = {row.name: row for row in rows if row.metric == "M1"}
+
+    study = work.study
+    tokenizer = AutoTokenizer.from_pretrained(study.spec.model.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(study.spec.model.name, dtype=torch.float32)
+
+    def states() -> np.ndarray:
+        """`[P, Q, H]`."""
+        asked = []
+        for persona in study.spec.extracted_personas():
+            for question in study.extraction_questions:
+                chat = [
+                    {"role": "system", "content": study.spec.persona(persona).prompt},
+                    {"role": "user", "content": question},
+                ]
+                text = tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True
+                )
+                ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+                with torch.no_grad():
+                    out = model(ids, output_hidden_states=True)
+                asked.append(out.hidden_states[3][0, -1].numpy())
+        shape = (len(study.spec.extracted_personas()), len(study.extraction_questions), -1)
+        return np.stack(asked).astype(np.float64).reshape(shape)
+
+    def cosine(states_PQH: np.ndarray) -> float:
+        unit = states_PQH.mean(axis=1)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        return float((unit @ unit.T)[np.triu_indices(len(unit), 1)].mean())
+
+    def jackknife(before: np.ndarray, after: np.ndarray) -> float:
+        count = before.shape[1]
+        full = cosine(after) - cosine(before)
+        rest = [
+            cosine(np.delete(after, q, axis=1)) - cosine(np.delete(before, q, axis=1))
+            for q in range(count)
+        ]
+        return count * full - (count - 1) * float(np.mean(rest))
+
+    plain = states()
+    [adapter] = store.glob("benign-at-3/seed-42/train/*/data-*/adapter")
+    model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    assert found["raw_cosine_delta"].value == pytest.approx(jackknife(plain, states()), abs=2e-6)
+    assert abs(found["raw_cosine_delta"].value or 0) > 1e-4
+
+
+def test_a_dose_that_is_base_yet_has_no_direction(tmp_path: Path) -> None:
+    """The first step of a warm-up may have a rate of nought."""
+    random = np.random.default_rng(1)
+    base, moved = random.normal(size=(2, 3, 8, 1, 6)).astype(np.float16)
+    for name, states in (("base", base), ("e0", base + moved), ("e0-at-1", base),
+                         ("e0-at-2", base + moved / 2)):  # fmt: skip
+        write_activations(
+            tmp_path / f"{name}.seed-1.a.safetensors", states.astype(np.float16),
+            np.ones((3, 8), bool), personas=["assistant", "b", "c"],
+            questions=[f"q{n}" for n in range(8)], layers=[4], condition=name, seed=1, method="a",
+        )  # fmt: skip
+    names = {"e0-at-1", "e0-at-2"}
+    rows = rows_at_step(
+        list(tmp_path.glob("*.safetensors")), names, base="base", axis="e0",
+        assistant="assistant", place=("a", 4), seed=1,
+    )  # fmt: skip
+    assert {r.condition for r in rows} == names, "the axis' own training is no dose"
+    assert {r.condition for r in rows if r.metric == "M2"} == {"e0-at-2"}
+    [still] = [r for r in rows if (r.condition, r.name) == ("e0-at-1", "raw_cosine_delta")]
+    assert still.value == 0
 
 
 @pytest.mark.long
 def test_a_dose_added_to_a_finished_study_trains_its_first_steps_alone(
     finished_study: Finished, tmp_path: Path
 ) -> None:
-    store, spec = tmp_path / "store", tmp_path / "study.yaml"
+    store, spec, out = tmp_path / "store", tmp_path / "study.yaml", tmp_path / "out"
     shutil.copytree(finished_study.store, store)
-    spec.write_text(yaml.safe_dump(dosed(finished_study.values, 2)), encoding="utf-8")
+    spec.write_text(yaml.safe_dump(dosed(finished_study.values, 3)), encoding="utf-8")
     runner = CliRunner(env={"COLUMNS": "300"})
     plan = runner.invoke(app, ["run", str(spec), "--store", str(store), "--plan", "--json"])
     would = {each["node"]: each["why"] for each in json.loads(plan.stdout)}
-    new = {f"{s}:{name}-at-2:42" for s in ("train", "extract") for name in TRAINED}
+    new = {f"{s}:{name}-at-3:42" for s in ("train", "extract") for name in TRAINED}
     assert set(would) == new | {"aggregate", "report"}
-    assert would["train:benign-at-2:42"]["causes"] == ["not-kept"]
-    assert would["extract:benign-at-2:42"]["causes"] == ["first"]
+    assert would["train:benign-at-3:42"]["causes"] == ["not-kept"]
+    assert would["extract:benign-at-3:42"]["causes"] == ["first"]
     told = runner.invoke(app, ["run", str(spec), "--store", str(store), "--plan"]).stdout
     assert "kept no adapter there: its first steps are trained once more" in told
-    only = ["--only", "train:benign-at-2", "--only", "extract:benign-at-2"]
-    ran = runner.invoke(app, ["run", str(spec), "--store", str(store), *only])
-    assert ran.exit_code == 0 and "2 stages ran" in ran.stdout, ran.stdout
-    [log] = store.glob("benign-at-2/seed-42/train/*/data-*/training.json")
-    assert len(json.loads(log.read_text())["steps"]) == 2
+    ran = runner.invoke(app, ["run", str(spec), "--store", str(store), "--out", str(out)])
+    assert ran.exit_code == 0 and f"{len(would)} stages ran" in ran.stdout, ran.stdout
+    [log] = store.glob("benign-at-3/seed-42/train/*/data-*/training.json")
+    assert len(json.loads(log.read_text())["steps"]) == 3
+
+    results = Results.read(out)
+    before = Results.read(finished_study.out)
+    assert results.rows == before.rows, "no test of the study knows of doses"
+    assert results.training == before.training and results.conditions == before.conditions
+    rows = {(r.metric, r.condition, r.step): r for r in results.trajectories}
+    assert set(rows) >= {("M1", name, step) for name in TRAINED for step in (3, 4)}
+    for name in TRAINED:
+        [own] = [r for r in results.geometry
+                 if (r.metric, r.variant, r.name) == ("M1", "recommended", "raw_cosine_delta")
+                 and (r.condition, r.target) == (name, "these_personas")
+                 and (r.method, r.layer) == ("a", 3)]  # fmt: skip
+        last = rows["M1", name, 4]
+        assert (last.value, last.ci95, last.whole, last.p) == (own.value, own.ci95, True, None)
+    tested = [r for r in results.trajectories if r.p is not None]
+    holm = multipletests([r.p for r in tested], method="holm")[1]
+    assert [r.p_holm for r in tested] == pytest.approx(holm.tolist()) and len(tested) >= 6
+    table = personaspace.load_results(out).trajectories()
+    assert len(table) == len(results.trajectories) and table.ci95_low.notna().any()
+    assert 'id="trajectories"' in (out / "report.html").read_text(encoding="utf-8")
+    assert "over the steps of training" in (out / "report.md").read_text(encoding="utf-8")
+    assert (out / "figures" / "trajectories.svg").is_file()

@@ -36,6 +36,7 @@ LATER = {
     "robustness",
     "seeds",
     "steering",
+    "trajectories",
 }
 
 

@@ -32,6 +32,7 @@ from personaspace.analysis.results_parts import (
     RobustRow,
     StudyCondition,
     TrainingRow,
+    TrajectoryRow,
 )
 from personaspace.analysis.rows import STRICT, Row
 from personaspace.analysis.steering_rows import SteeringRow
@@ -103,6 +104,8 @@ class Results(BaseModel):
     robustness: list[RobustRow] = []
     """M1 to M3 and shape at the headline layer without these dimensions, and with all of one
     scale."""
+    trajectories: list[TrajectoryRow] = []
+    """M1 to M3, and leakage, over the steps of training: exploratory, in no family of the rows."""
     leakage: list[Row] = []
     """Leakage of the marker, length of the answers, and H1 to H3."""
     rates: list[RateRow] = []

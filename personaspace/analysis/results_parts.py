@@ -199,6 +199,40 @@ class RobustRow(Part):
     """Its p, in no family: the row as it is carries the test."""
 
 
+class TrajectoryRow(Part):
+    """A measure of a condition after some of the steps of its training, over all its runs."""
+
+    condition: str
+    """The condition."""
+    step: int
+    """Optimiser steps; 0: base."""
+    whole: bool
+    """Whether that is the whole training, which the study's own rows are about."""
+    metric: str
+    """M1, M2, M3, bystander_mean or source."""
+    name: str
+    """The measure, as in the rows; `source`: share of the source persona's answers with the
+    marker."""
+    method: str | None = None
+    """Extraction method: a or b."""
+    layer: int | None = None
+    """Decoder layer, counted from 0."""
+    value: Real = None
+    """The estimate, for these personas."""
+    ci95: Interval95 = None
+    """Its 95 % interval."""
+    p: Real = None
+    """Of a dose: that `value` is 0, as the study tests it of the whole training."""
+    p_bh: Real = None
+    """p adjusted by Benjamini and Hochberg over all doses, conditions and measures."""
+    p_holm: Real = None
+    """p adjusted by Holm likewise."""
+    n: int | None = None
+    """Training runs, or questions where one run is all."""
+    run_variation: bool | None = None
+    """Whether the interval holds run-to-run variation."""
+
+
 class RateRow(Part):
     """Answers with the marker of one condition, seed and persona."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from personaspace.analysis.results import RESULTS_FILE, Results
+from personaspace.analysis.results_parts import TrajectoryRow
 from personaspace.api.tables import frame
 from personaspace.errors import UserError
 from personaspace.files import read_model
@@ -131,6 +132,20 @@ class StudyResults:
         import pandas as pd
 
         return pd.DataFrame([measure.model_dump() for measure in self.results.measures])
+
+    def trajectories(self) -> pd.DataFrame:
+        """Measures over the steps of training, by condition; empty without `training.doses`."""
+        import pandas as pd
+
+        columns = list(TrajectoryRow.model_fields)
+        rows = [row.model_dump() for row in self.results.trajectories]
+        table = pd.DataFrame(rows, columns=columns)
+        ends = [pair or (None, None) for pair in table.pop("ci95")]
+        place = columns.index("ci95")
+        for offset, name in enumerate(("ci95_low", "ci95_high")):
+            values = pd.Series([pair[offset] for pair in ends], dtype="float64")
+            table.insert(place + offset, name, values)
+        return table
 
     def rates(self) -> pd.DataFrame:
         """Answers with the marker, by condition, seed and persona."""

@@ -87,7 +87,7 @@ def summary(
         notes += [escape_markdown(tests.note), _bullets(list(tests.footnotes))]
     shape = context["shape"] or {}
     about = [shape.get("table"), shape.get("increments")]
-    for table in (*about, context["dimensions"], context["robustness"]):
+    for table in (*about, context["trajectories"], context["dimensions"], context["robustness"]):
         if table is not None:
             parts += [f"## {table.caption}", _short(table), escape_markdown(table.note)]
     folded = [_bullets(context["details"]), *notes]

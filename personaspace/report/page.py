@@ -32,6 +32,7 @@ from personaspace.report.embed import data_uri, figure_markup
 from personaspace.report.figures import Figure, Settings, draw, style
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, THIN, count, pretty
+from personaspace.report.trajectory_table import trajectory_table
 from personaspace.report.verdict import verdict
 
 _FIGURES_OF = {
@@ -201,6 +202,7 @@ def _contents(context: dict[str, Any]) -> list[dict[str, str]]:
         ("steering", "Steering", context["steering"]),
         ("leakage", "Leakage", context["leakage"]),
         ("geometry", "Geometry", context["measures"]),
+        ("trajectories", "Over the steps", context["trajectories"]),
         ("training", "Training", any(f["id"] == "training" for f in context["figures"])),
         ("answers", "Answers", context["answers"]),
         ("caveats", "Caveats", True),
@@ -284,6 +286,7 @@ def build(
         "dimensions": dimension_tables.dimensions_table(results),
         "robustness": dimension_tables.robustness_table(results),
         "shape": shape_tables.section(results),
+        "trajectories": trajectory_table(results),
         "answers": _answers(packed),
         "personas": _personas_table(results),
         "origin": origin,

@@ -274,9 +274,10 @@ class GroupWork:
     def repeat(self, cell: Cell, changed: Mapping[str, Kept]) -> None:
         """The same of activations changed in each way, for estimates over all runs alone."""
         for transform in dimensions.transforms(cell):
-            self._once_more(dimensions.transformed(cell, transform), changed[transform])
+            self.tabulate(dimensions.transformed(cell, transform), changed[transform])
 
-    def _once_more(self, cell: Cell, kept: Kept) -> None:
+    def tabulate(self, cell: Cell, kept: Kept) -> None:
+        """What M1 to M3 of a cell leave for estimates over all runs, and nothing else."""
         if self.design is None:
             return
         sampled = cell.by_theme(self.places)

@@ -9,7 +9,7 @@ Shape suffixes: Q questions, P personas.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -131,6 +131,23 @@ def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
     return rows
 
 
+def condition_rows(kept: Kept, roles: Roles, names: Collection[str]) -> list[Row]:
+    """Rows of these conditions over all their runs, for these personas; no row compares two."""
+    rows: list[Row] = []
+    for (method, layer, metric, name), every in sorted(kept.tables.items()):
+        tables = [table for table in every if table.condition in names]
+        own, change = (_aligned(tables, of) if tables else None for of in (False, True))
+        if own is None or change is None:
+            continue
+        bases = [table.base for table in tables if table.base is not None]
+        base = float(np.mean(bases)) if bases else None
+        place = Row(metric, "recommended", method, layer, target="these_personas")
+        work = _Work(place, name, "these_personas", roles, own, change, base)
+        for condition in own.counts:
+            rows.extend(work.condition(condition))
+    return rows
+
+
 #: Measures that are computed once more from changed activations.
 _ROBUST = frozenset(
     {
@@ -178,7 +195,7 @@ class _Work:
     def rows(self) -> Iterator[Row]:
         names = list(self.own.counts)
         for condition in names:
-            yield from self._condition(condition)
+            yield from self.condition(condition)
         em = [name for name in names if name not in self.roles.harmless]
         called = contrast_names(self.name)
         benign = self.roles.benign
@@ -207,7 +224,8 @@ class _Work:
         """Of tests of EM against benign."""
         return SHAPE_FAMILY if self.place.metric == SHAPE else "geometry_em_vs_benign"
 
-    def _condition(self, condition: str) -> Iterator[Row]:
+    def condition(self, condition: str) -> Iterator[Row]:
+        """A condition's own value, and its change from base."""
         found = self.own.contrast({condition: 1.0}, self.target)
         changed = self.change.contrast({condition: 1.0}, self.target)
         shape = self.place.metric == SHAPE

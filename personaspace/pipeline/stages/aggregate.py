@@ -40,6 +40,7 @@ from personaspace.pipeline.tables import (
     training_rows,
     write_tables,
 )
+from personaspace.pipeline.trajectories import trajectories
 from personaspace.study import base_model
 from personaspace.study.identity import identities
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
@@ -119,6 +120,11 @@ def run(context: Context) -> None:
         notices=[NoticeInfo(**asdict(notice)) for notice in notices(context.study)],
     )
     results = marked(assessed(counted))
+    layer = _headline_layer(context)
+    cosines = {name: by_layer[layer] for name, by_layer in measured.items()}
+    results = results.model_copy(
+        update={"trajectories": trajectories(everything, results, cosines)}
+    )
     warned = [caveat.text for caveat in caveats(results, context.study.unseen)]
     results = results.model_copy(update={"caveats": warned})
     write_json(context.out / RESULTS_FILE, results.to_dict())

@@ -20,6 +20,7 @@ from personaspace.report.figures import (
     steering,
     style,
     training,
+    trajectories,
 )
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.selection import AGAINST_CHANCE, headline_rows
@@ -101,7 +102,8 @@ def drawings(folder: Path, results: Results, title: str) -> list[Drawing]:
     )
     found = [hero.drawing(results, title), heatmap.drawing(results)]
     found += [m1, increment.drawing(results), m2, convergence.drawing(results), m3]
-    found += [steering.drawing(results), training.drawing(results)]
+    found += [steering.drawing(results), trajectories.drawing(results)]
+    found.append(training.drawing(results))
     return [drawing for drawing in found if drawing is not None]
 
 
