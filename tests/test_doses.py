@@ -270,10 +270,10 @@ def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
     store = tmp_path / "store"
     shutil.copytree(whole, store)
     work = work_of(study_dict, store)
-    files = []
+    files: list[Path] = []
     for name in ("base", "benign-at-3"):
         go(work, Node("extract", name, 42))
-        files += store.glob(f"{name}/seed-42/extract/*/data-*/*.a.safetensors")
+        files += store.glob(f"{name}/seed-42/extract/*/data-*/{name}.seed-42.a.safetensors")
     rows = rows_at_step(
         files, {"benign-at-3"}, base="base", axis=None, assistant="assistant",
         place=("a", 2), seed=42,
@@ -281,7 +281,7 @@ def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
     found = {row.name: row for row in rows if row.metric == "M1"}
 
     study = work.study
-    tokenizer = AutoTokenizer.from_pretrained(study.spec.model.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(study.spec.model.name)
     model: Any = AutoModelForCausalLM.from_pretrained(study.spec.model.name, dtype=torch.float32)
 
     def states() -> np.ndarray:
@@ -301,7 +301,8 @@ def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
                     out = model(ids, output_hidden_states=True)
                 asked.append(out.hidden_states[3][0, -1].numpy())
         shape = (len(study.spec.extracted_personas()), len(study.extraction_questions), -1)
-        return np.stack(asked).astype(np.float64).reshape(shape)
+        # Files hold 16 bits.
+        return np.stack(asked).astype(np.float16).astype(np.float64).reshape(shape)
 
     def cosine(states_PQH: np.ndarray) -> float:
         unit = states_PQH.mean(axis=1)
@@ -315,7 +316,7 @@ def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
             cosine(np.delete(after, q, axis=1)) - cosine(np.delete(before, q, axis=1))
             for q in range(count)
         ]
-        return count * full - (count - 1) * float(np.mean(rest))
+        return float(count * full - (count - 1) * np.mean(rest))
 
     plain = states()
     [adapter] = store.glob("benign-at-3/seed-42/train/*/data-*/adapter")
