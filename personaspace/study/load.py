@@ -174,11 +174,8 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
     coupling = questions("coupling.questions", spec.coupling.questions, spec.coupling.limit)
     evaluation = questions("evaluation.questions", spec.evaluation.questions, spec.evaluation.limit)
     if spec.evaluation.unseen_questions is not None:
-        more = questions(
-            "evaluation.unseen_questions",
-            spec.evaluation.unseen_questions,
-            spec.evaluation.limit,
-        )
+        unseen, field = spec.evaluation.unseen_questions, "evaluation.unseen_questions"
+        more = questions(field, unseen, spec.evaluation.limit)
         problems += _repeated(more, {*coupling, *evaluation})
         evaluation = evaluation + more
     counted = ("positives", "negatives_each", "questions", "limit")

@@ -218,10 +218,8 @@ def fit(
             context.progress.say(f"trains several times slower than it could: {chosen.reason}")
         _check_doses(context, until, doses, trainer.steps)
         context.progress.start("train", trainer.last)
-        kept.doses = Doses(
-            frozenset(doses),
-            lambda weights, out: lora.save(model, out, context.spec.model.name, weights),
-        )
+        name = context.spec.model.name
+        kept.doses = Doses(frozenset(doses), lambda found, to: lora.save(model, to, name, found))
 
         def advance(entry: StepLog) -> None:
             context.progress.advance(1, f"loss {entry.loss:.3f}")
@@ -230,7 +228,7 @@ def fit(
             Checkpoints((lambda: shared) if several else kept.load, kept.save, frozenset(doses)),
             advance,
         )
-        lora.save(model, context.out / ADAPTER, context.spec.model.name)
+        lora.save(model, context.out / ADAPTER, name)
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
     _record(context, [asdict(entry) for entry in log], counts)
