@@ -90,8 +90,7 @@ def one(world: World, rng: np.random.Generator) -> tuple[float, bool]:
             changes = effect + 0.1 * (own + of_topic * rng.standard_normal())
             truth = effect if (arm.control, arm.dose) == (None, DOSES[-1]) else truth
         arms.append(
-            {**vars(arm), "bad": changes, "good": np.zeros(world.questions), "degenerate": [0.0],
-             "surprise": [0.0]}
+            {**vars(arm), "bad": changes, "good": np.zeros(world.questions)}
         )  # fmt: skip
     shared = world.topics < world.questions
     run = {
@@ -102,8 +101,7 @@ def one(world: World, rng: np.random.Generator) -> tuple[float, bool]:
             for n in range(world.questions)
         ],
     }  # fmt: skip
-    rows = analyse_steering({("made", 0): run})
-    rows = [row for row in rows if row.measure is SteeringMeasure.ADVICE]
+    rows = analyse_steering({("made", 0): run}, [SteeringMeasure.ADVICE])
     tested = next(row for row in rows if row.dose is None)
     last = next(row for row in rows if row.dose == DOSES[-1])
     assert tested.p is not None and last.delta_ci95 is not None

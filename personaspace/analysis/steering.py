@@ -52,11 +52,14 @@ def slope(doses_D: Sequence[float], changes_DQ: Array) -> Array:
     return np.asarray(doses @ changes_DQ / (doses @ doses))
 
 
-def analyse_steering(found: Mapping[Key, Run]) -> list[SteeringRow]:
+def analyse_steering(
+    found: Mapping[Key, Run], measures: Iterable[SteeringMeasure] = tuple(SteeringMeasure)
+) -> list[SteeringRow]:
     """Rows of every run, vector and measure: one a dose, and one of all doses together.
 
     Args:
         found: What stage steer wrote, by condition and seed.
+        measures: Those that are wanted.
     """
     rows: list[SteeringRow] = []
     for (condition, seed), run in found.items():
@@ -64,7 +67,7 @@ def analyse_steering(found: Mapping[Key, Run]) -> list[SteeringRow]:
             (arm["model"], arm["mode"], arm["vector"]) for arm in run["arms"] if arm["mode"]
         )
         for model, mode, vector in kinds:
-            for measure in SteeringMeasure:
+            for measure in measures:
                 curve = _Curve(run, measure, model, mode, vector)
                 rows += curve.rows(condition, seed)
     return rows
