@@ -183,17 +183,15 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         problems += _too_few_answers(spec, coupling)
     steered = _steering(spec, folder, questions, note)
     judged, gold_set = _judging(spec, folder, questions, note)
-    chats = _chats(spec, folder, note)
+    chats, published = _chats(spec, folder, note), _published(spec, folder, note)
     problems += check_steps(spec, chats)
-    published = _published(spec, folder, note)
     new = [problem for problem in problems if not only_follows(problem, known)]
     if known or new:
         raise SpecErrors([*known, *new])
-    asked = (extraction, coupling, evaluation)
     study = Study(
         spec,
         folder,
-        *asked,
+        *(extraction, coupling, evaluation),
         chats,
         tuple(judged),
         gold_set,
