@@ -122,7 +122,8 @@ def _geometry(size: Size, rng: np.random.Generator) -> GeometryResult:
     with tempfile.TemporaryDirectory() as folder:
         _activations(size, Path(folder), rng)
         paths, _ = find_activations(folder)
-        return analyse_geometry(paths, permutations=100, bootstrap=100)
+        place = (size.methods[0], 20 if 20 in size.layers else size.layers[-1])
+        return analyse_geometry(paths, permutations=100, bootstrap=100, robust_at=place)
 
 
 _SENTENCES = (
@@ -292,7 +293,9 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
              if anchor else None}
             for name, label, kind, persona, anchor in ARMS[: size.conditions]
         ],
+        "digest": "ab" * 32,
         "geometry": to_dicts(geometry.rows),
+        "spaces": [space.model_dump() for space in geometry.spaces],
         "leakage": _leakage(size, scores),
         "rates": _rates(scores),
         "training": _training(size, rng),
@@ -300,6 +303,7 @@ def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
         "caveats": ["One seed: differences between conditions may be run-to-run variation."],
     }  # fmt: skip
     results |= {part: [] for part in without if part in results}
+    results |= {"spaces": []} if "geometry" in without else {}
     judged = assessed(Results.model_validate(results)).to_dict()
     results |= {part: judged[part] for part in ("control", "leakage")} | size.extra
     results = Results.model_validate(results).to_dict()

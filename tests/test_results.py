@@ -25,6 +25,7 @@ def least(**parts: Any) -> dict[str, Any]:
 #: What came after studies had been published: at its default where a file lacks it.
 LATER = {
     "control",
+    "digest",
     "dimensions",
     "forms",
     "judge",
@@ -37,6 +38,7 @@ LATER = {
     "seeds",
     "steering",
     "trajectories",
+    "spaces",
 }
 
 

@@ -25,6 +25,7 @@ from personaspace.analysis.results_parts import (
     ModelInfo,
     NoticeInfo,
     PersonaInfo,
+    PersonaSpace,
     PrimaryInfo,
     QuestionsInfo,
     RateRow,
@@ -69,6 +70,8 @@ class Results(BaseModel):
     """Name of the study."""
     title: str = ""
     """Title for figures and report; empty: made from the name."""
+    digest: str | None = None
+    """SHA-256 of spec and data, as a registration has it; figures carry it in their metadata."""
     model: ModelInfo = ModelInfo()
     """The base model of the study."""
     seeds: list[int] = []
@@ -106,6 +109,8 @@ class Results(BaseModel):
     scale."""
     trajectories: list[TrajectoryRow] = []
     """M1 to M3, and leakage, over the steps of training: exploratory, in no family of the rows."""
+    spaces: list[PersonaSpace] = []
+    """Where every persona is at the headline layer, for pictures; one for each training seed."""
     leakage: list[Row] = []
     """Leakage of the marker, length of the answers, and H1 to H3."""
     rates: list[RateRow] = []

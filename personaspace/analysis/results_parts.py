@@ -233,6 +233,41 @@ class TrajectoryRow(Part):
     """Whether the interval holds run-to-run variation."""
 
 
+class PersonaPlace(Part):
+    """Where one persona vector is."""
+
+    condition: str
+    """The condition."""
+    persona: str
+    """The persona."""
+    first: float
+    """Coordinate on base's first principal component, in units of activations."""
+    second: float
+    """Coordinate on the second."""
+    along: Real = None
+    """Position along the axis from base's assistant (0) to that of the axis condition (1); None
+    without such an axis."""
+
+
+class PersonaSpace(Part):
+    """All persona vectors of one training seed in base's basis, at the headline layer."""
+
+    method: str
+    """Extraction method: a or b."""
+    layer: int
+    """Decoder layer, counted from 0."""
+    seed: int
+    """Training seed of the comparison."""
+    assistant: str
+    """The persona that the axis is of."""
+    axis: str | None = None
+    """Condition that defines the axis; None: no axis."""
+    shares: list[float]
+    """Share of the variance between base's personas on the first two principal components."""
+    places: list[PersonaPlace]
+    """By condition and persona."""
+
+
 class RateRow(Part):
     """Answers with the marker of one condition, seed and persona."""
 

@@ -302,14 +302,33 @@ class StudyResults:
         Raises:
             UserError: Not a format of pictures.
         """
-        from personaspace.report.figures import draw_hero
+        return self.figure("hero", path, style)
 
-        drawn = draw_hero(self.results, style=style)
+    def figure(
+        self, name: str, path: Path | str | None = None, style: Style | None = None
+    ) -> Figure:
+        """A figure in one's own style.
+
+        Args:
+            name: `hero`; `persona-plane` (arrows from base on its principal plane);
+                `axis-positions` (personas along the assistant–EM axis); `cosine-matrices`;
+                `leakage-geometry` (cosine with the source against the rate of the marker).
+            path: Saved there as well, in the format of its suffix, with the digest of the study
+                and the version in its metadata (PNG, SVG, PDF).
+            style: Colours, sizes and fonts; None: those of the report.
+
+        Raises:
+            UserError: No such figure, nothing to draw, or not a format of pictures.
+        """
+        from personaspace.report.figures import draw_picture
+        from personaspace.report.figures.style import metadata
+
+        drawn = draw_picture(name, self.folder, self.results, style)
         if path is not None:
             known = drawn.canvas.get_supported_filetypes()
             if (suffix := Path(path).suffix.removeprefix(".").lower()) not in known:
                 raise UserError(f"{path}: no format {suffix!r} (there are {', '.join(known)})")
-            drawn.savefig(path)
+            drawn.savefig(path, metadata=metadata(suffix, self.results.digest) or None)
         return drawn
 
 

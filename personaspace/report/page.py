@@ -287,6 +287,7 @@ def build(
         "robustness": dimension_tables.robustness_table(results),
         "shape": shape_tables.section(results),
         "trajectories": trajectory_table(results),
+        "pictures": ("persona-plane", "axis-positions", "cosine-matrices", "leakage-geometry"),
         "answers": _answers(packed),
         "personas": _personas_table(results),
         "origin": origin,

@@ -24,9 +24,10 @@ from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files
 from personaspace.analysis.geometry.halves import LEAST
 from personaspace.analysis.geometry.halves import Design as GroupDesign
 from personaspace.analysis.geometry.pooled import Kept, pooled_rows, robust_rows
+from personaspace.analysis.geometry.space import space_of
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
-from personaspace.analysis.results_parts import DimensionRow, RobustRow
+from personaspace.analysis.results_parts import DimensionRow, PersonaSpace, RobustRow
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
 from personaspace.analysis.themes import Places, Themes, places_of, sums
@@ -59,6 +60,7 @@ class GeometryResult:
             of the comparison, so that base stands beside each seed that it is compared with.
         dimensions: What a few large dimensions make of the activations, cell by cell.
         robustness: M1 to M3 at one place without these, and with all dimensions of one scale.
+        spaces: Coordinates of persona vectors there.
         notes: What was left out and why.
     """
 
@@ -66,6 +68,7 @@ class GeometryResult:
     cosines: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COSINE_COLUMNS))
     dimensions: list[DimensionRow] = field(default_factory=list)
     robustness: list[RobustRow] = field(default_factory=list)
+    spaces: list[PersonaSpace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -151,7 +154,7 @@ def analyse_geometry(
         seed: Of all random draws.
         variants: `published`, `recommended` or both.
         themes: Of the questions, which are then the clusters of the recommended analysis.
-        robust_at: Method and layer of `robustness`; None: there is none.
+        robust_at: Method and layer of `robustness` and `spaces`; None: there are none.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -174,6 +177,8 @@ def analyse_geometry(
         for cell in read_cells(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
             result.dimensions.extend(dimensions.dimension_rows(cell))
+            if (cell.method, cell.layer) == robust_at:
+                result.spaces.append(space_of(cell, roles))
             rows, more = work.analyse(cell)
             result.rows.extend(rows)
             result.notes.extend(note for note in more if note not in result.notes)

@@ -45,6 +45,7 @@ from personaspace.study import base_model
 from personaspace.study.identity import identities
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
 from personaspace.study.notices import notices
+from personaspace.study.registration import digest, registered
 
 if TYPE_CHECKING:
     from personaspace.analysis.geometry import GeometryResult
@@ -109,6 +110,7 @@ def run(context: Context) -> None:
         geometry=geometry.rows,
         dimensions=geometry.dimensions,
         robustness=geometry.robustness,
+        spaces=geometry.spaces,
         leakage=leakage,
         rates=rate_rows(scores, answers, context.spec.coupling.separator),
         forms=form_rows(forms),
@@ -274,6 +276,7 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
     spec, (num_layers, hidden) = context.spec, _shape(context)
     return {
         "study": spec.name,
+        "digest": digest(registered(context.study)),
         "model": ModelInfo(
             name=spec.model.name,
             revision=spec.model.revision,

@@ -16,7 +16,9 @@ from personaspace.report.figures import (
     heatmap,
     hero,
     increment,
+    pairs,
     profiles,
+    space,
     steering,
     style,
     training,
@@ -103,6 +105,8 @@ def drawings(folder: Path, results: Results, title: str) -> list[Drawing]:
     found = [hero.drawing(results, title), heatmap.drawing(results)]
     found += [m1, increment.drawing(results), m2, convergence.drawing(results), m3]
     found += [steering.drawing(results), trajectories.drawing(results)]
+    found += [space.plane(results), space.positions(results)]
+    found += [pairs.matrices(folder, results), pairs.leakage(folder, results)]
     found.append(training.drawing(results))
     return [drawing for drawing in found if drawing is not None]
 
@@ -132,10 +136,12 @@ def draw(aggregate_folder: Path, out: Path, settings: Settings) -> list[Figure]:
         wide = drawing.paint(False)
         files = {}
         with style.styled():
-            svg = style.render(wide, "svg")
+            svg = style.render(wide, "svg", digest=results.digest)
             for kind in dict.fromkeys(settings.formats):
                 files[kind] = out / f"{drawing.id}.{kind}"
-                content = svg if kind == "svg" else style.render(wide, kind, settings.dpi)
+                content = svg
+                if kind != "svg":
+                    content = style.render(wide, kind, settings.dpi, results.digest)
                 style.write(files[kind], content)
             narrow = style.render(drawing.paint(True), "svg")
         figures.append(

@@ -24,6 +24,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import KINDS
 from personaspace.errors import UserError
+from personaspace.version import __version__
 
 # The report turns these exact colours, and three of the palette, into CSS variables, so that inline
 # figures follow the page's light or dark theme; nothing else may be drawn in them.
@@ -230,17 +231,29 @@ def settled(figure: Canvas) -> Canvas:
     return figure
 
 
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
+def metadata(kind: str, digest: str | None) -> dict[str, Any]:
+    """What a file says of itself: the version that drew it and the digest of spec and data.
+
+    No dates or random ids, so that equal figures are equal files.
+
+    Args:
+        kind: png, svg or pdf; other formats: nothing.
+        digest: SHA-256; None: not known.
+    """
+    maker, spec = f"personaspace {__version__}", f"sha256:{digest}" if digest else None
+    known: dict[str, dict[str, Any]] = {
+        "png": {"Software": maker, "Source": spec},
+        "svg": {"Date": None, "Creator": maker, "Identifier": spec},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": maker, "Keywords": spec},
+    }
+    dates = {"Date", "CreationDate", "Producer"}
+    return {key: v for key, v in known.get(kind, {}).items() if v is not None or key in dates}
 
 
-def render(figure: Canvas, kind: str, dpi: int = 160) -> bytes:
-    """The figure as PNG, SVG or PDF bytes, without dates or random ids."""
+def render(figure: Canvas, kind: str, dpi: int = 160, digest: str | None = None) -> bytes:
+    """The figure as PNG, SVG or PDF bytes, without dates or random ids; see `metadata`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=_METADATA[kind])
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata(kind, digest))
     return buffer.getvalue()
 
 
