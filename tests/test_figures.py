@@ -75,6 +75,10 @@ def test_every_figure_is_written_in_every_format_with_alt_text(
         "m2-layers",
         "m2-convergence",
         "m3-layers",
+        "persona-plane",
+        "axis-positions",
+        "cosine-matrices",
+        "leakage-geometry",
         "training",
     ]
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

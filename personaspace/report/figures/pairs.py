@@ -116,6 +116,7 @@ def paint_matrices(
             (bottom, grid[:, beside:], "cosine less base's"),
         ):
             _bar(figure.colorbar(drawn, ax=part, **bars), text)  # type: ignore[arg-type]
+        figure.draw_without_rendering()  # square panels need the layout twice
         return style.settled(figure)
 
 
