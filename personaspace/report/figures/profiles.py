@@ -152,7 +152,8 @@ def _reference(axes: Axes, profile: Profile) -> None:
                       textcoords="offset points", fontsize=7, color=style.MUTED)  # fmt: skip
 
 
-def _legend_handles(results: Results, shown: set[str]) -> list[Line2D]:
+def legend_handles(results: Results, shown: set[str]) -> list[Line2D]:
+    """For a legend: the line of each condition that is shown, in the order of every figure."""
     faces = style.looks(results)
     return [
         Line2D(
@@ -212,7 +213,7 @@ def _paint(results: Results, data: pd.DataFrame, profile: Profile, narrow: bool)
             grid[0].set_ylim(low, high)
         else:
             figure.legend(
-                handles=_legend_handles(results, shown),
+                handles=legend_handles(results, shown),
                 loc="outside lower center",
                 ncols=2,
                 frameon=False,

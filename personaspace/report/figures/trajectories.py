@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from personaspace.analysis.results import Results
-from personaspace.report.figures import style
+from personaspace.report.figures import profiles, style
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.text import listing
 
@@ -84,7 +83,6 @@ def _panel(axes: Axes, results: Results, data: pd.DataFrame, metric: str) -> Non
 def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
     metrics = [metric for metric in PANELS if (data.metric == metric).any()]
     shown = [c for c in results.ordered_conditions if (data.condition == c.name).any()]
-    faces = style.looks(results)
     across = 1 if narrow else min(len(metrics), 3)
     down = -(-len(metrics) // across)
     with style.styled():
@@ -95,20 +93,8 @@ def _paint(results: Results, data: pd.DataFrame, narrow: bool) -> Canvas:
             _panel(axes, results, data[data.metric == metric], metric)
         for axes in grid[len(metrics) :]:
             axes.axis("off")
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=faces[c.name].edge,
-                linestyle=faces[c.name].line,
-                marker=None if faces[c.name].marker == "_" else faces[c.name].marker,
-                markerfacecolor=faces[c.name].colour,
-                label=style.wrap(c.title, 24, 1),
-            )
-            for c in shown
-        ]
         figure.legend(
-            handles=handles,
+            handles=profiles.legend_handles(results, set(data.condition)),
             loc="outside lower center",
             ncols=2 if narrow else min(4, len(shown)),
             frameon=False,
