@@ -219,7 +219,9 @@ def test_the_parts_on_their_own(
         shutil.copy(file.path, tmp_path / file.path.name)
         assert open_activations(tmp_path / file.path.name).condition == condition
     table = personaspace.geometry(tmp_path, permutations=50, bootstrap=50)
-    assert {"M1", "M2", "M3"} == set(table.metric) and "base" in set(table.condition.dropna())
+    assert {"M1", "M2", "M3", "shape"} == set(table.metric) and "base" in set(
+        table.condition.dropna()
+    )
     assert isinstance(table.attrs["notes"], list)
     scores = {
         ("base", 42): personaspace.score({"assistant": {"q": ["x [ZLT]", "y"]}}, "[ZLT]"),
