@@ -208,6 +208,9 @@ def test_personas_that_changed_places_are_told_apart_but_not_by_base(tmp_path: P
     added = by["shape", "cka_em_minus_benign", "e4-villain", "these_personas"]
     assert (added.family, added.p is None) == ("geometry_shape", False)
     assert ("shape", "cka", "e4-villain", "new_personas") not in by
+    for name in ("subspace_overlap", "probe_transfer"):  # their tests are not calibrated
+        row = by["shape", f"{name}_em_minus_benign", "e4-villain", "these_personas"]
+        assert (row.p, row.family, row.equivalence) == (None, None, None) and row.ci95
     results = Results(
         study="s",
         conditions=[

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from personaspace.analysis.measure import Measure
+from personaspace.analysis.metrics_shape import UNTESTED
 
 #: What is contrasted: metric, name of the measure, prefix of its contrasts, and words for it.
 _WHAT = (
@@ -64,6 +67,8 @@ def _of(metric: str, name: str, prefix: str, what: str) -> list[Measure]:
         )  # fmt: skip
     if metric == "shape":  # pairs of EM conditions are not compared there
         made = [m for m in made if m.name != f"{name}_pair"]
+    if name in UNTESTED:
+        made = [replace(m, null=None) for m in made]
     return [m for m in made if metric != "M1" or m.name not in _KNOWN]
 
 

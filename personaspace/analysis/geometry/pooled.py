@@ -22,7 +22,7 @@ from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.geometry.shape import AT_BOUND
 from personaspace.analysis.geometry.shape import FAMILY as SHAPE_FAMILY
 from personaspace.analysis.geometry.shape import METRIC as SHAPE
-from personaspace.analysis.geometry.transfer import NAME as PROBE
+from personaspace.analysis.metrics_shape import UNTESTED
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import RobustRow
 from personaspace.analysis.rows import Row, Target
@@ -253,7 +253,7 @@ class _Work:
 
     def _filled(self, row: Row, found: RunEstimate) -> Row:
         # Of one training, M3's classifiers are shared by all questions: no variance holds that.
-        tested = found.run_variation or (row.metric != "M3" and self.name != PROBE)
+        tested = self.name not in UNTESTED and (found.run_variation or row.metric != "M3")
         return replace(
             row,
             value=found.estimate.value,
