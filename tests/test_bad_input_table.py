@@ -148,7 +148,7 @@ FIELDS += [
     ("its chats longer than a row", ("conditions.2.training", {"max_tokens": 257}),
      "conditions[2].training.max_tokens: is more than training.row_tokens (256)"),
     ("what no condition has of its own", ("conditions.2.training", {"checkpoint_every": 2}),
-     "conditions[2].training.checkpoint_every: unknown field"),
+     "conditions[2].training: checkpoint_every is one for all conditions: it goes into training"),
     ("a reserved persona", ("personas", PERSONAS), "personas[5].name: "),
     ("a prompt twice", ("personas.1.prompt", "You are the assistant."), "personas[1].prompt: "),
     ("an empty marker", ("coupling.marker", ""), "coupling.marker: "),

@@ -347,6 +347,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"engine": "vllm"}, "steering.engine: "),
     ({"conditions": ["e9"]}, "steering.conditions[0]: unknown condition 'e9'"),
     ({"conditions": ["base"]}, "steering.conditions[0]: 'base' has none of the vectors"),
+    ({"doses": [1e300]}, "steering.doses: 1e+300 is not between"),
+    ({"doses": [True]}, "steering.doses: must be a number (got True)"),
     ({"seeds": [7]}, "steering.seeds[0]: 7 is not among the seeds"),
     ({"answered_controls": 20}, "steering.answered_controls: is more than steering.controls (19)"),
     ({"max_new_tokens": 10**6}, "steering.max_new_tokens: 1000000 tokens and a prompt do not fit"),
@@ -383,3 +385,12 @@ def test_a_study_without_fine_tuning_has_no_shift(study_dict: dict[str, Any]) ->
     study_dict["steering"] = {"vectors": ["villain"]}
     said = [str(problem) for problem in examine(study_dict)[1]]
     assert not any(one.startswith("steering") for one in said)
+
+
+def test_a_condition_without_any_of_the_seeds_is_named(study_dict: dict[str, Any]) -> None:
+    study_dict["seeds"] = [42, 43]
+    study_dict["conditions"][3]["seeds"] = [42]
+    name = study_dict["conditions"][3]["name"]
+    study_dict["steering"] = {"conditions": [name], "seeds": [43]}
+    said = [str(problem) for problem in examine(study_dict)[1]]
+    assert f"steering.conditions[0]: '{name}' has none of the seeds in steering.seeds" in said

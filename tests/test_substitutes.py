@@ -154,3 +154,24 @@ def test_a_store_that_is_not_there_is_the_users_mistake(
     options = ["--store", str(tmp_path / "mine"), "--substitute", str(tmp_path / "nowhere")]
     done = CliRunner().invoke(app, ["run", str(spec), *options])
     assert done.exit_code == 2 and str(tmp_path / "nowhere") in done.stderr
+
+
+def test_a_plan_says_what_would_be_taken_and_a_store_of_nothing_is_named(
+    finished_study: Finished, theirs: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    (empty := tmp_path / "empty").mkdir()
+    command = ["run", str(finished_study.spec), "--store", str(mine), "--plan"]
+    options = ["--substitute", str(empty), "--substitute", str(theirs)]
+    with open_store(str(theirs)) as there:
+        work = prepare(load_study(finished_study.spec), there)
+    count = len(of_conditions(work))
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, [*command, *options])
+    assert f"{count} of them would be taken from {theirs}, and not computed" in done.stdout
+    plan = json.loads(CliRunner().invoke(app, [*command, *options, "--json"]).stdout)
+    assert sum(each["taken_from"] == str(theirs) for each in plan) == count
+    assert not mine.exists()
+    _, said, _ = brought(finished_study, empty, mine)
+    assert said == [f"{empty}: has nothing of what is to run"]
+    done = CliRunner().invoke(app, [*command, "--substitute", f"{mine}/"])
+    assert done.exit_code == 2 and f"--substitute: {mine} is the store of the run" in done.stderr

@@ -191,7 +191,7 @@ def run(
 ) -> None:
     """Run a study on this machine; what is complete is not run again."""
     if plan:
-        running.show_plan(spec, store, only, with_inputs, as_json)
+        running.show_plan(spec, store, only, with_inputs, as_json, substitute or ())
         return
     if as_json:
         raise UserError("--json: goes with --plan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,9 +100,15 @@ def print_failures(summary: Summary) -> None:
 
 
 def show_plan(
-    spec: Path, store: str, only: Sequence[str] | None, with_inputs: bool, as_json: bool
+    spec: Path,
+    store: str,
+    only: Sequence[str] | None,
+    with_inputs: bool,
+    as_json: bool,
+    substitutes: Sequence[str],
 ) -> None:
     """Print which stages would run, why, and for about how long; nothing is written."""
+    from personaspace.pipeline import substitutes as taking
     from personaspace.pipeline.forecast import forecast
     from personaspace.pipeline.run import prepare
     from personaspace.store import open_store
@@ -114,8 +121,14 @@ def show_plan(
         work = prepare(load_study(spec), place)
         nodes = work.graph.choose(only or (), with_inputs)
         found = forecast(work, nodes)
+        with taking.opened(substitutes, place) as others:
+            taken = taking.offered(work, [each.node for each in found], others)
     if as_json:
-        print_json([each.to_dict() for each in found])
+        told = [each.to_dict() for each in found]
+        if substitutes:
+            places = [{"taken_from": taken.get(each.node)} for each in found]
+            told = [each | place for each, place in zip(told, places, strict=True)]
+        print_json(told)
         return
     out = console()
     if found:
@@ -123,7 +136,9 @@ def show_plan(
     out.print(
         f"{len(found)} of {len(nodes)} stages would run, {len(nodes) - len(found)} are complete"
     )
-    for line in _totals(found):
+    for url, count in Counter(taken.values()).items():
+        out.print(f"{count} of them would be taken from {shown(url)}, and not computed")
+    for line in _totals([each for each in found if each.node not in taken]):
         out.print(line)
 
 

@@ -60,7 +60,7 @@ def run_study(
         # One that cannot be asked fails before anything is trained for it.
         judging.check(study, store)
     if substitutes:
-        with interrupt.caught(), taking.opened(substitutes) as others:
+        with interrupt.caught(), taking.opened(substitutes, store) as others:
             taking.bring(work, nodes, others, tell)
     with interrupt.caught(), make_board(nodes) as board:
         if jobs > 1 and file is not None:

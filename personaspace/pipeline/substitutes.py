@@ -26,15 +26,17 @@ from personaspace.store import Manifest, Store, open_store
 
 
 @contextmanager
-def opened(urls: Sequence[str]) -> Iterator[list[Store]]:
-    """Stores to take from.
+def opened(urls: Sequence[str], own: Store) -> Iterator[list[Store]]:
+    """Stores to take from, for a study whose own store is another one.
 
     Raises:
-        UserError: One is not there, or cannot be read.
+        UserError: One is not there, cannot be read, or is the study's own.
     """
     with ExitStack() as stack:
         stores = [stack.enter_context(open_store(url)) for url in urls]
         for store in stores:
+            if store.url == own.url:
+                raise UserError(f"--substitute: {store.url} is the store of the run itself")
             store.check(write=False)
         yield stores
 
@@ -70,23 +72,55 @@ def bring(
         Interrupted: Asked to stop; what was brought stays.
     """
     found = []
-    for node in nodes:
-        if STAGES[node.stage].scope is Scope.STUDY or work.manifest(node) is not None:
-            continue
+    asked: dict[str, bool] = {}  # whether it had anything
+    for node in _wanted(work, nodes):
         for store in stores:
             interrupt.check()
+            asked.setdefault(store.url, False)
             try:
                 manifest = _taken(work, node, store)
             except UnavailableError:
                 raise
             except UserError as error:
+                asked[store.url] = True
                 say(f"{node.id}: not taken from {store.url}: {one_line(error)}")
                 continue
             if manifest is not None:
+                asked[store.url] = True
                 say(f"{node.id}: taken from {store.url} ({size(manifest.size)})")
                 found.append(Taken(node, store.url, manifest))
                 break
+    for url in (url for url, had in asked.items() if not had):
+        say(f"{url}: has nothing of what is to run")
     return found
+
+
+def offered(work: Work, nodes: Sequence[Node], stores: Sequence[Store]) -> dict[Node, str]:
+    """Which of the nodes `bring` would look for, and in which store each would be found first.
+
+    Raises:
+        UnavailableError: A store does not answer any more.
+    """
+    found = {}
+    for node in _wanted(work, nodes):
+        for store in stores:
+            try:
+                there = store.find(work.key(node)) is not None
+            except UnavailableError:
+                raise
+            except UserError:  # damaged: computed
+                continue
+            if there:
+                found[node] = store.url
+                break
+    return found
+
+
+def _wanted(work: Work, nodes: Sequence[Node]) -> Iterator[Node]:
+    """Those that other stores may have, and the study's own has not."""
+    for node in nodes:
+        if STAGES[node.stage].scope is not Scope.STUDY and work.manifest(node) is None:
+            yield node
 
 
 def _taken(work: Work, node: Node, store: Store) -> Manifest | None:

@@ -11,6 +11,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StrictBool,
     model_serializer,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -102,6 +103,15 @@ class Training(Recipe):
 
 class OwnLearning(Learning):
     """What a condition's fine-tuning has of its own; whatever is not given is as in `training`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_others_are_shared(cls, values: object) -> object:
+        shared = Training.model_fields.keys() - Learning.model_fields.keys()
+        for name in values if isinstance(values, dict) else ():
+            if name in shared:
+                raise ValueError(f"{name} is one for all conditions: it goes into training")
+        return values
 
     def given(self) -> dict[str, Any]:
         """The fields that are given."""

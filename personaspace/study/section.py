@@ -18,8 +18,10 @@ class Section(BaseModel):
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes true for 1.0.
         field = cls.model_fields.get(info.field_name or "")
-        if isinstance(value, bool) and field is not None and "float" in str(field.annotation):
-            raise ValueError(f"must be a number (got {value})")
+        if field is not None and "float" in str(field.annotation):
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, bool):
+                    raise ValueError(f"must be a number (got {each})")
         # A section whose lines are all commented out.
         if value is None and field is not None and isinstance(field.annotation, type):
             return field.default if isinstance(field.default, Section) else None

@@ -18,6 +18,8 @@ from personaspace.study.section import Section
 #: The vector that is no persona's: what fine-tuning did to the assistant.
 SHIFT = "shift"
 Mode = Literal["add", "ablate"]
+#: More or less than this times a vector overflows, or is no push at all.
+_LARGEST_DOSE = 1e6
 #: Chats are scored as they are asked of most models: a question, an answer.
 _ROLES = ["user", "assistant"]
 
@@ -89,6 +91,8 @@ class Steering(Section):
         for place, dose in enumerate(doses):
             if dose == 0:
                 raise ValueError("0 is the unsteered model, which is measured anyway")
+            if not 1 / _LARGEST_DOSE <= abs(dose) <= _LARGEST_DOSE:
+                raise ValueError(f"{dose:g} is not between 0.000001 and 1,000,000 in size")
             if dose in doses[:place]:
                 raise ValueError(f"{dose:g} is listed twice")
         return doses

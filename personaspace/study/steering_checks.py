@@ -88,6 +88,9 @@ def _runs(spec: Experiment, steering: Steering) -> Iterator[Problem]:
             yield Problem(where, Code.UNKNOWN_CONDITION, text, nearest(name, known))
         elif not any(steering.of_condition(known[name].fine_tuned, m) for m in steering.modes):
             yield Problem(where, Code.NOT_COMPUTED, f"{name!r} has none of the vectors: {_WHOSE}")
+        elif not any(spec.steers(known[name], seed) for seed in spec.seeds_of(known[name])):
+            text = f"{name!r} has none of the seeds in steering.seeds"
+            yield Problem(where, Code.UNKNOWN_SEED, text)
     for index, seed in enumerate(steering.seeds or []):
         if seed not in spec.seeds:
             text = f"{seed} is not among the seeds of the study"
