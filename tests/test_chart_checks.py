@@ -122,6 +122,8 @@ FAULTS: dict[str, dict[str, Any]] = {
             {**X, "name": "y" * 60},
         ],
     },
+    "steering": {"steering": {"vectors": ["shift", "nobody"], "conditions": ["zzz"], "seeds": [7]}},
+    "steering by nothing": {"steering": {"doses": [1, 0]}},
     "doses of nothing": {"training": {"doses": [3]}, "conditions": [BASE]},
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }

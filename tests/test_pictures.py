@@ -86,6 +86,8 @@ def test_pictures_in_ones_own_style_say_what_drew_them(
 def test_what_cannot_be_drawn_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no figure 'heros'"):
         StudyResults(folder).figure("heros")
+    with pytest.raises(UserError, match=r"nowhere.x\.png: cannot be written"):
+        StudyResults(folder).figure("cosine-matrices", tmp_path / "nowhere" / "x.png")
     results = Results.read(folder).model_copy(update={"spaces": [], "source": None})
     for name in ("persona-plane", "axis-positions", "leakage-geometry"):
         with pytest.raises(UserError, match="nothing to draw"):

@@ -318,7 +318,8 @@ class StudyResults:
             style: Colours, sizes and fonts; None: those of the report.
 
         Raises:
-            UserError: No such figure, nothing to draw, or not a format of pictures.
+            UserError: No such figure, nothing to draw, not a format of pictures, or a path that
+                cannot be written to.
         """
         from personaspace.report.figures import draw_picture
         from personaspace.report.figures.style import metadata
@@ -328,7 +329,10 @@ class StudyResults:
             known = drawn.canvas.get_supported_filetypes()
             if (suffix := Path(path).suffix.removeprefix(".").lower()) not in known:
                 raise UserError(f"{path}: no format {suffix!r} (there are {', '.join(known)})")
-            drawn.savefig(path, metadata=metadata(suffix, self.results.digest) or None)
+            try:
+                drawn.savefig(path, metadata=metadata(suffix, self.results.digest) or None)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         return drawn
 
 

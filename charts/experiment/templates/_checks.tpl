@@ -217,6 +217,22 @@ before any stage has started.
 {{- $_ := set $conditions $condition.name (empty (or $condition.dataset $condition.adapter)) -}}
 {{- if eq ($condition.kind | default (ternary "base" "em" (empty (or $condition.dataset $condition.adapter)))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
 {{- end -}}
+{{- with $study.steering -}}
+{{- range $index, $name := .conditions -}}
+{{- if not (hasKey $conditions $name) }}{{ $wrong = append $wrong (printf "steering.conditions[%d]: unknown condition %q" $index $name) }}{{ end -}}
+{{- end -}}
+{{- $personas := list "shift" -}}
+{{- range $study.personas }}{{ $personas = append $personas .name }}{{ end -}}
+{{- range $index, $name := .vectors -}}
+{{- if not (has $name $personas) }}{{ $wrong = append $wrong (printf "steering.vectors[%d]: unknown vector %q: neither shift nor a persona" $index $name) }}{{ end -}}
+{{- end -}}
+{{- range $index, $seed := .seeds -}}
+{{- if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "steering.seeds[%d]: %d is not among the seeds of the study" $index (int64 $seed)) }}{{ end -}}
+{{- end -}}
+{{- range .doses -}}
+{{- if eq (float64 .) 0.0 }}{{ $wrong = append $wrong "steering.doses: 0 is the unsteered model, which is measured anyway" }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- range include "experiment.doses" $study | fromJsonArray }}{{ $_ := set $conditions .name false }}{{ end -}}
 {{- with $study.analysis.axis -}}
 {{- if not (has . $em) }}{{ $wrong = append $wrong (printf "analysis.axis: unknown em condition %q" .) }}{{ end -}}
