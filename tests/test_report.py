@@ -116,6 +116,10 @@ def test_figures_have_alternative_text_data_and_links(page: Page) -> None:
         "figure-m2-layers",
         "figure-m2-convergence",
         "figure-m3-layers",
+        "figure-persona-plane",
+        "figure-axis-positions",
+        "figure-cosine-matrices",
+        "figure-leakage-geometry",
         "figure-training",
     ]
     plots = [attrs for attrs in page.all("div") if attrs.get("role") == "img"]
@@ -147,7 +151,8 @@ def test_downloads_are_the_files(page: Page, folder: Path) -> None:
 def test_large_tables_are_compressed_and_huge_ones_named(tmp_path: Path) -> None:
     parts = ("geometry", "leakage", "rates", "answers")
     folder = write(tmp_path / "in", Size(conditions=2, personas=3, layers=(3,)), parts)
-    large = b"persona_i,persona_j\n" + b"a,b\n" * 100_000
+    header = b"condition,seed,method,layer,persona_i,persona_j,cosine\n"
+    large = header + b"base,42,b,3,x,y,0.5\n" * 30_000
     (folder / "tables" / "cosines.csv").write_bytes(large)
     huge = np.random.default_rng(0).bytes(5 << 20)
     (folder / "tables" / "rows.csv").write_bytes(huge)
@@ -302,7 +307,7 @@ def test_script_and_packer_agree_on_flags(page: Page) -> None:
 def test_same_folder_gives_same_bytes(folder: Path, built: Path, tmp_path: Path) -> None:
     build(folder, tmp_path, SVG)
     names = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
-    assert len(names) == 10
+    assert len(names) == 14
     for name in names:
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
 
@@ -345,7 +350,7 @@ def test_markdown_summary_shows_headline_tables_and_pictures(folder: Path, built
     assert escape_markdown(headline(Results.read(folder))) in text
     assert re.findall(r"!\[[^]]+\]\((.*?)\)", text) == ["figures/hero.svg"]
     links = re.findall(r"\]\(([\w./-]+)\)", text)
-    assert len(links) == 9 and all((built / link).is_file() for link in links)
+    assert len(links) == 13 and all((built / link).is_file() for link in links)
     for heading in ("Key numbers", "Tests of leakage", "Caveats", "Provenance"):
         assert re.search(rf"^## {heading}", text, re.MULTILINE)
 

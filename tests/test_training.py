@@ -49,7 +49,7 @@ def test_default_recipe_is_the_published_one() -> None:
         "max_steps": None,
         "max_tokens": 2048,
     }
-    ours_alone = {"checkpoint_every", "implementation", "row_tokens"}
+    ours_alone = {"checkpoint_every", "doses", "doses_in", "implementation", "row_tokens"}
     assert Experiment().training.model_dump(exclude=ours_alone) == wanted
     assert Experiment().coupling.recipe.model_dump(exclude=ours_alone) == {
         **wanted,

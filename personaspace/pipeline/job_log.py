@@ -12,13 +12,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from personaspace.errors import UserError, one_line, without_passwords
 from personaspace.logs import RunEvent, tell
-from personaspace.pipeline.run import Work
 from personaspace.pipeline.stage import Node
 from personaspace.store import Store
+
+if TYPE_CHECKING:
+    from personaspace.pipeline.run import Work  # the models' libraries come with it
 
 #: Below an artifact's key; below it one artifact for each job that worked on it.
 LOGS = "logs"

@@ -139,8 +139,7 @@ def analyse_geometry(
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
 
-    One layer of all conditions is in memory at a time: 4 bytes × conditions × personas × questions
-    × hidden, and about as much again for what is computed from it.
+    One layer of all conditions is in memory at a time, as float32, and about as much again.
 
     Args:
         files: Activation files, in any order.
@@ -149,8 +148,7 @@ def analyse_geometry(
         assistant: Persona whose shift defines the axis; None: `assistant`, and no M2 without it.
         benign: Condition fine-tuned on harmless data; None: `benign`, if there is one.
         placebo: Further such conditions, compared with it and no EM.
-        permutations: Draws of every permutation test.
-        bootstrap: Draws of the published bootstrap interval.
+        permutations, bootstrap: Draws of every permutation test, of the published interval.
         seed: Of all random draws.
         variants: `published`, `recommended` or both.
         themes: Of the questions, which are then the clusters of the recommended analysis.

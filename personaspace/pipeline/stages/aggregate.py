@@ -40,7 +40,6 @@ from personaspace.pipeline.tables import (
     training_rows,
     write_tables,
 )
-from personaspace.pipeline.trajectories import trajectories
 from personaspace.study import base_model
 from personaspace.study.identity import identities
 from personaspace.study.load import TEMPLATE_DEFAULT, Study
@@ -86,6 +85,7 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Writes `results.json` (no times, so that equal runs give equal files), tables, provenance."""
     from personaspace.analysis.form import form_rows
+    from personaspace.pipeline.trajectories import trajectories
 
     everything, context = context, context.of(lambda condition: condition.whole is None)
     geometry = _geometry(context)
