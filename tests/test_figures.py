@@ -64,6 +64,7 @@ def planned(folder: Path, title: str = "") -> dict[str, Drawing]:
     return {drawing.id: drawing for drawing in drawings(folder, Results.read(folder), title)}
 
 
+@pytest.mark.long
 def test_every_figure_is_written_in_every_format_with_alt_text(
     figures: dict[str, Figure],
 ) -> None:
@@ -255,6 +256,7 @@ def assert_legible(figure: Canvas, name: str) -> None:
         assert not a.overlaps(b), f"{name}: {one!r} overlaps {other!r}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
 def test_no_text_is_cut_or_overlaps(aggregate: Path, narrow: bool) -> None:
     read = Results.read(aggregate)

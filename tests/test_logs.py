@@ -66,7 +66,7 @@ def stage(
     return lambda *more, **environment: python(STAGE, *command, *more, **environment)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_line_of_a_stage_is_json(
     stage: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -66,9 +66,9 @@ def test_the_other_rows_are_those_without_it(tmp_path: Path) -> None:
     }  # fmt: skip
     assert len(placebo) == 12 and all(row.against == "benign" and row.p_holm for row in placebo)
     shapes = [row for row in found if row.family == "placebo" and row.metric == "shape"]
-    assert {"cka_placebo_minus_benign", "probe_transfer_placebo_minus_benign"} < {
-        row.name for row in shapes
-    }
+    names = {row.name for row in shapes}
+    assert {"cka_placebo_minus_benign", "rsa_placebo_minus_benign"} < names
+    assert "probe_transfer_placebo_minus_benign" not in names  # it has no p, so it is in no family
     own = {row.family for row in found if row.condition == "benign-2"} - {"geometry_shape"}
     assert own <= {None, "placebo", "geometry_benign_pre_post", "geometry_above_chance"}
 

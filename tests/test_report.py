@@ -312,6 +312,7 @@ def test_same_folder_gives_same_bytes(folder: Path, built: Path, tmp_path: Path)
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_hostile_text_is_inert(tmp_path: Path) -> None:
     """Markup in answers, labels, personas, notes, marker and spec stays text."""
     folder = write(tmp_path / "in", Size(conditions=3, layers=(20,), texts=HOSTILE))

@@ -116,7 +116,9 @@ def tab(browser: Any, url: str) -> Iterator[Tab]:
     assert elsewhere == [], "the page asked for something but itself"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(375, "dark", marks=pytest.mark.long)]
+)
 def test_page_is_accessible_quiet_and_as_wide_as_the_window(
     browser: Any, url: str, width: int, scheme: str
 ) -> None:

@@ -24,10 +24,10 @@ SVG = Figures(formats=["svg"])
     ("without", "said", "gone"),
     [
         (("geometry",), "geometry (no M1, M2 or M3 rows)", "geometry"),
-        (("leakage",), "tests of leakage", "tests-table"),
-        (("rates", "leakage"), "marker rates", "leakage"),
-        (("answers",), "the answers themselves", "answers"),
-        (("provenance", "training"), "", "training"),
+        pytest.param(("leakage",), "tests of leakage", "tests-table", marks=pytest.mark.long),
+        pytest.param(("rates", "leakage"), "marker rates", "leakage", marks=pytest.mark.long),
+        pytest.param(("answers",), "the answers themselves", "answers", marks=pytest.mark.long),
+        pytest.param(("provenance", "training"), "", "training", marks=pytest.mark.long),
         (("geometry", "leakage", "rates", "training", "answers", "provenance"), "geometry", "m1"),
     ],
 )
@@ -47,6 +47,7 @@ def test_partial_study_still_builds_and_says_so(
         assert "Partial" not in markdown and not any("partial" in text for text in page.text("p"))
 
 
+@pytest.mark.long
 def test_absent_condition_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", Size(conditions=3, layers=(20,), methods=("a",)))
     found = results(folder)
@@ -55,6 +56,7 @@ def test_absent_condition_is_named(tmp_path: Path) -> None:
     assert "rates of Benign" in page.text("li")
 
 
+@pytest.mark.long
 def test_conditions_with_runs_of_their_own_number(tmp_path: Path) -> None:
     few = ("benign", "e1-paramedic")
     size = Size(conditions=5, personas=7, layers=(20,), methods=("a",), seeds=(1, 2, 3), few=few)
@@ -84,6 +86,7 @@ def test_conditions_with_runs_of_their_own_number(tmp_path: Path) -> None:
     assert lone["n"] == 4 and "single training run" in lone["warning"]
 
 
+@pytest.mark.long
 def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", Size(conditions=4, layers=(20,), methods=("a",), seeds=(1, 2)))
     page = Page(build(folder, tmp_path / "out", SVG).read_text("utf-8"))

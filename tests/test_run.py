@@ -158,6 +158,7 @@ def test_a_second_run_starts_nothing(finished: Any) -> None:
     assert "0 stages ran, 17 were complete" in outcome.output
 
 
+@pytest.mark.long
 def test_a_changed_title_draws_the_report_alone(finished: Any, tmp_path: Path) -> None:
     values = {**finished.values, "figures": {"title": "Another title"}}
     spec = tmp_path / "study.yaml"
@@ -310,6 +311,7 @@ def test_jobs_run_one_stage_like_the_executor(finished: Any, tmp_path: Path) -> 
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.study
 def test_a_failed_stage_stops_only_what_needs_it(
     study_dict: dict[str, Any], write_spec: Write, tmp_path: Path

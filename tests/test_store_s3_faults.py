@@ -30,7 +30,7 @@ MIB = 1024 * 1024
 # --- servers that go away --------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_restarts_during_an_upload_costs_only_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_all_but_what_is_of_the_whole_study_is_taken(
     assert manifest and manifest.fields["taken_from"] == [str(theirs), str(mine)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_computes_the_rest_and_says_where_from(
     finished_study: Finished, theirs: Path, tmp_path: Path
 ) -> None:
