@@ -103,7 +103,7 @@ def test_same_folder_gives_same_bytes(
             assert path.read_bytes() == figures[figure.id].files[kind].read_bytes(), path.name
         assert figure.svg_narrow == figures[figure.id].svg_narrow
     # Another day, or another release of the library, must not show in the bytes either.
-    stamps = {".png": b"Software", ".svg": b"<dc:date>", ".pdf": b"CreationDate"}
+    stamps = {".png": b"atplotlib", ".svg": b"<dc:date>", ".pdf": b"CreationDate"}
     for path in tmp_path.iterdir():
         assert stamps[path.suffix] not in path.read_bytes(), path.name
 
