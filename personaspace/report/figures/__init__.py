@@ -63,16 +63,10 @@ def draw_picture(name: str, folder: Path, results: Results, look: Style | None =
     there = {
         "persona-plane": lambda: space.plane(results),
         "axis-positions": lambda: space.positions(results),
-        "cosine-matrices": lambda: pairs.matrices(folder, results),
-        "leakage-geometry": lambda: pairs.leakage(folder, results),
+        "cosine-matrices": lambda: pairs.matrices(pairs.cosines(folder, results), results),
+        "leakage-geometry": lambda: pairs.leakage(pairs.cosines(folder, results), results),
     }[name]()
     if there is None:
         raise UserError(f"{results.study}: nothing to draw of {name}")
     narrow = look.width is not None and look.width < WIDE * look.scale
-    if name == "persona-plane":
-        return space.paint_plane(results, narrow, look)
-    if name == "axis-positions":
-        return space.paint_positions(results, narrow, look)
-    if name == "cosine-matrices":
-        return pairs.paint_matrices(folder, results, narrow, look)
-    return pairs.paint_leakage(folder, results, narrow, look)
+    return there.paint(narrow, look)

@@ -106,7 +106,8 @@ def drawings(folder: Path, results: Results, title: str) -> list[Drawing]:
     found += [m1, increment.drawing(results), m2, convergence.drawing(results), m3]
     found += [steering.drawing(results), trajectories.drawing(results)]
     found += [space.plane(results), space.positions(results)]
-    found += [pairs.matrices(folder, results), pairs.leakage(folder, results)]
+    cosines = pairs.cosines(folder, results)
+    found += [pairs.matrices(cosines, results), pairs.leakage(cosines, results)]
     found.append(training.drawing(results))
     return [drawing for drawing in found if drawing is not None]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+
+from personaspace.report.figures import style
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,17 @@ class Drawing:
     alt: str
     data: pd.DataFrame
     paint: Callable[[bool], Canvas]
+
+
+class Painter(Protocol):
+    """Draws a figure as in the report, or in one's own style."""
+
+    def __call__(self, narrow: bool, look: style.Style = style.REPORT) -> Canvas:
+        """See `Drawing.paint`."""
+
+
+@dataclass(frozen=True)
+class Picture(Drawing):
+    """A figure that can be drawn in one's own style as well."""
+
+    paint: Painter

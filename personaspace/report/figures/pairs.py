@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,18 @@ from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import StudyCondition
 from personaspace.errors import UserError
 from personaspace.report.figures import panels, style
-from personaspace.report.figures.drawing import Drawing
+from personaspace.report.figures.drawing import Picture
 from personaspace.report.text import listing, pretty
 
 _COLUMNS = ["method", "layer", "condition", "persona_i", "persona_j", "cosine"]
 
 
-def _cosines(folder: Path, results: Results) -> pd.DataFrame:
-    """Cosines of every pair at the headline place, means over seeds; empty without the table."""
+def cosines(folder: Path, results: Results) -> pd.DataFrame:
+    """Cosines of every pair at the headline place, means over seeds; empty without the table.
+
+    Raises:
+        UserError: The table cannot be read.
+    """
     path = Path(folder) / "tables" / "cosines.csv"
     if not path.is_file():
         return pd.DataFrame(columns=_COLUMNS[2:])
@@ -77,11 +82,10 @@ def _image(axes: Axes, grid: np.ndarray, names: list[str], labels: bool, **how: 
     return drawn
 
 
-def paint_matrices(
-    folder: Path, results: Results, narrow: bool, look: style.Style = style.REPORT
+def _paint_matrices(
+    data: pd.DataFrame, results: Results, narrow: bool, look: style.Style = style.REPORT
 ) -> Canvas:
     """Base, and below or beside it every condition and its difference from base."""
-    data = _cosines(folder, results)
     base, *others = _shown(results, data)
     names = _order(data, base.name)
     grids = {c.name: _matrix(data[data.condition == c.name], names) for c in (base, *others)}
@@ -127,15 +131,14 @@ def _bar(bar: object, text: str) -> None:
     bar.outline.set_visible(False)  # type: ignore[attr-defined]
 
 
-def matrices(folder: Path, results: Results) -> Drawing | None:
-    """The matrices, or None without cosines of base and another condition."""
-    data = _cosines(folder, results)
+def matrices(data: pd.DataFrame, results: Results) -> Picture | None:
+    """The matrices, or None without `cosines` of base and another condition."""
     shown = _shown(results, data)
     if len(shown) < 2 or shown[0].kind != "base":
         return None
     means = data.groupby("condition").cosine.mean()
     parts = [f"{c.title} {means[c.name]:.3f}" for c in shown]
-    return Drawing(
+    return Picture(
         "cosine-matrices",
         "Cosines between personas, and their change",
         f"Cosine of every pair of persona vectors at layer {results.headline_layer}, and less "
@@ -143,13 +146,12 @@ def matrices(folder: Path, results: Results) -> Drawing | None:
         "alike in base are next to each other.",
         f"Persona by persona cosines; means: {listing(parts)}.",
         data,
-        lambda narrow: paint_matrices(folder, results, narrow),
+        partial(_paint_matrices, data, results),
     )
 
 
-def _leaks(folder: Path, results: Results) -> pd.DataFrame:
+def _leaks(data: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Cosine with the source persona and marker rate of every other persona and condition."""
-    data = _cosines(folder, results)
     records = []
     for pair in data.itertuples():
         both = [str(pair.persona_i), str(pair.persona_j)]
@@ -173,11 +175,11 @@ def _leaks(folder: Path, results: Results) -> pd.DataFrame:
     return pd.DataFrame(records, columns=columns)
 
 
-def paint_leakage(
-    folder: Path, results: Results, narrow: bool, look: style.Style = style.REPORT
+def _paint_leakage(
+    data: pd.DataFrame, results: Results, narrow: bool, look: style.Style = style.REPORT
 ) -> Canvas:
     """A dot for each persona: cosine with the source persona, and its rate of the marker."""
-    data, faces = _leaks(folder, results), style.looks(results, look)
+    faces = style.looks(results, look)
 
     def draw(axes: Axes, condition: StudyCondition) -> None:
         face, mine = faces[condition.name], data[data.condition == condition.name]
@@ -202,13 +204,13 @@ def paint_leakage(
     return panels.by_condition(_shown(results, data), narrow, look, draw, labels, handles)
 
 
-def leakage(folder: Path, results: Results) -> Drawing | None:
-    """Geometry against leakage, or None where one of them is lacking."""
-    data = _leaks(folder, results)
+def leakage(data: pd.DataFrame, results: Results) -> Picture | None:
+    """Geometry (`cosines`) against leakage, or None where one of them is lacking."""
+    data = _leaks(data, results)
     if data.empty:
         return None
     low, high = data.cosine.min(), data.cosine.max()
-    return Drawing(
+    return Picture(
         "leakage-geometry",
         "Geometry against leakage, pair by pair",
         "Each dot is a persona: the cosine of its vector with that of the source persona in the "
@@ -217,5 +219,5 @@ def leakage(folder: Path, results: Results) -> Drawing | None:
         f"{len(data)} pairs of a persona with the source; cosines from {low:.3f} to {high:.3f}, "
         f"rates from {100 * data.rate.min():.1f} % to {100 * data.rate.max():.1f} %.",
         data,
-        lambda narrow: paint_leakage(folder, results, narrow),
+        partial(_paint_leakage, data, results),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -10,7 +12,7 @@ from matplotlib.lines import Line2D
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.figures import marks, panels, style
-from personaspace.report.figures.drawing import Drawing
+from personaspace.report.figures.drawing import Picture
 from personaspace.report.text import listing, percent, pretty
 
 
@@ -51,7 +53,7 @@ def _of(results: Results, data: pd.DataFrame, base: bool) -> list[StudyCondition
     ]
 
 
-def paint_plane(results: Results, narrow: bool, look: style.Style = style.REPORT) -> Canvas:
+def _paint_plane(results: Results, narrow: bool, look: style.Style = style.REPORT) -> Canvas:
     """Arrows from base to each condition, on base's first two principal components."""
     data, faces = _table(results), style.looks(results, look)
     start = data[data.condition == _of(results, data, True)[0].name].set_index("persona")
@@ -99,7 +101,7 @@ def _legend(data: pd.DataFrame) -> list[Line2D]:
     return found
 
 
-def paint_positions(results: Results, narrow: bool, look: style.Style = style.REPORT) -> Canvas:
+def _paint_positions(results: Results, narrow: bool, look: style.Style = style.REPORT) -> Canvas:
     """Every persona along the axis, a row for each condition."""
     data, faces = _table(results), style.looks(results, look)
     conditions = [c for c in results.ordered_conditions if (data.condition == c.name).any()]
@@ -126,13 +128,13 @@ def paint_positions(results: Results, narrow: bool, look: style.Style = style.RE
         return style.settled(figure)
 
 
-def plane(results: Results) -> Drawing | None:
+def plane(results: Results) -> Picture | None:
     """The plane, or None without coordinates of base and another condition."""
     data = _table(results)
     if data.empty or not _of(results, data, True) or not _of(results, data, False):
         return None
     first, second = _shares(results)
-    return Drawing(
+    return Picture(
         "persona-plane",
         "Persona vectors on base's principal plane",
         f"Each arrow runs from a persona in base to the same persona in the condition, at layer "
@@ -143,7 +145,7 @@ def plane(results: Results) -> Drawing | None:
         + listing([_shift(data, results, c) for c in _of(results, data, False)])
         + ".",
         data,
-        lambda narrow: paint_plane(results, narrow),
+        partial(_paint_plane, results),
     )
 
 
@@ -158,7 +160,7 @@ def _seeds(results: Results) -> str:
     return " Means over training runs." if len(results.spaces) > 1 else ""
 
 
-def positions(results: Results) -> Drawing | None:
+def positions(results: Results) -> Picture | None:
     """Positions along the axis, or None where there is none."""
     data = _table(results).dropna(subset=["along"])
     if data.empty:
@@ -168,7 +170,7 @@ def positions(results: Results) -> Drawing | None:
     parts = [
         f"{c.title} {means[c.name]:.2f}" for c in results.ordered_conditions if c.name in means
     ]
-    return Drawing(
+    return Picture(
         "axis-positions",
         "Personas along the assistant–EM axis",
         f"0 is {pretty(space.assistant)} in base, 1 the same persona in "
@@ -176,5 +178,5 @@ def positions(results: Results) -> Drawing | None:
         f"to these. Layer {results.headline_layer}." + _seeds(results),
         f"Mean position of all personas along the axis: {listing(parts)}.",
         data,
-        lambda narrow: paint_positions(results, narrow),
+        partial(_paint_positions, results),
     )
