@@ -42,14 +42,15 @@ class Arm:
 def arms_of(spec: Steering, fine_tuned: bool) -> Iterator[Arm]:
     """All that a node does, untouched models first, controls after their vector."""
     own: Steered = "own" if fine_tuned else "base"
-    steered = [(mode, spec.of_condition(fine_tuned, mode)) for mode in spec.modes]
-    models: list[Steered] = [
-        own if mode == "ablate" else "base" for mode, found in steered if found
+    models: dict[Mode, Steered] = {"add": "base", "ablate": own}
+    steered = [
+        (models[mode], mode, vectors)
+        for mode in spec.modes
+        if (vectors := spec.of_condition(fine_tuned, mode))
     ]
-    for model in dict.fromkeys(models):
+    for model in dict.fromkeys(model for model, _, _ in steered):
         yield Arm(model, answers=True)
-    for mode, vectors in steered:
-        model = own if mode == "ablate" else "base"
+    for model, mode, vectors in steered:
         doses: list[float | None] = [None] if mode == "ablate" else [*spec.doses]
         for vector in vectors:
             for dose in doses:

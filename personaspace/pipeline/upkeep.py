@@ -234,9 +234,8 @@ def collect(
         for key in store.list():
             interrupt.check()
             owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
-            if key in keys or key.startswith(spoken) or (kept and owner in unfinished):
-                continue
-            if key.partition(f"/{LOGS}/")[0] in keys:
+            artifact, _, _ = key.partition(f"/{LOGS}/")  # itself, or what a log is of
+            if artifact in keys or key.startswith(spoken) or (kept and owner in unfinished):
                 continue
             manifest = _old(store, key, before)
             if manifest is None:
