@@ -5,12 +5,10 @@ python benchmarks/calibration_judge.py --studies 2000 --out docs/calibration-jud
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
+import kept
 import numpy as np
 
 from personaspace.analysis.misalignment import errors_of, judged_rows
@@ -156,21 +154,11 @@ HEADS = [
 ]
 
 
-def main() -> None:
-    """Simulate, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=200)
-    parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
-    began = time.monotonic()
-    lines = [" | ".join(HEADS), "|".join(["---"] * len(HEADS))]
-    for world in WORLDS:
-        lines.append(" | ".join(coverage(world, chosen.studies)))
-        print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
-    table = "\n".join(f"| {line} |" for line in lines)
-    text = f"""# How often a judge's intervals hold the truth
+def page(table: str, studies: int) -> str:
+    """The page."""
+    return f"""# How often a judge's intervals hold the truth
 
-Written by `python benchmarks/calibration_judge.py --studies {chosen.studies} --out \
+Written by `python benchmarks/calibration_judge.py --studies {studies} --out \
 docs/calibration-judge.md`, last on {date.today()}.
 
 Made-up studies: {QUESTIONS} questions with {SAMPLES} answers each, in base and in one condition alike; \
@@ -193,9 +181,7 @@ intervals hold the truth less often than they say. More questions help there, mo
 Not covered: a judge that errs on a condition's answers otherwise than on the gold set. No interval \
 can know of that.
 """  # noqa: E501
-    if chosen.out is not None:
-        chosen.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    kept.tabulate(__doc__, HEADS, WORLDS, coverage, page)

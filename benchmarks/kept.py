@@ -1,14 +1,16 @@
-"""Long simulations, world by world: what is done stays on disk, and is not done again."""
+"""Commands of simulations, world by world; of long ones what is done stays on disk."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Shares = dict[str, dict[str, float]]
+World = TypeVar("World")
 
 
 def calibrate(
@@ -46,3 +48,33 @@ def calibrate(
     if options.out is not None:
         ordered = {name: shares[name] for name in worlds if name in shares}
         options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
+
+
+def tabulate(
+    description: str | None,
+    heads: Sequence[str],
+    worlds: Iterable[World],
+    line: Callable[[World, int], list[str]],
+    page: Callable[[str, int], str],
+) -> None:
+    """The command of a short simulation: a line of a table for every world, told as it comes.
+
+    Args:
+        description: Of the command.
+        heads: Of the table's columns.
+        worlds: In order.
+        line: Cells of a world and so many studies.
+        page: The page of the table and the number of studies.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    began = time.monotonic()
+    lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
+    for world in worlds:
+        lines.append(" | ".join(line(world, chosen.studies)))
+        print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
+    if chosen.out is not None:
+        table = "\n".join(f"| {each} |" for each in lines)
+        chosen.out.write_text(page(table, chosen.studies), encoding="utf-8")

@@ -5,17 +5,15 @@ python -m benchmarks.steering_calibration --studies 2000 --out docs/calibration-
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import kept
 from personaspace.analysis.stats import Array, generator
 from personaspace.analysis.steering import analyse_steering
 from personaspace.analysis.steering_rows import SteeringMeasure
@@ -122,21 +120,11 @@ def line(world: World, studies: int) -> list[str]:
     return [world.name, str(world.questions), str(world.topics), *rates, _share(held)]
 
 
-def main() -> None:
-    """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=200)
-    parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
-    began = time.monotonic()
-    lines = [" | ".join(HEADS), "|".join(["---"] * len(HEADS))]
-    for world in WORLDS:
-        lines.append(" | ".join(line(world, chosen.studies)))
-        print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
-    table = "\n".join(f"| {each} |" for each in lines)
-    text = f"""# How often steering's test and intervals are right
+def page(table: str, studies: int) -> str:
+    """The page."""
+    return f"""# How often steering's test and intervals are right
 
-Written by `python -m benchmarks.steering_calibration --studies {chosen.studies} --out \
+Written by `python -m benchmarks.steering_calibration --studies {studies} --out \
 docs/calibration-steering.md`, last on {date.today()}.
 
 Made-up models of {HIDDEN} dimensions that mind one direction, in the ways that the table names; a vector \
@@ -153,9 +141,7 @@ random directions it stands out all the same. So a small p says that the vector 
 one, and not that it does so for what it was measured as: compare it with the shift of harmless training, \
 [as the report does](steering.md).
 """  # noqa: E501
-    if chosen.out is not None:
-        chosen.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    kept.tabulate(__doc__, HEADS, WORLDS, line, page)
