@@ -13,6 +13,53 @@ Shares = dict[str, dict[str, float]]
 World = TypeVar("World")
 
 
+class Kept:
+    """Numbers of a command that simulates for long, beside its page: another run goes on from them.
+
+    Args:
+        description: Of the command.
+        what: That it goes through, as its help calls them: worlds, designs.
+        key: Of the numbers, in the JSON file.
+        studies: How many it draws if nothing else is said.
+
+    Attributes:
+        studies: How many it is to draw.
+        found: Numbers by name, those of a former run of as many studies to begin with.
+    """
+
+    def __init__(self, description: str | None, what: str, key: str, studies: int) -> None:
+        parser = argparse.ArgumentParser(description=description)
+        parser.add_argument("--studies", type=int, default=studies)
+        parser.add_argument("--only", default="", help=f"{what} whose name contains this")
+        parser.add_argument(
+            "--out", type=Path, help="Markdown page; its numbers go beside it as JSON"
+        )
+        options = parser.parse_args()
+        self.studies: int = options.studies
+        self.found: dict[str, Any] = {}
+        self._only, self._key, self._page = options.only, key, options.out
+        self._numbers = self._page and self._page.with_suffix(".json")
+        if self._numbers and self._numbers.is_file():
+            former = json.loads(self._numbers.read_text(encoding="utf-8"))
+            self.found = former[key] if former["studies"] == self.studies else {}
+
+    def wants(self, name: str) -> bool:
+        """Whether a name was asked for."""
+        return self._only in name
+
+    def save(self) -> None:
+        """Keep what was found so far."""
+        if self._numbers:
+            text = json.dumps({"studies": self.studies, self._key: self.found}, indent=1)
+            self._numbers.write_text(text + "\n", encoding="utf-8")
+
+    def write(self, names: Iterable[str], markdown: Callable[[Any, int], str]) -> None:
+        """Write the page of what was found, in the order of these names."""
+        if self._page is not None:
+            ordered = {name: self.found[name] for name in names if name in self.found}
+            self._page.write_text(markdown(ordered, self.studies), encoding="utf-8")
+
+
 def calibrate(
     description: str | None,
     worlds: Mapping[str, Any],
@@ -27,27 +74,14 @@ def calibrate(
         rejected: Shares of a world, its name and so many studies.
         markdown: The page of shares and the number of studies.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--only", default="", help="worlds whose name contains this")
-    parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
-    options = parser.parse_args()
-    kept = options.out and options.out.with_suffix(".json")
-    shares: Shares = {}
-    if kept and kept.is_file():
-        former = json.loads(kept.read_text(encoding="utf-8"))
-        shares = former["rejected"] if former["studies"] == options.studies else {}
+    kept = Kept(description, "worlds", "rejected", 2000)
     for name, world in worlds.items():
-        if options.only not in name or name in shares:
+        if not kept.wants(name) or name in kept.found:
             continue
-        shares[name] = rejected(world, name, options.studies)
-        print(name, {test: round(100 * s, 1) for test, s in shares[name].items()}, flush=True)
-        if kept:
-            text = json.dumps({"studies": options.studies, "rejected": shares}, indent=1)
-            kept.write_text(text + "\n", encoding="utf-8")
-    if options.out is not None:
-        ordered = {name: shares[name] for name in worlds if name in shares}
-        options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
+        shares = kept.found[name] = rejected(world, name, kept.studies)
+        print(name, {test: round(100 * s, 1) for test, s in shares.items()}, flush=True)
+        kept.save()
+    kept.write(worlds, markdown)
 
 
 def tabulate(

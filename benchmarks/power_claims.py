@@ -8,19 +8,17 @@ the analysis itself on them. What it has already, with as many studies, is not c
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402
+from kept import Kept  # noqa: E402
 
 from personaspace.analysis.leakage.across import h3_rows  # noqa: E402
 from personaspace.analysis.leakage.pooled import between_runs, contrast_rows  # noqa: E402
@@ -234,25 +232,12 @@ def markdown(found: dict[str, list[dict[str, Any]]], studies: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=500)
-    parser.add_argument("--only", default="", help="designs whose name contains this")
-    parser.add_argument("--out", type=Path, help="Markdown page; its numbers go beside it as JSON")
-    options = parser.parse_args()
-    kept = options.out and options.out.with_suffix(".json")
-    found = {}
-    if kept and kept.is_file():
-        former = json.loads(kept.read_text(encoding="utf-8"))
-        found = former["found"] if former["studies"] == options.studies else {}
+    kept = Kept(__doc__, "designs", "found", 500)
     for name in DESIGNS:
-        if options.only in name:
-            for _ in check(name, options.studies, found.setdefault(name, [])):
-                if kept:
-                    text = json.dumps({"studies": options.studies, "found": found}, indent=1)
-                    kept.write_text(text + "\n", encoding="utf-8")
-    if options.out is not None:
-        ordered = {name: found[name] for name in DESIGNS if name in found}
-        options.out.write_text(markdown(ordered, options.studies), encoding="utf-8")
+        if kept.wants(name):
+            for _ in check(name, kept.studies, kept.found.setdefault(name, [])):
+                kept.save()
+    kept.write(DESIGNS, markdown)
 
 
 if __name__ == "__main__":
