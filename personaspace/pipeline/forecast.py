@@ -73,8 +73,11 @@ def forecast(work: Work, nodes: Collection[Node]) -> list[Forecast]:
             if others:
                 known[node] = others[0]
     times = _times(known)
+    copied = {node for node in (*times, *pending) if _is_copied(work, node)}
     return [
-        Forecast(node, why[node], _missing(work, node, pending), *_seconds(work, node, times))
+        Forecast(
+            node, why[node], _missing(work, node, pending), *_seconds(work, node, times, copied)
+        )
         for node in pending
     ]
 
@@ -95,19 +98,20 @@ def _times(known: dict[Node, Manifest]) -> dict[Node, float]:
     return {n: m.fields["seconds"] for n, m in timed.items() if m.fields.get("device") == device}
 
 
-def _seconds(work: Work, node: Node, times: dict[Node, float]) -> tuple[float | None, Basis]:
+def _seconds(
+    work: Work, node: Node, times: dict[Node, float], copied: Collection[Node]
+) -> tuple[float | None, Basis]:
     """As long as it took before, or as the mean of its like; else as counted for an H100."""
-    copied = _is_copied(work, node)
     alike = [
         seconds
         for other, seconds in times.items()
-        if other.stage == node.stage and _is_copied(work, other) == copied
+        if other.stage == node.stage and (other in copied) == (node in copied)
     ]
     if node in times:
         return times[node], Basis.MEASURED
     if alike:
         return sum(alike) / len(alike), Basis.MEASURED
-    load = load_of(work.study, node, kept=copied)
+    load = load_of(work.study, node, kept=node in copied)
     seconds = None if load is None else load.gpu_seconds(work.study.spec.model)
     return seconds, Basis.UNKNOWN if seconds is None else Basis.H100
 

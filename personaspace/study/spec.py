@@ -81,9 +81,11 @@ class Experiment(Section):
     def condition(self, name: str) -> Condition:
         """The condition, or dose of one, of that name. Raises KeyError."""
         known = once(
-            "conditions", (self.conditions,), lambda: {each.name: each for each in self.conditions}
+            "conditions",
+            (self.conditions, self.training),
+            lambda: {each.name: each for each in [*self.doses(), *self.conditions]},
         )
-        return known[name] if name in known else {dose.name: dose for dose in self.doses()}[name]
+        return known[name]
 
     def doses(self) -> list[Dose]:
         """The doses of all conditions that are trained here, condition by condition.
