@@ -29,7 +29,7 @@ from personaspace.report import (
 from personaspace.report import headline as words
 from personaspace.report.downloads import downloads
 from personaspace.report.embed import data_uri, figure_markup
-from personaspace.report.figures import Figure, Settings, draw, style
+from personaspace.report.figures import PICTURES, Figure, Settings, draw, style
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, THIN, count, pretty
 from personaspace.report.trajectory_table import trajectory_table
@@ -287,7 +287,7 @@ def build(
         "robustness": dimension_tables.robustness_table(results),
         "shape": shape_tables.section(results),
         "trajectories": trajectory_table(results),
-        "pictures": ("persona-plane", "axis-positions", "cosine-matrices", "leakage-geometry"),
+        "pictures": [name for name in PICTURES if name != "hero"],
         "answers": _answers(packed),
         "personas": _personas_table(results),
         "origin": origin,
