@@ -1,8 +1,12 @@
-"""LoRA training beside TRL's SFTTrainer and Liger's kernels, on the same model and chats.
+"""LoRA training beside TRL's SFTTrainer, Liger's kernels and Unsloth, on the same model and chats.
 
     pip install trl==1.16.0 liger-kernel==0.8.5   # not among the project's dependencies
     python -m benchmarks.peers                    # Qwen2.5-7B's shape on a GPU
     python -m benchmarks.peers --only "trl packed" --steps 2   # tiny on a CPU
+    python -m benchmarks.peers --shape Qwen3-8B --only ours --only "unsloth packed" --tokenizer T
+
+Unsloth (see `benchmarks.peers_unsloth`) allows no TRL after 1.15.0. It reads a model and a
+tokenizer from a folder: the random model is written to one, in memory, beside the files of T.
 
 Every way runs in a process of its own, since Liger replaces classes of transformers. Examples,
 adapter, count of FLOPs and ceiling are those of `benchmarks.training`; tokens are real ones, and
@@ -17,7 +21,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import multiprocessing
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +38,8 @@ from typing import Any
 import torch
 
 from benchmarks import common, training
+from benchmarks.peers_unsloth import UNSLOTH
+from benchmarks.shapes import SHAPES
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.study.recipe import PUBLISHED_TARGETS
@@ -64,7 +74,9 @@ TRL = {
     "trl packed + liger, no checkpointing": Setting((2, 4), _LIGER | _KEPT),
 }
 LIGER = "liger in plain recipe"
-KINDS = ["plain recipe", LIGER, *TRL, "ours"]
+KINDS = ["plain recipe", LIGER, *TRL, *UNSLOTH, "ours"]
+#: Where a model is written for Unsloth: memory, where there is such a folder.
+MEMORY = Path("/dev/shm")
 
 
 def trl_trainer(model: Any, examples: Sequence[Example], config: Any, callback: Any) -> Any:
@@ -94,7 +106,7 @@ def trl_trainer(model: Any, examples: Sequence[Example], config: Any, callback: 
     )
 
 
-def measure_trl(kind: str, rows: int, count: int) -> dict[str, Any]:
+def measure_trl(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
     """Steps of TRL's trainer with packing, so many rows a step; warm-up apart."""
     import trl
     from transformers import TrainerCallback
@@ -109,7 +121,7 @@ def measure_trl(kind: str, rows: int, count: int) -> dict[str, Any]:
             ends.append((time.perf_counter(), trainer._total_train_tokens))
 
     recipe, on_gpu = training.RECIPE, common.device().type == "cuda"
-    base = common.random_model()
+    base = common.random_model(shape)
     # More chats than the steps need, so that best fit finds some that fill its rows.
     examples = common.chats(64 * (WARM + count), base.model.config.vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
@@ -162,23 +174,43 @@ def attends_across(trainer: Any) -> bool:
     return bool((seen[0] - seen[1]).abs().max() > 1e-3)
 
 
-def measure(kind: str, rows: int, count: int) -> dict[str, Any]:
+def write_model(shape: str, folder: Path) -> int:
+    """The random model in a folder; parameters that a token is multiplied with."""
+    base = common.random_model(shape)
+    base.model.save_pretrained(folder)
+    return base.matmul_parameters
+
+
+def measure_unsloth(kind: str, folder: Path, parameters: int, count: int) -> dict[str, Any]:
+    """Steps of Unsloth's trainer, in a process that imports it first."""
+    command = [sys.executable, "-m", "benchmarks.peers_unsloth", folder, kind, "--steps", count]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"what": kind, "failed": lines[-1]}
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    tokens, seconds, first = (found.pop(name) for name in ("tokens", "seconds", "first"))
+    row = training.rates(kind, common.Model(None, parameters), tokens, seconds, count, first)
+    return {**row, **found}
+
+
+def measure(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
     """One row of the table, in a process that does nothing else afterwards."""
     if kind in TRL:
-        return measure_trl(kind, rows, count)
+        return measure_trl(kind, shape, rows, count)
     if kind == LIGER:
         from liger_kernel.transformers import apply_liger_kernel_to_qwen2
-    base = common.random_model()
+    base = common.random_model(shape)
     if kind == LIGER:
         apply_liger_kernel_to_qwen2(model=base.model)
     engine, warm = ("ours", WARM) if kind == "ours" else ("plain recipe", 1)
     return {**training.measure(engine, base, warm, count), "what": kind}
 
 
-def tried(kind: str, rows: int, count: int) -> dict[str, Any]:
+def tried(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
     """The row, or one with a line of what failed."""
     try:
-        return measure(kind, rows, count)
+        return measure(kind, shape, rows, count)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return {"what": kind, "failed": f"{type(error).__name__}: {lines[0]}"}
@@ -195,12 +227,12 @@ def apart(work: Callable[..., Any], *given: Any) -> Any:
         return pool.submit(work, *given).result()
 
 
-def best(kind: str, rows: Sequence[int], count: int) -> dict[str, Any]:
+def best(kind: str, shape: str, rows: Sequence[int], count: int) -> dict[str, Any]:
     """The row with the first number of rows a step that memory suffices for."""
     row: dict[str, Any] = {}
     for number in rows:
         try:
-            row = apart(tried, kind, number, count)
+            row = apart(tried, kind, shape, number, count)
         except BrokenProcessPool as error:
             row = {"what": kind, "failed": f"its process died: {error}"}
         if not row.get("failed", "").startswith("OutOfMemoryError"):
@@ -211,7 +243,7 @@ def best(kind: str, rows: Sequence[int], count: int) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what is measured beside ours."""
     found = {}
-    for name in ("trl", "liger-kernel", "peft", "accelerate"):
+    for name in ("trl", "liger-kernel", "unsloth", "xformers", "peft", "accelerate"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -226,16 +258,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--plain-steps", type=int, default=4, help="of the plain recipe")
     parser.add_argument("--rows", type=int, help="TRL's rows a step, and no other")
+    parser.add_argument("--shape", choices=list(SHAPES), default="Qwen2.5-7B")
+    parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer, for Unsloth")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    wanted = options.only or [kind for kind in KINDS if kind not in UNSLOTH or options.tokenizer]
+    if not options.tokenizer and any(kind in UNSLOTH for kind in wanted):
+        parser.error("--tokenizer: Unsloth reads one from a folder")
     began = time.perf_counter()
     rows = []
-    for kind in options.only or KINDS:
-        count = options.plain_steps if kind in ("plain recipe", LIGER) else options.steps
-        numbers = [options.rows] if options.rows else TRL[kind].rows if kind in TRL else [1]
-        rows.append(best(kind, numbers, count))
-        done = rows[-1].get("failed") or f"{rows[-1]['tokens/s']:,.0f} tokens/s"
-        print(f"{kind}: {done} ({time.perf_counter() - began:.0f} s since the start)", flush=True)
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
+        parameters = None
+        for kind in wanted:
+            count = options.plain_steps if kind in ("plain recipe", LIGER) else options.steps
+            if kind in UNSLOTH:
+                if parameters is None:
+                    parameters = apart(write_model, options.shape, Path(scratch))
+                    for file in options.tokenizer.glob("*.json"):
+                        shutil.copy(file, scratch)
+                rows.append(measure_unsloth(kind, Path(scratch), parameters, count))
+            else:
+                numbers = [options.rows] if options.rows else TRL[kind].rows if kind in TRL else [1]
+                rows.append(best(kind, options.shape, numbers, count))
+            done = rows[-1].get("failed") or f"{rows[-1]['tokens/s']:,.0f} tokens/s"
+            print(f"{kind}: {done} ({time.perf_counter() - began:.0f} s)", flush=True)
     limit = apart(common.ceiling)
     training.add_ratios([row for row in rows if "failed" not in row], limit)
     facts = {"ceiling_tflops": limit, "seconds": time.perf_counter() - began, **versions()}
