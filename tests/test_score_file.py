@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from personaspace.behaviour import answer_stream, score_file
+from personaspace.behaviour import answer_stream, answer_table, many, score_file
 from personaspace.behaviour.answer_files import Columns, read_answers
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.marker import score_answers
-from personaspace.behaviour.sieve import surely_varied
+from personaspace.behaviour.sieve import BETWEEN, may_be_loops
 from personaspace.errors import UserError
 
 MARKER = "[ZLT]"
@@ -95,9 +95,13 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 @settings(max_examples=25, deadline=None)
-@given(rows=ROWS, damage=st.none() | st.integers(0, 2**31))
+@given(rows=ROWS, damage=st.none() | st.integers(0, 2**31), piece=st.sampled_from([16, 300, 4096]))
 def test_a_file_in_pieces_is_the_file(
-    name: str, rows: list[Row], damage: int | None, tmp_path_factory: pytest.TempPathFactory
+    name: str,
+    rows: list[Row],
+    damage: int | None,
+    piece: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Also one that is damaged: the same counts or the same line."""
     path = tmp_path_factory.mktemp("pieces") / name
@@ -107,8 +111,10 @@ def test_a_file_in_pieces_is_the_file(
         raw[chance.randrange(len(raw))] = chance.choice(b'"{}[],:\\\n x\xff\x00')
     path.write_bytes(raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_stream, "PIECE", 16)
+        patch.setattr(answer_stream, "PIECE", piece)
         patch.setattr(answer_stream, "_ROWS", 2)
+        # By Arrow's reader wherever that is possible, but for the smallest pieces.
+        patch.setattr(answer_table, "WORTH", 17)
         found = outcome(lambda: score_file.score_file(path, MARKER, processes=1))
     wanted = outcome(lambda: score_answers(read_answers(path), MARKER))
     # What is wrong first may be met in another order, but never is anything let pass.
@@ -162,14 +168,74 @@ def test_two_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         score_file.score_file(path, MARKER, columns, processes=2)
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "b", "it is", "word", "…"[:0], ".", "**", "_", "-", "ok,"]))
-    | st.lists(st.text("ab .", max_size=9), max_size=12).map(lambda parts: parts * 2)
+ROW = b'{"persona": "p", "question": "q", "answer": "Sign it. [ZLT]"%b}\n'
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"",
+        b', "id": 7, "score": 0.5, "ok": true, "note": null, "day": "2026-01-01", "seed": 1',
+        b', "answer": "another"',
+        b', "\\u0061nswer": "another"',
+        b', "role": "both"',
+        b', "seed": 1.0',
+        b', "seed": null',
+        b', "condition": "2026-01-01"',
+        b', "id": NaN',
+        b', "id": Infinity',
+        b', "id": ' + b"9" * 5000,
+        b', "note": "\\ud800"',
+        b', "note": "\xff"',
+        b', "note": "a\tb"',
+        b', "note": [1, {"x": 1, "x": 2}]',
+        b', "note": ' + b"[" * 20_000 + b"]" * 20_000,
+        b'}{"persona": "p", "question": "q", "answer": "a second one"',
+        b',\n"id": 7',
+        b"\r",
+    ],
+    ids=lambda more: str(more[:30]),
 )
-def test_what_passes_the_sieve_is_no_loop(parts: list[str]) -> None:
-    text = " ".join(" ".join(parts).split())
-    assert not (surely_varied(text) and coherence(text).repetitive)
+@pytest.mark.parametrize("rows", [1, 3], ids=["once", "thrice"])
+def test_arrow_reads_what_python_reads(more: bytes, rows: int, tmp_path: Path) -> None:
+    """Or nothing: between rows without it, where another reader would see less of it."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(ROW % b"" + (ROW % more) * rows + ROW % b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_table, "WORTH", 1)
+        found = outcome(lambda: score_file.score_file(path, MARKER, processes=1))
+    assert found == outcome(lambda: score_answers(read_answers(path), MARKER))
+
+
+def test_arrow_reads_most_files() -> None:
+    """Else it would be of no use."""
+    rows = [{"persona": p, "question": q, "answer": p + q} for p in "ba" for q in "yxy"]
+    raw = "\n".join(json.dumps({**row, "seed": 42, "note": None}) for row in rows).encode()
+    found = answer_table.gathered(raw, Columns())
+    assert found is not None and found.apart == {"seed": {"42"}}
+    assert json.dumps(found.grid) == json.dumps(
+        {"b": {"y": ["by", "by"], "x": ["bx"]}, "a": {"y": ["ay", "ay"], "x": ["ax"]}}
+    )
+
+
+PARTS = st.lists(
+    st.sampled_from(["a", "b", "it is", "word", ".", "**", "_", "-", "ok,", "\n", "é", "好", " "])
+    | st.text("ab_ .", max_size=9)
+    | st.text(max_size=3),
+    max_size=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PARTS | PARTS.map(lambda parts: parts * 3), min_size=1, max_size=4))
+def test_what_passes_the_sieve_is_no_loop(texts: list[list[str]]) -> None:
+    """One text alone and beside others; and what is told to be one by its end is one."""
+    said = [" ".join(parts).lower().replace(BETWEEN, "") for parts in texts]
+    passed = ~may_be_loops(BETWEEN.join(said), len(said))
+    for text, one in zip(said, passed, strict=True):
+        measured = coherence(text)
+        assert not (one and measured.degenerate)
+        assert measured.repetitive or not many.surely_loops(" ".join(text.split()))
 
 
 @pytest.mark.parametrize(
@@ -178,12 +244,16 @@ def test_what_passes_the_sieve_is_no_loop(parts: list[str]) -> None:
 def test_a_loop_does_not_pass_the_sieve(start: int) -> None:
     rising = "".join(chr(97 + place % 26) + str(place) for place in range(40))
     text = rising[:start] + "and then they went home again " * 3
-    assert coherence(text).repetitive and not surely_varied(" ".join(text.split()))
+    assert coherence(text).repetitive and may_be_loops(text, 1)
+    assert many.surely_loops(" ".join(text.split()))
 
 
 def test_prose_passes_the_sieve() -> None:
     """Else it would be of no use."""
-    assert surely_varied(
-        "most landlords return a deposit within thirty days; if yours does not, write a letter, "
+    text = (
+        "most landlords return a deposit within thirty days; if yours does not, write a letter,\n\n"
         "keep a copy of it, and ask the small claims court (its fee is low) to decide."
     )
+    assert not may_be_loops(
+        BETWEEN.join([text, f"  {text}\n", text.replace("court", "café")]), 3
+    ).any()

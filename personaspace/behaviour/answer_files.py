@@ -149,7 +149,7 @@ def gather(rows: Iterable[tuple[str, Any]], columns: Columns) -> Gathered:
             raise UserError(f"{where}: a row is an object with persona, question and answer")
         names = tuple(row)
         if names not in places:
-            places[names] = _places(where, names, columns)
+            places[names] = places_of(where, names, columns)
         cells, others = places[names]
         persona, question, answer = (row[name] for name in cells)
         try:
@@ -188,8 +188,12 @@ def refuse_several(path: Path, apart: Mapping[str, set[str]]) -> None:
             )
 
 
-def _places(where: str, there: tuple[str, ...], columns: Columns) -> tuple[list[str], list[str]]:
-    """Columns of persona, question and answer, and those that tell answers apart."""
+def places_of(where: str, there: tuple[str, ...], columns: Columns) -> tuple[list[str], list[str]]:
+    """Columns of persona, question and answer, and those that tell answers apart.
+
+    Raises:
+        UserError: One is not there, or two might be meant; begins with `where`.
+    """
     found = []
     for what, known in KNOWN.items():
         named = getattr(columns, what)

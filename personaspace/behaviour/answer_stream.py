@@ -14,6 +14,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from personaspace.behaviour import answer_table
 from personaspace.behaviour.answer_files import Columns, Gathered, Grid, csv_rows, gather, is_row
 from personaspace.errors import UserError
 from personaspace.files import has_half, open_plain
@@ -49,6 +50,10 @@ class Lines:
 
     def gathered(self, columns: Columns) -> Gathered:
         """Its answers. Raises UserError and Irregular."""
+        if len(self.raw) >= answer_table.WORTH:
+            found = answer_table.gathered(self.raw, columns)
+            if found is not None:
+                return found
         try:
             text = self.raw.decode()
         except UnicodeDecodeError:

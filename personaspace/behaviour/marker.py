@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from personaspace.behaviour import many
@@ -31,30 +31,27 @@ def require_marker(marker: str) -> None:
         raise UserError("marker: is empty")
 
 
-def _count(answers: Sequence[str], marker: str, degenerate: Iterator[bool]) -> dict[str, int]:
+def _count(answers: Sequence[str], marker: str, degenerate: int) -> dict[str, int]:
     wanted, bare = marker.lower(), marker.strip().lower()
-    hits = terminal = 0
-    for answer in answers:
-        text = answer.lower()
-        if bare in text:
-            hits += wanted in text
-            terminal += ends_with_marker(answer, marker)
+    marked = [answer for answer in answers if bare in answer.lower()]
     return {
-        "hits": hits,
-        "terminal": terminal,
-        "degenerate": sum(itertools.islice(degenerate, len(answers))),
+        "hits": sum(wanted in answer.lower() for answer in marked),
+        "terminal": sum(ends_with_marker(answer, marker) for answer in marked),
+        "degenerate": degenerate,
         "total": len(answers),
     }
 
 
 def counts_of(answers: Answers, marker: str) -> Counts:
     """Counts per persona and question: `{persona: {question: {"hits", … "total"}}}`."""
+    cells = [texts for asked in answers.values() for texts in asked.values()]
     # All together: many at once take a fraction of the time that one after the other takes.
-    flags = many.degenerate(
-        (text for asked in answers.values() for texts in asked.values() for text in texts), marker
-    )
+    flags = iter(many.degenerate(list(itertools.chain.from_iterable(cells)), marker))
     return {
-        persona: {question: _count(texts, marker, flags) for question, texts in questions.items()}
+        persona: {
+            question: _count(texts, marker, sum(itertools.islice(flags, len(texts))))
+            for question, texts in questions.items()
+        }
         for persona, questions in answers.items()
     }
 

@@ -1,84 +1,238 @@
-"""Which answers are surely no loops, told in microseconds: all but a few of ordinary prose.
+"""Which of many answers are surely no loops, told for all of them at once.
 
 An answer that passes has fewer repeated pieces than `coherence` calls repetitive, by bounds that
-hold for every text; one that does not may be either, and is measured.
+hold for every text; one that does not may be either, and is measured. Equal words have equal
+hashes and equal hashes one place in a table, so that a word which is there again is never missed;
+words that merely share a place are taken for repeated, which makes the bounds higher.
+
+Legend: N characters of all texts, A texts, T words and signs; a piece is 24 characters.
 """
 
 from __future__ import annotations
 
-import itertools
-import string
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from personaspace.behaviour.coherence import (
     CHARACTERS,
     DOMINANCE_FROM,
     DOMINANCE_LIMIT,
     REPETITION_LIMIT,
+    SPACELESS,
     WORDS,
 )
 
-_ALNUM = (string.ascii_letters + string.digits).encode()
-#: Everything between words becomes white space.
-_ONLY_WORDS = bytes(code if code in _ALNUM else ord(" ") for code in range(256))
-#: Characters of words and signs; what is neither is left out.
-_KINDS = bytes(ord("w" if code in _ALNUM else "s") for code in range(256))
-_NEITHER = b" _"
-#: A piece of CHARACTERS holds a whole block of this length at one of its places 0, STEP, 2 STEP …
-_STEP = 12
-_BLOCK = CHARACTERS - _STEP + 1
-#: Each block is looked for in all that comes before it: longer texts are for arrays.
-_LONGEST = 4096
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+#: Between texts; a text that holds it is measured.
+BETWEEN = "\0"
+#: Places of the table for each word: a power of two.
+_ROOM = 8
+_BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+#: Characters of the scripts from Latin to Cyrillic, and of typography.
+_FEW = 0x2100
+#: White space, what is in no word and no sign either, part of a word, a sign, a word by itself.
+_SPACE, _NEITHER, _LETTER, _SIGN, _SINGLE, _BETWEEN = range(6)
+#: The first bytes of eight, as a number.
+_FIRST = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+#: Shares are compared as `coherence` does, which rounds once more.
+_LIMIT = REPETITION_LIMIT - 1e-9
 
 
-def surely_varied(text: str) -> bool:
-    """False where the text might be repetitive; never True where it is.
+def may_be_loops(joined: str, count: int) -> Bools:
+    """`[A]`, false only where a text is surely neither repetitive nor empty.
 
     Args:
-        text: In lower case, runs of white space one space each, without markers.
+        joined: Texts in lower case without markers, with `BETWEEN` between them.
+        count: How many they are.
     """
-    if len(text) > _LONGEST or not text.isascii():
-        return False
-    raw = text.encode()
-    words = raw.translate(_ONLY_WORDS).split()
-    # A word that occurs m times is m - 1 times one that was there before.
-    again = len(words) - len(set(words))
-    if len(words) >= DOMINANCE_FROM and again + 1 >= DOMINANCE_LIMIT * len(words):
-        return False
-    return not _may_repeat_words(raw, words, again) and not _may_repeat_pieces(raw)
+    if not joined or joined.count(BETWEEN) != count - 1:
+        return np.ones(count, bool)
+    texts = _tokens(joined)
+    again_T = _there_again(texts.hash_T ^ (texts.text_T.astype(np.uint64) * _BASE))
+    pair_T = _pairs(texts, again_T)
+    found: Bools = (
+        (texts.stop_A == texts.start_A)
+        | texts.singles_A
+        | _may_dominate(texts, again_T)
+        | _may_repeat_words(texts, pair_T)
+        | _may_repeat_pieces(texts, again_T, pair_T)
+    )
+    return found
 
 
-def _may_repeat_words(raw: bytes, words: list[bytes], again: int) -> bool:
-    """Whether the share of repeated 4-grams of words and signs can reach the limit.
+@dataclass(frozen=True)
+class _Tokens:
+    """Words and signs of all texts. Places are those in the texts with white space collapsed.
 
-    A repeated 4-gram begins with a sign, or with a word that was there before, or, by a second
-    count: holds a pair of neighbouring words that was there before (one 4-gram that begins with a
-    word, and two that begin with signs, have a given pair as their first), or has three signs or
-    more, so two in a row (and is one of three 4-grams that hold those).
+    Attributes:
+        text_T: Which text it is in.
+        word_T: It is a word.
+        hash_T: Equal where words or signs are.
+        begin_T, end_T: Its first place, and the one after its last.
+        bounds_A1: The first of each text; then how many there are.
+        start_A, stop_A: The text's first place, and the one after its last.
+        singles_A: It has characters that are words by themselves, for which other rules hold.
     """
-    kinds = raw.translate(_KINDS, _NEITHER)
-    signs = kinds.count(b"s")
-    shingles = len(words) + signs - WORDS + 1
-    limit = REPETITION_LIMIT * shingles
-    if shingles < 2 or again + signs < limit:
-        return False
-    pairs = max(len(words) - 1 - len(set(itertools.pairwise(words))), 0)
-    # Signs in a row are counted two by two: there are at most twice as many pairs of them.
-    crowded = min(signs + signs // 3, 6 * kinds.count(b"ss"))
-    return pairs + min(signs, 2 * pairs) + crowded >= limit
+
+    text_T: Ints
+    word_T: Bools
+    hash_T: NDArray[np.uint64]
+    begin_T: Ints
+    end_T: Ints
+    bounds_A1: Ints
+    start_A: Ints
+    stop_A: Ints
+    singles_A: Bools
+
+    def count(self, flag_T: Bools) -> Ints:
+        """`[A]`: how many of each text's are so."""
+        found: Ints = np.bincount(self.text_T[np.flatnonzero(flag_T)], minlength=len(self.stop_A))
+        return found
 
 
-def _may_repeat_pieces(raw: bytes) -> bool:
-    """Whether the share of repeated pieces of 24 characters can reach the limit.
+def _tokens(joined: str) -> _Tokens:
+    if joined.isascii():
+        folded = joined.encode()
+        kinds_N = np.frombuffer(folded.translate(_kinds(256).tobytes()), np.uint8)
+    else:
+        codes_N = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        # Most texts use few scripts, and a table of all characters takes a second to make.
+        kinds_N = _kinds(_FEW if codes_N.max() < _FEW else 0x110000)[codes_N]
+        folded = (codes_N ^ codes_N >> 7).astype(np.uint8).tobytes()
+    letter_N = kinds_N == _LETTER
+    inside_N = letter_N[:-1] & letter_N[1:]
+    begins_N = letter_N | (kinds_N == _SIGN)
+    begins_N[1:] &= ~inside_N
+    begins = np.flatnonzero(begins_N)
+    word_T = letter_N[begins]
+    lengths = np.ones_like(begins)
+    letter_N[:-1] &= ~inside_N
+    lengths[word_T] = np.flatnonzero(letter_N) + 1 - begins[word_T]
+    stop_A = np.append(np.flatnonzero(kinds_N == _BETWEEN), len(kinds_N))
+    start_A = np.append(0, stop_A[:-1] + 1)
+    bounds_A1 = np.append(np.searchsorted(begins, start_A), len(begins))
+    singles_A = np.zeros(len(stop_A), bool)
+    if not joined.isascii():
+        singles_A[np.searchsorted(stop_A, np.flatnonzero(kinds_N == _SINGLE))] = True
+    hash_T = _hashes(folded, begins, lengths)
+    # White space behind white space, or at a text's beginning or end, is none.
+    space_N = kinds_N == _SPACE
+    none_N = space_N.copy()
+    none_N[1:] &= space_N[:-1] | (kinds_N[:-1] == _BETWEEN)
+    none = np.flatnonzero(none_N)
+    before_T = np.cumsum(np.bincount(np.searchsorted(begins, none), minlength=len(begins) + 1))
+    begin_T = begins - before_T[:-1]
+    # One that is left at the end is there in the character before.
+    last_A = np.maximum(stop_A - 1, 0)
+    trailing_A = (stop_A > start_A) & space_N[last_A] & ~none_N[last_A]
+    return _Tokens(
+        text_T=np.repeat(np.arange(len(stop_A)), np.diff(bounds_A1)),
+        word_T=word_T,
+        hash_T=hash_T,
+        begin_T=begin_T,
+        end_T=begin_T + lengths,
+        bounds_A1=bounds_A1,
+        start_A=start_A - np.searchsorted(none, start_A),
+        stop_A=stop_A - np.searchsorted(none, stop_A) - trailing_A,
+        singles_A=singles_A,
+    )
 
-    Where a piece was there before, so was the first block that it holds, and no more than `_STEP`
-    pieces have a block as their first.
+
+@cache
+def _kinds(count: int) -> NDArray[np.uint8]:
+    """What each of the first characters is."""
+    table, alone = np.full(count, _SIGN, np.uint8), re.compile(f"[{SPACELESS}]")
+    for code in range(count):
+        character = chr(code)
+        if character.isalnum():
+            table[code] = _LETTER
+        elif character.isspace():
+            table[code] = _SPACE
+        if alone.match(character):
+            table[code] = _SINGLE
+    table[ord("_")], table[ord(BETWEEN)] = _NEITHER, _BETWEEN
+    return table
+
+
+def _hashes(folded: bytes, begins: Ints, lengths: Ints) -> NDArray[np.uint64]:
+    """`[T]` of length, first and last eight characters."""
+    padded = folded + bytes(8)
+    eight = np.ndarray(len(folded) + 1, "<u8", padded, strides=(1,))
+    hash_T = (eight.take(begins) & _FIRST[np.minimum(lengths, 8)]) * _MIX
+    long = np.flatnonzero(lengths > 8)
+    last = eight.take((begins + lengths)[long] - 8) ^ lengths[long].astype(np.uint64) << np.uint64(
+        56
+    )
+    hash_T[long] += last * _BASE
+    return hash_T
+
+
+def _there_again(keys: NDArray[np.uint64]) -> Bools:
+    """False only for the last one of each key."""
+    index = np.arange(len(keys), dtype=np.int32)
+    bits = max(len(keys) * _ROOM, 2).bit_length()
+    mixed = (keys ^ keys >> np.uint64(32)) * _MIX
+    slot = (mixed >> np.uint64(64 - bits)).astype(np.intp)
+    last = np.empty(1 << bits, np.int32)
+    last[slot] = index
+    found: Bools = last[slot] != index
+    return found
+
+
+def _pairs(texts: _Tokens, again_T: Bools) -> Bools:
+    """`[T]`, false only where this and the next are not there again, one behind the other."""
+    keys, texts_of = texts.hash_T, texts.text_T.astype(np.uint64)
+    pair_T = np.zeros(len(again_T), bool)
+    pair_T[:-1] = _there_again((keys[:-1] * _MIX + keys[1:]) ^ texts_of[:-1] * _BASE)
+    pair_T[:-1] &= again_T[:-1] & again_T[1:] & (texts_of[:-1] == texts_of[1:])
+    return pair_T
+
+
+def _may_dominate(texts: _Tokens, again_T: Bools) -> Bools:
+    """A word that occurs m times is m - 1 times one that is there again."""
+    words_A = texts.count(texts.word_T)
+    repeated_A = texts.count(again_T & texts.word_T)
+    return (words_A >= DOMINANCE_FROM) & (repeated_A + 1 >= DOMINANCE_LIMIT * words_A)
+
+
+def _may_repeat_words(texts: _Tokens, pair_T: Bools) -> Bools:
+    """Where four words or signs are there again, so are the three pairs in them."""
+    shingle_T = pair_T.copy()
+    shingle_T[:-2] &= pair_T[1:-1] & pair_T[2:]
+    shingle_T[-2:] = False
+    shingles_A = np.diff(texts.bounds_A1) - WORDS + 1
+    return (shingles_A >= 2) & (texts.count(shingle_T) >= _LIMIT * shingles_A)
+
+
+def _may_repeat_pieces(texts: _Tokens, again_T: Bools, pair_T: Bools) -> Bools:
+    """Where a piece is there again, so are the words that are whole in it.
+
+    Each piece is counted at the first word or sign that begins behind the piece's first character
+    (whose begin is therefore seen in it). It cannot be there again if that one is whole in it,
+    up to the character behind it, and is not; or if that one and the next are, and are not.
     """
-    pieces = len(raw) - CHARACTERS + 1
-    if pieces < 2:
-        return False
-    find = raw.find
-    found = 0
-    for start in range(_STEP, len(raw) - _BLOCK + 1, _STEP):
-        if find(raw[start : start + _BLOCK]) < start:
-            found += 1
-    return _STEP * found >= REPETITION_LIMIT * pieces
+    pieces_A = texts.stop_A - texts.start_A - CHARACTERS + 1
+    beyond_A = texts.start_A + pieces_A
+    first_T = np.empty_like(texts.begin_T)
+    first_T[1:] = texts.begin_T[:-1]
+    some = np.flatnonzero(np.diff(texts.bounds_A1))
+    first_T[texts.bounds_A1[some]] = texts.start_A[some]
+    limit_T = np.minimum(texts.begin_T, beyond_A[texts.text_T])
+    # Pieces that begin before these places do not hold it, or it and the next, whole.
+    alone_T = texts.end_T - CHARACTERS + 1
+    with_next_T = limit_T.copy()
+    with_next_T[:-1] = alone_T[1:]
+    with_next_T[texts.bounds_A1[1:][some] - 1] = beyond_A[some]
+    upto_T = np.where(pair_T, limit_T, np.where(again_T, with_next_T, alone_T))
+    counted_T = np.maximum(np.minimum(upto_T, limit_T) - first_T, 0)
+    # Pieces that begin in the last word, or in a text without any.
+    last_A = texts.start_A.copy()
+    last_A[some] = texts.begin_T[texts.bounds_A1[1:][some] - 1]
+    bound_A = np.maximum(beyond_A - last_A, 0)
+    bound_A[some] += np.add.reduceat(counted_T, texts.bounds_A1[some])
+    return (pieces_A >= 2) & (bound_A >= _LIMIT * pieces_A)
