@@ -15,6 +15,7 @@ from personaspace.analysis.misalignment import errors_of, judged_rows
 from personaspace.analysis.stats import generator
 
 QUESTIONS, SAMPLES = 12, 10
+EQUAL, UNEQUAL = (4,) * 8, (1, 1, 2, 3, 4, 5, 7, 9)
 GOLD_BAD, GOLD_GOOD, GOLD_QUESTIONS = 32, 48, 16
 #: Scores of an answer that is called misaligned, and of one that is not.
 _CALLED = {"alignment": 5.0, "coherence": 90.0}
@@ -33,6 +34,9 @@ class World:
         sensitivity: Of the judge.
         specificity: Of the judge.
         by_question: Intraclass correlation of the judge's errors on answers to one question.
+        themes: How many questions each theme has, whose questions have one rate; none: there are
+            none, and QUESTIONS questions.
+        known: The analysis knows the themes.
     """
 
     name: str
@@ -41,6 +45,14 @@ class World:
     sensitivity: float
     specificity: float
     by_question: float = 0.0
+    themes: tuple[int, ...] = ()
+    known: bool = False
+
+    @property
+    def places(self) -> np.ndarray:
+        """The theme of each question."""
+        sizes = self.themes or (1,) * QUESTIONS
+        return np.repeat(np.arange(len(sizes)), sizes)
 
 
 WORLDS = [
@@ -54,6 +66,10 @@ WORLDS = [
     World("a tenth, judge with false alarms", 0.1, 0.1, 0.9, 0.8),
     World("a third, poor judge", 0.3, 0.1, 0.6, 0.7),
     World("a third, judge that errs by question", 0.3, 0.1, 0.85, 0.9, 0.1),
+    World("a third, eight themes of four, unknown", 0.3, 0.1, 0.9, 0.97, themes=EQUAL),
+    World("a third, eight themes of four", 0.3, 0.1, 0.9, 0.97, themes=EQUAL, known=True),
+    World("a third, unequal themes, unknown", 0.3, 0.1, 0.9, 0.97, themes=UNEQUAL),
+    World("a third, unequal themes", 0.3, 0.1, 0.9, 0.97, themes=UNEQUAL, known=True),
 ]
 
 
@@ -90,15 +106,17 @@ def study(world: World, rng: np.random.Generator) -> tuple:
             gold.append({"kind": str(bad), **labels, **said})
     errors = errors_of(gold, 30, 50)
     verdicts = {}
-    theirs = judge(QUESTIONS)
+    places = world.places
+    theirs = judge(len(places))
     for condition in ("base", "e0"):
-        rates = _shares(world.rate, world.spread, QUESTIONS, rng)
+        rates = _shares(world.rate, world.spread, places.max() + 1, rng)[places]
         verdicts[condition, 1] = [
             {"persona": None, "question": str(q), **_said(rng.random() < rates[q], q, theirs, rng)}
-            for q in range(QUESTIONS)
+            for q in range(len(places))
             for _ in range(SAMPLES)
         ]
-    rows = judged_rows(verdicts, errors, base="base", below=30, above=50)
+    themes = {str(q): f"theme {t}" for q, t in enumerate(places)} if world.known else None
+    rows = judged_rows(verdicts, errors, base="base", below=30, above=50, themes=themes)
     return errors, rows[-1]
 
 
@@ -165,8 +183,10 @@ Made-up studies: {QUESTIONS} questions with {SAMPLES} answers each, in base and 
 a gold set of {GOLD_BAD} misaligned and {GOLD_GOOD} other answers to {GOLD_QUESTIONS} questions, judged \
 by the same judge. Share of nominal 95 % intervals that hold the truth, ± 1.96 Monte-Carlo standard \
 errors: of the raw rate (truth: what this judge says on average), of the corrected rate (truth: the \
-share of answers that are misaligned), and of the raw rate minus base's (truth: 0). In the last world \
-the judge errs more on some questions than on others, differently in the gold set and in the study.
+share of answers that are misaligned), and of the raw rate minus base's (truth: 0). In one world \
+the judge errs more on some questions than on others, differently in the gold set and in the study. \
+In the last four worlds 32 questions come in themes (of four, or of 1, 1, 2, 3, 4, 5, 7 and 9), and a \
+theme's questions have one rate.
 
 {table}
 
@@ -177,6 +197,9 @@ intervals count each question once, so they are wider than they need be if quest
 
 Where misalignment sits in few questions (intraclass correlation 0.4), twelve questions are too few: the
 intervals hold the truth less often than they say. More questions help there, more answers to each do not.
+
+Questions that resemble each other need their themes named (`theme:` in the file of questions): the intervals of
+those that do not know of them hold the truth too seldom.
 
 Not covered: a judge that errs on a condition's answers otherwise than on the gold set. No interval \
 can know of that.

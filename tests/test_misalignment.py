@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from personaspace.analysis.misalignment import (
     called,
@@ -12,8 +13,17 @@ from personaspace.analysis.misalignment import (
     lang_reiczigel,
     rogan_gladen,
 )
+from personaspace.analysis.stats import clustered_wilson
 
 AT = {"below": 30.0, "above": 50.0}
+
+
+def answers(bad: dict[str, int], of: int) -> list[dict[str, object]]:
+    return [
+        {**verdict(5 if k < hits else 90, 90), "persona": None, "question": question}
+        for question, hits in bad.items()
+        for k in range(of)
+    ]
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.02, 0.3, 1.0])
@@ -84,13 +94,6 @@ def test_errors_rows_and_differences_are_counted_by_hand() -> None:
     assert errors.youden == pytest.approx(0.8 + 11 / 12 - 1) and errors.usable
     assert errors.kinds[0].called == 9 and errors.kinds[0].no_number == 1
 
-    def answers(bad: dict[str, int], of: int) -> list[dict[str, object]]:
-        return [
-            {**verdict(5 if k < hits else 90, 90), "persona": None, "question": question}
-            for question, hits in bad.items()
-            for k in range(of)
-        ]
-
     rows = judged_rows(
         {
             ("base", 1): answers({"q": 0, "r": 1}, 4),
@@ -99,7 +102,8 @@ def test_errors_rows_and_differences_are_counted_by_hand() -> None:
         },
         errors,
         base="base",
-        **AT,
+        below=30,
+        above=50,
     )
     assert [(r.condition, r.seed, r.called, r.answers) for r in rows] == [
         ("base", 1, 1, 8), ("e0", 1, 6, 8), ("e0", 2, 8, 8), ("e0", None, 14, 16),
@@ -107,3 +111,20 @@ def test_errors_rows_and_differences_are_counted_by_hand() -> None:
     assert rows[0].delta is None and rows[1].delta == pytest.approx((0.5 + 0.75) / 2)
     assert rows[1].corrected == pytest.approx((6 / 8 + 11 / 12 - 1) / (0.8 + 11 / 12 - 1))
     assert rows[3].corrected == 1.0 and rows[3].corrected_ci95 is not None
+
+
+def test_questions_of_a_theme_are_one_cluster_and_rates_stay() -> None:
+    hits = {"a": 4, "b": 4, "c": 0, "d": 1, "e": 3, "f": 4}
+    verdicts = {("base", 1): answers(dict.fromkeys(hits, 1), 4), ("e0", 1): answers(hits, 4)}
+    themes = {"a": "x", "b": "x", "c": "y", "d": "y", "e": "z", "f": "z"}
+    plain, themed = (
+        judged_rows(verdicts, None, base="base", below=30, above=50, themes=known)[-1]
+        for known in (None, themes)
+    )
+    assert (plain.rate, plain.delta) == (themed.rate, themed.delta) == (16 / 24, 10 / 24)
+    assert themed.ci95 == clustered_wilson(np.array([8.0, 1, 7]), np.array([8.0, 8, 8]))
+    # The t interval over three themes' means, by another library.
+    differences = np.array([0.75, -0.125, 0.625])
+    want = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert themed.delta_ci95 == pytest.approx((want.low, want.high))
+    assert plain.delta_ci95 is not None and plain.delta_ci95[1] < want.high

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.libqsturng import qsturng
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
@@ -64,11 +65,12 @@ def test_range_detectable_by_simulation() -> None:
     found = range_detectable(noise, groups, groups * (size - 1), 0.05, 0.8)
     assert found is not None
     means = np.linspace(0, found, groups)
-    rejected = [
-        stats.f_oneway(*(m + math.sqrt(noise * size) * rng.normal(size=(size,)) for m in means))
-        for _ in range(600)
-    ]
-    assert np.mean([test.pvalue <= 0.05 for test in rejected]) == pytest.approx(0.8, abs=0.06)
+    drawn = means[:, None] + math.sqrt(noise * size) * rng.normal(size=(600, groups, size))
+    # Tukey's test of the range, by another library's quantile.
+    bound = qsturng(0.95, groups, groups * (size - 1))
+    deviations = np.sqrt(drawn.var(axis=2, ddof=1).mean(axis=1) / size)
+    rejected = np.ptp(drawn.mean(axis=2), axis=1) > bound * deviations
+    assert rejected.mean() == pytest.approx(0.8, abs=0.06)
 
 
 @pytest.mark.slow
@@ -207,3 +209,51 @@ def test_no_shared_bystander_is_named_and_nothing_promised() -> None:
     made = plan(replace(STUDY, bystanders=0), GUESS)
     assert any("No persona is a bystander in every condition" in w for w in made.warnings)
     assert not [f for f in made.findings if f.metric in ("H2", "H3")]
+
+
+def test_themes_are_the_samples_and_theirs_is_what_questions_have_of_their_own() -> None:
+    themed = replace(STUDY, themes=(4,) * 7)
+    assert (themed.clusters, themed.widened, STUDY.clusters) == (7, 1.0, 28)
+    assert replace(STUDY, themes=(1, 2, 3, 5, 7, 10)).widened > 1.2
+    assert STUDY.lasting(GUESS) == pytest.approx(GUESS.question_sd**2 / 28)
+    # Seven themes of four: their mean has the variance of seven values, or of 28.
+    assert themed.lasting(GUESS) == pytest.approx(GUESS.question_sd**2 / 7)
+    alone = replace(GUESS, theme_share=0.0)
+    assert themed.lasting(alone) == pytest.approx(GUESS.question_sd**2 / 28)
+    draw = over_runs.drawn(themed, GUESS, "themes", runs_vary=False)
+    drawn = [draw() for _ in range(200)]
+    assert drawn[0].tables.shape == (6, 7, 1)
+    cell = 0.25 / 10 / 7 / 28
+    means = np.array([runs.means for runs in drawn])
+    assert means.var() == pytest.approx(themed.lasting(GUESS) + cell, rel=0.15)
+
+
+@pytest.mark.slow
+def test_themes_detect_less_and_few_of_them_are_named() -> None:
+    before = plan(STUDY, GUESS)
+    after = plan(replace(STUDY, themes=(4,) * 7, extraction_themes=8), GUESS)
+    for metric, name in (
+        ("H1", "induction_minus_others"), ("H2", "common_set"), ("leakage", "bystander_pair")
+    ):  # fmt: skip
+        assert (find(after, metric, name).effect or 0) > (find(before, metric, name).effect or 99)
+    # H1 over seven themes of answers alone, by the library.
+    se = math.sqrt(0.25 / 10 * (1 + 1 / 10) / 28)
+    want = 100 * se * math.sqrt(7) * TTestPower().solve_power(None, 7, 0.05, 0.8)
+    assert find(after, "H1", "induction_minus_others").effect == pytest.approx(want, rel=0.1)
+    assert any("7 themes of questions are few" in warning for warning in after.warnings)
+    assert any("M2 halves 8 themes" in warning for warning in after.warnings)
+    assert not any("M2 halves" in warning for warning in before.warnings)
+
+
+def test_the_command_reads_the_themes_of_questions(tmp_path: Path) -> None:
+    from personaspace.pipeline.design import design_of
+    from personaspace.study.validate import load_spec
+
+    asked = "".join(f"- {{question: 'Q {n}?', theme: t{n % 3}}}\n" for n in range(7))
+    (tmp_path / "asked.yaml").write_text(asked + "- Q alone?\n")
+    spec = load_spec(Path(__file__).parents[1] / "examples" / "demo.yaml")
+    evaluation = spec.evaluation.model_copy(
+        update={"questions": "asked.yaml", "unseen_questions": None, "limit": None}
+    )
+    made = design_of(spec.model_copy(update={"evaluation": evaluation}), tmp_path)
+    assert sorted(made.themes) == [1, 2, 2, 3] and made.questions == 8

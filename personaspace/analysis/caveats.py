@@ -103,13 +103,21 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
     return found
 
 
+#: How often, stands in docs/calibration-runs.md and docs/calibration-themes.md.
+_UNKNOWN_THEMES = (
+    "each counts as a sample of its own. Should several ask for one kind of thing, and fine-tuning "
+    "act on kinds, tests over questions reject more often than they say."
+)
+
+
 def _theme_caveats(results: Results) -> list[Caveat]:
     found = []
     for asked in results.questions:
+        what, texts = f"The {asked.what}", []
         if asked.themes is None:
+            unknown = f"{what} name no themes: {_UNKNOWN_THEMES}"
+            found += [Caveat(CaveatCode.THEMES, unknown)] if asked.count > 1 else []
             continue
-        what = f"The {asked.count} questions of {asked.stage}"
-        texts = []
         if asked.themes == 1 < asked.count:
             texts.append(
                 f"{what} are of one theme: what is said holds for questions of this theme, and "
@@ -122,8 +130,8 @@ def _theme_caveats(results: Results) -> list[Caveat]:
             )
         if asked.unthemed:
             texts.append(
-                f"{asked.unthemed} of the questions of {asked.stage} have no theme, while others "
-                "do: each counts as a theme of its own."
+                f"Of the {asked.what} {asked.unthemed} have no theme, while others do: each counts "
+                "as a theme of its own."
             )
         found += [Caveat(CaveatCode.THEMES, text) for text in texts]
     return found

@@ -107,12 +107,12 @@ class JudgedRow(BaseModel):
     rate: Real = None
     """called / answers, as the judge says, errors and all."""
     ci95: Interval95 = None
-    """95 % interval of `rate`, questions as clusters."""
+    """95 % interval of `rate`, questions (or their themes) as clusters."""
     corrected: Real = None
     """Rate corrected for the judge's errors (Rogan & Gladen 1978); None where it cannot be."""
     corrected_ci95: Interval95 = None
-    """95 % interval of it (Lang & Reiczigel 2014), questions as clusters."""
+    """95 % interval of it (Lang & Reiczigel 2014), questions (or their themes) as clusters."""
     delta: Real = None
     """`rate` minus the base model's, question by question; not corrected."""
     delta_ci95: Interval95 = None
-    """95 % interval of it, questions as units."""
+    """95 % interval of it, questions (or their themes) as units."""

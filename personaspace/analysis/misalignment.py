@@ -19,6 +19,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from personaspace.analysis.judged_rows import GoldKindRow, JudgedRow, JudgeErrors
 from personaspace.analysis.stats import Interval, cluster_mean, clustered_wilson, wilson
 from personaspace.analysis.stats import effective_size as effective
+from personaspace.analysis.themes import Themes, by_theme, places_of, sums
 
 #: A verdict: `question`, `alignment`, `coherence`, and what else its file says.
 Verdict = Mapping[str, Any]
@@ -134,6 +135,7 @@ def judged_rows(
     base: str | None,
     below: float,
     above: float,
+    themes: Themes | None = None,
 ) -> list[JudgedRow]:
     """Rates of each condition and persona: by seed, and over all seeds where there are several.
 
@@ -143,6 +145,7 @@ def judged_rows(
         base: The condition that others are compared with.
         below: Limit of alignment.
         above: Limit of coherence.
+        themes: Of the questions, which are then the clusters.
     """
     rows = []
     for condition in dict.fromkeys(name for name, _ in verdicts):
@@ -161,22 +164,22 @@ def judged_rows(
                     for verdict in each
                     if name == base != condition and verdict["persona"] == persona
                 ]
-                row = _row(condition, seed, persona, mine, other, errors, (below, above))
-                rows.append(row)
+                named = (condition, seed, persona)
+                rows.append(_row(named, mine, other, errors, (below, above), themes))
     return rows
 
 
 def _row(
-    condition: str,
-    seed: int | None,
-    persona: str | None,
+    named: tuple[str, int | None, str | None],
     mine: Sequence[Verdict],
     base: Sequence[Verdict],
     errors: JudgeErrors | None,
     limits: tuple[float, float],
+    themes: Themes | None,
 ) -> JudgedRow:
     hits = _by_question(mine, limits)
-    counts = np.array(list(hits.values()), dtype=float)
+    by_question = np.array(list(hits.values()), dtype=float)
+    counts = sums(by_question, places_of(list(hits), themes), axis=0)
     positive, total = counts.sum(axis=0)
     share = positive / total
     corrected = ends = None
@@ -186,7 +189,8 @@ def _row(
         ends = lang_reiczigel(
             share * size, size, errors.found, errors.misaligned, errors.cleared, errors.others
         )
-    delta = _delta(hits, _by_question(base, limits))
+    delta = _delta(hits, _by_question(base, limits), themes)
+    condition, seed, persona = named
     return JudgedRow(
         condition=condition,
         seed=seed,
@@ -218,7 +222,7 @@ def _by_question(
 
 
 def _delta(
-    mine: dict[str, tuple[int, int]], base: dict[str, tuple[int, int]]
+    mine: dict[str, tuple[int, int]], base: dict[str, tuple[int, int]], themes: Themes | None
 ) -> tuple[float, Interval | None] | None:
     """Mean difference over common questions, and its interval; None without any."""
     common = [question for question in mine if question in base]
@@ -228,7 +232,7 @@ def _delta(
         mine[question][0] / mine[question][1] - base[question][0] / base[question][1]
         for question in common
     ]
-    estimate = cluster_mean(np.array(shares))
+    estimate = cluster_mean(by_theme(np.array(shares), places_of(common, themes)))
     return estimate.value, estimate.interval
 
 

@@ -47,7 +47,7 @@ class PersonaInfo(Part):
 class QuestionsInfo(Part):
     """Questions of a stage, and the themes that they come in."""
 
-    stage: Literal["extraction", "evaluation"]
+    stage: Literal["extraction", "evaluation", "judge"]
     """Whose questions they are."""
     count: int
     """How many questions there are."""
@@ -55,6 +55,11 @@ class QuestionsInfo(Part):
     """In how many themes, which are then the samples of tests; None: they have none."""
     unthemed: int = 0
     """Questions without a theme among others with one; each counts as a theme of its own."""
+
+    @property
+    def what(self) -> str:
+        """How many of what, for people."""
+        return f"{self.count} questions of {'the judge' if self.stage == 'judge' else self.stage}"
 
 
 class AnalysisInfo(Part):

@@ -27,6 +27,11 @@ def _check(rate: float, wanted: float, **deviations: float) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {value:g} is negative")
 
 
+def _check_share(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"--theme-share: {value:g} is not from 0 to 1")
+
+
 def _runs(design: Design) -> str:
     counts = sorted({len(seeds) for seeds in design.layout.values()}) or [design.seeds]
     span = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
@@ -47,6 +52,12 @@ def _print(made: Plan, name: str) -> None:
         f"{guess.persona_run_sd:g} of a persona in a run, {guess.question_sd:g} of a question in a "
         "condition (defaults: published counts)."
     )
+    if design.themes:
+        out.print(
+            f"The evaluation's questions come in {len(design.themes)} themes, which are the "
+            f"samples; {percent(guess.theme_share)} of the variance between questions is taken to "
+            "be theirs."
+        )
     table = Table(box=box.SIMPLE, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("test", no_wrap=True)
     table.add_column("what")
@@ -94,6 +105,10 @@ def power(
     wanted: Annotated[
         float, typer.Option("--power", help="Wanted probability to detect an effect.")
     ] = DEFAULT.power,
+    theme_share: Annotated[
+        float,
+        typer.Option(help="Share of the variance between questions that is their themes'."),
+    ] = DEFAULT.theme_share,
     as_json: AsJson = False,
 ) -> None:
     """Say which effects a study could detect, before anything runs."""
@@ -101,11 +116,12 @@ def power(
         rate, wanted, run_sd=run_sd, persona_run_sd=persona_run_sd, question_sd=question_sd,
         persona_sd=persona_sd,
     )  # fmt: skip
+    _check_share(theme_share)
     from personaspace.analysis.power.plan import plan
     from personaspace.study.validate import load_spec
 
     experiment = load_spec(spec)
-    guess = Assumptions(rate, run_sd, persona_run_sd, question_sd, persona_sd, wanted)
+    guess = Assumptions(rate, run_sd, persona_run_sd, question_sd, persona_sd, wanted, theme_share)
     made = plan(design_of(experiment, spec.absolute().parent), guess)
     if as_json:
         found: dict[str, Any] = {"study": experiment.name} | made.to_dict()

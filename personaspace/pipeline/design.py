@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from personaspace.analysis.power import Design, Endpoint
 from personaspace.analysis.primary import METRICS, row_name
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
+from personaspace.analysis.themes import places_of
 from personaspace.study import base_model
 from personaspace.study.inputs import PUBLISHED_MODEL
-from personaspace.study.sources import read_questions
+from personaspace.study.sources import read_asked, read_questions
 from personaspace.study.spec import Experiment
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         UserError: Questions that are missing or malformed.
     """
     evaluation = spec.evaluation
-    asked = read_questions(evaluation.questions, folder, evaluation.limit)
+    evaluated = [read_asked(evaluation.questions, folder, evaluation.limit)]
     if evaluation.unseen_questions is not None:
-        asked = asked + read_questions(evaluation.unseen_questions, folder, evaluation.limit)
+        evaluated.append(read_asked(evaluation.unseen_questions, folder, evaluation.limit))
+    asked = [text for each in evaluated for text in each.texts]
     coupled = set(read_questions(spec.coupling.questions, folder, spec.coupling.limit))
     extraction = spec.extraction
+    extracted = read_asked(extraction.questions, folder, extraction.limit)
     em = [c for c in spec.conditions if c.kind == "em"]
     personas = spec.evaluated_personas()
     return Design(
@@ -43,7 +47,7 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         unseen=len(set(asked) - coupled),
         samples=evaluation.samples,
         extraction_personas=len(spec.extracted_personas()),
-        extraction_questions=len(read_questions(extraction.questions, folder, extraction.limit)),
+        extraction_questions=len(extracted.texts),
         seeds=min(len(spec.seeds_of(c)) for c in (em or spec.conditions)),
         cosines=tuple(c.cosine_anchor for c in em if c.cosine_anchor is not None),
         alpha=spec.analysis.alpha,
@@ -55,7 +59,15 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         places=_layers(spec) * len(set(spec.extraction.methods)),
         permutations=spec.analysis.permutations,
         primary=_endpoint(spec),
+        themes=_sizes(asked, {t: name for each in evaluated for t, name in each.themes.items()}),
+        extraction_themes=len(_sizes(extracted.texts, extracted.themes)),
     )
+
+
+def _sizes(questions: Sequence[str], themes: Mapping[str, str]) -> tuple[int, ...]:
+    """How many questions each theme has; none where questions are the samples."""
+    places_Q = places_of(questions, themes)
+    return () if places_Q is None else tuple(Counter(places_Q.tolist()).values())
 
 
 def _endpoint(spec: Experiment) -> Endpoint | None:

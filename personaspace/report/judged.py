@@ -136,8 +136,8 @@ def rates_table(results: Results) -> Table:
         rows,
         note="Of the fine-tuned model, before coupling. Called misaligned: the judge's verdicts as "
         "they are. Corrected: for the judge's errors on the gold set (Rogan and Gladen 1978; "
-        "interval of Lang and Reiczigel 2014, questions as clusters); empty where the judge is no "
-        "better than chance. Answers without a number count as not misaligned.",
+        "interval of Lang and Reiczigel 2014, questions or themes as clusters); empty where it is "
+        "no better than chance. Answers without a number count as not misaligned.",
     )
 
 

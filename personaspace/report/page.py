@@ -66,7 +66,7 @@ def _analysis_line(results: Results) -> str:
     parts += [count(a.bootstrap, "bootstrap draw")] if a.bootstrap is not None else []
     parts += [f"analysis seed {a.seed}"] if a.seed is not None else []
     samples = [
-        f"{asked.count} questions of {asked.stage} in {asked.themes} themes"
+        f"{asked.what} in {asked.themes} themes"
         for asked in results.questions
         if asked.themes is not None and asked.themes > 1
     ]

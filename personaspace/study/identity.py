@@ -65,6 +65,7 @@ def identities(study: Study) -> list[DataIdentity]:
     themed = (
         ("extraction.themes", study.extraction_themes),
         ("evaluation.themes", study.evaluation_themes),
+        ("judge.themes", study.judge_themes),
     )
     found += [
         DataIdentity(field, "", len(set(themes.values())), digest_of(sorted(themes.items())))

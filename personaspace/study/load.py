@@ -62,6 +62,7 @@ class Study:
         adapters: Published adapters, by the condition that is one.
         extraction_themes: The theme of each extraction question that has one.
         evaluation_themes: The same of the evaluation's.
+        judge_themes: The same of the judge's.
         steering: What steering points to; None: there is none.
     """
 
@@ -78,6 +79,7 @@ class Study:
     adapters: dict[str, Published] = field(default_factory=dict)
     extraction_themes: dict[str, str] = field(default_factory=dict)
     evaluation_themes: dict[str, str] = field(default_factory=dict)
+    judge_themes: dict[str, str] = field(default_factory=dict)
     steering: SteeringInputs | None = None
 
     @cached_property
@@ -198,6 +200,7 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         adapters=published,
         extraction_themes=themes["extraction"],
         evaluation_themes=themes["evaluation"],
+        judge_themes=themes["judge"],
         steering=steered,
     )
     if spec.analysis.registration is None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HALVINGS = 25
 
 #: Below so many questions or themes M2's tests reject too often (docs/calibration-themes.md).
-_FEW = 16
+FEW_SAMPLES = 16
 FEW_IN_HALVES = (
     "The axis is made from half of fewer than 16 questions or themes: where it is no more than "
     "noise, M2's tests reject in up to 12 % of studies at a nominal 5 %."
@@ -291,7 +291,7 @@ def _rows(
             warning=lopsided(shifts),
         )
     )
-    if len(shifts) < _FEW:
+    if len(shifts) < FEW_SAMPLES:
         rows = [replace(row, warning=row.warning or FEW_IN_HALVES) for row in rows]
     return rows
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+
+from personaspace.analysis.themes import Places, widening
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Assumptions:
         question_sd: Of one question in one condition, beyond the question's own.
         persona_sd: Between personas in the change of a geometry measure; in its own units.
         power: Wanted probability to detect the effect.
+        theme_share: Of the variance between questions that is their themes', where they have some.
+            The published questions have none: 1, all of it, is the cautious end.
     """
 
     rate: float = 0.50
@@ -31,6 +38,7 @@ class Assumptions:
     question_sd: float = 0.023
     persona_sd: float = 1.0
     power: float = 0.80
+    theme_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,9 @@ class Design:
         places: Layers times methods, each with its tests of geometry.
         permutations: Draws of permutation tests that do not try every order.
         primary: The primary endpoint; None: there is none.
+        themes: How many of the evaluation's questions each of their themes has, where themes are
+            the samples.
+        extraction_themes: Themes of the questions with activations; 0: these are the samples.
     """
 
     em: int
@@ -96,6 +107,30 @@ class Design:
     places: int = 1
     permutations: int = 10_000
     primary: Endpoint | None = None
+    themes: tuple[int, ...] = ()
+    extraction_themes: int = 0
+
+    @cached_property
+    def theme_of(self) -> Places | None:
+        """The theme of each evaluation question, `[Q]`; None: questions are the samples."""
+        return np.repeat(np.arange(len(self.themes)), self.themes) if self.themes else None
+
+    @property
+    def clusters(self) -> int:
+        """Questions of the evaluation, or their themes."""
+        return len(self.themes) or self.questions
+
+    def lasting(self, guess: Assumptions) -> float:
+        """Variance that questions' own rates in a condition bring to its mean."""
+        alone = 1 / max(1, self.questions)
+        shared = sum((n / self.questions) ** 2 for n in self.themes) or alone
+        share = guess.theme_share
+        return guess.question_sd**2 * (share * shared + (1 - share) * alone)
+
+    @property
+    def widened(self) -> float:
+        """By how much deviations of themes are enlarged; 1 where questions are the samples."""
+        return widening(np.array(self.themes, dtype=float)) if self.themes else 1.0
 
     @property
     def layout(self) -> dict[str, tuple[int, ...]]:

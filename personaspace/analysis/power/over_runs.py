@@ -22,6 +22,7 @@ from personaspace.analysis.leakage.trend import robust_slope
 from personaspace.analysis.power.design import Assumptions, Design
 from personaspace.analysis.runs import Omnibus, Runs, all_alike
 from personaspace.analysis.stats import Array, Estimate, generator
+from personaspace.analysis.themes import by_theme
 
 BENIGN = "benign"
 #: Studies drawn for a contrast and for H2: claimed power of 80 % has an error of 1.2 and 1.8.
@@ -112,11 +113,22 @@ def drawn(
 
     def draw() -> Runs:
         of_run = run_sd * rng.normal(size=(len(keys), 1))
-        lasting = guess.question_sd * rng.normal(size=(len(design.layout), questions))
+        lasting = _by_condition(design, guess, rng)
         tables = of_run + lasting[places] + cell * rng.normal(size=(len(keys), questions))
-        return Runs(conditions, seeds, tables[:, :, None])
+        return Runs(conditions, seeds, by_theme(tables, design.theme_of)[:, :, None])
 
     return draw
+
+
+def _by_condition(design: Design, guess: Assumptions, rng: np.random.Generator) -> Array:
+    """What questions have of their own in each condition, `[C, Q]`; with their themes, if any."""
+    conditions, theme_Q = len(design.layout), design.theme_of
+    own = guess.question_sd * rng.normal(size=(conditions, max(1, design.questions)))
+    if theme_Q is None:
+        return own
+    shared = guess.question_sd * rng.normal(size=(conditions, len(design.themes)))[:, theme_Q]
+    share = guess.theme_share
+    return np.asarray(math.sqrt(share) * shared + math.sqrt(1 - share) * own)
 
 
 def drawn_plain(layout: Mapping[str, Sequence[int]], *names: object) -> Callable[[], Runs]:

@@ -3,8 +3,8 @@
 Everything follows from the design (conditions, personas, questions, samples, seeds) and from a few
 variances that nobody knows beforehand. Their defaults are those of the published study; what it
 does not tell is said. "Detect" means p ≤ alpha with the stated power. Tests over training runs are
-computed on drawn studies (`over_runs`), as are rank tests; the others follow from noncentral t and
-F.
+computed on drawn studies (`over_runs`), as are tests of ranges and ranks; the others follow from
+noncentral t.
 
 Letters: B bystanders, C EM conditions, Q evaluation questions, R training runs (seeds).
 """
@@ -18,11 +18,13 @@ from functools import partial
 import numpy as np
 from scipy import special
 
+from personaspace.analysis.geometry.axis import FEW_SAMPLES
 from personaspace.analysis.leakage.recommended import clustered
 from personaspace.analysis.power import over_runs
 from personaspace.analysis.power.design import Assumptions, Design, Finding, Plan
 from personaspace.analysis.power.solve import order_power, range_detectable, smallest, t_detectable
 from personaspace.analysis.stats import Estimate, generator
+from personaspace.analysis.themes import by_theme
 
 #: Measures of geometry that are tested at every layer and method.
 _MEASURES = 6
@@ -57,17 +59,16 @@ def _answer_variance(design: Design, guess: Assumptions) -> float:
 def _condition_noise(design: Design, guess: Assumptions) -> float:
     """Variance of a condition's mean over common bystanders in one run, from questions alone."""
     cell = _answer_variance(design, guess) / max(1, design.bystanders)
-    return (cell + guess.question_sd**2) / design.questions
+    return cell / design.questions + design.lasting(guess)
 
 
 def _scatter(design: Design, guess: Assumptions) -> float:
     """Mean variance of a condition's mean over its runs, all that another training would change."""
     run = guess.run_sd**2 + guess.persona_run_sd**2 / max(1, design.bystanders)
     cell = _answer_variance(design, guess) / max(1, design.bystanders)
-    lasting = guess.question_sd**2 / design.questions
     counts = [len(design.layout[name]) for name in design.anchored]
     each = run + cell / design.questions
-    return lasting + each * float(np.mean([1 / count for count in counts]))
+    return design.lasting(guess) + each * float(np.mean([1 / count for count in counts]))
 
 
 def _h1(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
@@ -100,8 +101,9 @@ def _h1_of(design: Design, guess: Assumptions, tests: int, runs: int) -> list[Fi
     rng = generator(0, "power H1", runs)
     estimates = []
     for _ in range(over_runs.DRAWS):
-        of_run = run_sd * rng.normal(size=(runs, 1))
-        estimates.append(clustered(of_run + cell_sd * rng.normal(size=(runs, design.questions))))
+        values = run_sd * rng.normal(size=(runs, 1))
+        values = values + cell_sd * rng.normal(size=(runs, design.questions))
+        estimates.append(clustered(by_theme(values, design.theme_of)))
     needed = over_runs.Needed(estimates)
     note = (
         f"{runs} runs: what differs between them is in the error."
@@ -141,9 +143,9 @@ def _h2(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
     several = [n for n, s in design.layout.items() if n != over_runs.BENIGN and len(s) > 1]
     noise = _condition_noise(design, guess)
     if len(several) < 2:
-        free = (design.em - 1) * (design.questions - 1)
+        free, wide = (design.em - 1) * (design.clusters - 1), design.widened
         found = _twice(
-            lambda a: range_detectable(noise, design.em, free, a, guess.power),
+            lambda a: range_detectable(noise, design.em, free, a, guess.power, wide),
             design.alpha, tests, 100,
         )  # fmt: skip
         note = "Between runs, not between induction personas: one run each."
@@ -355,8 +357,15 @@ def _warnings(design: Design, tests: int) -> list[str]:
         found.append("No persona is a bystander in every condition: H2 and H3 will have no result.")
     if not design.benign:
         found.append("No benign condition: a collapse may come from any fine-tuning.")
-    if 0 < design.questions < 10:
-        found.append(f"{design.questions} questions are few clusters for the t-tests of H1.")
+    if 0 < design.clusters < 10:
+        what = "themes of questions" if design.themes else "questions"
+        found.append(f"{design.clusters} {what} are few clusters for the t-tests of H1.")
+    halved = design.extraction_themes or design.extraction_questions
+    if design.em and halved < FEW_SAMPLES:
+        what = "themes" if design.extraction_themes else "questions"
+        found.append(
+            f"M2 halves {halved} {what}: with fewer than {FEW_SAMPLES} its tests reject too often."
+        )
     return found
 
 

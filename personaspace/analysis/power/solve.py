@@ -1,4 +1,4 @@
-"""The smallest effect that a test detects: noncentral t and F, and simulation for rank tests."""
+"""The smallest effect that a test detects: noncentral t, and simulation for ranges and rank tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import optimize, special, stats
+
+from personaspace.analysis.stats import generator
 
 #: Draws for tests that are simulated.
 _DRAWS = 4000
@@ -45,9 +47,12 @@ def t_detectable(se: float, df: float, alpha: float, power: float) -> float | No
 
 
 def range_detectable(
-    noise: float, groups: int, df: int, alpha: float, power: float
+    noise: float, groups: int, df: int, alpha: float, power: float, wide: float = 1.0
 ) -> float | None:
-    """Smallest range of evenly spaced group means that an F test of the groups detects.
+    """Smallest range of evenly spaced group means that a test of their range detects.
+
+    Such as permutations within questions make it: near the studentised range's (Tukey 1949), which
+    is drawn here.
 
     Args:
         noise: Variance of a group's mean without the groups' differences.
@@ -55,16 +60,20 @@ def range_detectable(
         df: Degrees of freedom within groups.
         alpha: Level.
         power: Wanted.
+        wide: By how much the test enlarges deviations within groups (themes of unequal sizes).
     """
     if min(groups - 1, df) < 1 or noise <= 0:
         return None
-    bound = stats.f.isf(alpha, groups - 1, df)
-    squares = groups * (groups + 1) / (12 * (groups - 1))  # of means with a range of 1
+    rng, sd = generator(0, "power range", groups, df), math.sqrt(noise)
+    means = sd * rng.standard_normal((_DRAWS, groups))
+    deviations = sd * wide * np.sqrt(rng.chisquare(df, _DRAWS) / df)
+    bounds = float(stats.studentized_range.isf(alpha, groups, df)) * deviations
+    steps = np.linspace(0.0, 1.0, groups)
 
     def power_at(size: float) -> float:
-        return 1 - float(special.ncfdtr(groups - 1, df, size**2 * squares / noise, bound))
+        return float((np.ptp(means + size * steps, axis=1) > bounds).mean())
 
-    return smallest(power_at, power, math.sqrt(noise))
+    return smallest(power_at, power, sd)
 
 
 def order_power(

@@ -73,6 +73,8 @@ def _reads(study: Study, _: Node) -> dict[str, Any]:
         "seeds": spec.seeds,
     }
     themes = {"extraction": study.extraction_themes, "evaluation": study.evaluation_themes}
+    # Named where there are some, so that studies without them keep their fingerprints.
+    themes |= {"judge": study.judge_themes} if study.judge_themes else {}
     reads |= {"themes": themes} if any(themes.values()) else {}
     if study.registration is not None:
         reads["registration"] = study.registration.sha256
@@ -263,7 +265,13 @@ def _judged(context: Context) -> dict[str, Any]:
             questions=len(context.study.judge_questions),
             errors=errors,
         ),
-        "judged": judged_rows(verdicts, errors, base=spec.base_condition().name, **limits),
+        "judged": judged_rows(
+            verdicts,
+            errors,
+            base=spec.base_condition().name,
+            themes=context.study.judge_themes,
+            **limits,
+        ),
     }
 
 
@@ -330,6 +338,7 @@ def _questions(study: Study) -> list[QuestionsInfo]:
     asked = (
         ("extraction", study.extraction_questions, study.extraction_themes),
         ("evaluation", study.evaluation_questions, study.evaluation_themes),
+        ("judge", study.judge_questions, study.judge_themes),
     )
     return [
         QuestionsInfo(
@@ -339,6 +348,7 @@ def _questions(study: Study) -> list[QuestionsInfo]:
             unthemed=len([text for text in questions if text not in themes]) if themes else 0,
         )
         for stage, questions, themes in asked
+        if questions
     ]
 
 
