@@ -17,6 +17,7 @@ from personaspace.activations.steering import (
     edited,
     mean_difference,
     random_directions,
+    varied_directions,
 )
 from personaspace.analysis.steering import analyse_steering, rank_p, slope
 from personaspace.analysis.steering_rows import SteeringMeasure, SteeringRow
@@ -205,6 +206,24 @@ def test_random_directions_have_one_length_and_no_favourite() -> None:
 # --- ranks and rows ------------------------------------------------------------------------------
 
 
+def test_directions_drawn_as_activations_vary_have_their_covariance() -> None:
+    rng = np.random.default_rng(6)
+    spread = np.array([4.0, 2.0, 1.0, 0.0])
+    states = 100 + spread * rng.normal(size=(400, 4))
+    drawn = varied_directions(3.0, states, list(range(4000)))
+    assert np.linalg.norm(drawn, axis=1) == pytest.approx(3.0)
+    assert not drawn[:, 3].any(), "nothing where activations do not vary"
+    # The same directions by numpy's own sampler of that covariance.
+    by_numpy = rng.multivariate_normal(np.zeros(4), np.cov(states.T), 4000)
+    by_numpy *= 3 / np.linalg.norm(by_numpy, axis=1, keepdims=True)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(by_numpy.T), abs=0.35)
+    assert (varied_directions(3.0, states, [5]) == varied_directions(3.0, states, [5])).all()
+    assert varied_directions(3.0, states, []).shape == (0, 4)
+    for bad in (states[:1], np.full((3, 4), np.nan)):
+        with pytest.raises(UserError, match="activation_controls: the activations do not vary"):
+            varied_directions(3.0, bad, [1])
+
+
 def _response(directions: Any, cause: Any) -> Any:
     """A made-up model: its answer bends, has a favourite direction, and minds any push a little."""
     along = directions @ cause
@@ -236,10 +255,10 @@ def test_the_slope_is_that_of_least_squares_through_the_untouched_model() -> Non
     np.testing.assert_allclose(slope(doses, changes), wanted)
 
 
-def made_run() -> dict[str, Any]:
+def made_run(seed: int = 4) -> dict[str, Any]:
     """Of a fine-tuned condition: two doses, two controls, four questions in three topics."""
-    rng = np.random.default_rng(4)
-    spec = Steering(doses=[1.0, 2.0], controls=2, answered_controls=1)
+    rng = np.random.default_rng(seed)
+    spec = Steering(doses=[1.0, 2.0], controls=2, activation_controls=3, answered_controls=1)
     arms = []
     for arm in arms_of(spec, fine_tuned=True):
         measures: dict[str, Any] = {name: list(rng.normal(size=4)) for name in ("bad", "good")}
@@ -257,7 +276,9 @@ def made_run() -> dict[str, Any]:
 def test_rows_are_what_the_arms_say() -> None:
     run = made_run()
     rows = analyse_steering({("e0", 42): run})
-    arms = {(a["model"], a["mode"], a["dose"], a["control"]): a for a in run["arms"]}
+    arms = {
+        (a["model"], a["mode"], a["dose"], a["control"]): a for a in run["arms"] if not a["matched"]
+    }
 
     def row(measure: SteeringMeasure, mode: str, dose: float | None) -> SteeringRow:
         (one,) = (r for r in rows if (r.measure, r.mode, r.dose) == (measure, mode, dose))
@@ -282,6 +303,18 @@ def test_rows_are_what_the_arms_say() -> None:
     ]
     assert whole.delta == pytest.approx(slopes[0])
     assert whole.p == rank_p(slopes[0], slopes[1:]) and whole.p_floor == pytest.approx(1 / 3)
+    alike = {(a["dose"], a["control"]): a for a in run["arms"] if a["matched"] and a["dose"]}
+    varied = [
+        sum(
+            d * (np.subtract(alike[d, n]["bad"], alike[d, n]["good"]) - plain).mean()
+            for d in (1, 2)
+        )
+        / 5
+        for n in range(3)
+    ]
+    assert (whole.matched, whole.p_matched_floor) == (3, 0.25)
+    assert (whole.matched_low, whole.matched_high) == pytest.approx((min(varied), max(varied)))
+    assert whole.p_matched == rank_p(slopes[0], varied)
     gone = row(SteeringMeasure.ADVICE, "ablate", None)
     own = trait("own", None, None, None)
     assert gone.model == "own"
@@ -293,12 +326,63 @@ def test_rows_are_what_the_arms_say() -> None:
     assert {r.measure for r in rows if (r.mode, r.dose) == ("add", None)} == {"advice"}
 
 
+def test_over_runs_these_are_the_units() -> None:
+    """Where questions tell nothing of their own: the t interval over runs, by another library."""
+    found = {("e0", seed): made_run(seed) for seed in (1, 2, 3)}
+    changes, controls = [], []
+    for run in found.values():
+        plain = next(a for a in run["arms"] if (a["model"], a["mode"]) == ("base", None))
+        for arm in run["arms"]:
+            arm["good"] = [0.0] * 4
+            if (arm["mode"], arm["dose"]) == ("add", 2.0):
+                arm["bad"] = list(np.array(plain["bad"]) + np.mean(arm["bad"]))
+                change = float(np.mean(arm["bad"]) - np.mean(plain["bad"]))
+                if arm["control"] is None:
+                    changes.append(change)
+                elif (arm["matched"], arm["control"]) == (True, 1):
+                    controls.append(change)
+    rows = analyse_steering(found)
+    (one,) = (r for r in rows if (r.runs, r.measure, r.dose) == (3, "advice", 2.0))
+    want = stats.ttest_1samp(changes, 0).confidence_interval()
+    assert one.delta_ci95 == pytest.approx((want.low, want.high)) and one.seed is None
+    assert one.delta == pytest.approx(np.mean(changes)) and one.p is None
+    low, high = one.matched_low, one.matched_high
+    assert low is not None and high is not None and low <= np.mean(controls) <= high
+    (whole,) = (
+        r for r in rows if (r.runs, r.measure, r.dose, r.mode) == (3, "advice", None, "add")
+    )
+    mine = [r for r in rows if (r.runs, r.measure, r.dose, r.mode) == (1, "advice", None, "add")]
+    assert whole.delta == pytest.approx(np.mean([r.delta for r in mine]))
+    assert whole.p is not None and whole.p_matched is not None and whole.p_matched_floor == 0.25
+    # A run's rows stay, and base, which has one, is not pooled.
+    assert len(mine) == 3 and not [
+        r for r in analyse_steering({("e0", 1): found["e0", 1]}) if r.runs > 1
+    ]
+
+
+def test_a_run_stored_before_there_was_a_choice_of_controls_reads_the_same() -> None:
+    run = made_run()
+    arms = [
+        {k: v for k, v in arm.items() if k != "matched"}
+        for arm in run["arms"]
+        if not arm["matched"]
+    ]
+    rows = analyse_steering({("e0", 42): {**run, "arms": arms}})
+    assert {row.matched for row in rows} == {0} and {row.p_matched for row in rows} == {None}
+    now = analyse_steering({("e0", 42): run})
+    assert [r.p for r in rows] == [r.p for r in now]
+
+
 # --- what is asked for ---------------------------------------------------------------------------
 
 
 def test_arms_of_base_and_of_a_fine_tuned_condition() -> None:
-    spec = Steering(vectors=["shift", "villain"], doses=[1.0], controls=1, answered_controls=0)
-    own = [(a.model, a.mode, a.vector, a.control, a.answers) for a in arms_of(spec, True)]
+    spec = Steering(
+        vectors=["shift", "villain"], doses=[1.0], controls=1, activation_controls=1,
+        answered_controls=0,
+    )  # fmt: skip
+    every = list(arms_of(spec, True))
+    own = [(a.model, a.mode, a.vector, a.control, a.answers) for a in every if not a.matched]
     assert own == [
         ("base", None, None, None, True),
         ("own", None, None, None, True),
@@ -311,7 +395,8 @@ def test_arms_of_base_and_of_a_fine_tuned_condition() -> None:
     ]
     base = [(a.model, a.mode, a.vector) for a in arms_of(spec, False) if a.control is None]
     assert base == [("base", None, None), ("base", "add", "villain"), ("base", "ablate", "villain")]
-    assert len({a.id for a in arms_of(spec, True)}) == len(own)
+    assert len({a.id for a in every}) == len(every) == len(own) + 3
+    assert {(a.control, a.answers) for a in every if a.matched} == {(0, False)}
 
 
 def test_pairs_are_the_questions_that_both_sets_answer() -> None:
@@ -352,6 +437,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [7]}, "steering.seeds[0]: 7 is not among the seeds"),
     ({"answered_controls": 20}, "steering.answered_controls: is more than steering.controls (19)"),
     ({"max_new_tokens": 10**6}, "steering.max_new_tokens: 1000000 tokens and a prompt do not fit"),
+    ({"pairs": 1}, "steering.pairs: "),
+    ({"activation_controls": -1}, "steering.activation_controls: "),
     ({"layr": 2}, "steering.layr: unknown field; did you mean 'layer'?"),
 ]
 
@@ -364,6 +451,21 @@ def test_what_cannot_be_steered_is_refused(
     said = [str(problem) for problem in examine(study_dict)[1]]
     assert any(message in one for one in said), said
     assert len(said) == 1, said
+
+
+def test_steering_of_a_dose_and_of_nothing_is_one_line(study_dict: dict[str, Any]) -> None:
+    study_dict["training"]["doses"] = [1]
+    study_dict["training"]["max_steps"] = 3
+    study_dict["steering"] = {"conditions": ["e0-assistant-at-1"]}
+    said = [str(problem) for problem in examine(study_dict)[1]]
+    assert said == [
+        "steering.conditions[0]: 'e0-assistant-at-1' is a dose, and vectors are of whole "
+        "trainings: name 'e0-assistant'"
+    ]
+    del study_dict["training"]["doses"]
+    for name in ("steering", "log_odds", "judge"):
+        said = [str(problem) for problem in examine({**study_dict, "steering": {}, name: None})[1]]
+        assert len(said) == 1 and said[0].startswith(f"{name}: has nothing under it: ")
 
 
 def test_what_steering_points_to_is_read_before_anything_runs(

@@ -30,6 +30,7 @@ STEERING_OF = {
     "vectors": ["shift", "villain"],
     "doses": [-1, 2],
     "controls": 2,
+    "activation_controls": 3,
     "answered_controls": 1,
     "conditions": ["base", "e0-assistant"],
     "pairs": 3,
@@ -133,6 +134,7 @@ def test_results_and_report_say_what_was_steered(place: Path) -> None:
         ("e0-assistant", "ablate", "villain", "own"),
     }
     assert {r.p_floor for r in results.steering if r.p is not None} == {1 / 3}
+    assert {r.p_matched_floor for r in results.steering if r.p is not None} == {1 / 4}
     assert {m.name for m in results.measures if m.metric == "steering"} >= {"advice", "good"}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert 'id="steering"' in page and 'id="steering-table"' in page

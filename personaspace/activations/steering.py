@@ -114,6 +114,36 @@ def mean_difference(
     return vector
 
 
+def varied_directions(length: float, states_NH: Floats, seeds: list[int]) -> Floats:
+    """Directions drawn as activations vary, one for each seed, all of one length: `[K, H]`.
+
+    Before it is scaled, a direction is normal with the activations' own covariance: a sum of their
+    deviations from their mean, with standard normal weights.
+
+    Args:
+        length: Of each.
+        states_NH: Activations.
+        seeds: Of the draws.
+
+    Raises:
+        UserError: Activations that do not vary.
+    """
+    if not seeds:
+        return np.zeros((0, states_NH.shape[1]))
+    off_NH = states_NH - states_NH.mean(axis=0)
+    weights = [
+        np.random.Generator(np.random.PCG64(seed)).standard_normal(len(off_NH)) for seed in seeds
+    ]
+    found = np.stack(weights) @ off_NH
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        raise UserError(
+            "steering.activation_controls: the activations do not vary, or hold NaN or infinity: "
+            "no direction can be drawn as they do"
+        )
+    return np.asarray(length * found / lengths)
+
+
 def random_directions(length: float, hidden: int, seeds: list[int]) -> Floats:
     """Directions drawn uniformly, one for each seed, all of one length: `[K, H]`."""
     drawn = [np.random.Generator(np.random.PCG64(seed)).standard_normal(hidden) for seed in seeds]

@@ -4,19 +4,25 @@ Questions are the samples of each change's interval (topics, where several quest
 another matter: the vector's change is ranked among those of K random directions of its length. If
 the vector were one more such direction, all K + 1 ranks would be equally likely, whatever a change
 of direction does in this model, so the p = (1 + #{|cₖ| ≥ |v|}) / (K + 1) is exact (Phipson & Smyth
-2010, for permutations). It says nothing of other vectors than random ones.
+2010, for permutations). It says nothing of other vectors than random ones, and vectors are made of
+activations, which vary along few directions: `p_matched` ranks among directions drawn as they do.
 
-Shapes: Q questions, D doses, K controls.
+Over several training runs the mean of the vectors' changes is ranked among the means of as many
+controls, one of each run: exact for the same reason.
+
+Shapes: R runs, Q questions, D doses, K controls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import TIE, Array, cluster_mean
 from personaspace.analysis.steering_rows import SteeringMeasure, SteeringRow
 from personaspace.analysis.themes import Places, by_theme, of_used, places_of
@@ -26,6 +32,8 @@ Key = tuple[str, int]
 #: Of `steering.json`.
 Run = Mapping[str, Any]
 _Arm = Mapping[str, Any]
+#: Of a direction: None for the vector itself, else how a control is drawn, and its number.
+_Name = tuple[bool, int] | None
 
 
 def rank_p(own: float, controls: Sequence[float]) -> float | None:
@@ -62,14 +70,23 @@ def analyse_steering(
         measures: Those that are wanted.
     """
     rows: list[SteeringRow] = []
+    curves: dict[tuple[Any, ...], list[tuple[_Curve, list[SteeringRow]]]] = {}
+    wanted = list(measures)
     for (condition, seed), run in found.items():
         kinds = dict.fromkeys(
             (arm["model"], arm["mode"], arm["vector"]) for arm in run["arms"] if arm["mode"]
         )
         for model, mode, vector in kinds:
-            for measure in measures:
+            for measure in wanted:
                 curve = _Curve(run, measure, model, mode, vector)
-                rows += curve.rows(condition, seed)
+                mine = curve.rows(condition, seed)
+                curves.setdefault((condition, model, mode, vector, measure), []).append(
+                    (curve, mine)
+                )
+                rows += mine
+    for several in curves.values():
+        if len(several) > 1:
+            rows += _over_runs(several)
     return rows
 
 
@@ -83,21 +100,36 @@ class _Curve:
     mode: Literal["add", "ablate"]
     vector: str
 
-    def rows(self, condition: str, seed: int) -> list[SteeringRow]:
-        arms = [
-            arm
-            for arm in self.run["arms"]
-            if (arm["model"], arm["mode"], arm["vector"]) == (self.model, self.mode, self.vector)
-        ]
-        plain_Q = self._values(
+    @cached_property
+    def plain(self) -> Array:
+        """Values of the untouched model, `[Q]`."""
+        return self._values(
             next(a for a in self.run["arms"] if (a["model"], a["mode"]) == (self.model, None))
         )
-        # By dose, then the vector (None) and its controls.
-        changes: dict[float | None, dict[int | None, Array]] = {}
-        for arm in arms:
-            if self._has(arm):
-                values = self._values(arm) - plain_Q
-                changes.setdefault(arm["dose"], {})[arm["control"]] = values
+
+    @cached_property
+    def changes(self) -> dict[float | None, dict[_Name, Array]]:
+        """Changes `[Q]` by dose, and there of the vector (None) and of its controls."""
+        found: dict[float | None, dict[_Name, Array]] = {}
+        for arm in self.run["arms"]:
+            mine = (arm["model"], arm["mode"], arm["vector"])
+            if mine == (self.model, self.mode, self.vector) and self._has(arm):
+                values = self._values(arm) - self.plain
+                found.setdefault(arm["dose"], {})[_name(arm)] = values
+        return found
+
+    @cached_property
+    def slopes(self) -> dict[_Name, Array]:
+        """Changes per dose `[Q]`, over all doses together."""
+        doses = [dose for dose in self.changes if dose is not None]
+        names = self.changes[doses[0]].keys()
+        return {n: slope(doses, np.stack([self.changes[d][n] for d in doses])) for n in names}
+
+    def changed(self, dose: float | None) -> dict[_Name, Array]:
+        """Of a row: at its dose, or over all of them."""
+        return self.slopes if dose is None and self.mode == "add" else self.changes[dose]
+
+    def rows(self, condition: str, seed: int) -> list[SteeringRow]:
         shared = SteeringRow(
             condition=condition,
             seed=seed,
@@ -109,12 +141,13 @@ class _Curve:
             measure=self.measure,
             trained_on=self.run["trained_on"] if self._advice else None,
         )
-        rows = [
-            self._row(shared, dose, own, plain_Q)
-            for dose, own in sorted(changes.items(), key=lambda item: item[0] or 0.0)
-        ]
+        rows = [self._row(shared, dose) for dose in sorted(self.changes, key=lambda d: d or 0.0)]
         # Damage grows with the dose in both directions: a slope says nothing of it.
-        return [*rows, self._together(shared, changes)] if self._tested else rows
+        if self._tested:
+            share = self.run["lengths"][self.vector] / self.run["typical_length"]
+            whole = shared.model_copy(update={"relative": share})
+            rows.append(self._compared(whole, self.slopes))
+        return rows
 
     @property
     def _advice(self) -> bool:
@@ -138,18 +171,14 @@ class _Curve:
             return np.array(arm["bad"]) - good if self._advice else good
         return np.array(arm[self.measure.value], dtype=np.float64)
 
-    def _places(self) -> Places | None:
+    def places(self) -> Places | None:
+        """The topic of each question of a pair."""
         pairs = self.run["pairs"] if self._of_pairs else []
         topics = {pair["question"]: pair["topic"] for pair in pairs if pair["topic"]}
         return places_of([pair["question"] for pair in pairs], topics)
 
-    def _row(
-        self,
-        shared: SteeringRow,
-        dose: float | None,
-        changes: Mapping[int | None, Array],
-        plain_Q: Array,
-    ) -> SteeringRow:
+    def _row(self, shared: SteeringRow, dose: float | None) -> SteeringRow:
+        changes = self.changes[dose]
         own = changes[None]
         known = ~np.isnan(own)
         share = self.run["lengths"][self.vector] / self.run["typical_length"]
@@ -157,47 +186,94 @@ class _Curve:
             update={
                 "dose": dose,
                 "relative": share * abs(1.0 if dose is None else dose),
-                "value": _mean((own + plain_Q)[known]),
-                "unsteered": _mean(plain_Q[known]),
+                "value": _mean((own + self.plain)[known]),
+                "unsteered": _mean(self.plain[known]),
             }
         )
-        controls = [values for control, values in changes.items() if control is not None]
-        return self._compared(filled, own, controls, tested=self.mode == "ablate")
+        return self._compared(filled, changes)
 
-    def _together(
-        self, shared: SteeringRow, changes: Mapping[float | None, Mapping[int | None, Array]]
-    ) -> SteeringRow:
-        doses = [dose for dose in changes if dose is not None]
-        names = changes[doses[0]].keys()
-        slopes = {name: slope(doses, np.stack([changes[d][name] for d in doses])) for name in names}
-        share = self.run["lengths"][self.vector] / self.run["typical_length"]
-        controls = [values for name, values in slopes.items() if name is not None]
-        filled = shared.model_copy(update={"relative": share})
-        return self._compared(filled, slopes[None], controls, tested=True)
-
-    def _compared(
-        self, row: SteeringRow, own_Q: Array, controls: Iterable[Array], tested: bool
-    ) -> SteeringRow:
+    def _compared(self, row: SteeringRow, changes: Mapping[_Name, Array]) -> SteeringRow:
         """The change with its interval, the controls' range and, where there is a test, its p."""
+        own_Q = changes[None]
         known = ~np.isnan(own_Q)
-        others = [found for values in controls if (found := _mean(values)) is not None]
+        others = {name: found for name, v in changes.items() if (found := _mean(v)) is not None}
         if not known.any():
-            return row.model_copy(update={"controls": len(others)})
-        samples = by_theme(own_Q[known], of_used(self._places(), known))
+            return row.model_copy(update=_ranked(None, others))
+        samples = by_theme(own_Q[known], of_used(self.places(), known))
         mean = cluster_mean(samples)
-        tested = tested and self._advice and bool(others)
-        return row.model_copy(
-            update={
-                "delta": mean.value,
-                "delta_ci95": mean.interval,
-                "n": len(samples),
-                "controls": len(others),
-                "control_low": min(others, default=None),
-                "control_high": max(others, default=None),
-                "p": rank_p(mean.value, others) if tested else None,
-                "p_floor": 1 / (len(others) + 1) if tested else None,
-            }
-        )
+        tested = self.tests(row) and len(samples) > 1
+        filled = {"delta": mean.value, "delta_ci95": mean.interval, "n": len(samples)}
+        return row.model_copy(update=filled | _ranked(mean.value if tested else None, others))
+
+    def tests(self, row: SteeringRow) -> bool:
+        """Whether a row carries a test: of the trait, over all doses or ablated."""
+        return self._advice and row.dose is None
+
+
+def _name(arm: _Arm) -> _Name:
+    if arm["control"] is None:
+        return None
+    return bool(arm.get("matched")), int(arm["control"])  # stored before there was a choice: not
+
+
+def _ranked(own: float | None, means: Mapping[_Name, float]) -> dict[str, Any]:
+    """The controls' numbers and ranges and, of a change that is tested, its ranks among them.
+
+    Args:
+        own: The vector's change; None: it is not tested.
+        means: Of every control; the vector's own is left out.
+    """
+    found: dict[str, Any] = {}
+    fields = (("controls", "control", "p"), ("matched", "matched", "p_matched"))
+    for matched, (count, stem, p) in enumerate(fields):
+        mine = [mean for name, mean in means.items() if name is not None and name[0] == matched]
+        tested = own is not None and bool(mine)
+        found |= {
+            count: len(mine),
+            f"{stem}_low": min(mine, default=None),
+            f"{stem}_high": max(mine, default=None),
+            p: rank_p(own, mine) if own is not None else None,
+            f"{p}_floor": 1 / (len(mine) + 1) if tested else None,
+        }
+    return found
+
+
+def _over_runs(several: Sequence[tuple[_Curve, list[SteeringRow]]]) -> list[SteeringRow]:
+    """Rows over all runs of a condition, for each row that every run has."""
+    first = several[0][1]
+    found = []
+    for row in first:
+        mine = [(c, r) for c, rows in several for r in rows if r.dose == row.dose]
+        if len(mine) < len(several):
+            continue
+        curve, changes = mine[0][0], [c.changed(row.dose) for c, _ in mine]
+        own_RQ = np.stack([by_name[None] for by_name in changes])
+        known = ~np.isnan(own_RQ).any(axis=0)
+        names = set(changes[0]).intersection(*changes) - {None}
+        means = {}
+        for name in names:
+            of_runs = [mean for c in changes if (mean := _mean(c[name])) is not None]
+            if len(of_runs) == len(changes):
+                means[name] = float(np.mean(of_runs))
+        update: dict[str, Any] = {"seed": None, "runs": len(mine)}
+        for field in ("relative", "value", "unsteered"):
+            values = [getattr(r, field) for _, r in mine]
+            update[field] = None if None in values else float(np.mean(values))
+        if not known.any():
+            empty = {"delta": None, "delta_ci95": None, "n": 0} | _ranked(None, means)
+            found.append(row.model_copy(update=update | empty))
+            continue
+        tables_RQ = by_theme(own_RQ[:, known], of_used(curve.places(), known))
+        runs = Runs((row.condition,) * len(mine), tuple(range(len(mine))), tables_RQ[:, :, None])
+        estimate = runs.contrast({row.condition: 1.0}, "these_personas").estimate
+        update |= {
+            "delta": estimate.value,
+            "delta_ci95": estimate.interval,
+            "n": tables_RQ.shape[1],
+        }
+        update |= _ranked(estimate.value if curve.tests(row) else None, means)
+        found.append(row.model_copy(update=update))
+    return found
 
 
 def _mean(values: Array) -> float | None:

@@ -27,7 +27,9 @@ class SteeringRow(BaseModel):
     condition: str
     """Whose vector it is."""
     seed: int | None = None
-    """Training seed."""
+    """Training seed; None: over all runs, which are then the units."""
+    runs: int = 1
+    """Training runs that it is over. With one, run-to-run variation is in no interval."""
     model: Literal["base", "own"]
     """The model that is steered: base, or the condition's own."""
     mode: Literal["add", "ablate"]
@@ -56,7 +58,8 @@ class SteeringRow(BaseModel):
     delta: Real = None
     """The change."""
     delta_ci95: Interval95 = None
-    """95 % interval of the change, with questions (or their topics) as samples."""
+    """95 % interval of the change, with questions (or their topics) as samples; over several runs
+    with these as units."""
     n: int = 0
     """Questions, or topics of questions where several have one."""
     controls: int = 0
@@ -67,9 +70,20 @@ class SteeringRow(BaseModel):
     """Greatest change among these."""
     p: Real = None
     """Rank of the vector's change, in absolute size, among the controls' and its own; of `advice`,
-    over all doses together or ablated. None: no test."""
+    over all doses together or ablated. None: no test. Random directions are mild opponents:
+    `p_matched` is the one to go by."""
     p_floor: Real = None
     """The smallest that p could be: 1 / (controls + 1)."""
+    matched: int = 0
+    """Directions of the same length, drawn as the condition's activations vary."""
+    matched_low: Real = None
+    """Least change among these."""
+    matched_high: Real = None
+    """Greatest change among these."""
+    p_matched: Real = None
+    """As p, among these."""
+    p_matched_floor: Real = None
+    """The smallest that this could be: 1 / (matched + 1)."""
     trained_on: int | None = None
     """Of `advice`, questions of which the condition was trained on one of the answers; None: of
     another measure, or not known."""

@@ -24,6 +24,7 @@ class Arm:
         dose: By how much, in lengths of the vector, where it is added.
         control: Number of the random direction; None: the vector itself.
         answers: Whether it also answers questions.
+        matched: The control is drawn as activations vary, not uniformly.
     """
 
     model: Steered
@@ -32,11 +33,13 @@ class Arm:
     dose: float | None = None
     control: int | None = None
     answers: bool = False
+    matched: bool = False
 
     @property
     def id(self) -> str:
         """Names it among the arms of a node."""
-        return json.dumps([self.model, self.mode, self.vector, self.dose, self.control])
+        named = [self.model, self.mode, self.vector, self.dose, self.control]
+        return json.dumps([*named, "matched"] if self.matched else named)
 
 
 def arms_of(spec: Steering, fine_tuned: bool) -> Iterator[Arm]:
@@ -58,3 +61,5 @@ def arms_of(spec: Steering, fine_tuned: bool) -> Iterator[Arm]:
                 for control in range(spec.controls):
                     answers = control < spec.answered_controls
                     yield Arm(model, mode, vector, dose, control, answers)
+                for control in range(spec.activation_controls):
+                    yield Arm(model, mode, vector, dose, control, matched=True)

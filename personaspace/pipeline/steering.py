@@ -26,6 +26,7 @@ from personaspace.activations.steering import (
     edited,
     mean_difference,
     random_directions,
+    varied_directions,
 )
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.steered import advice, advice_endings, surprise
@@ -58,31 +59,37 @@ class Vectors:
         by_name: Each vector, `[H]`.
         typical_length: Median length of the activations there.
         seed: Of the random directions.
+        states_NH: The condition's activations there, of all personas and questions.
     """
 
     layer: int
     by_name: Mapping[str, Floats]
     typical_length: float
     seed: int
+    states_NH: Floats
 
     @property
     def lengths(self) -> dict[str, float]:
         """Each vector's length."""
         return {name: float(np.linalg.norm(found)) for name, found in self.by_name.items()}
 
-    def direction(self, vector: str, control: int | None) -> Floats:
-        """The vector, or a random one of its length: of a number the same one at every dose."""
+    def direction(self, vector: str, control: int | None, matched: bool = False) -> Floats:
+        """The vector, or one drawn of its length: of a number the same one at every dose."""
         found = self.by_name[vector]
         if control is None:
             return found
+        length = float(np.linalg.norm(found))
+        if matched:
+            seed = derive_seed(self.seed, "steer as activations vary", vector, control)
+            return np.asarray(varied_directions(length, self.states_NH, [seed])[0])
         seed = derive_seed(self.seed, "steer", vector, control)
-        return np.asarray(random_directions(float(np.linalg.norm(found)), len(found), [seed])[0])
+        return np.asarray(random_directions(length, len(found), [seed])[0])
 
     def edit(self, arm: Arm) -> Edit | None:
         """What the arm does to the layer's output."""
         if arm.mode is None or arm.vector is None:
             return None
-        found = self.direction(arm.vector, arm.control)
+        found = self.direction(arm.vector, arm.control, arm.matched)
         return ablating(found) if arm.dose is None else adding(arm.dose * found)
 
 
@@ -125,7 +132,8 @@ def vectors_of(context: Context) -> Vectors:
             valid_Q = own_Q & file.valid[place]
             found[vector] = mean_difference(states[place], own_QH, valid_Q, what)
     lengths = np.linalg.norm(typical_QH[typical_Q].astype(np.float64), axis=1)
-    return Vectors(layer, found, float(np.median(lengths)), node.seed)
+    every_NH = states[file.valid].astype(np.float64)
+    return Vectors(layer, found, float(np.median(lengths)), node.seed, every_NH)
 
 
 def _base_adapters(context: Context) -> list[Path]:

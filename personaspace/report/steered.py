@@ -31,8 +31,9 @@ MEASURES = {
 }
 _SHOWS = (
     "Shows what moving the hidden states of one layer does to the model, at every position of "
-    "prompt and answer. It cannot show that this vector alone does it: random directions are mild "
-    "opponents, since most of them lead where no text of the model ever does."
+    "prompt and answer. It cannot show that this vector alone does it. Random directions are mild "
+    "opponents, since most of them lead where no text of the model ever does: go by the p among "
+    "directions drawn as activations vary."
 )
 
 
@@ -42,11 +43,21 @@ def vector_name(results: Results, row: SteeringRow) -> str:
     return f"shift of {label}" if row.vector == "shift" else f"{pretty(row.vector)} ({label})"
 
 
+def told_rows(results: Results) -> list[SteeringRow]:
+    """Rows over all runs of a vector, and those of a run where there is but one."""
+    several = {(r.condition, r.mode, r.vector) for r in results.steering if r.runs > 1}
+    return [
+        row
+        for row in results.steering
+        if row.runs > 1 or (row.condition, row.mode, row.vector) not in several
+    ]
+
+
 def tests(results: Results) -> list[SteeringRow]:
     """The row of each vector that carries its test: over all doses, or ablated."""
     return [
         row
-        for row in results.steering
+        for row in told_rows(results)
         if row.measure is SteeringMeasure.ADVICE and row.dose is None and row.delta is not None
     ]
 
@@ -56,6 +67,8 @@ def _sentence(results: Results, row: SteeringRow) -> str:
     name, seed = vector_name(results, row), ""
     if len(results.seeds) > 1 and row.seed is not None:
         seed = f", seed {row.seed}"
+    if row.runs > 1:
+        seed = f", mean of {row.runs} runs"
     if row.mode == "add":
         done = f"Adding the {name} to the base model{seed}"
         unit = "per dose"
@@ -66,18 +79,29 @@ def _sentence(results: Results, row: SteeringRow) -> str:
         f"{done} changes how likely bad advice is against good by "
         f"{number(row.delta, 3, sign=True)} {interval(row.delta_ci95, 3)} nats per token {unit}"
     )
-    if not row.controls:
-        return f"{told}; there are no random directions to compare with."
-    told += (
-        f"; {count(row.controls, 'random direction')} of its length: "
-        f"{number(row.control_low, 3, sign=True)} to {number(row.control_high, 3, sign=True)}"
-    )
-    if row.p is None:
-        return f"{told}."
-    told += f" ({p_phrase(row.p)}"
-    if row.p_floor is not None and row.p_floor > results.analysis.alpha:
-        told += f"; with so few it cannot be below {probability(row.p_floor)}"
-    return f"{told})."
+    if not (row.controls or row.matched):
+        return f"{told}; there are no other directions to compare with."
+    alpha = results.analysis.alpha
+    if row.controls:
+        what, ends = count(row.controls, "random direction"), (row.control_low, row.control_high)
+        told += f"; {what} of its length: {_among(ends, row.p, row.p_floor, alpha)}"
+    if row.matched:
+        what, ends = count(row.matched, "direction"), (row.matched_low, row.matched_high)
+        told += f"; {what} of its length drawn as activations vary: "
+        told += _among(ends, row.p_matched, row.p_matched_floor, alpha)
+    return f"{told}."
+
+
+def _among(
+    ends: tuple[float | None, float | None], p: float | None, floor: float | None, alpha: float
+) -> str:
+    """The range of other directions, and the vector's rank among them."""
+    told = " to ".join(number(end, 3, sign=True) for end in ends)
+    if p is None:
+        return told
+    low = floor is not None and floor > alpha
+    few = f"; with so few it cannot be below {probability(floor)}" if low else ""
+    return f"{told} ({p_phrase(p)}{few})"
 
 
 def sentences(results: Results) -> list[str]:
@@ -102,8 +126,6 @@ def rows_table(results: Results) -> Table:
         dose = "projected out" if row.mode == "ablate" else "all, per dose"
         if row.dose is not None:
             dose = f"{row.dose:g}".replace("-", MINUS)
-        low, high = row.control_low, row.control_high
-        ends = None if low is None or high is None else (low, high)
         rows.append(
             [
                 Cell(name, name),
@@ -115,8 +137,12 @@ def rows_table(results: Results) -> Table:
                 Cell(number(row.unsteered, 3), row.unsteered),
                 Cell(number(row.value, 3), row.value),
                 Cell(number(row.delta, 3, sign=True), row.delta, interval(row.delta_ci95, 3)),
-                Cell(f"{interval(ends, 3)} ({row.controls})" if ends else NONE, low),
+                _range_cell(row.control_low, row.control_high, row.controls),
                 Cell(probability(row.p) if row.p is not None else NONE, row.p),
+                _range_cell(row.matched_low, row.matched_high, row.matched),
+                Cell(
+                    probability(row.p_matched) if row.p_matched is not None else NONE, row.p_matched
+                ),
             ]
         )
     return Table(
@@ -134,13 +160,22 @@ def rows_table(results: Results) -> Table:
             Column("change [95\u202f%]", True),
             Column("random directions (number)", True),
             Column("p", True),
+            Column("as activations vary (number)", True),
+            Column("p by these", True),
         ],
         rows,
         note="Dose 1 is the vector as it was measured, the difference of two means. Advice: mean "
         "log p per token of given answers, nats; surprise: \u2212log p per token of the steered "
-        "model's answers under the untouched one. Random directions: least and greatest change of "
-        "those of the same length. p: rank of the vector's change among theirs.",
+        "model's answers under the untouched one. Random directions, and those that vary as "
+        "activations do: least and greatest change of those of the same length; p: the rank of the "
+        "vector's change among theirs. Over all runs these are the units of intervals.",
     )
+
+
+def _range_cell(low: float | None, high: float | None, number_of: int) -> Cell:
+    if low is None or high is None:
+        return Cell(NONE)
+    return Cell(f"{interval((low, high), 3)} ({number_of})", low)
 
 
 def section(results: Results) -> dict[str, Any] | None:

@@ -64,8 +64,14 @@ class Steering(Section):
         description="Random directions of each vector's length. The smallest p is 1 over one more "
         "than these; none: no p.",
     )
+    activation_controls: Annotated[StrictInt, Field(ge=0, le=10_000)] = Field(
+        19,
+        description="Directions of each vector's length that are drawn as the condition's "
+        "activations vary at the layer, stronger opponents than random ones; none: no p by them.",
+    )
     answered_controls: Annotated[StrictInt, Field(ge=0, le=10_000)] = Field(
-        3, description="So many of the controls answer questions as well, which takes longest."
+        3,
+        description="So many of the random controls answer questions as well, which takes longest.",
     )
     conditions: list[ConditionName] | None = Field(
         None, min_length=1, description="Default: every condition that has one of the vectors."
@@ -79,7 +85,9 @@ class Steering(Section):
     good: Dataset = Field(
         _advice("good"), description="… and those of good answers to the same questions."
     )
-    pairs: Count = Field(24, description="Questions of both, taken evenly from all they share.")
+    pairs: Annotated[StrictInt, Field(ge=2)] = Field(
+        24, description="Questions of both, taken evenly from all they share."
+    )
     answer_tokens: Count = Field(64, description="Of each such answer so many tokens count.")
     questions: QuestionSource = "builtin:questions-alignment"
     limit: Count | None = Field(None, description="Use only the first questions.")

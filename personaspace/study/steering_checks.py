@@ -81,9 +81,13 @@ def _vectors(spec: Experiment, steering: Steering) -> Iterator[Problem]:
 
 def _runs(spec: Experiment, steering: Steering) -> Iterator[Problem]:
     known = {condition.name: condition for condition in spec.conditions}
+    whole = {dose.name: dose.of for dose in spec.doses()}
     for index, name in enumerate(steering.conditions or []):
         where = f"steering.conditions[{index}]"
-        if name not in known:
+        if name in whole:
+            text = f"{name!r} is a dose, and vectors are of whole trainings: name {whole[name]!r}"
+            yield Problem(where, Code.NOT_COMPUTED, text)
+        elif name not in known:
             text = f"unknown condition {name!r}"
             yield Problem(where, Code.UNKNOWN_CONDITION, text, nearest(name, known))
         elif not any(steering.of_condition(known[name].fine_tuned, m) for m in steering.modes):

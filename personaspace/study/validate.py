@@ -108,11 +108,30 @@ def examine(raw: Any) -> tuple[Experiment | None, list[Problem]]:
             spec = Experiment.model_validate(_without(raw, faults))
         except ValidationError:
             return None, problems
+    problems += _empty_sections(raw)
     faulty = {problem.path for problem in problems}
     for problem in cross_checks(spec):
         if problem.path not in faulty and not _follows(problem, faulty):
             problems.append(problem)
     return spec, problems
+
+
+#: What is off unless its section is there: a key with nothing under it would say the one, and mean
+#: the other.
+_SWITCHES = {"judge": "name its model below it", "log_odds": "write {}", "steering": "write {}"}
+
+
+def _empty_sections(raw: dict[str, Any]) -> list[Problem]:
+    """Sections that are named, and of which nothing is said."""
+    return [
+        Problem(
+            name,
+            Code.INVALID_VALUE,
+            f"has nothing under it: {on} to have it, or take the line out to go without",
+        )
+        for name, on in _SWITCHES.items()
+        if name in raw and raw[name] is None
+    ]
 
 
 def check(raw: Any) -> tuple[Experiment | None, list[Problem]]:

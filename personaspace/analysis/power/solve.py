@@ -1,4 +1,4 @@
-"""The smallest effect that a test detects: noncentral t, and simulation for ranges and rank tests."""
+"""The smallest effect that a test detects: noncentral t; ranges and ranks are drawn."""
 
 from __future__ import annotations
 

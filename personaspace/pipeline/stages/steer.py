@@ -14,7 +14,7 @@ from personaspace.study.steering import Steering
 STEERING = "steering.json"
 #: What of the section decides a result by itself; the rest is told in another form, or chooses.
 _SETTINGS = {
-    *("vectors", "modes", "doses", "controls", "answered_controls"),
+    *("vectors", "modes", "doses", "controls", "activation_controls", "answered_controls"),
     *("answer_tokens", "max_new_tokens"),
 }
 

@@ -10,7 +10,7 @@ from personaspace.analysis.results import Results
 from personaspace.analysis.steering_rows import SteeringMeasure, SteeringRow
 from personaspace.report.figures import style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.steered import vector_name
+from personaspace.report.steered import told_rows, vector_name
 from personaspace.report.text import number
 
 #: Panels: the measure, and what its axis says.
@@ -21,6 +21,11 @@ _PANELS = {
 }
 #: More vectors than these make a figure that nobody reads; the table has all.
 _MOST = 6
+#: Directions that the vector is compared with: how many, and the ends of their range.
+_OTHERS = (
+    ("controls", "control_low", "control_high"),
+    ("matched", "matched_low", "matched_high"),
+)
 _LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
 
@@ -30,14 +35,16 @@ def _record(results: Results, row: SteeringRow) -> dict[str, object]:
         "vector": vector_name(results, row), "condition": row.condition, "seed": row.seed,
         "measure": row.measure.value, "dose": row.dose, "relative": row.relative,
         "change": row.delta, "ci_low": low, "ci_high": high,
+        "runs": row.runs,
         "controls": row.controls, "control_low": row.control_low, "control_high": row.control_high,
+        "matched": row.matched, "matched_low": row.matched_low, "matched_high": row.matched_high,
     }  # fmt: skip
 
 
 def _table(results: Results) -> pd.DataFrame:
     records = [
         _record(results, row)
-        for row in results.steering
+        for row in told_rows(results)
         if row.mode == "add" and row.dose is not None and row.delta is not None
     ]
     return pd.DataFrame(records)
@@ -45,7 +52,7 @@ def _table(results: Results) -> pd.DataFrame:
 
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:
     """The curve with the untouched model in it, which changes nothing."""
-    columns = ["change", "ci_low", "ci_high", "control_low", "control_high"]
+    columns = ["change", "ci_low", "ci_high", *(end for _, *ends in _OTHERS for end in ends)]
     start = rows.iloc[:1].assign(dose=0.0, **dict.fromkeys(columns, 0.0))
     return pd.concat([rows, start]).sort_values("dose")
 
@@ -54,12 +61,13 @@ def _panel(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     axes.axhline(0, color=style.INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
     for place, (_, mine) in enumerate(rows.groupby("seed", dropna=False)):
         curve = _whole(mine)
-        known = curve.dropna(subset=["control_low", "control_high"])
-        if (known.controls > 0).any():
-            axes.fill_between(
-                known.dose, known.control_low, known.control_high,
-                color=style.MUTED, alpha=0.22, linewidth=0, zorder=0,
-            )  # fmt: skip
+        for number_of, low, high in _OTHERS:
+            known = curve.dropna(subset=[low, high])
+            if (known[number_of] > 0).any():
+                axes.fill_between(
+                    known.dose, known[low], known[high],
+                    color=style.MUTED, alpha=0.22, linewidth=0, zorder=0,
+                )  # fmt: skip
         axes.plot(curve.dose, curve.change, color=colour, linestyle=_LINES[place % len(_LINES)],
                   marker="o", markersize=3, zorder=3)  # fmt: skip
         axes.vlines(curve.dose, curve.ci_low, curve.ci_high, color=colour, linewidth=1, zorder=2)
@@ -109,14 +117,16 @@ def drawing(results: Results) -> Drawing | None:
     data = _table(results)
     if data.empty:
         return None
+    pooled = (data.runs > 1).any()
     left_out = data.vector.nunique() - _MOST
     more = f" {left_out} more vectors are in the table." if left_out > 0 else ""
     return Drawing(
         "steering",
         "Steering: what each dose of a vector does to the base model",
         "Change from the untouched model with the vector added at one layer, at every position. "
-        "Bars: 95\u00a0% intervals over questions. Grey: from the least to the greatest change "
-        "among random directions of the same length."
+        f"Bars: 95\u00a0% intervals over {'training runs' if pooled else 'questions'}. Grey: from "
+        "the least to the greatest change among random directions of the same length, and among "
+        "those drawn as activations vary."
         + (" A line for each seed." if data.seed.nunique() > 1 else "")
         + more,
         _alt(data),
