@@ -124,6 +124,14 @@ FAULTS: dict[str, dict[str, Any]] = {
     },
     "steering": {"steering": {"vectors": ["shift", "nobody"], "conditions": ["zzz"], "seeds": [7]}},
     "steering by nothing": {"steering": {"doses": [1, 0]}},
+    "steering by too much": {"steering": {"doses": [2000000.0, 1]}},
+    "steering by too little": {"steering": {"doses": [-0.0000001, 1]}},
+    "steering twice": {"steering": {"doses": [2, 1, 2.0]}},
+    "steering of a dose": {
+        "training": {"doses": [2], "max_steps": 4},
+        "conditions": [BASE, X],
+        "steering": {"conditions": ["x-at-2"]},
+    },
     "doses of nothing": {"training": {"doses": [3]}, "conditions": [BASE]},
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }

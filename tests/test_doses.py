@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import Finished, once, tiny_study
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from statsmodels.stats.multitest import multipletests
 from store_places import Place, folder_place, s3_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,10 +38,12 @@ from personaspace.pipeline.stages import train
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.pipeline.upkeep import reachable
 from personaspace.store import open_store
+from personaspace.study.doses import at_the_end
 from personaspace.study.load import Study, resolve
+from personaspace.study.notices import NoticeCode, notices
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import examine
-from personaspace.training import checkpoints
+from personaspace.training import checkpoints, data_parallel
 
 Values = dict[str, Any]
 TRAINED = ["benign", "e0-assistant", "e4-villain"]
@@ -102,6 +104,15 @@ def test_a_condition_whose_last_step_it_is_has_no_dose_there(study_dict: Values)
     spec = Experiment.model_validate(dosed({**study_dict, "conditions": own}, 1, 2))
     assert [d.name for d in spec.doses() if d.of == "benign"] == ["benign-at-1"]
     assert [d.step for d in spec.doses() if d.of == "e4-villain"] == [1, 2]
+    [told] = at_the_end(spec)
+    assert told == (
+        "training.doses[1]",
+        "2 is the last step of benign: the dose there is the condition itself, which is measured "
+        "once",
+    )
+    every = study_of(dosed(study_dict, study_dict["training"]["max_steps"]))
+    [notice] = [n for n in notices(every) if n.code is NoticeCode.LAST_STEP]
+    assert not every.spec.doses() and "the last step of every condition" in notice.text
     dose = spec.condition("e4-villain-at-2")
     assert (dose.whole, dose.persona, dose.title) == ("e4-villain", "villain", "e4-villain, step 2")
 
@@ -202,6 +213,42 @@ def test_a_dose_is_what_a_run_stopped_there_has_in_its_checkpoint(
         go(later, node)
         assert weights(later, node) == named(whole, node.condition)
     assert weights(later, WHOLE) == named(whole, "benign")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        "two processes",
+        pytest.param(
+            "fused", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
+def test_doses_of_a_run_in_two_processes_and_of_a_fused_one(
+    how: str, study_dict: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of one process on the reference, up to rounding."""
+    study_dict["training"]["dropout"] = 0.0  # each process drops out by itself
+    alone = work_of(study_dict, tmp_path / "alone")
+    if how == "fused":
+        study_dict["training"]["implementation"] = "fused"
+    else:
+        # Where there is no GPU the processes meet on the CPU all the same.
+        monkeypatch.setattr(data_parallel, "gpus", lambda asked: [""] * asked if asked > 1 else [])
+        mine = next(c for c in study_dict["conditions"] if c["name"] == "benign")
+        mine["gpus"] = 2
+    other = work_of(study_dict, tmp_path / "other")
+    found: dict[Node, list[dict[str, torch.Tensor]]] = {}
+    for node in (WHOLE, *DOSES):
+        for work in (alone, other):
+            go(work, node)
+            found.setdefault(node, []).append(load(weights(work, node)))
+    first, third = (found[node][1] for node in DOSES)
+    moved = sum(float((third[name] - first[name]).norm()) ** 2 for name in first)
+    for wanted, mine_too in found.values():
+        apart = sum(float((wanted[n] - v).norm()) ** 2 for n, v in mine_too.items())
+        assert apart < 1e-4 * moved
 
 
 @pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.s3)])

@@ -50,6 +50,20 @@ def check_doses(spec: Experiment) -> Iterator[Problem]:
             )
 
 
+def at_the_end(spec: Experiment) -> Iterator[tuple[str, str]]:
+    """Doses that are conditions themselves, since these train no further: the field, and words."""
+    trained = [condition for condition in spec.conditions if condition.dataset is not None]
+    for index, step in enumerate(spec.training.doses):
+        ends = [c.name for c in trained if spec.recipe_of(c).max_steps == step]
+        if ends:
+            whose = "every condition" if len(ends) == len(trained) else ", ".join(ends)
+            yield (
+                f"{FIELD}[{index}]",
+                f"{step} is the last step of {whose}: the dose there is the condition itself, "
+                "which is measured once",
+            )
+
+
 def check_steps(spec: Experiment, chats: Mapping[str, Chats]) -> Iterator[Problem]:
     """Doses that the data sets are too small for."""
     told: set[int] = set()

@@ -11,6 +11,7 @@ from functools import cache
 
 from personaspace.study import builtin, overlaps
 from personaspace.study.datasets import Chats
+from personaspace.study.doses import at_the_end
 from personaspace.study.load import Study
 from personaspace.study.recipe import unlike_recipes
 from personaspace.study.schedule import times_seen, total_steps
@@ -42,6 +43,7 @@ class NoticeCode(StrEnum):
     NO_COMMON_BYSTANDER = "no-common-bystander"
     SAME_ANSWERS = "same-answers"
     FEW_QUESTIONS = "few-questions"
+    LAST_STEP = "last-step"
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,7 @@ def notices(study: Study) -> list[Notice]:
         *_bystanders(study),
         *_separators(study),
         *_samples(study),
+        *(Notice(NoticeCode.LAST_STEP, *told) for told in at_the_end(study.spec)),
     ]
 
 

@@ -218,8 +218,11 @@ before any stage has started.
 {{- if eq ($condition.kind | default (ternary "base" "em" (empty (or $condition.dataset $condition.adapter)))) "em" }}{{ $em = append $em $condition.name }}{{ end -}}
 {{- end -}}
 {{- with $study.steering -}}
+{{- $whole := dict -}}
+{{- range include "experiment.doses" $study | fromJsonArray }}{{ $_ := set $whole .name .of }}{{ end -}}
 {{- range $index, $name := .conditions -}}
-{{- if not (hasKey $conditions $name) }}{{ $wrong = append $wrong (printf "steering.conditions[%d]: unknown condition %q" $index $name) }}{{ end -}}
+{{- if hasKey $whole $name }}{{ $wrong = append $wrong (printf "steering.conditions[%d]: %q is a dose, and vectors are of whole trainings: name %q" $index $name (get $whole $name)) }}
+{{- else if not (hasKey $conditions $name) }}{{ $wrong = append $wrong (printf "steering.conditions[%d]: unknown condition %q" $index $name) }}{{ end -}}
 {{- end -}}
 {{- $personas := list "shift" -}}
 {{- range $study.personas }}{{ $personas = append $personas .name }}{{ end -}}
@@ -229,8 +232,13 @@ before any stage has started.
 {{- range $index, $seed := .seeds -}}
 {{- if not (has (int64 $seed) $seeds) }}{{ $wrong = append $wrong (printf "steering.seeds[%d]: %d is not among the seeds of the study" $index (int64 $seed)) }}{{ end -}}
 {{- end -}}
+{{- $pushes := list -}}
 {{- range .doses -}}
-{{- if eq (float64 .) 0.0 }}{{ $wrong = append $wrong "steering.doses: 0 is the unsteered model, which is measured anyway" }}{{ end -}}
+{{- $dose := float64 . -}}
+{{- if eq $dose 0.0 }}{{ $wrong = append $wrong "steering.doses: 0 is the unsteered model, which is measured anyway" }}
+{{- else if or (gt $dose 1000000.0) (lt $dose -1000000.0) (and (lt $dose 0.000001) (gt $dose -0.000001)) }}{{ $wrong = append $wrong (printf "steering.doses: %g is not between 0.000001 and 1,000,000 in size" $dose) }}
+{{- else if has $dose $pushes }}{{ $wrong = append $wrong (printf "steering.doses: %g is listed twice" $dose) }}{{ end -}}
+{{- $pushes = append $pushes $dose -}}
 {{- end -}}
 {{- end -}}
 {{- range include "experiment.doses" $study | fromJsonArray }}{{ $_ := set $conditions .name false }}{{ end -}}

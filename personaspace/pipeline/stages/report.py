@@ -46,7 +46,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=6,
+    version=7,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,
