@@ -361,6 +361,7 @@ STEERED: list[tuple[str, Edit, set[str]]] = [
     ("vectors", merge("steering", vectors=["villain"]), nodes("steer", ALL)),
     ("modes", merge("steering", modes=["ablate"]), nodes("steer", ALL)),
     ("controls", merge("steering", controls=20), nodes("steer", ALL)),
+    ("activation controls", merge("steering", activation_controls=20), nodes("steer", ALL)),
     ("answering controls", merge("steering", answered_controls=2), nodes("steer", ALL)),
     ("layer", merge("steering", layer=2), nodes("steer", ALL)),
     ("pairs", merge("steering", pairs=5), nodes("steer", ALL)),

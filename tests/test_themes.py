@@ -182,11 +182,15 @@ def test_few_themes_one_and_missing_ones_are_said() -> None:
     asked = [
         QuestionsInfo(stage="extraction", count=12, themes=1),
         QuestionsInfo(stage="evaluation", count=12, themes=5, unthemed=2),
+        QuestionsInfo(stage="judge", count=12),
     ]
     results = Results(
         study="s", conditions=[StudyCondition(name="base", kind="base")], questions=asked
     )
     texts = [c.text for c in caveats(results, set()) if c.code is CaveatCode.THEMES]
-    assert "one theme" in texts[0] and "5 themes" in texts[1] and texts[2].startswith("2 of")
-    quiet = results.model_copy(update={"questions": [QuestionsInfo(stage="extraction", count=9)]})
+    assert "one theme" in texts[0] and "5 themes" in texts[1] and "2 have no theme" in texts[2]
+    assert texts[3].startswith("The 12 questions of the judge name no themes")
+    quiet = results.model_copy(
+        update={"questions": [QuestionsInfo(stage="extraction", count=9, themes=9)]}
+    )
     assert not [c for c in caveats(quiet, set()) if c.code is CaveatCode.THEMES]

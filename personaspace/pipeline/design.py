@@ -11,7 +11,6 @@ from personaspace.analysis.power import Design, Endpoint
 from personaspace.analysis.primary import METRICS, row_name
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
-from personaspace.analysis.themes import places_of
 from personaspace.study import base_model
 from personaspace.study.inputs import PUBLISHED_MODEL
 from personaspace.study.sources import read_asked, read_questions
@@ -66,6 +65,8 @@ def design_of(spec: Experiment, folder: Path) -> Design:
 
 def _sizes(questions: Sequence[str], themes: Mapping[str, str]) -> tuple[int, ...]:
     """How many questions each theme has; none where questions are the samples."""
+    from personaspace.analysis.themes import places_of
+
     places_Q = places_of(questions, themes)
     return () if places_Q is None else tuple(Counter(places_Q.tolist()).values())
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from personaspace.analysis.themes import Places, widening
+if TYPE_CHECKING:
+    from personaspace.analysis.themes import Places
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,8 @@ class Design:
     @cached_property
     def theme_of(self) -> Places | None:
         """The theme of each evaluation question, `[Q]`; None: questions are the samples."""
+        import numpy as np
+
         return np.repeat(np.arange(len(self.themes)), self.themes) if self.themes else None
 
     @property
@@ -130,6 +131,10 @@ class Design:
     @property
     def widened(self) -> float:
         """By how much deviations of themes are enlarged; 1 where questions are the samples."""
+        import numpy as np
+
+        from personaspace.analysis.themes import widening
+
         return widening(np.array(self.themes, dtype=float)) if self.themes else 1.0
 
     @property
