@@ -69,7 +69,7 @@ def measure(
         ("one by one", lambda: one_by_one(model, passages[:singles], layers), singles, 1),
         (
             "padded batches",
-            lambda: extract._padded(model, some, layers, 8192, None),
+            lambda: extract.padded(model, some, layers, 8192, None),
             len(some),
             1,
         ),

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import common
 from personaspace.models.load import load_model
+from personaspace.models.team import gpus
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.training import data_parallel
@@ -78,7 +79,7 @@ def main() -> None:
             name=str(options.folder), dtype="bfloat16" if torch.cuda.is_available() else "float32"
         )
     )
-    everything = data_parallel.gpus(64) or ["", ""]
+    everything = gpus(64) or ["", ""]
     counts = [1]
     while counts[-1] * 2 <= len(everything):
         counts.append(counts[-1] * 2)

@@ -18,6 +18,7 @@ from test_training import same_update, trained
 from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError
 from personaspace.models.chat import Example
+from personaspace.models.team import Team, gpus, shares
 from personaspace.study.inputs import Model
 from personaspace.training import data_parallel
 from personaspace.training.checkpoints import Checkpoints
@@ -133,15 +134,15 @@ def test_a_mistake_that_another_process_meets_is_the_users(tmp_path: Path, loade
 def test_shares_hold_each_example_once_and_weigh_alike() -> None:
     lengths = [len(example.ids) for example in random_examples(50, seed=5)]
     for processes in (1, 2, 3, 7):
-        found = data_parallel.shares(lengths, processes)
+        found = shares(lengths, processes)
         assert sorted(index for share in found for index in share) == list(range(50))
         tokens = [sum(lengths[index] for index in share) for share in found]
         assert max(tokens) - min(tokens) <= max(lengths)
-    assert data_parallel.shares([5, 9], 3) == [[1], [0], []]
+    assert shares([5, 9], 3) == [[1], [0], []]
 
 
 def test_each_process_drops_out_by_itself() -> None:
-    class Alone(data_parallel.Team):
+    class Alone(Team):
         """No others to talk to."""
 
         def meet(self) -> None:
@@ -167,11 +168,11 @@ def test_each_process_drops_out_by_itself() -> None:
 
 
 def test_devices_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert data_parallel.gpus(4) == []  # no GPU: the stage trains in one process
+    assert gpus(4) == []  # no GPU: the stage trains in one process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,5")
-    assert data_parallel.gpus(2) == ["GPU-a", "GPU-b"]
-    assert data_parallel.gpus(8) == ["GPU-a", "GPU-b", "5"]
+    assert gpus(2) == ["GPU-a", "GPU-b"]
+    assert gpus(8) == ["GPU-a", "GPU-b", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert data_parallel.gpus(2) == ["0", "1"]
+    assert gpus(2) == ["0", "1"]

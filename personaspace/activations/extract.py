@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from personaspace import fastlora, interrupt
-from personaspace.errors import UserError
+from personaspace.errors import Interrupted, UserError
 from personaspace.models import implementation
 from personaspace.models.architecture import decoder_of
 from personaspace.models.determinism import steady_attention
@@ -28,6 +28,12 @@ from personaspace.study.fields import Implementation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from personaspace.models.team import Team
+
+
+#: Tokens of a padded batch, where nobody says.
+TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)
@@ -134,32 +140,56 @@ def hidden_states(
             model, sequences, layers, token_budget=token_budget, advance=advance
         )
     else:
-        last_NLH, mean_NLH = _padded(model, sequences, layers, token_budget or 8192, advance)
+        last_NLH, mean_NLH = padded(model, sequences, layers, token_budget, advance)
+    return checked(last_NLH, mean_NLH, sequences, taken)
+
+
+def checked(
+    last_NLH: NDArray[np.float32],
+    mean_NLH: NDArray[np.float32],
+    sequences: Sequence[Passage],
+    taken: Taken,
+) -> States:
+    """What was computed of the sequences, if it is numbers.
+
+    Raises:
+        UserError: It holds NaN or infinity.
+    """
     if not (np.isfinite(last_NLH).all() and np.isfinite(mean_NLH).all()):
         raise UserError("hidden states hold NaN or infinity: try model.dtype bfloat16 or float32")
     answered_N = np.array([len(s.answer) > 0 for s in sequences])
     return States(last_NLH, mean_NLH, answered_N, taken)
 
 
-def _padded(
+def padded(
     model: PreTrainedModel,
     sequences: Sequence[Passage],
     layers: Sequence[int],
-    token_budget: int,
+    token_budget: int | None,
     advance: Callable[[int], None] | None,
+    team: Team | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Both methods with the model's own forward pass over padded batches."""
+    """Both methods with the model's own forward pass over padded batches.
+
+    Args:
+        team: Over which the model is spread; all its processes are here, each with texts of its
+            own, and run as many batches as the one with the most.
+    """
     shape = (len(sequences), len(layers), int(model.config.get_text_config().hidden_size))
     last_NLH = np.zeros(shape, dtype=np.float32)
     mean_NLH = np.zeros(shape, dtype=np.float32)
     decoder, _ = decoder_of(model)
+    groups = batches([len(s) for s in sequences], token_budget or TOKEN_BUDGET)
     with (
         _watched(model, layers) as seen,
         steady_attention(model.device),
-        torch.inference_mode(),
+        # What is gathered of a sharded model must not become inference tensors.
+        torch.inference_mode() if team is None else torch.no_grad(),
     ):
-        for members in batches([len(s) for s in sequences], token_budget):
-            interrupt.check()
+        for members in _together(groups, team):
+            if not members:
+                decoder(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
+                continue
             rows = [sequences[index] for index in members]
             ids_RT, mask_RT = _right_padded(rows, model.device)
             decoder(input_ids=ids_RT, attention_mask=mask_RT, use_cache=False)
@@ -177,6 +207,22 @@ def _padded(
             if advance is not None:
                 advance(len(rows))
     return last_NLH, mean_NLH
+
+
+def _together(found: list[list[int]], team: Team | None) -> Iterator[list[int]]:
+    """The batches, and empty ones while others of the team have more.
+
+    Raises:
+        Interrupted: Asked to stop; in a team all of them are.
+    """
+    for index in range(len(found) if team is None else team.most(len(found))):
+        if team is None:
+            interrupt.check()
+        else:
+            team.meet()
+            if team.asked():
+                raise Interrupted("asked to stop")
+        yield found[index] if index < len(found) else []
 
 
 def _right_padded(

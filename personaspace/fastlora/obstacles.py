@@ -34,6 +34,7 @@ class ObstacleCode(StrEnum):
     NO_GPU = "no_gpu"
     ATTENTION = "attention"
     COMPILER = "compiler"
+    SHARDED = "sharded"
 
     @property
     def of_machine(self) -> bool:
@@ -89,7 +90,7 @@ def obstacle(model: PreTrainedModel) -> Obstacle | None:
 def computation_obstacle(model: PreTrainedModel) -> Obstacle | None:
     """Why fastlora cannot compute this model as it stands, adapters included; None if it can."""
     config: Any = model.config
-    return _of_config(config, type(model).__name__) or _of_adapters(model)
+    return _of_config(config, type(model).__name__) or _of_sharding(model) or _of_adapters(model)
 
 
 def foreseen_obstacle(
@@ -162,6 +163,13 @@ def _of_heads(config: Any) -> Obstacle | None:
 
 def _architecture(text: str) -> Obstacle:
     return Obstacle(ObstacleCode.ARCHITECTURE, text)
+
+
+def _of_sharding(model: PreTrainedModel) -> Obstacle | None:
+    # A distributed tensor, told by what no other tensor has.
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        return Obstacle(ObstacleCode.SHARDED, "the model is spread over several GPUs")
+    return None
 
 
 def _of_adapters(model: PreTrainedModel) -> Obstacle | None:

@@ -103,7 +103,8 @@ def keeps_apart(model: Any, rows: Rows) -> bool:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: weights that are gathered for this pass serve training after it.
+        with torch.no_grad():
             seen = []
             for others in (before, reversed(before)):
                 texts = (tuple(others), tuple(after))

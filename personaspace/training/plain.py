@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from personaspace.errors import UserError
 from personaspace.fastlora import Costs, MemoryPlan, free_bytes, memory_plan, until_it_fits
 from personaspace.models import architecture
 from personaspace.models.chat import Example
@@ -26,6 +27,10 @@ from personaspace.training import packing
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from personaspace.models.team import Team
+
+#: Share of the free memory that a trial of less recomputation must surely fit into.
+_TRIAL = 0.7
 #: Tokens of a row where the spec says nothing. Attention with a mask costs their square.
 ROW_TOKENS = 4096
 
@@ -56,6 +61,8 @@ class PlainStep:
         _, layers = architecture.decoder_of(base)
         self.layers = [each for each in layers if isinstance(each, GradientCheckpointingLayer)]
         self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.team: Team | None = None
+        self.shortest: Example | None = None
 
     @classmethod
     def planned(
@@ -77,6 +84,54 @@ class PlainStep:
             free, most = free_bytes(step.model.device), step.plan.row_tokens
             step.plan = memory_plan(free, need, most, step.longest)
         return step
+
+    @classmethod
+    def sharded(
+        cls, model: PeftModel, examples: Sequence[Example], row_tokens: int | None, team: Team
+    ) -> PlainStep:
+        """On a model that is spread over a team, whose processes run every row together.
+
+        On a GPU all take the rows that suit the one with the least memory. A row that does not fit
+        ends the training: none of them could go on from the middle of it.
+        """
+        by_length = sorted(examples, key=lambda example: len(example.ids))
+        longest = by_length[-1]
+        step = cls(model, row_tokens or ROW_TOKENS, len(longest.ids))
+        step.team, step.shortest = team, by_length[0]
+        if step.model.device.type == "cuda":
+            with torch.random.fork_rng(devices=[step.model.device]):
+                step.plan = step._planned_together(longest, team)
+        return step
+
+    def _planned_together(self, longest: Example, team: Team) -> MemoryPlan:
+        """Rows and recomputation for the least memory of the team, from trials that all run."""
+        device, layers, length = self.model.device, len(self.layers), len(longest.ids)
+        most = self.plan.row_tokens
+        self._peak([longest], layers)  # what libraries take at first use is no part of a row
+        once, twice = (self._together([longest] * count, layers) for count in (1, 2))
+        moments = 8 * sum(parameter.numel() for parameter in self.trained)
+        base: Any = self.model.get_base_model()
+        edge = int(base.config.get_text_config().hidden_size) * base.dtype.itemsize
+        slope = max(1, (twice - once) // length)
+        fixed = max(0, once - slope * length) + moments
+        # All but the edges may be what each layer keeps: dear, so that the next trial surely fits.
+        kept = max(edge, slope - layers * edge)
+        need = Costs(max(1, layers), kept, edge, 0, fixed)
+        free = -team.most(-free_bytes(device))
+        if layers > 1 and fixed + length * (kept * layers // 2 + slope) < free * _TRIAL:
+            half = self._together([longest], layers // 2)
+            kept = max(edge, edge + (half - once) // length // (layers - layers // 2))
+            need = Costs(layers, kept, edge, max(0, slope - layers * edge - kept), fixed)
+        if self.rows is architecture.Rows.SINGLE:
+            most = length
+        return memory_plan(free, need, most, self.longest)
+
+    def _together(self, examples: Sequence[Example], recomputed: int) -> int:
+        """`_peak` of the process where it is highest."""
+        assert self.team is not None
+        found = self._peak(examples, recomputed)
+        assert found is not None
+        return self.team.most(found)
 
     def costs(self, example: Example) -> Costs | None:
         """Bytes that a row takes, tried with the example once and twice; None: no memory for it."""
@@ -128,6 +183,11 @@ class PlainStep:
             torch.manual_seed(seed)
             return self._attempt(batch, loss_tokens, plan)
 
+        if self.team is not None:
+            torch.manual_seed(seed)
+            found = self._attempt(batch, loss_tokens, self.plan)
+            assert found is not None
+            return found
         total, self.plan = until_it_fits(
             attempt, self.plan, layers=len(self.layers), longest=self.longest
         )
@@ -146,15 +206,35 @@ class PlainStep:
         total = torch.zeros((), dtype=torch.float64, device=device)
         try:
             with steady_attention(device), self._recomputing(plan.checkpointed):
-                for row in packing.pack(batch, plan.row_tokens, self.rows):
+                for row, weight in self._laid_out(batch, plan.row_tokens):
                     # Each row's share of the step's mean over all its loss tokens.
                     loss = row_loss(self.model, row.to(device), self.positions) / loss_tokens
+                    loss = loss * weight
                     loss.backward()
                     total += loss.detach()
         except torch.OutOfMemoryError:
             self.forget()
+            if self.team is not None:
+                raise UserError(
+                    f"the GPUs' memory is too small for rows of {plan.row_tokens} tokens with "
+                    f"{plan.checkpointed} of {len(self.layers)} layers recomputed, the model "
+                    f"spread over {self.team.processes}: lower row_tokens or max_tokens, or take "
+                    "more GPUs"
+                ) from None
             return None
         return total
+
+    def _laid_out(
+        self, batch: Sequence[Example], row_tokens: int
+    ) -> Iterator[tuple[packing.PackedRow, float]]:
+        """Rows, and what their loss counts: 0 for those that are there for the others' sake."""
+        rows = packing.pack(batch, row_tokens, self.rows)
+        for row in rows:
+            yield row, 1.0
+        if self.team is not None and self.shortest is not None:
+            idle = packing.make_row([self.shortest], masked=self.rows is architecture.Rows.MASK)
+            for _ in range(self.team.most(len(rows)) - len(rows)):
+                yield idle, 0.0
 
     @contextmanager
     def _recomputing(self, count: int) -> Iterator[None]:

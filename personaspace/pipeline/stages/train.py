@@ -254,10 +254,10 @@ def _record(
 
 def _devices(context: Context) -> list[str]:
     """What each process of the training sees of CUDA; one of them where there is no choice."""
-    from personaspace.training import data_parallel
+    from personaspace.models.team import gpus
 
     wanted = context.condition.gpus
-    found = data_parallel.gpus(wanted)
+    found = gpus(wanted)
     if 0 < len(found) < wanted:
         context.progress.say(f"{wanted} GPUs asked for, {len(found)} here: training takes longer")
     if len(found) > 1:
