@@ -22,11 +22,14 @@ from personaspace import interrupt
 from personaspace.activations import spread
 from personaspace.activations.extract import Passage, hidden_states
 from personaspace.errors import Interrupted, UserError
+from personaspace.fastlora import Costs
 from personaspace.models import lora, sharding
 from personaspace.models.load import load_config
+from personaspace.models.team import Team
 from personaspace.study.inputs import Model
 from personaspace.training import data_parallel
 from personaspace.training.checkpoints import Checkpoints
+from personaspace.training.plain import PlainStep
 from personaspace.training.trainer import StepLog
 
 pytestmark = pytest.mark.slow
@@ -204,3 +207,36 @@ def test_files_that_name_parameters_otherwise_are_refused(tiny_model: Path, tmp_
     ):
         led(job(folder))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("tokens_that_fit", [100, 1000, 4000, 100_000])
+def test_rows_are_planned_for_the_least_memory(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch, tokens_that_fit: int
+) -> None:
+    """The trials' peaks are those of a made-up card: what is planned must fit there."""
+    layers = loaded.model.config.num_hidden_layers
+    hidden = loaded.model.config.hidden_size
+    edge = hidden * loaded.model.dtype.itemsize
+    true = Costs(layers, kept=30 * edge, edge=edge, working=90 * edge, fixed=500_000)
+    free = true.step(tokens_that_fit, 0)
+
+    class Alone(Team):
+        def most(self, number: int) -> int:
+            return number
+
+    def peak(self: PlainStep, examples: Any, recomputed: int) -> int:
+        used = true.step(sum(len(e.ids) for e in examples), recomputed)
+        assert used <= free, "a trial does not fit"
+        return used
+
+    monkeypatch.setattr(PlainStep, "_peak", peak)
+    monkeypatch.setattr("personaspace.training.plain.free_bytes", lambda device: free)
+    made = job(Path("unused"))
+    with data_parallel.adapter(made, loaded.model) as model:
+        step = PlainStep(model, 4096, 40)
+        step.team = Alone(0, 2, lambda: None)
+        plan = step._planned_together(max(EXAMPLES, key=lambda e: len(e.ids)), step.team)
+        moments = 8 * sum(p.numel() for p in step.trained)
+    assert true.step(plan.row_tokens, plan.checkpointed) + moments <= free + true.fixed // 10
+    if tokens_that_fit == 100_000:
+        assert plan.row_tokens == 4096 and plan.checkpointed == 0

@@ -229,11 +229,13 @@ class PlainStep:
     ) -> Iterator[tuple[packing.PackedRow, float]]:
         """Rows, and what their loss counts: 0 for those that are there for the others' sake."""
         rows = packing.pack(batch, row_tokens, self.rows)
+        # Before the first row: within rows all wait for each other's weights.
+        most = len(rows) if self.team is None else self.team.most(len(rows))
         for row in rows:
             yield row, 1.0
-        if self.team is not None and self.shortest is not None:
+        if self.shortest is not None:
             idle = packing.make_row([self.shortest], masked=self.rows is architecture.Rows.MASK)
-            for _ in range(self.team.most(len(rows)) - len(rows)):
+            for _ in range(most - len(rows)):
                 yield idle, 0.0
 
     @contextmanager
