@@ -161,7 +161,8 @@ def test_hidden_states_of_a_sharded_model_are_those_of_a_whole_one(
     undisturbed: tuple[Adapter, list[StepLog], Path], tiny_model: Path, loaded: Any
 ) -> None:
     adapter = undisturbed[2]
-    texts, seen = passages(), []
+    texts = passages()
+    seen: list[int] = []
     with lora.applied(loaded.model, adapter):
         alone = hidden_states(loaded.model, texts, [1, 3])
     model = Model(name=str(tiny_model), dtype="float32")
