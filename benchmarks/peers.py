@@ -266,7 +266,8 @@ def main() -> None:
     if not options.tokenizer and any(kind in UNSLOTH for kind in wanted):
         parser.error("--tokenizer: Unsloth reads one from a folder")
     began = time.perf_counter()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    limit = apart(common.ceiling)
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
         parameters = None
         for kind in wanted:
@@ -282,10 +283,9 @@ def main() -> None:
                 rows.append(best(kind, options.shape, numbers, count))
             done = rows[-1].get("failed") or f"{rows[-1]['tokens/s']:,.0f} tokens/s"
             print(f"{kind}: {done} ({time.perf_counter() - began:.0f} s)", flush=True)
-    limit = apart(common.ceiling)
-    training.add_ratios([row for row in rows if "failed" not in row], limit)
-    facts = {"ceiling_tflops": limit, "seconds": time.perf_counter() - began, **versions()}
-    common.report(rows, facts, options.out)
+            training.add_ratios([row for row in rows if "failed" not in row], limit)
+            facts = {"ceiling_tflops": limit, "seconds": time.perf_counter() - began, **versions()}
+            common.report(rows, facts, options.out)  # after each: the next may fail
 
 
 if __name__ == "__main__":
