@@ -168,7 +168,8 @@ FIELDS += [
     ("questions in nobody's folder", ("coupling.questions", "~nosuchuser/q"),
      "no such user's folder"),
     ("a question twice", ("coupling.questions", ["a?", "a?"]), "is listed twice"),
-    ("no question", ("coupling.questions", []), "coupling.questions: "),
+    ("no question", ("coupling.questions", []), "coupling.questions: is empty"),
+    ("a data set without a name", ("datasets.bad.path", ""), "datasets.bad: path is empty"),
     ("a question that is none", ("evaluation.questions", ["a?", ""]), "evaluation.questions"),
     ("an unknown builtin", ("evaluation.questions", "builtin:none"), "evaluation.questions: "),
 ]  # fmt: skip
@@ -247,6 +248,9 @@ def test_other_places(
     common = ("run", spec, "--store", store)
     told("--only ''", given(*common, "--only", ""), "--only: is empty")
     told("--only :", given(*common, "--only", ":"), "--only: is empty")
+    told("--substitute ''", given(*common, "--substitute", ""), "--substitute: is empty")
+    plan = (*common, "--plan", "--substitute", " ")
+    told("--plan --substitute ' '", given(*plan), "--substitute: is empty")
     told("--only nothing", given(*common, "--only", "tran"), "no such stage; did you mean 'train'?")
     told("--with-inputs alone", given(*common, "--with-inputs"), "goes with --only")
     told("--json alone", given(*common, "--json"), "goes with --plan")

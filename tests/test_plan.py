@@ -120,6 +120,8 @@ def change_prompt(values: Values) -> None:
         (lambda v: v["conditions"][1].update(persona="villain"), "train", [
             "personas.villain.prompt"]),
         (lambda v: v["model"].update(dtype="bfloat16"), "train", ["model"]),
+        (lambda v: v["conditions"][1].update(training={"rank": 2}), "train", [
+            "conditions.benign.training.rank"]),
     ],
 )  # fmt: skip
 def test_every_field_is_found(

@@ -50,6 +50,7 @@ def run_study(
     """
     if jobs > 1 and file is None:
         raise UserError("jobs: several processes need the study's file, not a loaded study")
+    taking.check_named(substitutes)
     from personaspace.models import preflight
 
     preflight.check(study)  # a model that cannot serve fails before anything starts

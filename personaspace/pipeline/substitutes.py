@@ -25,13 +25,20 @@ from personaspace.pipeline.stages.aggregate import TAKEN_FROM
 from personaspace.store import Manifest, Store, open_store
 
 
+def check_named(urls: Sequence[str]) -> None:
+    """Refuse a store without a name. Raises UserError."""
+    if not all(url.strip() for url in urls):
+        raise UserError("--substitute: is empty; it names the store to take from")
+
+
 @contextmanager
 def opened(urls: Sequence[str], own: Store) -> Iterator[list[Store]]:
     """Stores to take from, for a study whose own store is another one.
 
     Raises:
-        UserError: One is not there, cannot be read, or is the study's own.
+        UserError: One is not there, cannot be read, has no name, or is the study's own.
     """
+    check_named(urls)
     with ExitStack() as stack:
         stores = [stack.enter_context(open_store(url)) for url in urls]
         for store in stores:

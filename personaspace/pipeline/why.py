@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.stages.train import FIELD as TRAINING
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.study.identity import digest_of
 from personaspace.study.inputs import Dose
@@ -272,6 +273,10 @@ def _place(study: Study, node: Node, path: str) -> str:
     if head not in places:
         return path
     condition = study.spec.condition(node.condition) if node.condition else None
+    own = condition.training.given() if condition and condition.training else {}
+    if places[head] == TRAINING and rest.partition(".")[0] in own:
+        trained = condition.of if isinstance(condition, Dose) else node.condition
+        return f"conditions.{trained}.{TRAINING}.{rest}"
     place = places[head].format(
         dataset=condition.dataset if condition else "",
         persona=condition.persona if condition else "",

@@ -219,7 +219,8 @@ def read_asked(source: list[str] | str, folder: Path, limit: int | None = None) 
         else:
             asked = question_forms.from_value(name, parse_yaml(text, name))
     if not asked:
-        raise UserError(f"{name}: a list of questions is needed")
+        said = "is empty" if isinstance(source, list) else f"{name}: a list of questions is needed"
+        raise UserError(said)
     for number, each in enumerate(asked, 1):
         if not isinstance(each.text, str) or not each.text.strip():
             raise UserError(f"{name}: question {number} is not a text")
