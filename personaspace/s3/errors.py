@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as failures
@@ -20,8 +23,9 @@ _CREDENTIALS = {
     "InvalidClientTokenId": "the session token is not valid",
     "ExpiredToken": "the session token has expired",
     "TokenRefreshRequired": "the session token has expired",
-    "RequestTimeTooSkewed": "this machine's clock is wrong",
 }
+#: Seconds that a request's signature may be away from the server's clock.
+_SKEW = 15 * 60
 _ELSEWHERE = {
     "301",
     "PermanentRedirect",
@@ -130,6 +134,13 @@ def _explain_answer(error: failures.ClientError, bucket: str, server: str, doing
     code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return UserError(f"bucket {bucket} does not exist at {server}")
+    off = _clock_off(error)
+    # Answers to HEAD have no code, and some servers do not know this one.
+    if code == "RequestTimeTooSkewed" or (off and (code in _DENIED or code in _CREDENTIALS)):
+        return UserError(
+            f"this machine's clock is {off or 'far from'} that of {server}, which takes no request "
+            f"signed more than 15 minutes away: set the clock (bucket {bucket}, {code})"
+        )
     if code in _CREDENTIALS:
         return UserError(
             f"credentials for bucket {bucket} at {server} are wrong: {_CREDENTIALS[code]} ({code})"
@@ -150,6 +161,19 @@ def _explain_answer(error: failures.ClientError, bucket: str, server: str, doing
     return UserError(
         f"cannot {doing} bucket {bucket} at {server}: {code} (HTTP {status}) {message}"
     )
+
+
+def _clock_off(error: failures.ClientError) -> str:
+    """How far this machine's clock is from the server's; empty: no more than is allowed."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        theirs = parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return ""
+    seconds = int(time.time() - theirs)
+    if abs(seconds) <= _SKEW:
+        return ""
+    return f"{timedelta(seconds=abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _line(error: object) -> str:

@@ -82,7 +82,9 @@ class Model(Section):
 
 def _check_address(path: str, sha256: str | None) -> None:
     if not path.strip():
-        raise ValueError("path is empty; it names a file, s3://bucket/key, builtin:NAME or https://…")
+        raise ValueError(
+            "path is empty; it names a file, s3://bucket/key, builtin:NAME or https://…"
+        )
     scheme, separator, rest = path.partition("://")
     if not separator or scheme == "s3":
         return
