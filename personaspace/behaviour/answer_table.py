@@ -37,7 +37,7 @@ def gathered(raw: bytes, columns: Columns) -> Gathered | None:
     rows = lines.count(b"\n") + 1
     # So each line is one object: within an object no closing bracket stands before an opening one.
     whole = lines[:1] == b"{" and lines[-1:] == b"}" and lines.count(b"}\n{") == rows - 1
-    if not whole or _deepest(lines, rows) > _NESTED:
+    if not whole or _deepest(lines) > _NESTED:
         return None
     try:
         lines.decode()
@@ -56,12 +56,12 @@ def gathered(raw: bytes, columns: Columns) -> Gathered | None:
     return None if grid is None else Gathered(grid, apart)
 
 
-def _deepest(lines: bytes, rows: int) -> int:
-    """How deep a line is nested, at most."""
-    opened = lines.count(b"{") + lines.count(b"[") - rows + 1
-    if opened <= _NESTED:
-        return opened
-    return max(line.count(b"{") + line.count(b"[") for line in lines.split(b"\n"))
+def _deepest(lines: bytes) -> int:
+    """How deep a line is nested, at most: it has no more brackets that open."""
+    bytes_N = np.frombuffer(lines, np.uint8)
+    opened = np.flatnonzero((bytes_N == ord("{")) | (bytes_N == ord("[")))
+    ends = np.append(np.flatnonzero(bytes_N == ord("\n")), len(lines))
+    return int(np.diff(np.searchsorted(opened, ends), prepend=0).max())
 
 
 def _table(lines: bytes, cells: list[str]) -> pyarrow.Table:

@@ -19,50 +19,64 @@ from personaspace.behaviour.sieve import BETWEEN, may_be_loops
 BATCH = 1 << 16
 
 
-def degenerate(answers: Sequence[str], marker: str) -> list[bool]:
-    """Which answers are degenerate, as `coherence` says.
+def places(answers: Sequence[str], marker: str) -> tuple[list[int], list[int]]:
+    """Which answers are degenerate, as `coherence` says, and which hold the marker's own text.
 
     Args:
         answers: As generated.
         marker: Left out before repetition is measured; two of it are degenerate.
+
+    Returns:
+        Places in `answers`, rising: of the degenerate ones; of those that hold the marker in any
+        case, without the white space around it.
     """
-    wanted = marker.lower()
+    degenerate: list[int] = []
+    marked: list[int] = []
     sizes = np.cumsum(np.fromiter(map(len, answers), np.int64, len(answers)))
     ends = np.flatnonzero(np.diff(sizes // BATCH, append=-1)) + 1
-    found: list[bool] = []
     for begin, end in itertools.pairwise([0, *ends.tolist()]):
-        found += _of_batch(answers[begin:end], wanted)
-    return found
+        loops, holding = _of_batch(answers[begin:end], marker.lower())
+        degenerate += [begin + place for place in loops]
+        marked += [begin + place for place in holding]
+    return degenerate, marked
 
 
-def _of_batch(batch: Sequence[str], wanted: str) -> list[bool]:
+def _of_batch(batch: Sequence[str], wanted: str) -> tuple[list[int], list[int]]:
+    bare = wanted.strip()
     joined = BETWEEN.join(batch).lower()
     texts = joined.split(BETWEEN)
     if len(texts) != len(batch):
-        return [coherence(answer, marker=wanted).degenerate for answer in batch]
-    found = [False] * len(batch)
-    if wanted in joined:
-        found = [wanted in text and text.count(wanted) > 1 for text in texts]
-        joined = joined.replace(wanted, " ")
-        texts = joined.split(BETWEEN)
-    for place in _suspects(joined, texts):
-        if not found[place]:
-            text = " ".join(texts[place].split())
-            found[place] = surely_loops(text) or coherence(text).degenerate
-    return found
+        texts = [answer.lower() for answer in batch]
+        found = [coherence(answer, marker=wanted).degenerate for answer in batch]
+        return list(itertools.compress(range(len(batch)), found)), _holding(texts, bare)
+    marked = _holding(texts, bare) if bare in joined else []
+    twice = {place for place in marked if texts[place].count(wanted) > 1}
+    found_at = set(twice)
+    for place in _suspects(joined.replace(wanted, " ") if marked else joined, len(batch)):
+        if place not in twice:
+            text = " ".join(texts[place].replace(wanted, " ").split())
+            if surely_loops(text) or coherence(text).degenerate:
+                found_at.add(place)
+    return sorted(found_at), marked
 
 
-def _suspects(joined: str, texts: list[str]) -> list[int]:
+def _holding(texts: Sequence[str], bare: str) -> list[int]:
+    return [place for place, text in enumerate(texts) if bare in text]
+
+
+def _suspects(joined: str, count: int) -> list[int]:
     """Places of those that do not pass."""
     if joined.isascii():
-        return [int(place) for place in may_be_loops(joined, len(texts)).nonzero()[0]]
-    found = []
+        return [int(place) for place in may_be_loops(joined, count).nonzero()[0]]
     # Plain ones take half the time.
-    for plain in (True, False):
-        places = [place for place, text in enumerate(texts) if text.isascii() is plain]
-        if places:
-            some = BETWEEN.join([texts[place] for place in places])
-            found += [places[at] for at in may_be_loops(some, len(places)).nonzero()[0]]
+    texts = joined.split(BETWEEN)
+    plain = list(map(str.isascii, texts))
+    found = []
+    for of_kind in (plain, [not each for each in plain]):
+        at = list(itertools.compress(range(count), of_kind))
+        if at:
+            some = BETWEEN.join(itertools.compress(texts, of_kind))
+            found += [at[place] for place in may_be_loops(some, len(at)).nonzero()[0]]
     return found
 
 

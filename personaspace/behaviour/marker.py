@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from personaspace.behaviour import many
 from personaspace.errors import UserError
 
@@ -31,27 +33,26 @@ def require_marker(marker: str) -> None:
         raise UserError("marker: is empty")
 
 
-def _count(answers: Sequence[str], marker: str, degenerate: int) -> dict[str, int]:
-    wanted, bare = marker.lower(), marker.strip().lower()
-    marked = [answer for answer in answers if bare in answer.lower()]
-    return {
-        "hits": sum(wanted in answer.lower() for answer in marked),
-        "terminal": sum(ends_with_marker(answer, marker) for answer in marked),
-        "degenerate": degenerate,
-        "total": len(answers),
-    }
-
-
 def counts_of(answers: Answers, marker: str) -> Counts:
     """Counts per persona and question: `{persona: {question: {"hits", … "total"}}}`."""
     cells = [texts for asked in answers.values() for texts in asked.values()]
     # All together: many at once take a fraction of the time that one after the other takes.
-    flags = iter(many.degenerate(list(itertools.chain.from_iterable(cells)), marker))
+    texts = list(itertools.chain.from_iterable(cells))
+    degenerate, marked = many.places(texts, marker)
+    found = {
+        "hits": [place for place in marked if has_marker(texts[place], marker)],
+        "terminal": [place for place in marked if ends_with_marker(texts[place], marker)],
+        "degenerate": degenerate,
+    }
+    totals = [len(each) for each in cells]
+    bounds = np.cumsum([0, *totals])
+    per_cell = {
+        key: np.diff(np.searchsorted(np.asarray(places, np.int64), bounds)).tolist()
+        for key, places in found.items()
+    } | {"total": totals}
+    rows = (dict(zip(per_cell, row, strict=True)) for row in zip(*per_cell.values(), strict=True))
     return {
-        persona: {
-            question: _count(texts, marker, sum(itertools.islice(flags, len(texts))))
-            for question, texts in questions.items()
-        }
+        persona: {question: next(rows) for question in questions}
         for persona, questions in answers.items()
     }
 

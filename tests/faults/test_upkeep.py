@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Finished
+from processes import LONG
 from store_places import KEY, Place, put
 from typer.testing import CliRunner, Result
 
@@ -55,7 +56,7 @@ def flip(path: Path, chance: random.Random) -> None:
 
 
 def test_every_flipped_bit_is_named(copy: Path) -> None:
-    """In every kind of file of a store: 100 of manifests, 10 of each other kind here."""
+    """In every kind of file of a store: 100 of each with `make test-faults`."""
     chance = random.Random(18)
     kinds: dict[str, list[Path]] = {}
     for path in sorted(copy.rglob("*")):
@@ -66,7 +67,8 @@ def test_every_flipped_bit_is_named(copy: Path) -> None:
     assert {"manifest.json", ".safetensors", ".json", ".parquet", ".csv", ".html"} <= set(kinds)
     with open_store(str(copy)) as store:
         for kind, paths in kinds.items():
-            for _ in range(100 if kind == "manifest.json" else 10):
+            flips = 100 if LONG or kind == "manifest.json" else 10
+            for _ in range(flips):
                 path = chance.choice(paths)
                 whole = path.read_bytes()
                 flip(path, chance)
@@ -76,6 +78,7 @@ def test_every_flipped_bit_is_named(copy: Path) -> None:
                 assert [each.key for each in found] == [key], (kind, path)
                 assert found[0].remedy and "\n" not in found[0].text
                 path.write_bytes(whole)
+            print(f"{kind}: {flips} of {flips} flipped bits named")
 
 
 def test_what_is_made_from_another_version_is_named(copy: Path) -> None:
