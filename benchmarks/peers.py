@@ -284,7 +284,8 @@ def main() -> None:
             done = rows[-1].get("failed") or f"{rows[-1]['tokens/s']:,.0f} tokens/s"
             print(f"{kind}: {done} ({time.perf_counter() - began:.0f} s)", flush=True)
             training.add_ratios([row for row in rows if "failed" not in row], limit)
-            facts = {"ceiling_tflops": limit, "seconds": time.perf_counter() - began, **versions()}
+            facts = {"shape": options.shape, "ceiling_tflops": limit, **versions()}
+            facts["seconds"] = time.perf_counter() - began
             common.report(rows, facts, options.out)  # after each: the next may fail
 
 
