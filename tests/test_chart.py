@@ -249,6 +249,10 @@ def test_training_gets_the_gpus_that_its_condition_asks_for(fuse: bool, training
         wanted = 4 if stage in training and condition == asking["name"] else 1
         assert gpus == (0 if stage == "aggregate" else wanted)
     assert set(asked({"gpu": {"count": 0}}).values()) == {0}
+    spread = {"conditions": conditions, "hardware": {"gpus": 2}}
+    for (stage, condition), gpus in asked({"experiment": spread}).items():
+        wanted = 4 if stage in training and condition == asking["name"] else 2
+        assert gpus == (0 if stage == "aggregate" else wanted)
 
 
 def test_a_stage_may_set_nothing_where_all_others_set_something() -> None:

@@ -304,6 +304,7 @@ CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
         END,
     ),
     ("GPUs", condition("e4-villain", gpus=2), set(), ["report"]),
+    ("GPUs of a host", merge("hardware", gpus=2, sharding="full"), set(), ["report"]),
     ("name", lambda values: values.update(name="other"), set(), END),
     ("title", merge("figures", title="A study"), set(), ["report"]),
     ("answers in flight", merge("generation", batch_size=3), set(), ["report"]),

@@ -8,13 +8,13 @@ import pytest
 
 from personaspace.errors import UserError
 from personaspace.generation.memory import (
-    GIB,
     TOKENS_IN_FLIGHT,
     ModelMemory,
     engine_memory,
     model_memory,
     shared_engine_memory,
 )
+from personaspace.models.footprint import GIB
 from personaspace.pipeline import runtime as runtimes
 from personaspace.pipeline.runtime import Runtime
 from personaspace.study import base_model

@@ -100,7 +100,7 @@ def _hours(hours: float | None, model: dict[str, Any] | None) -> str:
     """What the study takes of a GPU, in words."""
     if hours is None:
         return "GPU-hours: not known without the sizes of the model's weights"
-    fits = model is None or model["smallest_card"] <= 80
+    fits = model is None or (model["smallest_card"] or 1000) <= 80
     return (
         f"about {max(hours, 0.01):.2g} GPU-hours "
         + ("on one H100" if fits else "at an H100's speed, whose 80 GB do not hold the model")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from personaspace.models.implementation import Choice
     from personaspace.models.preflight import Report
     from personaspace.study.load import Study
+    from personaspace.study.spec import Experiment
 
 
 def _study(target: str, changes: dict[str, Any]) -> Study:
@@ -105,7 +106,6 @@ def of_study(study: Study) -> dict[str, Any] | None:
 
 def in_short(facts: dict[str, Any]) -> str:
     """The same in two lines."""
-    smallest = facts["smallest_card"]
     place = "the system message" if facts["personas_in"] == "system" else "the first user turn"
     prefix = f", before answers {facts['answer_prefix']!r}" if facts["answer_prefix"] else ""
     return shown(
@@ -113,9 +113,19 @@ def in_short(facts: dict[str, Any]) -> str:
         f"on {facts['adapted_layers']} of {facts['linear_layers']} linear layers in "
         f"{facts['adapted_blocks']} of {facts['layers']} decoder layers\n"
         f"weights take {size(facts['weights_bytes'])}, with adapter and optimiser "
-        f"{size(facts['training_bytes'])}: by that alone a GPU of {smallest} GB or more "
-        "(a model is not spread over several)"
+        f"{size(facts['training_bytes'])}; GPUs of one host that it takes at the least:\n"
+        + "\n".join(f"  {line}" for line in gpu_lines(facts))
     )
+
+
+def gpu_lines(facts: dict[str, Any]) -> list[str]:
+    """How many of which card each use takes: a line a use."""
+    lines = []
+    for use in next(iter(facts["gpus"].values())):
+        counts = [(card, counts[use]) for card, counts in facts["gpus"].items()]
+        told = ", ".join(f"{n or 'none'} of {card} GB" for card, n in counts)
+        lines.append(f"{use}: {told}")
+    return lines
 
 
 def implementations(choices: Sequence[Choice]) -> list[str]:
@@ -132,7 +142,7 @@ def implementations(choices: Sequence[Choice]) -> list[str]:
 
 def summary(study: Study, found: Report) -> dict[str, Any]:
     """All that is found, as plain values."""
-    from personaspace.models.footprint import CARDS
+    from personaspace.models.footprint import CARDS, uses
 
     spec, made, prompted, memory = study.spec, found.made, found.prompted, found.memory
     return {
@@ -160,6 +170,10 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         "weights_bytes": memory.weights,
         "training_bytes": memory.training,
         "smallest_card": memory.smallest_card,
+        "gpus": {
+            f"{card:g}": {str(use): counts[use] for use in uses(spec)}
+            for card, counts in memory.table(_cards(spec)).items()
+        },
         "cards": {
             str(card): {
                 "weights": memory.weights < card * 10**9,
@@ -170,6 +184,14 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         },
         "prompt": prompted.tokenizer.decode(list(_example(study, found).ids)),
     }
+
+
+def _cards(spec: Experiment) -> tuple[float, ...]:
+    """Memory of the cards that are spoken of: the study's, else those that people have."""
+    from personaspace.models.footprint import CARDS
+
+    named = spec.hardware.gpu_memory
+    return CARDS if named is None else (named,)
 
 
 def _example(study: Study, found: Report) -> Example:
@@ -228,6 +250,7 @@ def _print(study: Study, found: Report, facts: dict[str, Any]) -> None:
             size(left) if left > 0 else "does not fit",
         )
     out.print(memory)
+    out.print("GPUs of one host, at the least:\n" + "\n".join(gpu_lines(facts)))
     out.print(_coloured(found, _example(study, found)))
 
 

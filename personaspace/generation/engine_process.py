@@ -50,7 +50,8 @@ class EngineProcess:
         end_token_ids: Sequence[int],
     ) -> None:
         args = (settings, tokenizer, tuple(end_token_ids))
-        self._child = Child(_serve, args, "the vLLM process")
+        several = settings.tensor_parallel_size > 1  # each in a process that vLLM starts
+        self._child = Child(_serve, args, "the vLLM process", may_start_others=several)
         self._told_to_open = False
         self._opened = False
 

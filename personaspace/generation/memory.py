@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from personaspace.errors import UserError
+from personaspace.models.footprint import GIB, engine_workspace
 from personaspace.study import base_model
 from personaspace.study.inputs import Model
 
-GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Tokens of each answer in flight that the cache is made for: prompt and half of a long answer.
 #: Where they do not suffice, answers wait their turn.
@@ -32,6 +32,10 @@ class ModelMemory:
     weights: int
     token: int
     positions: int
+
+    def part(self, gpus: int) -> ModelMemory:
+        """What each of so many GPUs takes of it, where vLLM spreads it."""
+        return ModelMemory(-(-self.weights // gpus), -(-self.token // gpus), self.positions)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def engine_memory(model: ModelMemory, allowed: float, rows: int, longest: int) -
     Raises:
         UserError: Not even a few of the longest answers would fit.
     """
-    workspace = _workspace(model)
+    workspace = engine_workspace(model.weights)
     wanted = rows * min(TOKENS_IN_FLIGHT, longest) * model.token
     left = allowed - model.weights - workspace
     copy = model.weights if left - model.weights >= wanted // 2 else 0
@@ -112,10 +116,6 @@ def shared_engine_memory(
     """
     modest = min(allowed, beside - model.weights - PROCESS)
     least = max(rows * LEAST_TOKENS_IN_FLIGHT, 2 * longest) * model.token
-    if modest > 2 * model.weights + _workspace(model) + least:
+    if modest > 2 * model.weights + engine_workspace(model.weights) + least:
         return engine_memory(model, modest, rows, longest)
     return engine_memory(model, allowed, rows, longest)
-
-
-def _workspace(model: ModelMemory) -> int:
-    return int(1.5 * GIB) + model.weights // 10

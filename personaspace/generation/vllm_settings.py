@@ -52,6 +52,8 @@ class EngineSettings:
         enforce_eager: No CUDA graphs and no compilation.
         compiled: Compile the model (`torch.compile`) as well as capturing graphs.
         graph_sizes: Numbers of rows to capture CUDA graphs for; None is vLLM's own long list.
+        tensor_parallel_size: GPUs that each hold a part of every layer. Adapters are then served
+            beside the weights: those of one process alone cannot be folded into.
         load_format: `dummy` fills the model with random weights, for benchmarks.
     """
 
@@ -69,11 +71,13 @@ class EngineSettings:
     enforce_eager: bool = False
     compiled: bool = False
     graph_sizes: Sequence[int] | None = GRAPH_SIZES
+    tensor_parallel_size: int = 1
     load_format: Literal["auto", "dummy"] = "auto"
 
     def folds(self, on_cpu: bool) -> bool:
         """Whether adapters are folded into the weights."""
-        return (self.adapters or ("request" if on_cpu else "fold")) == "fold"
+        several = self.tensor_parallel_size > 1
+        return (self.adapters or ("request" if on_cpu or several else "fold")) == "fold"
 
     def options(self, on_cpu: bool) -> dict[str, Any]:
         """Keyword arguments of `vllm.LLM`.
@@ -81,6 +85,8 @@ class EngineSettings:
         Raises:
             UserError: Adapters of that rank or type cannot be served.
         """
+        if self.tensor_parallel_size > 1 and self.folds(on_cpu):
+            raise UserError("vllm on several GPUs cannot fold adapters into its weights")
         chosen: dict[str, Any] = {
             "model": self.model,
             "revision": self.revision,
@@ -93,6 +99,7 @@ class EngineSettings:
             "kv_cache_memory_bytes": self.kv_cache_bytes,
             "enforce_eager": self.enforce_eager,
             "load_format": self.load_format,
+            "tensor_parallel_size": self.tensor_parallel_size,
             "enable_prefix_caching": True,
             "skip_tokenizer_init": True,
             # Nothing from the model's own generation configuration: the spec says it all.

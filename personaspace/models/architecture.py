@@ -54,6 +54,8 @@ class Architecture:
         shapes: Of each linear layer, out and in.
         parameters: All parameters.
         experts: Those of them in fused experts, which no plain LoRA adapts.
+        kept: Those that every GPU has whole where the model is spread over several.
+        gathered: Those of the largest part that is gathered at a time.
     """
 
     kind: str
@@ -71,6 +73,8 @@ class Architecture:
     shapes: Mapping[str, tuple[int, int]]
     parameters: int
     experts: int
+    kept: int
+    gathered: int
 
 
 def attention_of(config: Any) -> Literal["sdpa", "eager"]:
@@ -154,6 +158,20 @@ def decoder_of(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.Module
             "its decoder layers cannot be found"
         )
     return decoder, layers
+
+
+def spread(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The modules of which each GPU holds a part, where a model is spread over several.
+
+    Each is gathered as one: the decoder's layers, and the embeddings where the output layer has its
+    own. What is left, each has whole.
+    """
+    _, layers = decoder_of(model)
+    found: list[torch.nn.Module] = list(layers)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        found += [embedding, head]
+    return found
 
 
 def linears(model: PreTrainedModel) -> tuple[list[str], list[str]]:
@@ -266,6 +284,8 @@ def describe(config: Any) -> Architecture:
         if isinstance(module, torch.nn.Conv1d)
         for weight in module.parameters()
     }
+    total = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    parts = [sum(p.numel() for p in part.parameters()) for part in spread(model)]
     return Architecture(
         kind=str(config.model_type),
         name=str(kind.__name__),
@@ -284,6 +304,8 @@ def describe(config: Any) -> Architecture:
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear)
         },
-        parameters=sum(p.numel() for p in {id(p): p for p in model.parameters()}.values()),
+        parameters=total,
+        kept=total - sum(parts),
+        gathered=max(parts),
         experts=sum(p.numel() for p in layers.parameters() if p.ndim > 2 and id(p) not in kernels),
     )

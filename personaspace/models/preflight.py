@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from personaspace.study.load import Study
+    from personaspace.study.spec import Experiment
 
 #: Chats of a data set that are put to the template: one of each order of roles, at most so many.
 _ORDERS = 50
@@ -234,6 +235,18 @@ class Report:
     memory: Footprint
 
 
+def memory_of(spec: Experiment, made: Architecture | None = None) -> Footprint:
+    """What a study's model takes of GPUs.
+
+    Args:
+        spec: The study.
+        made: Its model's parts, where they are known.
+    """
+    made = made or described(spec.model)
+    targets = adapted(made, spec.training, "training").targets
+    return footprint(spec.model, made, targets, spec.training, spec.generation.gpu_memory)
+
+
 def check(study: Study) -> Report:
     """All that can be said of a study's model without its weights.
 
@@ -244,13 +257,14 @@ def check(study: Study) -> Report:
     made = described(spec.model)
     training = adapted(made, spec.training, "training")
     coupling = adapted(made, spec.coupling.recipe, "coupling.recipe")
-    memory = footprint(spec.model, made, training.targets, spec.training.rank)
-    check_fits(spec.model, spec.training, memory)
+    share = spec.generation.gpu_memory
+    memory = memory_of(spec, made)
+    check_fits(spec, spec.training, memory)
     for condition in spec.conditions:
         if condition.training is not None:
             recipe = spec.recipe_of(condition)
             own = adapted(made, recipe, f"conditions.{condition.name}.training")
-            check_fits(spec.model, recipe, footprint(spec.model, made, own.targets, recipe.rank))
+            check_fits(spec, recipe, footprint(spec.model, made, own.targets, recipe, share))
     found = prompted(spec.model)
     personas = {persona.name: persona.prompt for persona in spec.personas}
     questions = [q for part in (study.extraction_questions, study.coupling_questions) for q in part]

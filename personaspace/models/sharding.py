@@ -71,20 +71,6 @@ def skeleton(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     return cast("PreTrainedModel", made)
 
 
-def spread(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules of which each process holds a part, in the order in which they are wrapped.
-
-    Each is gathered as one: the decoder's layers, and the embeddings where the output layer has its
-    own. What is left, each process has whole.
-    """
-    _, layers = architecture.decoder_of(model)
-    found: list[nn.Module] = list(layers)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is not None and head.weight is not embedding.weight:
-        found += [embedding, head]
-    return found
-
-
 def sharded(
     model: PreTrainedModel, mesh: DeviceMesh, device: torch.device, fill: Fill
 ) -> PreTrainedModel:
@@ -104,7 +90,7 @@ def sharded(
         for name, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((module, name))
     named = [(names[number], where) for number, where in places.items()]
-    parts = spread(model)
+    parts = architecture.spread(model)
     inner = {id(p) for part in parts for p in part.parameters()}
     kept = {p for p in model.parameters() if id(p) not in inner}
     for part in parts:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from personaspace import interrupt
 from personaspace.generation.base import Engine
 from personaspace.generation.memory import (
-    GIB,
     EngineMemory,
     ModelMemory,
     engine_memory,
@@ -23,8 +22,10 @@ from personaspace.generation.memory import (
 )
 from personaspace.logs import quiet_libraries
 from personaspace.models import preflight
+from personaspace.models.footprint import GIB, Footprint, Use
 from personaspace.models.load import load_model, load_tokenizer
 from personaspace.models.preflight import Prompted
+from personaspace.pipeline import spreading
 from personaspace.pipeline.stages import STAGES
 from personaspace.study import base_model
 from personaspace.study.load import Study
@@ -180,6 +181,7 @@ class Runtime:
             max_num_seqs=EngineSettings.max_num_seqs if self._on_gpu else _CPU_ROWS,
             max_lora_rank=max(spec.recipe_of(c).rank for c in spec.conditions)
             + spec.coupling.recipe.rank,
+            tensor_parallel_size=self._engine_gpus,
             kv_cache_bytes=memory.cache if memory else None,
             gpu_memory_utilization=(
                 spec.generation.gpu_memory / self.processes if unknown else None
@@ -193,6 +195,32 @@ class Runtime:
         wanted = _PROMPT_ROOM + max(limit(spec) for limit in limits if limit is not None)
         memory = self._model_memory
         return min(wanted, memory.positions) if memory else wanted
+
+    def spread(self, use: Use, wanted: int = 1) -> list[str]:
+        """Devices that a stage spreads the model over; empty: it has it whole. Others make way.
+
+        Args:
+            use: What the model is for.
+            wanted: GPUs that the training shares its examples out to.
+
+        Raises:
+            UserError: There are too few.
+        """
+        found = spreading.devices(
+            self.study.spec.hardware, use, lambda: self._footprint, spreading.here(), wanted
+        )
+        if found:
+            self.make_way()
+        return found
+
+    @cached_property
+    def _footprint(self) -> Footprint | None:
+        """What the model takes; None where its weights are small, or of unknown size."""
+        spec, memory = self.study.spec, self._model_memory
+        # Of one that fills no third of the card nothing need be counted, which takes a second.
+        if memory is None or memory.weights * 3 < spreading.here().bytes:
+            return None
+        return preflight.memory_of(spec)
 
     # --- memory of the GPU -----------------------------------------------------------------------
 
@@ -216,9 +244,10 @@ class Runtime:
 
         if not self._on_gpu:
             return engine_memory(self._model_memory, math.inf, _CPU_ROWS, self._longest)
+        part = self._model_memory.part(self._engine_gpus)
         share = torch.cuda.mem_get_info()[1] / self.processes
         return shared_engine_memory(
-            self._model_memory,
+            part,
             self.study.spec.generation.gpu_memory * share,
             # Several processes each have a small share: a smaller cache costs less than an engine
             # that leaves for every training.
@@ -226,6 +255,14 @@ class Runtime:
             EngineSettings.max_num_seqs,
             self._longest,
         )
+
+    @cached_property
+    def _engine_gpus(self) -> int:
+        """GPUs that vLLM spreads the model over: where one does not hold it, as many as do."""
+        # `sharding` is about training and hidden states.
+        hardware = self.study.spec.hardware.model_copy(update={"sharding": "auto"})
+        need = lambda: self._footprint  # noqa: E731
+        return max(1, len(spreading.devices(hardware, Use.ANSWERING, need, spreading.here())))
 
     @property
     def _training_bytes(self) -> int:

@@ -30,7 +30,7 @@ def registered(study: Study) -> dict[str, Any]:
     """
     from personaspace.study.identity import identities
 
-    spec = study.spec.told(exclude={"figures", "rerun"})
+    spec = study.spec.told(exclude={"figures", "rerun", "hardware"})
     spec["analysis"].pop("registration", None)
     return {"spec": spec, "data": {each.field: each.sha256 for each in identities(study)}}
 

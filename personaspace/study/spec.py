@@ -15,6 +15,7 @@ from personaspace.kept import once
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Label, Seed
+from personaspace.study.hardware import Hardware
 from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
@@ -26,7 +27,7 @@ from personaspace.study.steering import Steering
 class Experiment(Section):
     """A whole study."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds", "steering"})
+    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds", "steering", "hardware"})
 
     name: Annotated[Label, Field(max_length=40)] = "em205"
     model: Model = Model()
@@ -58,6 +59,7 @@ class Experiment(Section):
         "cause; None: not done, {}: done.",
     )
     generation: Generation = Generation()
+    hardware: Hardware = Hardware()
     analysis: Analysis = Analysis()
     figures: Figures = Figures()
     rerun: list[Rerun] = Field(

@@ -157,10 +157,13 @@ fingerprints to those of the whole study. Takes root and job.
 {{- $job := .job -}}
 {{- $condition := $job.condition -}}
 {{- $dataset := $condition.dataset | default "" -}}
+{{- $hardware := dict -}}
+{{- range $key, $value := $study.hardware | default dict }}{{ if not (or (kindIs "invalid" $value) (eq (toString $value) "auto")) }}{{ $_ := set $hardware $key $value }}{{ end }}{{ end -}}
 {{- $whole := $condition.of | default $condition.name -}}
 {{- $stages := list -}}
 {{- range $node := concat $job.needs $job.nodes }}{{ $stages = append $stages (index (splitList ":" $node) 0) }}{{ end -}}
 {{- $part := dict "part" (dict "condition" $condition.name "stages" $stages) "name" $study.name "model" $study.model -}}
+{{- with $hardware }}{{ $_ := set $part "hardware" . }}{{ end -}}
 {{- if $dataset -}}
 {{- with index ($study.datasets | default dict) $dataset }}{{ $_ := set $part "datasets" (dict $dataset .) }}{{ end -}}
 {{- /* A run keeps all doses, and each is itself alone: another one more changes no other's Job. */ -}}

@@ -1,7 +1,7 @@
 {{/*
 A Job's pod template. It cannot change once the Job exists, so nothing may stand here that changes
 without a reason (no chart version, no checksums). Takes root, stage, settings, condition, seed, gated, args,
-configs (names of the ConfigMaps that it reads), and the GPUs that the condition's training asks for.
+configs (names of the ConfigMaps that it reads), and what experiment.gpus takes.
 */}}
 {{- define "experiment.pod" -}}
 {{- $root := .root -}}
@@ -100,10 +100,14 @@ spec:
     {{- include "experiment.merged" (dict "key" "name" "chart" $volumes "user" $settings.extraVolumes) | nindent 4 }}
 {{- end }}
 
-{{/* GPUs of a pod. Takes stage, settings, and gpus: what the condition's training asks for. */}}
+{{/*
+GPUs of a pod. Takes stage, settings, gpus (what the condition's training asks for) and spread (over how
+many a study has its model spread).
+*/}}
 {{- define "experiment.gpus" -}}
 {{- $gpus := int .settings.gpu.count -}}
 {{- if and (gt $gpus 0) (has .stage (list "train" "couple" "condition")) }}{{ $gpus = max $gpus (int (.gpus | default 1)) }}{{ end -}}
+{{- if gt $gpus 0 }}{{ $gpus = max $gpus (int (.spread | default 1)) }}{{ end -}}
 {{- $gpus -}}
 {{- end }}
 

@@ -18,7 +18,7 @@ from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, pe
 from personaspace.study.load import Study
 
 if TYPE_CHECKING:
-    from personaspace.activations.extract import States
+    from personaspace.activations.extract import Passage, States
 
 #: Activations of what conditions trained under but the grid lacks; base condition only.
 INDUCTION_FILE = "induction.a.safetensors"
@@ -46,12 +46,10 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 
 def run(context: Context) -> None:
     """Writes `<condition>.seed-<n>.<a|b>.safetensors` and, with method B, the greedy answers."""
-    from personaspace.activations.extract import Passage, hidden_states
-    from personaspace.models import lora
-    from personaspace.models.architecture import decoder_of
+    from personaspace.activations.extract import Passage
+    from personaspace.models.footprint import Use
 
     spec, study = context.spec, context.study
-    adapters = context.adapters()
     _forecast(context)
     grid = [(name, spec.persona(name).prompt) for name in spec.extracted_personas()]
     names = [name for name, _ in grid]
@@ -72,23 +70,15 @@ def run(context: Context) -> None:
         Passage(prompt.token_ids, answer[0].token_ids if answer else ())
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    model = context.runtime.model
-    _, decoder_layers = decoder_of(model)
-    layers = study.layers(len(decoder_layers))
+    devices = context.runtime.spread(Use.READING)
+    layers = _layers(context, spread=bool(devices))
     context.progress.start("hidden states", len(passages))
-    with lora.applied(model, *adapters):
-        states = hidden_states(
-            model,
-            passages,
-            layers,
-            wanted=spec.extraction.implementation,
-            advance=context.progress.advance,
-        )
+    states = _states(context, passages, layers, devices)
     context.taken["implementation"] = states.taken
     for method in spec.extraction.methods:
         _write(context, method, states, names, questions, layers)
     if context.condition.kind == "base":
-        _induction(context, layers)
+        _induction(context, layers, devices)
     context.metrics.update(
         prompts=len(passages), empty_answers=int((~states.answered_N).sum()), layers=len(layers)
     )
@@ -136,6 +126,49 @@ def _forecast(context: Context) -> None:
     )
 
 
+def _layers(context: Context, *, spread: bool) -> list[int]:
+    """The layers to be read; of a model that is not loaded whole, its configuration says how many.
+
+    Args:
+        spread: The model is spread over several GPUs.
+    """
+    from personaspace.models import preflight
+    from personaspace.models.architecture import decoder_of
+
+    if spread:
+        return context.study.layers(preflight.described(context.spec.model).layers)
+    return context.study.layers(len(decoder_of(context.runtime.model)[1]))
+
+
+def _states(
+    context: Context,
+    passages: Sequence[Passage],
+    layers: Sequence[int],
+    devices: Sequence[str],
+) -> States:
+    """Hidden states of the condition's model.
+
+    Args:
+        devices: Over which it is spread; none: it is not.
+    """
+    from personaspace.activations import spread
+    from personaspace.activations.extract import hidden_states
+    from personaspace.models import lora
+
+    adapters, advance = context.adapters(), context.progress.advance
+    if devices:
+        reading = spread.Reading(context.spec.model, adapters, passages, layers)
+        return spread.hidden_states(reading, devices, advance)
+    with lora.applied(context.runtime.model, *adapters):
+        return hidden_states(
+            context.runtime.model,
+            passages,
+            layers,
+            wanted=context.spec.extraction.implementation,
+            advance=advance,
+        )
+
+
 def _write(
     context: Context,
     method: str,
@@ -165,10 +198,9 @@ def _write(
     )
 
 
-def _induction(context: Context, layers: Sequence[int]) -> None:
+def _induction(context: Context, layers: Sequence[int], devices: Sequence[str]) -> None:
     """Method A for the texts that conditions trained under, where the grid has them not."""
-    from personaspace.activations.extract import Passage, hidden_states
-    from personaspace.models import lora
+    from personaspace.activations.extract import Passage
 
     rows = context.study.induction_rows()
     if not rows:
@@ -176,14 +208,7 @@ def _induction(context: Context, layers: Sequence[int]) -> None:
     prompts: list[Prompt] = persona_prompts(context, rows, context.study.extraction_questions)
     context.progress.start("induction prompts", len(prompts))
     # Base has an adapter where it is coupled before the others are fine-tuned.
-    with lora.applied(context.runtime.model, *context.adapters()):
-        states = hidden_states(
-            context.runtime.model,
-            [Passage(prompt.token_ids) for prompt in prompts],
-            layers,
-            wanted=context.spec.extraction.implementation,
-            advance=context.progress.advance,
-        )
+    states = _states(context, [Passage(prompt.token_ids) for prompt in prompts], layers, devices)
     names = [name for name, _ in rows]
     questions = context.study.extraction_questions
     _write(context, "a", states, names, questions, layers, INDUCTION_FILE)

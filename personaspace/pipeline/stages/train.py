@@ -20,8 +20,11 @@ from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from personaspace.models.chat import Example
+    from personaspace.models.team import Team
+    from personaspace.training.data_parallel import Job
     from personaspace.training.trainer import StepLog
 
 
@@ -177,6 +180,8 @@ def fit(
         over: Adapter that stays applied, frozen, below the new one.
     """
     from personaspace.models import implementation, lora
+    from personaspace.models.footprint import Use
+    from personaspace.pipeline.spreading import check_implementation
     from personaspace.training import data_parallel
     from personaspace.training.checkpoints import Checkpoints
     from personaspace.training.trainer import usable
@@ -190,7 +195,11 @@ def fit(
     seed = context.node.seed
     until, doses = _steps_of(context)
     kept = Checkpointing(context.store, context.key, context.progress.say)
-    devices = _devices(context)
+    sharded = context.runtime.spread(Use.TRAINING, context.condition.gpus)
+    if sharded:
+        check_implementation(recipe.implementation, field)
+        context.progress.say(f"the model is spread over {len(sharded)} processes, a GPU each")
+    devices = sharded or _devices(context)
     # Several processes go on from the same one. One alone looks for it when it is about to read it:
     # loading the model takes long, and another run may have replaced or finished it meanwhile.
     several = len(devices) > 1
@@ -206,15 +215,16 @@ def fit(
         field=field,
         checkpoint=shared,
         until=until,
+        sharded=bool(sharded),
     )
     with (
         data_parallel.leading(job, devices) as team,
-        data_parallel.adapter(job, context.runtime.training_model) as model,
+        data_parallel.adapter(job, _base(context, job, team)) as model,
     ):
         trainer = data_parallel.trainer(job, model, team)
         base: Any = model.get_base_model()
         chosen = implementation.choose(recipe.implementation, base, field)
-        if chosen.slow and model.device.type == "cuda":
+        if chosen.slow and not sharded and model.device.type == "cuda":
             context.progress.say(f"trains several times slower than it could: {chosen.reason}")
         _check_doses(context, until, doses, trainer.steps)
         context.progress.start("train", trainer.last)
@@ -232,6 +242,15 @@ def fit(
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
     _record(context, [asdict(entry) for entry in log], counts)
+
+
+def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
+    """The base model, or this process's part of it."""
+    from personaspace.training import data_parallel
+
+    if job.sharded and team is not None:
+        return data_parallel.sharded_base(job, team)
+    return context.runtime.training_model
 
 
 def _record(
