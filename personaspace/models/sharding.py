@@ -66,6 +66,7 @@ def skeleton(config: Any, dtype: torch.dtype) -> PreTrainedModel:
             attn_implementation=architecture.attention_of(config),
             trust_remote_code=False,
         )
+    made.tie_weights()  # each of two that were one has become its own
     made.eval()
     made.requires_grad_(False)
     return cast("PreTrainedModel", made)
