@@ -88,6 +88,10 @@ def test_answers_have_the_same_comparison() -> None:
     infos += [ConditionInfo("benign-2", "benign"), ConditionInfo("e0", "em", "a")]
     found = {(info.name, seed): scores() for info in infos for seed in (1, 2, 3)}
     rows = analyse_leakage(found, infos, source="confab", **DRAWS)
+    once = {(name, seed): of for (name, seed), of in found.items() if seed == 1}
+    single = analyse_leakage(once, infos, source="confab", **DRAWS)
+    alone = [row for row in single if row.family == "placebo"]
+    assert len(alone) == 2 and all(row.p and row.run_variation is False for row in alone)
     mine = [row for row in rows if row.family == "placebo"]
     assert [(row.name, row.condition, row.against) for row in mine] == 2 * [
         ("placebo_minus_benign", "benign-2", "benign")

@@ -150,4 +150,8 @@ def test_an_a_a_arm_tells_how_often_the_tests_err() -> None:
     ]
     words = said(study(*ROSE, *tests))
     assert "compared by 4 tests, and 1 (25.0\u202f%) found a difference; about 5\u202f%" in words
+    once = [replace(each, run_variation=False) for each in tests]
+    several = [replace(each, run_variation=True) for each in tests]
+    assert "Each was trained once, so that" in said(study(*ROSE, *once))
+    assert "Each was trained once, so that" not in said(study(*ROSE, *several))
     assert "where there is none" not in said(study(*ROSE))

@@ -328,12 +328,18 @@ def _placebo(results: Results) -> Line | None:
         return None
     alpha = results.analysis.alpha
     found = sum(1 for row in rows if (row.p or 0.0) <= alpha)
+    once = ""
+    if not any(row.run_variation for row in rows):
+        once = (
+            " Each was trained once, so that what sets any two training runs apart is found as "
+            "well, here and in every other comparison."
+        )
     return Line(
         "How often do these tests find a difference where there is none?",
         f"Two trainings on harmless data were compared by {count(len(rows), 'test')}, and "
         f"{found} ({percent(found / len(rows))}) found a difference; about "
         f"{percent(alpha, 0)} are to be expected by chance. They share their training runs, so "
-        "that they tend to be right or wrong together.",
+        f"that they tend to be right or wrong together.{once}",
     )
 
 
