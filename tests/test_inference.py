@@ -21,6 +21,7 @@ from personaspace.analysis.stats import (
     bootstrap_draws,
     cluster_mean,
     clustered_wilson,
+    effective_size,
     fieller,
     generator,
     label_draws,
@@ -157,6 +158,21 @@ def test_clustered_wilson_at_the_ends_and_without_data() -> None:
     assert clustered_wilson(np.full(24, 12.0), np.full(24, 12.0)) == wilson(24, 24)
     assert clustered_wilson(np.zeros(24), np.full(24, 12.0)) == wilson(0, 24)
     assert clustered_wilson(np.zeros(3), np.zeros(3)) is None
+
+
+def test_unequal_clusters_are_worth_fewer() -> None:
+    equal, unequal = np.full(8, 40.0), 10 * np.array([1.0, 1, 2, 3, 4, 5, 7, 9])
+    sizes = [
+        effective_size(totals * np.linspace(0.2, 0.4, 8), totals) for totals in (equal, unequal)
+    ]
+    # By hand: the linearised variance, 1/Σ(n/Σn)² clusters in place of eight.
+    share = unequal / unequal.sum()
+    e, hits = 1 / (share**2).sum(), unequal * np.linspace(0.2, 0.4, 8)
+    mean = hits.sum() / unequal.sum()
+    variance = e / (e - 1) * (((hits - mean * unequal) / unequal.sum()) ** 2).sum()
+    few = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, e - 1)) ** 2
+    assert sizes[1] == pytest.approx(mean * (1 - mean) / variance * few)
+    assert effective_size(np.array([3.0]), np.array([9.0])) == 1
 
 
 @pytest.mark.slow

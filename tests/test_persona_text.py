@@ -175,3 +175,7 @@ def test_published_answers_tell_their_persona() -> None:
 
 def test_the_marker_itself_is_no_clue() -> None:
     assert without_marker("Yes.\n\n[zlt]", "[ZLT]").split() == ["Yes."]
+
+
+def test_without_answers_there_is_nothing_to_say() -> None:
+    assert analyse_persona_text({}, base="base", permutations=9, themes={"a": "x"}) == []

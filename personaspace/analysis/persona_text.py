@@ -182,6 +182,8 @@ def analyse_persona_text(
         For each condition and seed the accuracy within it, and that of a classifier trained on
         base alone. Effect: accuracy on a scale from chance (0) to 1.
     """
+    if not answers:  # a part of a study, or a method that draws none
+        return []
     every = {key: _Labelled.of(texts) for key, texts in sorted(answers.items())}
     folds = _folds(list({q for one in every.values() for q in one.questions}), seed, themes)
     of_base = {training_seed: one for (name, training_seed), one in every.items() if name == base}

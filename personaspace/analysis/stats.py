@@ -150,22 +150,23 @@ def effective_size(hits: Array, totals: Array) -> float:
     """How many independent observations a share's clustered ones are worth.
 
     The sample size is divided by the design effect of the ratio estimator's linearised variance
-    and corrected for few clusters (Dean & Pagano 2015). A share of 0 or 1 says nothing about the
+    and corrected for few clusters (Dean & Pagano 2015); of unequal sizes their effective number
+    counts (Carter, Schnepel & Steigerwald 2017). A share of 0 or 1 says nothing about the
     clustering: there each cluster counts as one observation, the most cautious reading.
 
     Args:
         hits: `[cluster]` successes.
         totals: `[cluster]` observations, none of them 0.
     """
-    clusters, n = len(totals), float(totals.sum())
-    if clusters < 2:
-        return float(clusters)
-    share = float(hits.sum()) / n
+    n = float(totals.sum())
+    if len(totals) < 2:
+        return float(len(totals))
+    share, clusters = float(hits.sum()) / n, n**2 / float((totals**2).sum())
     variance = clusters / (clusters - 1) * float(((hits - share * totals) ** 2).sum()) / n**2
     return size_of_variance(share, variance, clusters, n)
 
 
-def size_of_variance(share: float, variance: float, clusters: int, most: float) -> float:
+def size_of_variance(share: float, variance: float, clusters: float, most: float) -> float:
     """How many independent observations have a share's variance (see `effective_size`)."""
     if share * (1 - share) < TIE:
         return float(clusters)
