@@ -25,6 +25,7 @@ SMALL = 16 * 1024 * 1024
 #: Bytes of what programs write for us: scores, answers.
 LARGE = 8 * 1024**3
 _HALF = re.compile(r"[\ud800-\udfff]")
+_HALF_WRITTEN = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_plain(path: Path | str, limit: int = LARGE) -> bytes:
@@ -131,7 +132,7 @@ def read_json(path: Path | str) -> Any:
         value = json.loads(
             text, object_pairs_hook=lambda pairs: unrepeated(pairs, "duplicate key {}")
         )
-        if "\\u" in text:  # only an escape can make half of a surrogate pair
+        if _HALF_WRITTEN.search(text):  # only an escape can make half of a surrogate pair
             _refuse_halves(value)
         return value
     except FileNotFoundError:

@@ -226,7 +226,9 @@ def settled(figure: Canvas) -> Canvas:
     that a file would depend on which others were written before it. With no engine, and not with
     one that does nothing, saving draws once and not twice.
     """
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
     figure.set_layout_engine(None)
     return figure
 
