@@ -244,6 +244,7 @@ def assert_legible(figure: Canvas, name: str) -> None:
     room = figure.bbox.padded(0.5)
     boxes = []
     with style.styled():
+        figure.draw_without_rendering()  # as saving does
         for text in drawn_texts(figure):
             box = text.get_window_extent()
             inside = room.x0 <= box.x0 and box.x1 <= room.x1
