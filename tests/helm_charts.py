@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -67,9 +68,17 @@ def render(
     for name in files:
         arguments += ["-f", str(CHART / name)]
     images = () if {"image", "cpuImage"} & set(values or {}) else IMAGES
-    done = helm(*arguments, *images, "-f", "-", program=program, input=json.dumps(values or {}))
+    text = _rendered((*arguments, *images, "-f", "-"), program, json.dumps(values or {}))
+    objects: list[dict[str, Any]] = json.loads(text)
+    return objects
+
+
+@functools.cache
+def _rendered(arguments: tuple[str, ...], program: str, values: str) -> str:
+    """What many tests look at is rendered and read once; JSON is read in no time."""
+    done = helm(*arguments, program=program, input=values)
     assert done.returncode == 0, done.stderr
-    return [item for item in yaml.load_all(done.stdout, LOADER) if item]
+    return json.dumps([item for item in yaml.load_all(done.stdout, LOADER) if item])
 
 
 def refused(values: dict[str, Any], program: str = "", *images: str) -> str:
