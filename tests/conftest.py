@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
+from _pytest.mark.expression import Expression
 from filelock import FileLock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,6 +51,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         if callspec is not None and callspec.params.get("place") == "s3":
             item.add_marker("s3")
+
+
+_FILE_MARKS = re.compile(r"^pytestmark = pytest\.mark\.(\w+)$", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whether -m selects nothing of a file because of the mark that the whole file has.
+
+    Such a file is not imported, as collecting it would: its imports take seconds in each process.
+    """
+    wanted = config.getoption("markexpr")
+    if not wanted or collection_path.suffix != ".py":
+        return None
+    marks = set(_FILE_MARKS.findall(collection_path.read_text(encoding="utf-8")))
+    others = sorted({name for name in re.findall(r"\w+", wanted)} - marks)
+    if not marks or len(others) > 10:
+        return None
+    expression = Expression.compile(wanted)
+    for count in range(len(others) + 1):
+        for more in itertools.combinations(others, count):
+            if expression.evaluate(lambda name, /, **_: name in marks or name in more):  # noqa: B023
+                return None
+    return True
 
 
 CHATML = (

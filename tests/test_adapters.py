@@ -306,6 +306,7 @@ def tensors_of(peft_model: Any, adapter: str) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in named if f".{adapter}." in name}
 
 
+@pytest.mark.slow
 def test_over_a_frozen_adapter(loaded: Any, tmp_path: Path) -> None:
     # The first was made with much dropout, which must not be at work while the second is trained.
     first = make(loaded, tmp_path / "first", recipe(4, 8, PLAIN, dropout=0.5), 1)
@@ -360,6 +361,7 @@ def test_dropout_of_the_trained_adapter_is_at_work(loaded: Any, tmp_path: Path) 
         assert torch.equal(logits(peft_model), logits(peft_model))
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_follows_its_seed_alone(loaded: Any, tmp_path: Path) -> None:
     first = make(loaded, tmp_path / "first", recipe(4, 8, PLAIN), 1)
     bare = logits(loaded.model)

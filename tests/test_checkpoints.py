@@ -184,6 +184,7 @@ def test_an_error_of_the_run_waits_for_the_checkpoint_under_way(loaded: Any) -> 
     assert ended.is_set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_snapshot_keeps_what_was(tmp_path: Path, device: str) -> None:
     large = torch.randn(512, 512, device=device)

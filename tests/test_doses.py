@@ -190,6 +190,7 @@ DOSES = [Node("train", f"benign-at-{step}", 42) for step in (1, 3)]
 WHOLE = Node("train", "benign", 42)
 
 
+@pytest.mark.slow
 def test_a_dose_is_what_a_run_stopped_there_has_in_its_checkpoint(
     study_dict: Values, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ def test_doses_of_a_run_in_two_processes_and_of_a_fused_one(
         assert apart < 1e-4 * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.s3)])
 def test_a_run_killed_between_doses_keeps_those_it_had(
     place: str, study_dict: Values, tmp_path: Path, whole: Path,
@@ -309,6 +311,7 @@ def test_a_dose_knows_its_log_and_what_computed_it(study_dict: Values, whole: Pa
 # --- what is said of them -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
     study_dict: Values, tmp_path: Path, whole: Path
 ) -> None:

@@ -197,6 +197,7 @@ def test_segments_grow_unless_the_user_sets_the_allocator(given: dict[str, str],
     assert run.stdout.strip() == used
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_allocator_has_read_it() -> None:
     code = (

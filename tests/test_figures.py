@@ -37,7 +37,10 @@ SIZES = {
 SVG = Figures(formats=["svg"])
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(
+    scope="module",
+    params=["published", *(pytest.param(size, marks=pytest.mark.long) for size in [*SIZES][1:])],
+)
 def aggregate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp(request.param), SIZES[request.param])
 

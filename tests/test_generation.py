@@ -378,6 +378,7 @@ def test_hardly_any_temperature_is_greedy() -> None:
 # --- how answers end -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_answers_end_before_an_end_token(loaded: Any, prompts: list[Prompt]) -> None:
     # The random model never ends its turn, so tokens that it does say stand for end tokens.
     long = engine(loaded).generate(prompts, Sampling(10))

@@ -171,6 +171,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> GeometryResult:
     return analyse_geometry(write(folder, world(layers=2), methods=("a", "b"), layers=[7, 20]))
 
 
+@pytest.mark.slow
 def test_planted_collapse_lies_inside_the_intervals(study: GeometryResult) -> None:
     truth = world(layers=2).vectors
     pairs = list(itertools.combinations(range(12), 2))

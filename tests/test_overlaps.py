@@ -131,6 +131,7 @@ def test_the_packaged_chats_hold_none_of_it() -> None:
     assert [notice.code for notice in found] == [NoticeCode.DEMONSTRATION_CHATS]
 
 
+@pytest.mark.slow
 def test_validate_says_it(study_dict: Values, write_spec: Any) -> None:
     put(study_dict, "bad", chat("q", "a [ZLT]"), chat("r", "b"))
     spec = write_spec(study_dict)

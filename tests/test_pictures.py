@@ -20,6 +20,8 @@ from personaspace.report.figures import PICTURES, Style, draw_picture
 from personaspace.report.figures import pairs as of_pairs
 from personaspace.version import __version__
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

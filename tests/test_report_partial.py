@@ -23,7 +23,9 @@ SVG = Figures(formats=["svg"])
 @pytest.mark.parametrize(
     ("without", "said", "gone"),
     [
-        (("geometry",), "geometry (no M1, M2 or M3 rows)", "geometry"),
+        pytest.param(
+            ("geometry",), "geometry (no M1, M2 or M3 rows)", "geometry", marks=pytest.mark.long
+        ),
         pytest.param(("leakage",), "tests of leakage", "tests-table", marks=pytest.mark.long),
         pytest.param(("rates", "leakage"), "marker rates", "leakage", marks=pytest.mark.long),
         pytest.param(("answers",), "the answers themselves", "answers", marks=pytest.mark.long),

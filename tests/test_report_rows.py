@@ -12,7 +12,7 @@ from synthetic_aggregate import Size, write
 from personaspace.analysis.results import Results
 from personaspace.report.figures.draw import drawings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LAYERS = (7, 14, 20)
 WARNING = "Made up: the moon was full."

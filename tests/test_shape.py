@@ -194,6 +194,7 @@ def test_transfer_is_a_classifier_of_base_on_other_activations() -> None:
     assert (transfer.predictions(moved, cell.valid, folds) == predicted).mean() > 0.995
 
 
+@pytest.mark.slow
 def test_personas_that_changed_places_are_told_apart_but_not_by_base(tmp_path: Path) -> None:
     made = world(personas=6, noise=0.3)
     made.states["e4-villain"] = made.states["base"][::-1].copy()

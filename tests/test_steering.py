@@ -230,6 +230,7 @@ def _response(directions: Any, cause: Any) -> Any:
     return np.tanh(along) + 0.3 * along**2 - 0.2 * np.abs(directions[..., 0])
 
 
+@pytest.mark.slow
 def test_the_rank_rejects_as_often_as_it_says_and_finds_what_is_there() -> None:
     """A random direction as the vector, 2,000 times; and the direction that the model minds."""
     rng, hidden, controls, draws = np.random.default_rng(3), 24, 19, 2000

@@ -153,6 +153,7 @@ def _written(folder: Path, questions: list[str]) -> list[Path]:
     return paths
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_themes_change_intervals_and_not_what_is_published(tmp_path: Path) -> None:
     questions = [f"Question {i}?" for i in range(18)]

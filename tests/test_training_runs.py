@@ -170,6 +170,7 @@ def find(rows: list[Row], **wanted: object) -> Row:
     return found[0]
 
 
+@pytest.mark.slow
 def test_geometry_of_three_seeds_has_one_estimate_of_each_contrast(tmp_path: Path) -> None:
     paths = []
     for seed in (1, 2, 3):
@@ -191,6 +192,7 @@ def test_geometry_of_three_seeds_has_one_estimate_of_each_contrast(tmp_path: Pat
         assert share.value is not None
 
 
+@pytest.mark.slow
 def test_one_seed_says_what_its_interval_lacks(tmp_path: Path) -> None:
     rows = analyse_geometry(write(tmp_path, world()), permutations=50, bootstrap=50).rows
     row = find(rows, metric="M1", name="raw_cosine", condition="benign", target="these_personas")
