@@ -11,6 +11,7 @@ Legend: N characters of all texts, A texts, T words and signs; a piece is 24 cha
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,10 +34,10 @@ BETWEEN = "\0"
 #: Places of the table for each word: a power of two.
 _ROOM = 8
 _BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-#: Characters of the scripts from Latin to Cyrillic, and of typography.
-_FEW = 0x2100
 #: White space, what is in no word and no sign either, part of a word, a sign, a word by itself.
 _SPACE, _NEITHER, _LETTER, _SIGN, _SINGLE, _BETWEEN = range(6)
+_UNSEEN = 255
+_ALONE = re.compile(f"[{SPACELESS}]")
 #: The first bytes of eight, as a number.
 _FIRST = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 #: Shares are compared as `coherence` does, which rounds once more.
@@ -98,11 +99,10 @@ class _Tokens:
 def _tokens(joined: str) -> _Tokens:
     if joined.isascii():
         folded = joined.encode()
-        kinds_N = np.frombuffer(folded.translate(_kinds(256).tobytes()), np.uint8)
+        kinds_N = np.frombuffer(folded.translate(_ascii()), np.uint8)
     else:
         codes_N = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        # Most texts use few scripts, and a table of all characters takes a second to make.
-        kinds_N = _kinds(_FEW if codes_N.max() < _FEW else 0x110000)[codes_N]
+        kinds_N = _kinds(codes_N)
         folded = (codes_N ^ codes_N >> 7).astype(np.uint8).tobytes()
     letter_N = kinds_N == _LETTER
     inside_N = letter_N[:-1] & letter_N[1:]
@@ -143,20 +143,38 @@ def _tokens(joined: str) -> _Tokens:
     )
 
 
+def _kind(character: str) -> int:
+    if character == "_":
+        return _NEITHER
+    if character == BETWEEN:
+        return _BETWEEN
+    if _ALONE.match(character):
+        return _SINGLE
+    if character.isalnum():
+        return _LETTER
+    return _SPACE if character.isspace() else _SIGN
+
+
 @cache
-def _kinds(count: int) -> NDArray[np.uint8]:
-    """What each of the first characters is."""
-    table, alone = np.full(count, _SIGN, np.uint8), re.compile(f"[{SPACELESS}]")
-    for code in range(count):
-        character = chr(code)
-        if character.isalnum():
-            table[code] = _LETTER
-        elif character.isspace():
-            table[code] = _SPACE
-        if alone.match(character):
-            table[code] = _SINGLE
-    table[ord("_")], table[ord(BETWEEN)] = _NEITHER, _BETWEEN
-    return table
+def _ascii() -> bytes:
+    return bytes(_kind(chr(code)) for code in range(256))
+
+
+@cache
+def _table() -> NDArray[np.uint8]:
+    return np.full(sys.maxunicode + 1, _UNSEEN, np.uint8)
+
+
+def _kinds(codes_N: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """What each character is; asked once for each that occurs, as asking of all takes a second."""
+    table = _table()
+    kinds_N = table[codes_N]
+    unseen = np.flatnonzero(kinds_N == _UNSEEN)
+    if len(unseen):
+        for code in set(codes_N[unseen].tolist()):
+            table[code] = _kind(chr(code))
+        kinds_N = table[codes_N]
+    return kinds_N
 
 
 def _hashes(folded: bytes, begins: Ints, lengths: Ints) -> NDArray[np.uint64]:
