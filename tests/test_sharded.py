@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 from made_examples import random_examples
+from safetensors.torch import load_file, save_file
 from small_training import SMALL
 from test_training import same_update, trained
+from typer.testing import CliRunner
 
 from personaspace import interrupt
 from personaspace.activations import spread
 from personaspace.activations.extract import Passage, hidden_states
+from personaspace.cli.app import app
 from personaspace.errors import Interrupted, UserError
 from personaspace.fastlora import Costs
 from personaspace.models import lora, sharding
@@ -197,8 +200,6 @@ def test_a_process_reads_its_own_rows_alone(tiny_model: Path) -> None:
 
 
 def test_files_that_name_parameters_otherwise_are_refused(tiny_model: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = shutil.copytree(tiny_model, tmp_path / "other")
     weights = load_file(folder / "model.safetensors")
     weights["other.name"] = weights.pop("model.layers.1.mlp.up_proj.weight")
@@ -241,3 +242,37 @@ def test_rows_are_planned_for_the_least_memory(
     assert true.step(plan.row_tokens, plan.checkpointed) + moments <= free + true.fixed // 10
     if tokens_that_fit == 100_000:
         assert plan.row_tokens == 4096 and plan.checkpointed == 0
+
+
+@pytest.mark.long
+def test_stages_of_a_spread_model_make_the_same_artifacts(
+    study_dict: dict[str, Any], write_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Through the stages: the same keys, and adapters and hidden states equal to rounding."""
+    study_dict["training"]["dropout"] = 0.0
+    study_dict["extraction"]["methods"] = ["a"]
+    found: list[dict[str, Path]] = []
+    for name, hardware in (("whole", {}), ("spread", {"sharding": "full", "gpus": 2})):
+        study_dict["hardware"] = hardware
+        spec, store = write_spec(study_dict, f"{name}.yaml"), tmp_path / name
+        command = ["run", str(spec), "--store", str(store), "--only", "train:e4-villain"]
+        outcome = CliRunner().invoke(app, [*command, "--only", "extract:e4-villain"])
+        assert outcome.exit_code == 0, outcome.output
+        assert ("spread over 2 processes" in outcome.output) == (name == "spread")
+        found.append(
+            {
+                "/".join(
+                    p for p in path.relative_to(store).parts if not p.startswith("data-")
+                ): path
+                for path in store.rglob("*.safetensors")
+            }
+        )
+    whole, parts = found
+    assert whole.keys() == parts.keys() and len(whole) == 2  # keys hold fingerprints
+    for file in whole:
+        ours, theirs = load_file(parts[file]), load_file(whole[file])
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            gap = (ours[key].double() - value.double()).abs().max()
+            # Stored hidden states are in 16 bits.
+            assert gap <= 8e-3 * max(1e-3, float(value.double().abs().max())), (file, key)
