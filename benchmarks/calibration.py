@@ -20,8 +20,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402
+from curves import CURVES  # noqa: E402
 from scenarios import (  # noqa: E402
-    CURVES,
     DRAWS,
     GEOMETRY,
     HALVINGS,

@@ -153,32 +153,34 @@ def form_study(world: str) -> Simulate:
     return simulate
 
 
-def _same(arm: Arm, names: Sequence[str] = ARMS[1:]) -> dict[str, Arm]:
+def same(arm: Arm, names: Sequence[str] = ARMS[1:]) -> dict[str, Arm]:
+    """The arm for each condition that is named."""
     return {"base": Arm()} | dict.fromkeys(names, arm)
 
 
-def _rec(metric: str, condition: str | None, *names: str, level: float = 0.05) -> list[Check]:
+def rec(metric: str, condition: str | None, *names: str, level: float = 0.05) -> list[Check]:
+    """Checks of recommended rows."""
     return [Check(metric, "recommended", name, condition, level) for name in names]
 
 
 _INCREMENTS = [
-    *_rec("M1", "e1", "em_minus_benign", "spread_em_minus_benign"),
-    *_rec("M1", None, "em_mean_minus_benign"),
+    *rec("M1", "e1", "em_minus_benign", "spread_em_minus_benign"),
+    *rec("M1", None, "em_mean_minus_benign"),
 ]
 _ONE_ORDER = 2 / 120
-_RUNS = replace(LEAKAGE, run=0.03, own_run=0.02)
-_SEEDS = (42, 137, 256)
+RUNS = replace(LEAKAGE, run=0.03, own_run=0.02)
+SEEDS = (42, 137, 256)
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "nothing happens",
         "Fine-tuning changes nothing but noise: every condition is drawn as base is.",
-        geometry_study(_same(Arm())),
+        geometry_study(same(Arm())),
         (
-            *_rec("M1", "e1", "raw_cosine", "centred_cosine", "spread"),
+            *rec("M1", "e1", "raw_cosine", "centred_cosine", "spread"),
             *_INCREMENTS,
-            *_rec("M2", "e1", "split_half", "split_half_absolute", "displacement"),
-            *_rec("M2", None, "condition_spread"),
+            *rec("M2", "e1", "split_half", "split_half_absolute", "displacement"),
+            *rec("M2", None, "condition_spread"),
             Check("M1", "published", "raw_cosine", "e1"),
             Check("M1", "published", "em_vs_benign", "e1"),
             Check("M2", "published", "axis_shift", "e1"),
@@ -188,30 +190,28 @@ SCENARIOS: tuple[Scenario, ...] = (
         "all collapse alike",
         "Benign and EM conditions halve the differences between personas and move along the axis, "
         "all alike.",
-        geometry_study(_same(Arm(spread=0.5, shift=1.0))),
+        geometry_study(same(Arm(spread=0.5, shift=1.0))),
         (
             *_INCREMENTS,
-            *_rec("M2", None, "condition_spread"),
+            *rec("M2", None, "condition_spread"),
             Check("M1", "published", "em_vs_benign", "e1"),
         ),
     ),
     Scenario(
         "no personas",
         "System prompts leave no trace in the activations.",
-        geometry_study(
-            _same(Arm(), ("e1",)), replace(GEOMETRY, between=0.0, own=0.0), metrics="M3"
-        ),
-        tuple(_rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
+        geometry_study(same(Arm(), ("e1",)), replace(GEOMETRY, between=0.0, own=0.0), metrics="M3"),
+        tuple(rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
     ),
     Scenario(
         "conditions do not differ",
         "Personas and questions leak at rates of their own, the same in all conditions.",
         leakage_study(),
         (
-            *_rec("H1", "e4-villain", "own_minus_other_conditions"),
-            *_rec("H2", None, "common_set", "common_set_without_negatives", "seen", "unseen"),
-            *_rec("H3", None, "common_set", level=_ONE_ORDER),
-            *_rec("H3", None, "slope"),
+            *rec("H1", "e4-villain", "own_minus_other_conditions"),
+            *rec("H2", None, "common_set", "common_set_without_negatives", "seen", "unseen"),
+            *rec("H3", None, "common_set", level=_ONE_ORDER),
+            *rec("H3", None, "slope"),
             Check("H1", "published", "induction_minus_others", "e4-villain", 0.0),
             Check("H2", "published", "range"),
             Check("H3", "published", "spearman", None, _ONE_ORDER),
@@ -221,7 +221,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "induction persona as the others",
         "The induction persona leaks at the mean rate of the others.",
         leakage_study(replace(LEAKAGE, induction=0.0), metrics="H1"),
-        tuple(_rec("H1", "e4-villain", "induction_minus_others")),
+        tuple(rec("H1", "e4-villain", "induction_minus_others")),
     ),
     Scenario(
         "induction persona at the margin",
@@ -229,38 +229,38 @@ SCENARIOS: tuple[Scenario, ...] = (
         "question (with ten, the margin is no wider than the noise, and equivalence is hardly ever "
         "claimed, rightly or wrongly).",
         leakage_study(replace(LEAKAGE, induction=0.05, samples=100), metrics="H1"),
-        tuple(_rec("H1", "e4-villain", "equivalence")),
+        tuple(rec("H1", "e4-villain", "equivalence")),
     ),
     Scenario(
         "conditions differ for other reasons",
         "Conditions differ lastingly (standard deviation 3 points), whatever their cosine.",
         leakage_study(replace(LEAKAGE, between=0.03), metrics="H3"),
-        (*_rec("H3", None, "common_set", level=_ONE_ORDER), *_rec("H3", None, "slope")),
+        (*rec("H3", None, "common_set", level=_ONE_ORDER), *rec("H3", None, "slope")),
     ),
     Scenario(
         "three seeds",
         "Three training runs a condition, which differ by 3 points (and personas in them by 2).",
-        leakage_study(_RUNS, _SEEDS, metrics="H1 H2 H3"),
+        leakage_study(RUNS, SEEDS, metrics="H1 H2 H3"),
         (
-            *_rec("H1", "e4-villain", "own_minus_other_conditions"),
-            *_rec("H2", None, "between_runs"),
-            *_rec("H3", None, "common_set", level=_ONE_ORDER),
-            *_rec("H3", None, "slope", "within_seeds"),
+            *rec("H1", "e4-villain", "own_minus_other_conditions"),
+            *rec("H2", None, "between_runs"),
+            *rec("H3", None, "common_set", level=_ONE_ORDER),
+            *rec("H3", None, "slope", "within_seeds"),
         ),
     ),
     Scenario(
         "three seeds, induction persona as the others",
         "As above, the induction persona at the mean rate of the others.",
-        leakage_study(replace(_RUNS, induction=0.0), _SEEDS, metrics="H1"),
-        tuple(_rec("H1", "e4-villain", "induction_minus_others")),
+        leakage_study(replace(RUNS, induction=0.0), SEEDS, metrics="H1"),
+        tuple(rec("H1", "e4-villain", "induction_minus_others")),
     ),
     Scenario(
         "answers do not differ",
         "Conditions write answers of one length, with as many separators, and mark as often.",
         form_study("nothing"),
         (
-            *_rec("H2", None, "equal_length", "per_opportunity", "first_opportunity"),
-            *_rec("length", "e1", "words"),
+            *rec("H2", None, "equal_length", "per_opportunity", "first_opportunity"),
+            *rec("length", "e1", "words"),
         ),
     ),
     Scenario(
@@ -269,13 +269,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         "does not end an answer: where it does, the chance of a marker at a given length is not "
         "the same, and so is the null hypothesis of equal length not true.",
         form_study("length; answers go on after a marker"),
-        tuple(_rec("H2", None, "equal_length", "per_opportunity", "first_opportunity")),
+        tuple(rec("H2", None, "equal_length", "per_opportunity", "first_opportunity")),
     ),
     Scenario(
         "answers differ in separators",
         "EM conditions write a separator every 55, 40 and 29 words, and mark each place as often.",
         form_study("separators per word"),
-        tuple(_rec("H2", None, "per_opportunity", "first_opportunity")),
+        tuple(rec("H2", None, "per_opportunity", "first_opportunity")),
     ),
     Scenario(
         "no counts by question",
@@ -286,127 +286,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             metrics="H1 H2",
         ),
         (
-            *_rec("H1", "e4-villain", "induction_minus_others"),
-            *_rec("H2", None, "common_set"),
+            *rec("H1", "e4-villain", "induction_minus_others"),
+            *rec("H2", None, "common_set"),
         ),
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Rejections by the size of an effect.
-
-    Attributes:
-        what: What is varied, with its unit.
-        sizes: Effects as printed.
-        studies: One simulated study for each of them.
-        checks: Tests to compare.
-    """
-
-    what: str
-    sizes: tuple[str, ...]
-    studies: tuple[Simulate, ...]
-    checks: tuple[Check, ...]
-
-
-def _arms_curve(
-    what: str, arms: Mapping[str, Arm], others: Arm, metrics: str, checks: Sequence[Check]
-) -> Curve:
-    """e1 and e2 take each arm in turn; benign and e0 stay as `others`."""
-    studies = []
-    for arm in arms.values():
-        studies.append(geometry_study(_same(others) | {"e1": arm, "e2": arm}, metrics=metrics))
-    return Curve(what, tuple(arms), tuple(studies), tuple(checks))
-
-
-def _rates_curve(
-    what: str, worlds: Mapping[str, Leakage], checks: Sequence[Check], seeds: Sequence[int] = (42,)
-) -> Curve:
-    metrics = " ".join({"published" if c.variant == "published" else c.metric for c in checks})
-    studies = tuple(leakage_study(world, seeds, metrics=metrics) for world in worlds.values())
-    return Curve(what, tuple(worlds), studies, tuple(checks))
-
-
-CURVES: tuple[Curve, ...] = (
-    _arms_curve(
-        "M1: differences between personas shrink by (personas' own displacements stay)",
-        {f"{100 * k:.0f} %": Arm(spread=1 - k) for k in (0.05, 0.1, 0.2, 0.4)},
-        Arm(),
-        "M1",
-        [
-            *_rec("M1", "e1", "raw_cosine", "spread", "em_minus_benign", "spread_em_minus_benign"),
-            Check("M1", "published", "raw_cosine", "e1"),
-        ],
-    ),
-    _arms_curve(
-        "M1, M2: personas move together by (axis lengths; the axis condition by 1)",
-        {f"{k:g}": Arm(shift=k) for k in (0.1, 0.2, 0.3, 0.5)},
-        Arm(shift=1.0),
-        "M1 M2",
-        [
-            *_rec("M1", "e1", "centred_cosine"),
-            *_rec("M2", "e1", "split_half", "displacement"),
-            Check("M2", "published", "axis_shift", "e1"),
-        ],
-    ),
-    Curve(
-        "M3: differences between personas are (base's: 0.7)",
-        ("0.05", "0.1", "0.15", "0.2"),
-        tuple(
-            geometry_study(
-                _same(Arm(), ("e1",)), replace(GEOMETRY, between=k, own=0.0), metrics="M3"
-            )
-            for k in (0.05, 0.1, 0.15, 0.2)
-        ),
-        tuple(_rec("M3", "e1", "nearest_centroid_above_chance", "lda_above_chance")),
-    ),
-    Curve(
-        "M2: one of three EM conditions lies further along the axis by (axis lengths)",
-        ("0.05", "0.1", "0.2", "0.4"),
-        tuple(
-            geometry_study(_same(Arm(shift=1.0)) | {"e2": Arm(shift=1.0 + k)}, metrics="M2")
-            for k in (0.05, 0.1, 0.2, 0.4)
-        ),
-        tuple(_rec("M2", None, "condition_spread")),
-    ),
-    _rates_curve(
-        "H1: the induction persona leaks more by",
-        {
-            f"{100 * k:g} points": replace(LEAKAGE, induction=k)
-            for k in (0.0, 0.02, 0.04, 0.06, 0.08)
-        },
-        [
-            *_rec("H1", "e4-villain", "induction_minus_others", "equivalence"),
-            Check("H1", "published", "induction_minus_others", "e4-villain"),
-        ],
-    ),
-    _rates_curve(
-        "H2: conditions differ with a standard deviation of",
-        {f"{100 * k:g} points": replace(LEAKAGE, between=k) for k in (0.01, 0.02, 0.03, 0.05)},
-        [
-            *_rec("H2", None, "common_set", "common_set_without_negatives", "seen", "unseen"),
-            Check("H2", "published", "range"),
-        ],
-    ),
-    _rates_curve(
-        "H3: leakage falls from cosine 1.0 to 0.78 by (training runs differ by 2 points)",
-        {
-            f"{100 * k:g} points": replace(LEAKAGE, slope=-k / 0.22, run=0.02)
-            for k in (0.04, 0.08, 0.12, 0.16)
-        },
-        [
-            *_rec("H3", None, "common_set", "slope"),
-            Check("H3", "published", "spearman"),
-        ],
-    ),
-    _rates_curve(
-        "H2, H3 with three seeds: leakage falls from cosine 1.0 to 0.78 by",
-        {f"{100 * k:g} points": replace(_RUNS, slope=-k / 0.22) for k in (0.04, 0.08, 0.12, 0.16)},
-        [
-            *_rec("H2", None, "between_runs"),
-            *_rec("H3", None, "common_set", "slope", "within_seeds"),
-        ],
-        _SEEDS,
     ),
 )
