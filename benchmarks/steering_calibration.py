@@ -175,11 +175,14 @@ runs the intervals are those over runs, and the truth is 0, what such vectors do
 
 **What random directions are worth.** A vector that only comes from where activations vary, along few \
 directions, stands out against random ones, since the model minds such directions more than others. Against \
-directions drawn as activations vary it does not, unless their covariance is known from fewer activations \
-than it has directions that matter. So that p is the one to go by, and it is not easily small: where \
-the model minds a direction in which activations vary, those drawn as they do have a share of the cause \
-themselves. Nor does it say that a vector does what it does for what it was measured as: compare it \
-with the shift of harmless training too, [as the report does](steering.md).
+directions drawn as activations vary it does so as often as it should, and hardly more often where their \
+covariance is known from 20 activations alone. So that p is the one to go by. Where the vector is one more \
+random direction it is cautious, and where it is the cause it finds it. It does not say that a vector does \
+what it does for what it was measured as: compare it with the shift of harmless training too, \
+[as the report does](steering.md).
+
+**Intervals over three runs** miss the truth in one of ten studies where the runs' vectors share nothing \
+and each points along one of few directions: three such effects are far from normal.
 """  # noqa: E501
 
 

@@ -12,6 +12,7 @@ from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import Size, write
 
 from personaspace.errors import UserError
+from personaspace.report.answers import load
 from personaspace.report.page import build
 from personaspace.study.concluding import Figures
 
@@ -135,6 +136,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         build(folder, tmp_path / "out", SVG)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("**/report.*"))
+
+
+def test_a_table_of_no_answers_is_none(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame().to_parquet(tmp_path / "tables" / "answers.parquet")
+    assert load(tmp_path) is None
 
 
 def test_answers_table_without_a_column_is_refused(tmp_path: Path) -> None:

@@ -74,10 +74,12 @@ def load(folder: Path) -> pd.DataFrame | None:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+    if frame.empty:  # of a part of a study without answers, which has no columns either
+        return None
     for column in _COLUMNS:
         if column not in frame.columns:
             raise UserError(f"{path}: column {column} is missing")
-    return frame if len(frame) else None
+    return frame
 
 
 def _flags(frame: pd.DataFrame) -> list[int]:
