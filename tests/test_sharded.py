@@ -26,10 +26,13 @@ from personaspace.activations.extract import Passage, hidden_states
 from personaspace.cli.app import app
 from personaspace.errors import Interrupted, UserError
 from personaspace.fastlora import Costs
-from personaspace.models import lora, sharding
-from personaspace.models.load import load_config
+from personaspace.models import lora, preflight, sharding
+from personaspace.models.load import load_config, load_model
 from personaspace.models.team import Team
+from personaspace.study.hardware import Hardware
 from personaspace.study.inputs import Model
+from personaspace.study.load import resolve
+from personaspace.study.spec import Experiment
 from personaspace.training import data_parallel
 from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.plain import PlainStep
@@ -199,7 +202,9 @@ def test_a_process_reads_its_own_rows_alone(tiny_model: Path) -> None:
         assert sum(rows.stop - rows.start for rows in cut) == size
 
 
-def test_files_that_name_parameters_otherwise_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_files_that_name_parameters_otherwise_are_refused(
+    tiny_model: Path, tmp_path: Path, study_dict: dict[str, Any]
+) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "other")
     weights = load_file(folder / "model.safetensors")
     weights["other.name"] = weights.pop("model.layers.1.mlp.up_proj.weight")
@@ -209,6 +214,34 @@ def test_files_that_name_parameters_otherwise_are_refused(tiny_model: Path, tmp_
     ):
         led(job(folder))
     assert not multiprocessing.active_children()
+    # And before: validate, run and the conductor look where the study will need several.
+    with pytest.raises(UserError, match="cannot be spread over several GPUs: 1 of its"):
+        sharding.check_names(Model(name=str(folder), dtype="float32"))
+    study_dict["model"]["name"] = str(folder)
+    study = resolve(Experiment.model_validate(study_dict), tmp_path)
+    preflight.check(study)
+    spread_out = study.spec.model_copy(update={"hardware": Hardware(sharding="full")})
+    with pytest.raises(UserError, match="cannot be spread over several GPUs"):
+        preflight.check(replace(study, spec=spread_out))
+
+
+@pytest.mark.long
+def test_tied_embeddings_and_rows_that_do_not_divide(tmp_path: Path) -> None:
+    """Gemma-2: the output layer is the embedding, widths are no multiple of three processes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 301, "hidden_size": 68, "intermediate_size": 130, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    config = AutoConfig.for_model("gemma2", **sizes, **heads, sliding_window=8)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = Model(name=str(tmp_path), dtype="float32")
+    texts = [Passage(tuple(range(3 + n, 20 + n)), (7, 8)) for n in range(4)]
+    alone = hidden_states(load_model(model), texts, [0, 2])
+    reading = spread.Reading(model, [], texts, [0, 2])
+    together = spread.hidden_states(reading, ["", "", ""])
+    gap = np.abs(together.last_NLH - alone.last_NLH).max()
+    assert gap <= 1e-5 * np.abs(alone.last_NLH).max()
 
 
 @pytest.mark.parametrize("tokens_that_fit", [100, 1000, 4000, 100_000])

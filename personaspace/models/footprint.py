@@ -162,6 +162,15 @@ def uses(spec: Experiment) -> dict[Use, str]:
     return found
 
 
+def is_spread(spec: Experiment, found: Footprint) -> bool:
+    """Whether training or hidden states will need several GPUs, as far as the study says."""
+    hardware = spec.hardware
+    if hardware.sharding != "auto":
+        return hardware.sharding == "full"
+    card = hardware.gpu_memory or LARGEST_CARD
+    return any(found.gpus(use, card) != 1 for use in (Use.TRAINING, Use.READING))
+
+
 def check_fits(spec: Experiment, recipe: Recipe, found: Footprint) -> None:
     """GPUs that hold the model: such as there are, or those that the study names.
 

@@ -10,7 +10,7 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.models import architecture, chat, targets
 from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
-from personaspace.models.footprint import Footprint, check_fits, footprint
+from personaspace.models.footprint import Footprint, check_fits, footprint, is_spread
 from personaspace.models.load import declared_ends, load_config, load_tokenizer
 from personaspace.models.rendering import rendering_of, tells_date
 from personaspace.study import adapters
@@ -260,6 +260,10 @@ def check(study: Study) -> Report:
     share = spec.generation.gpu_memory
     memory = memory_of(spec, made)
     check_fits(spec, spec.training, memory)
+    if is_spread(spec, memory):
+        from personaspace.models import sharding
+
+        sharding.check_names(spec.model)
     for condition in spec.conditions:
         if condition.training is not None:
             recipe = spec.recipe_of(condition)

@@ -177,25 +177,37 @@ def _folder(model: Model, field: str) -> Path:
     return Path(fetched)
 
 
-def unnamed(made: PreTrainedModel, folder: Path) -> list[str]:
-    """Parameters that the files do not hold under their own names, or not in their shape."""
+def check_names(model: Model, field: str = "model.name") -> None:
+    """Refuse a model that cannot be read by rows, where its files are on this machine.
+
+    Raises:
+        UserError: Its files do not name its parameters as transformers does.
+    """
+    folder = base_model.at_hand(model)
+    if folder is not None and checkpoint.weight_files(folder):
+        made = skeleton(load_config(model, field), getattr(torch, model.dtype))
+        _check_names(model, made, folder, field)
+
+
+def _check_names(model: Model, made: PreTrainedModel, folder: Path, field: str) -> None:
     held = {
         name: tuple(tensor["shape"])
         for path in checkpoint.weight_files(folder)
         for name, tensor in checkpoint.header(path).items()
     }
-    return [name for name, p in made.named_parameters() if held.get(name) != tuple(p.shape)]
+    missing = [name for name, p in made.named_parameters() if held.get(name) != tuple(p.shape)]
+    if missing:
+        raise UserError(
+            f"{field}: {model.name} cannot be spread over several GPUs: {len(missing)} of its "
+            f"parameters are not in its files under their own names, first {missing[0]}"
+        )
 
 
 @contextlib.contextmanager
 def _files(model: Model, made: PreTrainedModel, field: str) -> Iterator[Fill]:
     """Reads rows of the model's parameters from its files."""
     folder = _folder(model, field)
-    if missing := unnamed(made, folder):
-        raise UserError(
-            f"{field}: {model.name} cannot be spread over several GPUs: {len(missing)} of its "
-            f"parameters are not in its files under their own names, first {missing[0]}"
-        )
+    _check_names(model, made, folder, field)
     with contextlib.ExitStack() as opened:
         where: dict[str, Any] = {}
         try:
