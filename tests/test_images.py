@@ -109,8 +109,14 @@ def test_the_converting_stage_has_all_modules_that_converting_needs(tmp_path: Pa
 def test_the_gpu_environment_has_what_the_package_needs() -> None:
     gpu, cpu = versions("gpu.txt"), versions("constraints.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for line in (*project["dependencies"], *project["optional-dependencies"]["gpu"]):
+    listing = [sys.executable, str(ROOT / "images" / "dependencies.py")]
+    listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = listed.stdout.splitlines()
+    assert {"torch", "kubernetes", "pydantic"} <= {Requirement(line).name for line in lines}
+    for line in (*lines, *project["optional-dependencies"]["gpu"]):
         need = Requirement(line)
+        if need.name == project["name"]:
+            continue
         assert need.specifier.contains(gpu[canonicalize_name(need.name)]), line
     differ = {name for name in gpu.keys() & cpu.keys() if gpu[name] != cpu[name]}
     assert differ == PINNED_BY_VLLM

@@ -23,6 +23,7 @@ from personaspace.errors import (
     StoreUnavailable,
     UserError,
 )
+from personaspace.extras import missing
 
 #: What is wrong with a path that somebody gave.
 _THEIRS = {
@@ -51,6 +52,12 @@ def guarded(
         except UserError as error:
             _complain(str(error), **_problems(error))
             raise SystemExit(error.exit_code if job else _code(error)) from None
+        except ModuleNotFoundError as error:
+            # One of our own is a bug; others are in extras, which need not be installed.
+            if (error.name or "").partition(".")[0] in ("", "personaspace", "jobs"):
+                raise
+            _complain(str(missing(error)))
+            raise SystemExit(EXIT_USER_ERROR) from None
         except Interrupted as error:
             _complain(f"{error}; {GO_ON}")
             raise SystemExit(error.exit_code) from None
