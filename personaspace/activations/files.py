@@ -285,6 +285,38 @@ def write_activations(
         raise
 
 
+def mean_vectors(file: ActivationFile) -> NDArray[np.float32]:
+    """Persona vectors, `[persona, layer, hidden]`: each persona's mean over its valid questions.
+
+    NaN for a persona without any.
+    """
+    counts_P1 = file.valid.sum(axis=1)[:, None].astype(np.float64)
+    layers = []
+    for layer in file.layers:
+        kept_PQH = np.where(file.valid[:, :, None], file.read_layer(layer), 0)
+        with np.errstate(invalid="ignore"):  # 0/0 is the NaN of a persona without answers
+            layers.append(kept_PQH.sum(axis=1, dtype=np.float64) / counts_P1)
+    return np.stack(layers, axis=1).astype(np.float32)
+
+
+def write_vectors(path: Path | str, file: ActivationFile) -> None:
+    """Writes `mean_vectors` as one tensor, `vectors`; names and layers are in the metadata.
+
+    Args:
+        path: Where to; its folder exists.
+        file: Whose means.
+    """
+    metadata = {
+        "personas": json.dumps(list(file.personas)),
+        "layers": json.dumps(list(file.layers)),
+        "condition": file.condition,
+        "seed": str(file.seed),
+        "method": file.method,
+    }
+    save_file({"vectors": np.ascontiguousarray(mean_vectors(file))}, path, metadata)
+    _sort_header(Path(path))
+
+
 def _sort_header(path: Path) -> None:
     """Puts the header's entries in order, in place.
 

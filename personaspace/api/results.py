@@ -198,16 +198,10 @@ class StudyResults:
         self, condition: str, seed: int | None = None, method: str | None = None
     ) -> Vectors:
         """Persona vectors of one condition; arguments and errors as of `activations`."""
-        import numpy as np
+        from personaspace.activations.files import mean_vectors
 
         file = self.activations(condition, seed, method)
-        counts_P1 = file.valid.sum(axis=1)[:, None].astype(np.float64)
-        layers = []
-        for layer in file.layers:
-            kept_PQH = np.where(file.valid[:, :, None], file.read_layer(layer), 0)
-            with np.errstate(invalid="ignore"):  # 0/0 is the NaN of a persona without answers
-                layers.append(kept_PQH.sum(axis=1, dtype=np.float64) / counts_P1)
-        values_PLH = np.stack(layers, axis=1).astype(np.float32)
+        values_PLH = mean_vectors(file)
         return Vectors(
             file.condition, file.seed, file.method, file.personas, file.layers, values_PLH
         )

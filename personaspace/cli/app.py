@@ -21,6 +21,7 @@ from personaspace.cli.guard import guarded
 from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
 from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
+from personaspace.cli.publish import publish
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
 from personaspace.files import check_folder
@@ -364,6 +365,7 @@ app.command()(guarded(compare))
 app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
 app.command()(guarded(preregister))
+app.command()(guarded(publish))
 app.command()(guarded(upkeep.verify, takes_signals=True))
 app.command()(guarded(upkeep.gc, takes_signals=True))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):

@@ -52,6 +52,8 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     """The device in words: the GPU's name, or the processor with its threads."""
+    if importlib.util.find_spec("torch") is None:  # statistics and report do without
+        return f"CPU, {os.cpu_count()} threads"
     import torch
 
     if torch.cuda.is_available():
@@ -301,6 +303,8 @@ class Runtime:
             self.expect_answers(self._answers_expected)
 
     def _release_model(self) -> None:
+        if self._model is None:
+            return
         self._model = None
         gc.collect()
         if self._on_gpu:

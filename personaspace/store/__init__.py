@@ -28,16 +28,21 @@ def open_store(url: str, cache: Path | None = None) -> Store:
     """Open a store; nothing is asked or written yet (`Store.check` does).
 
     Args:
-        url: A folder, `file:///folder`, or `s3://bucket/prefix` with the options `endpoint`,
+        url: A folder, `file:///folder`, `hf://owner/name` (a published study on the Hub, which is
+            only read), or `s3://bucket/prefix` with the options `endpoint`,
             `region`, `path_style` (true or false) and `patience` (seconds, see `S3Location`) after
             a question mark. What is left out comes from boto3's usual chain (environment, shared
             config files); credentials come from nowhere else.
-        cache: Where files of an S3 store are kept after download, checked by SHA-256 before each
+        cache: Where files of a bucket or the Hub are kept after download, checked before each
             use. Without it a temporary folder, removed by `close`. A folder store needs none.
 
     Raises:
         UserError: The URL cannot be read.
     """
+    if url.startswith("hf://"):
+        from personaspace.store.hub import HubStore
+
+        return HubStore(url, cache)
     location = parse_location(url)
     if isinstance(location, S3Location):
         # boto3 takes half a second to import: only those who need it wait for it.

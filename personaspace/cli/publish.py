@@ -1,0 +1,74 @@
+"""`personaspace publish`: a finished study on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl
+from personaspace.errors import UserError
+from personaspace.logs import tell
+
+
+def publish(
+    spec: SpecPath,
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hub.", metavar="OWNER/NAME")],
+    store: StoreUrl = DEFAULT_STORE,
+    include: Annotated[
+        str,
+        typer.Option(help="Of adapters, vectors, activations, answers, results, report."),
+    ] = "adapters,vectors,answers,results,report",
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Readable by all; only where the repository is made now."),
+    ] = False,
+    dry_run: Annotated[
+        Path | None,
+        typer.Option(help="Send nothing: write to this folder what would be sent."),
+    ] = None,
+) -> None:
+    """Put a study's adapters, vectors, answers, results and report on the Hugging Face Hub.
+
+    Adapters go to the model OWNER/NAME, all else to the data set of that name, each with a card.
+    Private at first. What is there already is not sent again. The token is HF_TOKEN's or that of
+    the Hub's own login; nothing of it is printed or kept.
+    """
+    from personaspace.hub.contents import INDEX
+    from personaspace.pipeline.run import prepare
+    from personaspace.publish import card, upload
+    from personaspace.publish.contents import CARD, collect, parse_kinds
+    from personaspace.publish.licence import base_of
+    from personaspace.store import open_store
+    from personaspace.study.load import load_study
+
+    kinds = parse_kinds(include)
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise UserError(f"{repo}: not a repository's name; it looks like owner/name")
+    if (
+        dry_run is not None
+        and dry_run.exists()
+        and (not dry_run.is_dir() or next(dry_run.iterdir(), None) is not None)
+    ):
+        raise UserError(f"--dry-run {dry_run}: is there already and not an empty folder")
+    loaded = load_study(spec)
+    with open_store(store) as place, tempfile.TemporaryDirectory() as scratch:
+        place.check(write=False)
+        work = prepare(loaded, place)
+        parcels, notes = collect(work, kinds, Path(scratch))
+        for note in notes:
+            tell(f"note: {note}")
+        found = [None if dry_run else upload.join(parcel, repo) for parcel in parcels]
+        base = base_of(loaded.spec.model, ask=dry_run is None)
+        for parcel in parcels:
+            parcel.files[INDEX] = parcel.contents.to_bytes()
+            parcel.files[CARD] = card.write(parcel, work, repo, base)
+        for parcel, there in zip(parcels, found, strict=True):
+            if dry_run is not None:
+                upload.write_folder(parcel, dry_run / parcel.type)
+                print(f"{dry_run / parcel.type}: {len(parcel.files)} files")
+                continue
+            commit = upload.send(parcel, repo, there, public=public, say=tell)
+            print(f"hf://{repo}: {parcel.type} at {commit}")

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: its client, what it refuses in one line, and repositories of artifacts."""

@@ -1,0 +1,81 @@
+"""The Hub's client, and its errors in one line. Never a token.
+
+The token is the environment's (HF_TOKEN) or that of the Hub's own login; the server is
+HF_ENDPOINT's, or huggingface.co. Nothing of ours reads or keeps a token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from personaspace.errors import UnavailableError, UserError, without_passwords
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def client() -> HfApi:
+    """The Hub's client for the server that the environment names."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="personaspace")
+
+
+_REFUSED = {
+    400: "the Hub refuses what was sent",
+    401: "the Hub asks for a token, or does not know this one: set HF_TOKEN, or `hf auth login`",
+    403: "the token may not do this: one with the right to write there is needed",
+    404: "no such repository, or it is private and the token may not read it",
+    409: "the name is taken",
+    413: "too large for the Hub",
+}
+
+
+@contextmanager
+def hub_errors(where: str) -> Iterator[None]:
+    """The client's errors as our own.
+
+    Args:
+        where: The repository, for the message.
+
+    Raises:
+        UserError: No token, no rights, no such repository, a name that none may have.
+        UnavailableError: The Hub does not answer, or is busy.
+    """
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    # The client's library for HTTP is another one in each of its versions.
+    transport: type[BaseException] = HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(f"{where}: not a repository's name; it looks like owner/name") from None
+    except LocalTokenNotFoundError:
+        raise UserError(f"{where}: {_REFUSED[401]}") from None
+    except OfflineModeIsEnabled:
+        raise UnavailableError(f"{where}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+    except HfHubHTTPError as error:
+        raise _told(where, error.response.status_code, str(error.server_message or "")) from None
+    except (transport, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnavailableError(
+            f"{where}: the Hub does not answer ({without_passwords(reason)}); try again: "
+            "what is there already is not sent again"
+        ) from None
+
+
+def _told(where: str, status: int, said: str) -> UserError:
+    said = without_passwords(" ".join(said.split())[:200])
+    words = f" ({said})" if said else ""
+    if status in _REFUSED:
+        return UserError(f"{where}: {_REFUSED[status]}{words}")
+    return UnavailableError(f"{where}: the Hub answers with {status}{words}; try again later")

@@ -1,0 +1,167 @@
+"""What of a study is published, and where in which repository it goes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import yaml
+
+from personaspace.errors import UserError, without_passwords
+from personaspace.hub.contents import INDEX, Contents, Placed, RepoType
+from personaspace.pipeline.run import Work
+from personaspace.pipeline.stage import Node
+from personaspace.store import Manifest
+
+SPEC = "study.yaml"
+CARD = "README.md"
+
+
+class Kind(StrEnum):
+    """What can be published; each goes to a folder of its name."""
+
+    ADAPTERS = "adapters"
+    VECTORS = "vectors"
+    ACTIVATIONS = "activations"
+    ANSWERS = "answers"
+    RESULTS = "results"
+    REPORT = "report"
+
+
+#: Without hidden states, which are large and come out the same from adapters and questions.
+USUAL = tuple(kind for kind in Kind if kind is not Kind.ACTIVATIONS)
+#: Stages whose artifacts are of a kind. Vectors are means of what `extract` made, and no artifact.
+_STAGES: dict[Kind, tuple[str, ...]] = {
+    Kind.ADAPTERS: ("train", "couple"),
+    Kind.VECTORS: (),
+    Kind.ACTIVATIONS: ("extract",),
+    Kind.ANSWERS: ("evaluate", "judge", "logodds", "steer"),
+    Kind.RESULTS: ("aggregate",),
+    Kind.REPORT: ("report",),
+}
+
+
+def repo_of(kind: Kind) -> RepoType:
+    """Adapters are a model, all else is data."""
+    return "model" if kind is Kind.ADAPTERS else "dataset"
+
+
+@dataclass
+class Parcel:
+    """What goes to one repository.
+
+    Attributes:
+        type: The repository's.
+        kinds: That were asked for.
+        files: Path in the repository, and the file on this machine or its bytes.
+        contents: The index of what is in it.
+    """
+
+    type: RepoType
+    kinds: list[Kind]
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    contents: Contents = field(default_factory=lambda: Contents(study="", model="", artifacts={}))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Beginnings of the paths that these kinds own."""
+        return tuple(f"{kind}/" for kind in self.kinds)
+
+
+def parse_kinds(given: str) -> list[Kind]:
+    """Kinds from `adapters,vectors`.
+
+    Raises:
+        UserError: Names one that there is not.
+    """
+    found = []
+    for name in filter(None, (part.strip() for part in given.split(","))):
+        if name not in set(Kind):
+            raise UserError(f"--include: no {name!r} (there are {', '.join(Kind)})")
+        found.append(Kind(name))
+    if not found:
+        raise UserError(f"--include: name something of {', '.join(Kind)}")
+    return list(dict.fromkeys(found))
+
+
+def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parcel], list[str]]:
+    """The files of a study's complete artifacts, by repository.
+
+    Args:
+        work: The study and its store.
+        kinds: What is published.
+        scratch: A folder for what is made here (vectors), which must last as long as the parcels.
+
+    Returns:
+        The parcels, and a note on each kind of which something is not complete.
+
+    Raises:
+        UserError: Nothing of what was asked for is complete, or a file is damaged.
+    """
+    parcels: dict[RepoType, Parcel] = {}
+    notes = []
+    for kind in kinds:
+        parcel = parcels.setdefault(repo_of(kind), Parcel(repo_of(kind), []))
+        parcel.kinds.append(kind)
+        nodes = [node for node in work.graph.nodes if node.stage in _read(kind)]
+        complete = {node: found for node in nodes if (found := work.manifest(node)) is not None}
+        if len(complete) < len(nodes):
+            lacking = len(nodes) - len(complete)
+            notes.append(f"{kind}: {lacking} of {len(nodes)} stages are not complete")
+        if kind is Kind.VECTORS:
+            _add_vectors(work, complete.values(), parcel, scratch)
+        else:
+            _add(work, complete, kind, parcel)
+    found = [parcel for parcel in parcels.values() if parcel.files]
+    if not found:
+        asked = ", ".join(kinds)
+        raise UserError(f"{work.study.spec.name}: no {asked} in {work.store.url} for this spec")
+    for parcel in found:
+        parcel.files[SPEC] = spec_text(work)
+    return found, notes
+
+
+def _read(kind: Kind) -> tuple[str, ...]:
+    return ("extract",) if kind is Kind.VECTORS else _STAGES[kind]
+
+
+def _add(work: Work, complete: dict[Node, Manifest], kind: Kind, parcel: Parcel) -> None:
+    placed = dict(parcel.contents.artifacts)
+    for node, manifest in complete.items():
+        here = f"{node.condition}/seed-{node.seed}/{node.stage}" if node.condition else ""
+        folder = f"{kind}/{here}".rstrip("/")
+        source = work.store.fetch(manifest)
+        for name in manifest.files:
+            parcel.files[f"{folder}/{name}"] = source / name
+        placed[manifest.key] = Placed(folder=folder, manifest=manifest.model_dump())
+    parcel.contents = Contents(
+        study=work.study.spec.name, model=work.study.model_identity, artifacts=placed
+    )
+
+
+def _add_vectors(work: Work, manifests: Iterable[Manifest], parcel: Parcel, scratch: Path) -> None:
+    from personaspace.activations.files import find_activations, open_activations, write_vectors
+
+    made = Path(tempfile.mkdtemp(dir=scratch))
+    for manifest in manifests:
+        for path in find_activations(work.store.fetch(manifest))[0]:
+            write_vectors(made / path.name, open_activations(path))
+            parcel.files[f"{Kind.VECTORS}/{path.name}"] = made / path.name
+    parcel.contents = parcel.contents.model_copy(
+        update={"study": work.study.spec.name, "model": work.study.model_identity}
+    )
+
+
+def spec_text(work: Work) -> bytes:
+    """The study's file as it was checked, without what it leaves at its default, and no secrets."""
+    values = work.study.spec.model_dump(mode="json", exclude_unset=True)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return without_passwords(text).encode()
+
+
+def names(parcel: Parcel) -> list[str]:
+    """Paths in the repository, the index last, which says that all the rest is there."""
+    return [*sorted(name for name in parcel.files if name not in (INDEX, CARD)), CARD, INDEX]

@@ -1,0 +1,124 @@
+"""Sending a parcel to the Hub, or to a folder for a look. What is there already is not sent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from personaspace.errors import UserError
+from personaspace.hub.client import client, hub_errors
+from personaspace.hub.contents import INDEX, Repo, look
+from personaspace.publish.contents import CARD, SPEC, Parcel, names
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+#: Files that the Hub makes itself.
+_HUBS_OWN = {".gitattributes", CARD}
+#: Of one commit: what a stop loses is at most that, and the Hub takes it in one request.
+_FILES_A_COMMIT = 200
+
+
+def write_folder(parcel: Parcel, folder: Path) -> None:
+    """The repository's files in a folder, which must be new or empty."""
+    for name in names(parcel):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = parcel.files[name]
+        if isinstance(source, Path):
+            shutil.copyfile(source, target)
+        else:
+            target.write_bytes(source)
+
+
+def join(parcel: Parcel, repo: str) -> Repo | None:
+    """What is in the repository now; what of it stays is added to the parcel's index.
+
+    Returns:
+        The repository, None where there is none yet.
+
+    Raises:
+        UserError: It holds something else than this study.
+        UnavailableError: The Hub does not answer.
+    """
+    there = look(repo, parcel.type)
+    if there is None:
+        return None
+    found = there.contents
+    if found is None:
+        strange = sorted(set(there.files) - _HUBS_OWN)
+        # What a first publish left that was stopped half-way is ours.
+        if strange and SPEC not in there.files:
+            raise UserError(
+                f"{there.where}: holds something else ({strange[0]} for one) and no {INDEX}; "
+                "choose another name"
+            )
+        return there
+    mine = parcel.contents
+    if (found.study, found.model) != (mine.study, mine.model):
+        other = f"the study {found.study!r}" if found.study != mine.study else "another base model"
+        raise UserError(f"{there.where}: is of {other}, not of {mine.study!r}; choose another name")
+    kept = {
+        key: placed
+        for key, placed in found.artifacts.items()
+        if not placed.folder.startswith(tuple(f[:-1] for f in parcel.folders))
+    }
+    parcel.contents = mine.model_copy(update={"artifacts": {**kept, **mine.artifacts}})
+    return there
+
+
+def send(
+    parcel: Parcel, repo: str, there: Repo | None, *, public: bool, say: Callable[[str], None]
+) -> str:
+    """Put the parcel into its repository, in commits of which the last has index and card.
+
+    Args:
+        parcel: With its card and index.
+        repo: `owner/name`.
+        there: What `join` found.
+        public: Whether a repository that is made now may be read by all.
+        say: Told what was sent.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: No token, no rights, a name that is taken.
+        UnavailableError: The Hub does not answer; another call goes on from there.
+    """
+    from huggingface_hub import CommitOperationDelete
+
+    api, where = client(), f"hf://{repo}"
+    with hub_errors(where):
+        if there is None:
+            api.create_repo(repo, repo_type=parcel.type, private=not public)
+        old = [
+            name
+            for name in (there.files if there else ())
+            if name.startswith(parcel.folders) and name not in parcel.files
+        ]
+        # The study's file goes first: it marks a repository that a stop left without an index.
+        order = [SPEC, *(name for name in names(parcel) if name not in (SPEC, CARD, INDEX))]
+        for start in range(0, len(order), _FILES_A_COMMIT):
+            adds = [_add(parcel, name) for name in order[start : start + _FILES_A_COMMIT]]
+            api.create_commit(
+                repo, adds, commit_message=f"{parcel.contents.study}: files", repo_type=parcel.type
+            )
+            say(f"{where}: {min(start + _FILES_A_COMMIT, len(order))} of {len(order)} files there")
+        last = [_add(parcel, name) for name in (CARD, INDEX)]
+        api.create_commit(
+            repo,
+            [*last, *(CommitOperationDelete(name) for name in old)],
+            commit_message=f"{parcel.contents.study}: what is here",
+            repo_type=parcel.type,
+        )
+        return str(api.repo_info(repo, repo_type=parcel.type).sha)
+
+
+def _add(parcel: Parcel, name: str) -> CommitOperationAdd:
+    from huggingface_hub import CommitOperationAdd
+
+    source = parcel.files[name]
+    return CommitOperationAdd(name, str(source) if isinstance(source, Path) else source)
