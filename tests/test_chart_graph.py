@@ -97,6 +97,7 @@ CASES: dict[str, dict[str, Any]] = {
             *TINY["conditions"][3:],
         ],
         "rerun": [{"stage": "train", "condition": TINY["conditions"][3]["name"], "nonce": "a"}],
+        "substitutes": ["s3://lab/runs"],
     },
     "doses-coupled-first": {
         **TINY,

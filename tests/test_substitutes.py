@@ -17,7 +17,7 @@ from personaspace.pipeline.graph import Node
 from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
-from personaspace.pipeline.substitutes import bring
+from personaspace.pipeline.substitutes import bring, named, take
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 
@@ -174,4 +174,22 @@ def test_a_plan_says_what_would_be_taken_and_a_store_of_nothing_is_named(
     _, said, _ = brought(finished_study, empty, mine)
     assert said == [f"{empty}: has nothing of what is to run"]
     done = CliRunner().invoke(app, [*command, "--substitute", f"{mine}/"])
-    assert done.exit_code == 2 and f"--substitute: {mine} is the store of the run" in done.stderr
+    assert done.exit_code == 2 and f"substitutes: {mine} is the store of the run" in done.stderr
+
+
+def test_a_study_names_stores_itself(
+    finished_study: Finished, theirs: Path, tmp_path: Path
+) -> None:
+    """A folder is where the study's other paths start."""
+    values = {**finished_study.values, "substitutes": [theirs.name, "s3://lab/runs"]}
+    (spec := tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    assert named(load_study(spec), ["hf://a/b"]) == ["hf://a/b", str(theirs), "s3://lab/runs"]
+    values["substitutes"] = [theirs.name]
+    spec.write_text(yaml.safe_dump(values))
+    with open_store(str(tmp_path / "mine")) as here:
+        work, said = prepare(load_study(spec), here), list[str]()
+        take(work, work.graph.nodes, (), said.append)
+        assert {line.partition(": ")[0] for line in said} == of_conditions(work)
+        # What is of the study alone needs no other store, were it away or not.
+        shutil.rmtree(theirs)
+        take(work, [Node("aggregate"), Node("report")], (), said.append)

@@ -36,7 +36,8 @@ Substitute = Annotated[
     list[str] | None,
     typer.Option(
         help="A store that you trust: what it has is taken from there instead of computed. "
-        "Folder or s3://…; may be given several times.",
+        "Folder, s3://… or hf://owner/name; may be given several times, and goes before those that "
+        "the study names (substitutes).",
         metavar="STORE",
     ),
 ]
@@ -121,6 +122,7 @@ def show_plan(
         work = prepare(load_study(spec), place)
         nodes = work.graph.choose(only or (), with_inputs)
         found = forecast(work, nodes)
+        substitutes = taking.named(work.study, substitutes)
         with taking.opened(substitutes, place) as others:
             taken = taking.offered(work, [each.node for each in found], others)
     if as_json:

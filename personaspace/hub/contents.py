@@ -114,7 +114,9 @@ def look(name: str, kind: RepoType, revision: str | None = None) -> Repo | None:
 
     with hub_errors(f"hf://{name}"):
         try:
-            found = client().repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
+            api = client()
+            ask = api.model_info if kind == "model" else api.dataset_info
+            found = ask(name, revision=revision, files_metadata=True)
         except RepositoryNotFoundError:
             return None
     sizes = {file.rfilename: int(file.size or 0) for file in found.siblings or ()}

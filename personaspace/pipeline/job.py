@@ -13,8 +13,8 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.files import environment_number
-from personaspace.logs import RunEvent, log_line
-from personaspace.pipeline import executor, job_log, runtime, termination
+from personaspace.logs import RunEvent, log_line, tell
+from personaspace.pipeline import executor, job_log, runtime, substitutes, termination
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
 from personaspace.pipeline.run import Work, prepare
@@ -119,6 +119,7 @@ def _run(
             stage = unknown[0].stage if unknown else ""
             known = ", ".join(n.id for n in work.graph.nodes if stage in ("", n.stage))
             raise UserError(f"{spec} has no {name}; there are: {known}")
+        substitutes.take(work, nodes, (), tell)
         board = JobBoard(work, nodes)
         errors: list[Exception] = []
         try:

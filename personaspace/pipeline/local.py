@@ -38,7 +38,8 @@ def run_study(
         with_inputs: With `only`: what these need as well.
         jobs: Processes that share the work.
         file: The study's file, which further processes read.
-        substitutes: Stores whose artifacts are taken instead of computed, in this order.
+        substitutes: Stores whose artifacts are taken instead of computed, in this order, before
+            those that the study names.
 
     Returns:
         What was run, and how each stage ended.
@@ -60,9 +61,8 @@ def run_study(
     if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
         # One that cannot be asked fails before anything is trained for it.
         judging.check(study, store)
-    if substitutes:
-        with interrupt.caught(), taking.opened(substitutes, store) as others:
-            taking.bring(work, nodes, others, tell)
+    with interrupt.caught():
+        taking.take(work, nodes, substitutes, tell)
     with interrupt.caught(), make_board(nodes) as board:
         if jobs > 1 and file is not None:
             summary = executor.run_beside(work, nodes, board, file.absolute(), jobs)

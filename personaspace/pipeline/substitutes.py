@@ -18,11 +18,24 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.console import size
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.files import expanded
 from personaspace.pipeline.run import Work
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import TAKEN_FROM
 from personaspace.store import Manifest, Store, open_store
+from personaspace.study.load import Study
+
+
+def named(study: Study, given: Sequence[str] = ()) -> list[str]:
+    """Stores to take from: those given now, then those that the study names.
+
+    A folder that the study names is where its other paths start.
+    """
+    own = [
+        url if "://" in url else str(study.folder / expanded(url)) for url in study.spec.substitutes
+    ]
+    return list(dict.fromkeys([*given, *own]))
 
 
 def check_named(urls: Sequence[str]) -> None:
@@ -43,7 +56,7 @@ def opened(urls: Sequence[str], own: Store) -> Iterator[list[Store]]:
         stores = [stack.enter_context(open_store(url)) for url in urls]
         for store in stores:
             if store.url == own.url:
-                raise UserError(f"--substitute: {store.url} is the store of the run itself")
+                raise UserError(f"substitutes: {store.url} is the store of the run itself")
             store.check(write=False)
         yield stores
 
@@ -121,6 +134,22 @@ def offered(work: Work, nodes: Sequence[Node], stores: Sequence[Store]) -> dict[
                 found[node] = store.url
                 break
     return found
+
+
+def take(
+    work: Work, nodes: Sequence[Node], given: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Bring what nodes would compute from the stores that are given or that the study names.
+
+    Raises:
+        UserError: A store is not there, cannot be read, or is the study's own.
+        UnavailableError: A store does not answer.
+        Interrupted: Asked to stop; what was brought stays.
+    """
+    urls = named(work.study, given)
+    if urls and any(_wanted(work, nodes)):
+        with opened(urls, work.store) as others:
+            bring(work, nodes, others, say)
 
 
 def _wanted(work: Work, nodes: Sequence[Node]) -> Iterator[Node]:

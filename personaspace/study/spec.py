@@ -65,6 +65,12 @@ class Experiment(Section):
     rerun: list[Rerun] = Field(
         [], description="Compute these again: a nonce in their fingerprints.", max_length=1000
     )
+    substitutes: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="Stores that you trust: what they have of this study is taken from there "
+        "instead of computed. Folders, s3://… or hf://owner/name; in no fingerprint.",
+        max_length=20,
+    )
 
     def nonces(self, stage: str, condition: str, seed: int) -> list[str]:
         """Nonces of the reruns that mean this node; seed -1 and condition "" are the study's."""

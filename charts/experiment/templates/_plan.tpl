@@ -220,5 +220,6 @@ fingerprints to those of the whole study. Takes root and job.
 {{- if and $of $seed (has $rerun.stage $stages) }}{{ $reruns = append $reruns $rerun }}{{ end -}}
 {{- end -}}
 {{- with $reruns }}{{ $_ := set $part "rerun" . }}{{ end -}}
+{{- with $study.substitutes }}{{ $_ := set $part "substitutes" . }}{{ end -}}
 {{- toYaml $part -}}
 {{- end }}
