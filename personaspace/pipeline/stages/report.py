@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
-    # no part of the study.
-    return {"spec": study.spec.told(exclude={"rerun"})}
+    # no part of the study, nor is where else artifacts are looked for.
+    return {"spec": study.spec.told(exclude={"rerun", "substitutes"})}
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:
