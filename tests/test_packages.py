@@ -55,7 +55,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("environment")
     assert done([sys.executable, "-m", "venv", "--without-pip", folder], folder).returncode == 0
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "-q"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin" / "python",
+        "install",
+        "-q",
+    ]
     found = done([*pip, "--no-compile", "--no-deps", "--no-index", wheel], folder)
     assert found.returncode == 0, found.stderr
     here = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))

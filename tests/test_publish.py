@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import Result
 from conftest import Finished
 from hub_server import READ, WRITE, Hub
 from test_substitutes import of_conditions
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import personaspace
 from personaspace.cli.app import app
@@ -59,11 +58,11 @@ def test_a_published_study_is_read_back_from_its_address(
 
     with personaspace.load_results("hf://lab/tiny") as read:
         assert read.results.study == "tiny"
-        theirs = read.vectors("e4-villain").values
+        theirs = read.vectors("e4-villain").values_PLH
         folder = read.adapter("e4-villain", coupled=True)
         assert (folder / "adapter_config.json").is_file()
     with personaspace.load_results(finished_study.out, store=finished_study.store) as mine:
-        assert (mine.vectors("e4-villain").values == theirs).all()
+        assert (mine.vectors("e4-villain").values_PLH == theirs).all()
     spec = tmp_path / "from-the-hub.yaml"
     spec.write_bytes(files["study.yaml"])
     shown = CliRunner().invoke(app, ["results", str(spec), "--store", "hf://lab/tiny", "--json"])

@@ -115,13 +115,13 @@ def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parc
             _add_vectors(work, complete.values(), parcel, scratch)
         else:
             _add(work, complete, kind, parcel)
-    found = [parcel for parcel in parcels.values() if parcel.files]
-    if not found:
+    filled = [parcel for parcel in parcels.values() if parcel.files]
+    if not filled:
         asked = ", ".join(kinds)
         raise UserError(f"{work.study.spec.name}: no {asked} in {work.store.url} for this spec")
-    for parcel in found:
+    for parcel in filled:
         parcel.files[SPEC] = spec_text(work)
-    return found, notes
+    return filled, notes
 
 
 def _read(kind: Kind) -> tuple[str, ...]:
