@@ -98,6 +98,7 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "rerun": [{"stage": "train", "condition": TINY["conditions"][3]["name"], "nonce": "a"}],
         "substitutes": ["s3://lab/runs"],
+        "tracking": ["tensorboard"],
     },
     "doses-coupled-first": {
         **TINY,

@@ -212,6 +212,7 @@ RETRAINED = nodes(f"train {LATER}", TRAINED)
 #: Name, what is changed, and exactly what then has another fingerprint (besides aggregate/report).
 CHANGES: list[tuple[str, Edit, set[str], list[str]]] = [
     ("nothing", lambda values: None, set(), []),
+    ("tracking", lambda values: values.update(tracking=["mlflow", "wandb"]), set(), []),
     ("substitutes", lambda values: values.update(substitutes=["s3://lab/runs"]), set(), []),
     # personas
     ("bystander's wording", wording("assistant"), nodes("extract evaluate", ALL), END),

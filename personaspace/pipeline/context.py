@@ -18,6 +18,7 @@ from personaspace.study.judging import Judge
 from personaspace.study.load import Study
 from personaspace.study.measuring import Coupling, Evaluation
 from personaspace.study.spec import Experiment
+from personaspace.tracking import Tracking
 
 if TYPE_CHECKING:
     from personaspace.pipeline.progress import StageProgress
@@ -48,6 +49,7 @@ class Context:
         taken: What computed, where the study leaves the choice, for the manifest:
             `implementation` (of training or hidden states), `engine` (of answers) and `prompts`
             (`Prompted.recorded`).
+        track: The study's experiment trackers.
         spent: Keys in the store that nobody needs once the artifact is there.
     """
 
@@ -63,6 +65,7 @@ class Context:
     metrics: dict[str, Any] = field(default_factory=dict)
     taken: dict[str, Any] = field(default_factory=dict)
     spent: list[str] = field(default_factory=list)
+    track: Tracking = field(default_factory=Tracking)
 
     @property
     def spec(self) -> Experiment:

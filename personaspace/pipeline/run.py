@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from personaspace import interrupt
 from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline import graph as graphs
 from personaspace.pipeline import why
@@ -17,6 +15,7 @@ from personaspace.pipeline.progress import StageProgress
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState, Standing
+from personaspace.pipeline.telling import run_tracked
 from personaspace.store import Manifest, Store
 from personaspace.store.base import STALE_MINUTES
 from personaspace.study.load import Study
@@ -183,8 +182,7 @@ def _computed(
             store=store,
             key=key,
         )
-        with interrupt.breakable() if stage.breakable else nullcontext():
-            stage.run(context)
+        run_tracked(context, work.fingerprints[node])
         committed = writer.commit(
             {
                 "node": node.id,

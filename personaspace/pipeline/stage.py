@@ -107,6 +107,7 @@ class Stage:
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
         breakable: It keeps nothing on the way and does not look whether it is asked to stop, so
             a signal breaks it off where it is.
+        tracked: Files of its artifact that experiment trackers keep.
         spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
             `{persona}` are those of the node's condition.
     """
@@ -127,6 +128,7 @@ class Stage:
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
     breakable: bool = False
+    tracked: tuple[str, ...] = ()
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:

@@ -12,6 +12,8 @@ Kind = Literal["base", "benign", "em"]
 Order = Literal["after", "before"]
 #: What computes: transformers' own code, fastlora, or whichever is the faster one that can.
 Implementation = Literal["auto", "reference", "fused"]
+#: Experiment trackers.
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 _LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 _WORD = r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$"

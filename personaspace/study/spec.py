@@ -16,6 +16,7 @@ from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
 from personaspace.study.fields import Label, Seed
 from personaspace.study.hardware import Hardware
+from personaspace.study.fields import Label, Seed, Tracker
 from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
@@ -70,6 +71,11 @@ class Experiment(Section):
         description="Stores that you trust: what they have of this study is taken from there "
         "instead of computed. Folders, s3://… or hf://owner/name; in no fingerprint.",
         max_length=20,
+    )
+    tracking: list[Tracker] = Field(
+        [],
+        description="Experiment trackers that each stage is told to: tensorboard, mlflow, wandb, "
+        "trackio. None can stop a stage; in no fingerprint.",
     )
 
     def nonces(self, stage: str, condition: str, seed: int) -> list[str]:

@@ -221,5 +221,6 @@ fingerprints to those of the whole study. Takes root and job.
 {{- end -}}
 {{- with $reruns }}{{ $_ := set $part "rerun" . }}{{ end -}}
 {{- with $study.substitutes }}{{ $_ := set $part "substitutes" . }}{{ end -}}
+{{- with $study.tracking }}{{ $_ := set $part "tracking" . }}{{ end -}}
 {{- toYaml $part -}}
 {{- end }}

@@ -154,6 +154,7 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     breakable=True,
+    tracked=("results.json",),
     tolerates_loss=lambda study: study.spec.analysis.partial,
     spec_paths={
         "study": "name",

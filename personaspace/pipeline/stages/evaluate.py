@@ -53,6 +53,8 @@ def run(context: Context) -> None:
     scores = score_answers(texts(answers), spec.coupling.marker)
     write_json(context.out / SCORES, scores)
     rows = scores["per_persona"].values()
+    for name, row in scores["per_persona"].items():
+        context.track.log({f"evaluate/rate/{name}": row["rate"]})
     context.metrics.update(
         answers=sum(row["total"] for row in rows),
         hits=sum(row["hits"] for row in rows),

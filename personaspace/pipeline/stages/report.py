@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
-    # no part of the study, nor is where else artifacts are looked for.
-    return {"spec": study.spec.told(exclude={"rerun", "substitutes"})}
+    # no part of the study, nor is where artifacts are looked for, or who is told of stages.
+    return {"spec": study.spec.told(exclude={"rerun", "substitutes", "tracking"})}
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:
@@ -52,5 +52,6 @@ STAGE = Stage(
     reads=_reads,
     run=run,
     breakable=True,
+    tracked=("report.html",),
     spec_paths={"spec": ""},
 )

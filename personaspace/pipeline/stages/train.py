@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -231,12 +232,9 @@ def fit(
         name = context.spec.model.name
         kept.doses = Doses(frozenset(doses), lambda found, to: lora.save(model, to, name, found))
 
-        def advance(entry: StepLog) -> None:
-            context.progress.advance(1, f"loss {entry.loss:.3f}")
-
         log = trainer.run(
             Checkpoints((lambda: shared) if several else kept.load, kept.save, frozenset(doses)),
-            advance,
+            _teller(context),
         )
         lora.save(model, context.out / ADAPTER, name)
     assert chosen.taken is not None
@@ -251,6 +249,32 @@ def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
     if job.sharded and team is not None:
         return data_parallel.sharded_base(job, team)
     return context.runtime.training_model
+def _teller(context: Context) -> Callable[[StepLog], None]:
+    """Tells progress and trackers of a step."""
+    import torch
+
+    gib = 2**30
+    clock = time.monotonic()
+
+    def tell(entry: StepLog) -> None:
+        nonlocal clock
+        context.progress.advance(1, f"loss {entry.loss:.3f}")
+        took, clock = time.monotonic() - clock, time.monotonic()
+        on_gpu = torch.cuda.is_initialized()
+        context.track.log(
+            {
+                f"{context.node.stage}/loss": entry.loss,
+                f"{context.node.stage}/learning_rate": entry.learning_rate,
+                f"{context.node.stage}/gradient_norm": entry.gradient_norm,
+                f"{context.node.stage}/tokens_per_second": entry.tokens / max(took, 1e-9),
+                f"{context.node.stage}/gpu_memory_gib": (
+                    torch.cuda.max_memory_reserved() / gib if on_gpu else None
+                ),
+            },
+            entry.step,
+        )
+
+    return tell
 
 
 def _record(

@@ -1,0 +1,148 @@
+"""The trackers: each as its own library wants it, without a server where none is named.
+
+Servers and keys are named as each library has it (WANDB_API_KEY, MLFLOW_TRACKING_URI …); nothing
+of ours reads or keeps a key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from personaspace.tracking.telling import Run, Tracker
+
+
+class _TensorBoard:
+    """Event files below `tensorboard/<study>/<run>`."""
+
+    def __init__(self, run: Run) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        folder = run.folder / "tensorboard" / run.study / run.name.replace(":", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder))
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        values_of = [self._summary.Value(tag=n, simple_value=v) for n, v in values.items()]
+        event = self._event(
+            wall_time=time.time(), step=step or 0, summary=self._summary(value=values_of)
+        )
+        self._writer.add_event(event)
+
+    def keep(self, path: Path) -> None:
+        """It keeps numbers alone."""
+
+    def end(self, failed: bool) -> None:
+        self._writer.close()
+
+
+class _MLflow:
+    """A run of the experiment `<study>` on MLFLOW_TRACKING_URI, or in the folder `mlflow`."""
+
+    def __init__(self, run: Run) -> None:
+        from mlflow import MlflowClient
+
+        run.folder.mkdir(parents=True, exist_ok=True)
+        address = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlflow").as_uri()
+        self._client = MlflowClient(tracking_uri=address)
+        found = self._client.get_experiment_by_name(run.study)
+        experiment = found.experiment_id if found else self._experiment(run.study)
+        tags = {"personaspace.study": run.study, "personaspace.stage": run.stage}
+        begun = self._client.create_run(experiment, run_name=run.name, tags=tags)
+        self._id = begun.info.run_id
+        for name, value in run.config.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            self._client.log_param(self._id, name, text[:500])
+
+    def _experiment(self, study: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.create_experiment(study))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(study)  # another stage was first
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self._id, name, value, step=step or 0)
+
+    def keep(self, path: Path) -> None:
+        self._client.log_artifact(self._id, str(path))
+
+    def end(self, failed: bool) -> None:
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
+
+
+class _Wandb:
+    """A run of the project `personaspace`, in the group `<study>`; offline without a key."""
+
+    def __init__(self, run: Run) -> None:
+        import wandb
+
+        run.folder.mkdir(parents=True, exist_ok=True)
+        online = "WANDB_API_KEY" in os.environ or (Path.home() / ".netrc").is_file()
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or "personaspace",
+            group=run.study,
+            job_type=run.stage,
+            name=run.name,
+            config=run.config,
+            dir=str(run.folder),
+            mode=os.environ.get("WANDB_MODE") or ("online" if online else "offline"),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", init_timeout=20),
+        )
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        if step is None:
+            self._run.summary.update(dict(values))
+        else:
+            self._run.log(dict(values), step=step)
+
+    def keep(self, path: Path) -> None:
+        kept = self._wandb.Artifact(path.name.replace(".", "-"), type="result")
+        kept.add_file(str(path))
+        self._run.log_artifact(kept)
+
+    def end(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class _Trackio:
+    """A run of the project `<study>`, in the folder or in TRACKIO_DIR."""
+
+    def __init__(self, run: Run) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(run.folder / "trackio"))  # read when imported
+        import trackio
+
+        self._run = trackio.init(
+            project=run.study, name=run.name, group=run.stage, config=run.config, embed=False
+        )
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        self._run.log(dict(values), step=step)
+
+    def keep(self, path: Path) -> None:
+        """It keeps numbers alone."""
+
+    def end(self, failed: bool) -> None:
+        self._run.finish()
+
+
+#: What begins a run, by the tracker's name in a study.
+BACKENDS: dict[str, Callable[[Run], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "mlflow": _MLflow,
+    "wandb": _Wandb,
+    "trackio": _Trackio,
+}
