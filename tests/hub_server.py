@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return None
             if found[3] == "preupload":
                 return self._preupload(json.loads(raw), commits[-1].files)
-            return self._commit(raw, commits)
+            return self._commit(raw, commits, f"{found[1]}/{found[2]}".removeprefix("models/"))
         return self._refuse(404, "Not found")
 
     def _create(self, wanted: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             told.append({"oid": each["oid"], "size": each["size"], **actions})
         self._answer(200, {"transfer": "basic", "objects": told})
 
-    def _commit(self, raw: bytes, commits: list[Commit]) -> None:
+    def _commit(self, raw: bytes, commits: list[Commit], at: str) -> None:
         files = dict(commits[-1].files)
         for line in raw.decode().splitlines():
             entry = json.loads(line)
@@ -204,8 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "deletedFile":
                 del files[value["path"]]
         commits.append(Commit(hashlib.sha1(raw).hexdigest(), files))
-        at = commits[-1].id
-        self._answer(200, {"commitUrl": f"{self.hub.url}/commit/{at}", "commitOid": at})
+        made = commits[-1].id
+        url = f"{self.hub.url}/{at}/commit/{made}"
+        self._answer(200, {"commitUrl": url, "commitOid": made})
 
 
 @pytest.fixture

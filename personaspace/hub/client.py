@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 def client() -> HfApi:
-    """The Hub's client for the server that the environment names."""
+    """The Hub's client for the server that the environment names; it shows no bars of its own."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
 
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="personaspace")
 

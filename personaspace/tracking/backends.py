@@ -43,16 +43,20 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run of the experiment `<study>` on MLFLOW_TRACKING_URI, or in the folder `mlflow`."""
+    """A run of the experiment `<study>` on MLFLOW_TRACKING_URI, or in `mlflow.db`."""
 
     def __init__(self, run: Run) -> None:
         from mlflow import MlflowClient
 
         run.folder.mkdir(parents=True, exist_ok=True)
-        address = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlflow").as_uri()
+        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder}/mlflow.db"
         self._client = MlflowClient(tracking_uri=address)
         found = self._client.get_experiment_by_name(run.study)
-        experiment = found.experiment_id if found else self._experiment(run.study)
+        experiment = (
+            found.experiment_id
+            if found
+            else self._experiment(run, "MLFLOW_TRACKING_URI" in os.environ)
+        )
         tags = {"personaspace.study": run.study, "personaspace.stage": run.stage}
         begun = self._client.create_run(experiment, run_name=run.name, tags=tags)
         self._id = begun.info.run_id
@@ -60,11 +64,13 @@ class _MLflow:
             text = value if isinstance(value, str) else json.dumps(value)
             self._client.log_param(self._id, name, text[:500])
 
-    def _experiment(self, study: str) -> str:
+    def _experiment(self, run: Run, served: bool) -> str:
         from mlflow.exceptions import MlflowException
 
+        study, files = run.study, (run.folder / "mlflow-files").as_uri()
         try:
-            return str(self._client.create_experiment(study))
+            place = None if served else files
+            return str(self._client.create_experiment(study, artifact_location=place))
         except MlflowException:
             found = self._client.get_experiment_by_name(study)  # another stage was first
             if found is None:

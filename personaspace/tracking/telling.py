@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from personaspace.errors import one_line
 
 #: Seconds that a stage waits at its end for trackers that have not written everything.
-PATIENCE = 30.0
+PATIENCE = 60.0
 PATIENCE_AT_STOP = 5.0
 #: Where trackers without a server write.
 FOLDER, DEFAULT_FOLDER = "PERSONASPACE_TRACKING", "personaspace-tracking"
