@@ -101,7 +101,8 @@ def test_a_study_tells_a_run_for_each_stage(
     run, recorder = runs.pop("train:benign:42")
     assert (run.study, run.stage, runs) == ("tiny", "train", {})
     assert run.config["recipe.rank"] == "4" and run.config["seed"] == 42
-    steps = [told for told in recorder.told if told[1] is not None]
+    numbers = [told for told in recorder.told if isinstance(told, tuple)]
+    steps = [told for told in numbers if told[1] is not None]
     assert [step for _, step in steps] == [1, 2, 3, 4]
     wanted = {"loss", "learning_rate", "gradient_norm", "tokens_per_second"}
     assert set(steps[0][0]) == {f"train/{name}" for name in wanted}
