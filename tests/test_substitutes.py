@@ -177,6 +177,16 @@ def test_a_plan_says_what_would_be_taken_and_a_store_of_nothing_is_named(
     assert done.exit_code == 2 and f"substitutes: {mine} is the store of the run" in done.stderr
 
 
+def test_an_address_that_is_none_is_found_by_validate(
+    finished_study: Finished, tmp_path: Path
+) -> None:
+    values = {**finished_study.values, "substitutes": ["hf://lab/runs", "gs://lab/runs"]}
+    (spec := tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    done = CliRunner().invoke(app, ["validate", str(spec)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("substitutes: store gs://lab/runs: unknown scheme")
+
+
 def test_a_study_names_stores_itself(
     finished_study: Finished, theirs: Path, tmp_path: Path
 ) -> None:

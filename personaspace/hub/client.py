@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def client() -> HfApi:
     """The Hub's client for the server that the environment names; it shows no bars of its own."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
 

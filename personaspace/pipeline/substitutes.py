@@ -42,6 +42,17 @@ def check_named(urls: Sequence[str]) -> None:
     """Refuse a store without a name. Raises UserError."""
     if not all(url.strip() for url in urls):
         raise UserError("--substitute: is empty; it names the store to take from")
+def check_named(study: Study) -> None:
+    """Read the addresses that a study names; nothing is asked.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    for url in named(study):
+        try:
+            open_store(url).close()
+        except UserError as error:
+            raise UserError(f"substitutes: {error}") from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def run_tracked(context: Context, fingerprint: str) -> None:
     }
     reads = why.made_from(context.study, node)["reads"] if spec.tracking else {}
     run = Run(spec.name, node.id, node.stage, {**reads, **told})
-    chosen = {name: BACKENDS[name] for name in spec.tracking}
+    chosen = {str(name): BACKENDS[name] for name in spec.tracking}
     with tracked(chosen, run, context.progress.say) as track:
         with interrupt.breakable() if stage.breakable else nullcontext():
             stage.run(replace(context, track=track))
