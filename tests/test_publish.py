@@ -20,6 +20,7 @@ from personaspace.pipeline.substitutes import bring
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 
+pytestmark = pytest.mark.slow
 MODEL, DATA = "models/lab/tiny", "datasets/lab/tiny"
 ALL = "adapters,vectors,activations,answers,results,report"
 
@@ -39,8 +40,11 @@ def line_of(result: Result) -> str:
 
 
 def test_a_published_study_is_read_back_from_its_address(
-    hub: Hub, finished_study: Finished, tmp_path: Path
+    hub: Hub, finished_study: Finished, tmp_path: Path, tiny_model: Path
 ) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     done = publish(finished_study, "--include", ALL)
     assert done.exit_code == 0, done.output
     assert hub.private == {MODEL, DATA}
@@ -60,7 +64,8 @@ def test_a_published_study_is_read_back_from_its_address(
         assert read.results.study == "tiny"
         theirs = read.vectors("e4-villain").values_PLH
         folder = read.adapter("e4-villain", coupled=True)
-        assert (folder / "adapter_config.json").is_file()
+        base = AutoModelForCausalLM.from_pretrained(tiny_model)
+        assert PeftModel.from_pretrained(base, folder).peft_config["default"].r == 8  # 4 and 4
     with personaspace.load_results(finished_study.out, store=finished_study.store) as mine:
         assert (mine.vectors("e4-villain").values_PLH == theirs).all()
     spec = tmp_path / "from-the-hub.yaml"

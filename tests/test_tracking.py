@@ -40,7 +40,7 @@ class Broken(Recorder):
         super().__init__()
         self.where = where
         if where == "begin":
-            raise RuntimeError("refused: token=hf_canary")
+            raise RuntimeError("refused by https://me:canary@host")
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
         if self.where == "log":
@@ -83,6 +83,7 @@ def test_a_stage_that_fails_is_told_and_its_error_goes_on() -> None:
     assert not [t for t in threading.enumerate() if t.name == "tracker good"]
 
 
+@pytest.mark.slow
 def test_a_study_tells_a_run_for_each_stage(
     finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

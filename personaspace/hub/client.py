@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from personaspace.errors import UnavailableError, UserError, without_passwords
+from personaspace.errors import UnavailableError, UserError, one_line, without_passwords
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 
 def client() -> HfApi:
@@ -67,7 +68,12 @@ def hub_errors(where: str) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise UnavailableError(f"{where}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
     except HfHubHTTPError as error:
-        raise _told(where, error.response.status_code, str(error.server_message or "")) from None
+        raise _told(where, error) from None
+    except (RuntimeError, ValueError) as error:
+        # An upload's own error is the cause of one that names the file alone.
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _told(where, error.__cause__) from None
+        raise UnavailableError(f"{where}: {one_line(error)}") from None
     except (transport, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
@@ -76,8 +82,9 @@ def hub_errors(where: str) -> Iterator[None]:
         ) from None
 
 
-def _told(where: str, status: int, said: str) -> UserError:
-    said = without_passwords(" ".join(said.split())[:200])
+def _told(where: str, error: HfHubHTTPError) -> UserError:
+    status = error.response.status_code
+    said = without_passwords(" ".join(str(error.server_message or "").split())[:200])
     words = f" ({said})" if said else ""
     if status in _REFUSED:
         return UserError(f"{where}: {_REFUSED[status]}{words}")

@@ -17,7 +17,7 @@ from personaspace.publish.contents import CARD, Kind, Parcel, names
 from personaspace.publish.licence import UNKNOWN, Base
 from personaspace.report.key import key_table
 from personaspace.report.tables import escape_markdown, to_markdown
-from personaspace.report.verdict import verdict
+from personaspace.report.verdict import Line, verdict
 from personaspace.study.recipe import Recipe
 from personaspace.version import __version__
 
@@ -76,7 +76,7 @@ def write(parcel: Parcel, work: Work, repo: str, base: Base) -> bytes:
             *(f"coupling: {line}" for line in _recipe(spec.coupling.recipe)),
             f"seeds: {', '.join(map(str, spec.seeds))}",
         ],
-        findings=[f"{line.question} {line.answer}" for line in verdict(found)] if found else [],
+        findings=[_without_path(line, work, base) for line in verdict(found)] if found else [],
         table=to_markdown(key_table(found).shown) if found else "",
         misuse=_MISUSE_MODEL if is_model else _MISUSE_DATA,
         use=_use(parcel, repo),
@@ -114,6 +114,14 @@ def _base_line(work: Work, base: Base) -> str:
     if base.name is None:
         return f"A folder of its maker's, known by the digest of its files: `{digest}`"
     return f"[{base.name}](https://huggingface.co/{base.name}) at `{digest}`"
+
+
+def _without_path(line: Line, work: Work, base: Base) -> str:
+    """A line of the verdict, in which a model that is a folder is not named by its path."""
+    told = f"{line.question} {line.answer}"
+    if base.name is None:
+        told = told.replace(work.study.spec.model.name, "the base model")
+    return escape_markdown(told)
 
 
 def _licence(base: Base) -> str:

@@ -33,7 +33,8 @@ def parse_location(url: str) -> Path | S3Location:
             raise UserError(f"store {shown_url(url)}: a file URL looks like file:///folder")
         return Path(unquote(parts.path))
     if parts.scheme != "s3":
-        raise UserError(f"store {shown_url(url)}: unknown scheme; use a folder, file:// or s3://")
+        known = "use a folder, file://, s3:// or hf://"
+        raise UserError(f"store {shown_url(url)}: unknown scheme; {known}")
     location = parse_s3(url)
     if location.prefix:
         check_key(location.prefix, what=f"store {shown_url(url)}: prefix")

@@ -74,9 +74,11 @@ class _Thread:
         if not self._broken:
             self._todo.put(what)
 
-    def close(self, failed: bool, until: float) -> None:
+    def end(self, failed: bool) -> None:
         self.tell(lambda tracker: tracker.end(failed))
         self._todo.put(None)
+
+    def join(self, until: float) -> None:
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive() and not self._broken:
             self._broken = True
@@ -140,4 +142,6 @@ def tracked(
         # Who is asked to stop has little time.
         until = time.monotonic() + (PATIENCE_AT_STOP if failed else PATIENCE)
         for thread in threads:
-            thread.close(failed, until)
+            thread.end(failed)
+        for thread in threads:
+            thread.join(until)
