@@ -116,12 +116,12 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     from personaspace.models.implementation import forecasts
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
-    from personaspace.pipeline.substitutes import check_named
+    from personaspace.pipeline.substitutes import check_addresses
     from personaspace.study.load import load_study
     from personaspace.study.notices import here
 
     loaded = load_study(spec)
-    check_named(loaded)
+    check_addresses(loaded)
     if loaded.spec.judge is not None:
         from personaspace.pipeline.judging import check_here
 

@@ -42,7 +42,9 @@ def check_named(urls: Sequence[str]) -> None:
     """Refuse a store without a name. Raises UserError."""
     if not all(url.strip() for url in urls):
         raise UserError("--substitute: is empty; it names the store to take from")
-def check_named(study: Study) -> None:
+
+
+def check_addresses(study: Study) -> None:
     """Read the addresses that a study names; nothing is asked.
 
     Raises:

@@ -14,9 +14,8 @@ from pydantic import Field
 from personaspace.kept import once
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
-from personaspace.study.fields import Label, Seed
-from personaspace.study.hardware import Hardware
 from personaspace.study.fields import Label, Seed, Tracker
+from personaspace.study.hardware import Hardware
 from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds

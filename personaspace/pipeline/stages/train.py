@@ -249,6 +249,8 @@ def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
     if job.sharded and team is not None:
         return data_parallel.sharded_base(job, team)
     return context.runtime.training_model
+
+
 def _teller(context: Context) -> Callable[[StepLog], None]:
     """Tells progress and trackers of a step."""
     import torch
