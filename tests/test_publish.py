@@ -65,7 +65,9 @@ def test_a_published_study_is_read_back_from_its_address(
         theirs = read.vectors("e4-villain").values_PLH
         folder = read.adapter("e4-villain", coupled=True)
         base = AutoModelForCausalLM.from_pretrained(tiny_model)
-        assert PeftModel.from_pretrained(base, folder).peft_config["default"].r == 8  # 4 and 4
+        assert (
+            PeftModel.from_pretrained(base, folder).peft_config["default"].to_dict()["r"] == 8
+        )  # 4 and 4
     with personaspace.load_results(finished_study.out, store=finished_study.store) as mine:
         assert (mine.vectors("e4-villain").values_PLH == theirs).all()
     spec = tmp_path / "from-the-hub.yaml"
