@@ -181,25 +181,14 @@ def fit(
         over: Adapter that stays applied, frozen, below the new one.
     """
     from personaspace.models import implementation, lora
-    from personaspace.models.footprint import Use
-    from personaspace.pipeline.spreading import check_implementation
     from personaspace.training import data_parallel
     from personaspace.training.checkpoints import Checkpoints
-    from personaspace.training.trainer import usable
 
-    examples, counts = usable(examples, field)
-    if counts["truncated"] or counts["dropped"]:
-        context.progress.say(
-            f"{counts['truncated']} examples cut at {recipe.max_tokens} tokens, "
-            f"{counts['dropped']} left out because nothing of the answer remained"
-        )
+    examples, counts = _usable(context, examples, recipe, field)
     seed = context.node.seed
     until, doses = _steps_of(context)
     kept = Checkpointing(context.store, context.key, context.progress.say)
-    sharded = context.runtime.spread(Use.TRAINING, context.condition.gpus)
-    if sharded:
-        check_implementation(recipe.implementation, field)
-        context.progress.say(f"the model is spread over {len(sharded)} processes, a GPU each")
+    sharded = _spread(context, recipe, field)
     devices = sharded or _devices(context)
     # Several processes go on from the same one. One alone looks for it when it is about to read it:
     # loading the model takes long, and another run may have replaced or finished it meanwhile.
@@ -240,6 +229,33 @@ def fit(
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
     _record(context, [asdict(entry) for entry in log], counts)
+
+
+def _usable(
+    context: Context, examples: Sequence[Example], recipe: Recipe, field: str
+) -> tuple[Sequence[Example], dict[str, int]]:
+    """The examples of which something is left to learn, and how many were cut or left out."""
+    from personaspace.training.trainer import usable
+
+    left, counts = usable(examples, field)
+    if counts["truncated"] or counts["dropped"]:
+        context.progress.say(
+            f"{counts['truncated']} examples cut at {recipe.max_tokens} tokens, "
+            f"{counts['dropped']} left out because nothing of the answer remained"
+        )
+    return left, counts
+
+
+def _spread(context: Context, recipe: Recipe, field: str) -> Sequence[str]:
+    """The GPUs that the model is spread over, if it is."""
+    from personaspace.models.footprint import Use
+    from personaspace.pipeline.spreading import check_implementation
+
+    devices = context.runtime.spread(Use.TRAINING, context.condition.gpus)
+    if devices:
+        check_implementation(recipe.implementation, field)
+        context.progress.say(f"the model is spread over {len(devices)} processes, a GPU each")
+    return devices
 
 
 def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
