@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from personaspace.errors import UserError
 from personaspace.models.footprint import Footprint, Use
-from personaspace.study.fields import Implementation
 from personaspace.study.hardware import Hardware
+
+if TYPE_CHECKING:
+    from personaspace.pipeline.context import Context
+    from personaspace.study.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,23 @@ def _first(machine: Machine, count: int, what: str) -> list[str]:
     return machine.gpus[:count]
 
 
-def check_implementation(wanted: Implementation, field: str) -> None:
-    """Refuse what cannot compute a model that is spread.
+def for_training(context: Context, recipe: Recipe, field: str) -> list[str]:
+    """What each process of a training sees of CUDA where the model is spread; empty: it is not.
+
+    Args:
+        context: Of the stage.
+        recipe: Of the training.
+        field: Where it stands in the spec.
 
     Raises:
-        UserError: `fused` is asked for.
+        UserError: There are too few GPUs, or `fused` is asked for.
     """
-    if wanted == "fused":
+    found = context.runtime.spread(Use.TRAINING, context.condition.gpus)
+    if found and recipe.implementation == "fused":
         raise UserError(
             f"{field}.implementation: fused cannot run a model that is spread over several GPUs "
             "(hardware.sharding)"
         )
+    if found:
+        context.progress.say(f"the model is spread over {len(found)} processes, a GPU each")
+    return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UnavailableError, UserError
+from personaspace.pipeline import spreading
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
 from personaspace.seeds import derive_seed
@@ -188,7 +189,7 @@ def fit(
     seed = context.node.seed
     until, doses = _steps_of(context)
     kept = Checkpointing(context.store, context.key, context.progress.say)
-    sharded = _spread(context, recipe, field)
+    sharded = spreading.for_training(context, recipe, field)
     devices = sharded or _devices(context)
     # Several processes go on from the same one. One alone looks for it when it is about to read it:
     # loading the model takes long, and another run may have replaced or finished it meanwhile.
@@ -244,18 +245,6 @@ def _usable(
             f"{counts['dropped']} left out because nothing of the answer remained"
         )
     return left, counts
-
-
-def _spread(context: Context, recipe: Recipe, field: str) -> Sequence[str]:
-    """The GPUs that the model is spread over, if it is."""
-    from personaspace.models.footprint import Use
-    from personaspace.pipeline.spreading import check_implementation
-
-    devices = context.runtime.spread(Use.TRAINING, context.condition.gpus)
-    if devices:
-        check_implementation(recipe.implementation, field)
-        context.progress.say(f"the model is spread over {len(devices)} processes, a GPU each")
-    return devices
 
 
 def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
