@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline import spreading
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
+from personaspace.pipeline.step_log import teller
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
 from personaspace.study.inputs import Dose
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from personaspace.models.chat import Example
     from personaspace.models.team import Team
     from personaspace.training.data_parallel import Job
-    from personaspace.training.trainer import StepLog
 
 
 FIELD = "training"
@@ -224,7 +223,7 @@ def fit(
 
         log = trainer.run(
             Checkpoints((lambda: shared) if several else kept.load, kept.save, frozenset(doses)),
-            _teller(context),
+            teller(context),
         )
         lora.save(model, context.out / ADAPTER, name)
     assert chosen.taken is not None
@@ -254,34 +253,6 @@ def _base(context: Context, job: Job, team: Team | None) -> PreTrainedModel:
     if job.sharded and team is not None:
         return data_parallel.sharded_base(job, team)
     return context.runtime.training_model
-
-
-def _teller(context: Context) -> Callable[[StepLog], None]:
-    """Tells progress and trackers of a step."""
-    import torch
-
-    gib = 2**30
-    clock = time.monotonic()
-
-    def tell(entry: StepLog) -> None:
-        nonlocal clock
-        context.progress.advance(1, f"loss {entry.loss:.3f}")
-        took, clock = time.monotonic() - clock, time.monotonic()
-        on_gpu = torch.cuda.is_initialized()
-        context.track.log(
-            {
-                f"{context.node.stage}/loss": entry.loss,
-                f"{context.node.stage}/learning_rate": entry.learning_rate,
-                f"{context.node.stage}/gradient_norm": entry.gradient_norm,
-                f"{context.node.stage}/tokens_per_second": entry.tokens / max(took, 1e-9),
-                f"{context.node.stage}/gpu_memory_gib": (
-                    torch.cuda.max_memory_reserved() / gib if on_gpu else None
-                ),
-            },
-            entry.step,
-        )
-
-    return tell
 
 
 def _record(
