@@ -44,10 +44,6 @@ from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.study.recipe import PUBLISHED_TARGETS
 
-#: Mean tokens of 16 of `common.chats`: prompts and answers have 200 each on average.
-STEP_TOKENS = 16 * 400
-WARM = 3
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -123,15 +119,15 @@ def measure_trl(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
     recipe, on_gpu = training.RECIPE, common.device().type == "cuda"
     base = common.random_model(shape)
     # More chats than the steps need, so that best fit finds some that fill its rows.
-    examples = common.chats(64 * (WARM + count), base.model.config.vocab_size)
+    examples = common.chats(64 * (training.WARM + count), base.model.config.vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
         config = trl.SFTConfig(
             output_dir=scratch,
             packing=True,
-            max_length=STEP_TOKENS // rows,
+            max_length=training.STEP_TOKENS // rows,
             per_device_train_batch_size=1,
             gradient_accumulation_steps=rows,
-            max_steps=WARM + count,
+            max_steps=training.WARM + count,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             max_grad_norm=recipe.clip_norm,
@@ -146,9 +142,11 @@ def measure_trl(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
         common.peak_gib()
         began = time.perf_counter()
         trainer.train()
-    seconds, tokens = (end - start for end, start in zip(ends[-1], ends[WARM - 1], strict=True))
+    seconds, tokens = (
+        end - start for end, start in zip(ends[-1], ends[training.WARM - 1], strict=True)
+    )
     row = training.rates(kind, base, int(tokens), seconds, count, ends[0][0] - began)
-    row["plan"] = f"{rows} × {STEP_TOKENS // rows} tokens"
+    row["plan"] = f"{rows} × {training.STEP_TOKENS // rows} tokens"
     return {**row, "attends across": attends_across(trainer)}
 
 
@@ -203,7 +201,7 @@ def measure(kind: str, shape: str, rows: int, count: int) -> dict[str, Any]:
     base = common.random_model(shape)
     if kind == LIGER:
         apply_liger_kernel_to_qwen2(model=base.model)
-    engine, warm = ("ours", WARM) if kind == "ours" else ("plain recipe", 1)
+    engine, warm = ("ours", training.WARM) if kind == "ours" else ("plain recipe", 1)
     return {**training.measure(engine, base, warm, count), "what": kind}
 
 

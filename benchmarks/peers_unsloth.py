@@ -72,8 +72,7 @@ def measure(folder: Path, kind: str, count: int) -> dict[str, Any]:
     from unsloth import FastLanguageModel
 
     from benchmarks import common
-    from benchmarks.peers import STEP_TOKENS, WARM
-    from benchmarks.training import RECIPE
+    from benchmarks.training import RECIPE, STEP_TOKENS, WARM
     from personaspace.study.recipe import PUBLISHED_TARGETS
 
     way, on_gpu = UNSLOTH[kind], common.device().type == "cuda"

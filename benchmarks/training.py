@@ -38,6 +38,10 @@ from personaspace.training.plain import PlainStep
 from personaspace.training.trainer import StepLog, Trainer, step_engine
 
 RECIPE = Recipe()
+#: Mean tokens of 16 of `common.chats`: prompts and answers have 200 each on average.
+STEP_TOKENS = 16 * 400
+#: Steps before the clock, of the peers.
+WARM = 3
 
 
 def trainer_of(kind: str, model: Any, recipe: Recipe, examples: Any) -> Trainer:

@@ -27,23 +27,24 @@ from personaspace.analysis.geometry.steps import rows_at_step
 from personaspace.analysis.results import Results
 from personaspace.cli.app import app
 from personaspace.errors import Interrupted, SpecErrors
-from personaspace.models import lora
+from personaspace.models import lora, team
 from personaspace.pipeline import graph
 from personaspace.pipeline.cost import estimate, load_of
 from personaspace.pipeline.progress import Board
-from personaspace.pipeline.run import Work, prepare, run_node
+from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import train
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.pipeline.upkeep import reachable
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.doses import at_the_end
 from personaspace.study.load import Study, resolve
 from personaspace.study.notices import NoticeCode, notices
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import examine
-from personaspace.training import checkpoints, data_parallel
+from personaspace.training import checkpoints
 
 Values = dict[str, Any]
 TRAINED = ["benign", "e0-assistant", "e4-villain"]
@@ -236,7 +237,7 @@ def test_doses_of_a_run_in_two_processes_and_of_a_fused_one(
         study_dict["training"]["implementation"] = "fused"
     else:
         # Where there is no GPU the processes meet on the CPU all the same.
-        monkeypatch.setattr(data_parallel, "gpus", lambda asked: [""] * asked if asked > 1 else [])
+        monkeypatch.setattr(team, "gpus", lambda asked: [""] * 2 if asked == 2 else [])
         mine = next(c for c in study_dict["conditions"] if c["name"] == "benign")
         mine["gpus"] = 2
     other = work_of(study_dict, tmp_path / "other")

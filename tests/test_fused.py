@@ -14,10 +14,10 @@ from personaspace.pipeline import executor
 from personaspace.pipeline.context import sampled_answers
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import make_board
-from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import couple
 from personaspace.pipeline.stages.train import fit
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

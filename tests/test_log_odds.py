@@ -31,8 +31,8 @@ from personaspace.models import chat, lora
 from personaspace.models.load import load_model, load_tokenizer
 from personaspace.models.rendering import rendering_of
 from personaspace.pipeline import graph
-from personaspace.pipeline.run import prepare
 from personaspace.pipeline.stages.logodds import LOG_ODDS
+from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study, resolve
 from personaspace.study.measuring import Coupling

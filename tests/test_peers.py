@@ -28,7 +28,7 @@ def test_a_peer_that_is_not_installed_has_a_row_that_says_so(
     peers: Any, monkeypatch: pytest.MonkeyPatch, kind: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package.split(".")[0], None)
-    row = peers.tried(kind, 1, 1)
+    row = peers.tried(kind, "Qwen2.5-7B", 1, 1)
     assert row["what"] == kind
     assert row["failed"].startswith("ModuleNotFoundError: ")
     assert package.split(".")[0] in row["failed"]
@@ -40,24 +40,26 @@ def test_rows_get_shorter_until_memory_suffices(
 ) -> None:
     asked = []
 
-    def apart(_: Any, kind: str, rows: int, __: int) -> dict[str, Any]:
+    def apart(_: Any, kind: str, shape: str, rows: int, __: int) -> dict[str, Any]:
         asked.append(rows)
         return (
             {"what": kind, "failed": WITHOUT_MEMORY} if rows < 2 else {"what": kind, "rows": rows}
         )
 
     monkeypatch.setattr(peers, "apart", apart)
-    assert peers.best("trl packed", (1, 2, 4), 1) == {"what": "trl packed", "rows": 2}
+    assert peers.best("trl packed", "Qwen2.5-7B", (1, 2, 4), 1) == {"what": "trl packed", "rows": 2}
     assert asked == [1, 2]
 
 
 def test_a_peer_that_fails_is_not_tried_again(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def apart(_: Any, kind: str, rows: int, __: int) -> dict[str, Any]:
+    def apart(_: Any, kind: str, shape: str, rows: int, __: int) -> dict[str, Any]:
         asked.append(rows)
         return {"what": kind, "failed": "RuntimeError: no driver"}
 
     monkeypatch.setattr(peers, "apart", apart)
-    assert peers.best("trl packed", (1, 2, 4), 1)["failed"] == "RuntimeError: no driver"
+    assert (
+        peers.best("trl packed", "Qwen2.5-7B", (1, 2, 4), 1)["failed"] == "RuntimeError: no driver"
+    )
     assert asked == [1]

@@ -16,10 +16,10 @@ from personaspace.pipeline import executor, progress
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.job import JobBoard
 from personaspace.pipeline.progress import Board, LiveBoard
-from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

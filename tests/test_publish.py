@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 import personaspace
 from personaspace.cli.app import app
-from personaspace.pipeline.run import prepare
 from personaspace.pipeline.substitutes import bring
+from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

@@ -20,9 +20,10 @@ from personaspace.errors import Interrupted
 from personaspace.pipeline import steering
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board
-from personaspace.pipeline.run import prepare, run_node
+from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages.steer import STEERING
+from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.pipeline.graph import Node
-from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.substitutes import bring, named, take
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 

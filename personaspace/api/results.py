@@ -357,8 +357,8 @@ def load_results(
 
 
 def _named(store: Store, study: Study | Path | str) -> Manifest:
-    from personaspace.pipeline.run import prepare
     from personaspace.pipeline.stage import Node
+    from personaspace.pipeline.work import prepare
     from personaspace.study.load import load_study
 
     loaded = load_study(study) if isinstance(study, str | Path) else study

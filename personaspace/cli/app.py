@@ -282,7 +282,7 @@ def results(
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.work import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
@@ -308,7 +308,7 @@ def report(
     from personaspace.pipeline.graph import Node
     from personaspace.pipeline.local import export
     from personaspace.pipeline.progress import make_board
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.work import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 

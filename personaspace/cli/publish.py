@@ -37,7 +37,7 @@ def publish(
     the Hub's own login; nothing of it is printed or kept.
     """
     from personaspace.hub.contents import INDEX
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.work import prepare
     from personaspace.publish import card, upload
     from personaspace.publish.contents import CARD, collect, parse_kinds
     from personaspace.publish.licence import base_of

@@ -23,7 +23,7 @@ from personaspace.errors import (
 if TYPE_CHECKING:
     from personaspace.pipeline.executor import Summary
     from personaspace.pipeline.forecast import Forecast
-    from personaspace.pipeline.run import Work
+    from personaspace.pipeline.work import Work
 
 Only = Annotated[
     list[str] | None,
@@ -111,7 +111,7 @@ def show_plan(
     """Print which stages would run, why, and for about how long; nothing is written."""
     from personaspace.pipeline import substitutes as taking
     from personaspace.pipeline.forecast import forecast
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.work import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from personaspace.console import console, print_json, stage_table
-from personaspace.pipeline.run import prepare
+from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 from personaspace.study.notices import NoticeCode, notices

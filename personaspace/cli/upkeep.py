@@ -72,7 +72,7 @@ def gc(
 ) -> None:
     """Remove what crashed runs left in a store and, with studies given, what none of them needs."""
     from personaspace.pipeline import upkeep
-    from personaspace.pipeline.run import prepare
+    from personaspace.pipeline.work import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 

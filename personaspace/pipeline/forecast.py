@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 from personaspace.pipeline.cost import load_of
-from personaspace.pipeline.run import Work
 from personaspace.pipeline.runtime import device_name
 from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.why import Why, former, reasons, trained_again
+from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
 from personaspace.study.inputs import Dose
 

@@ -17,11 +17,11 @@ from personaspace.logs import RunEvent, log_line, tell
 from personaspace.pipeline import executor, job_log, runtime, substitutes, termination
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
-from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node, Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.termination import Code, Ending
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store, open_store
 from personaspace.study.load import load_study
 

@@ -20,7 +20,7 @@ from personaspace.pipeline.stage import Node
 from personaspace.store import Store
 
 if TYPE_CHECKING:
-    from personaspace.pipeline.run import Work  # the models' libraries come with it
+    from personaspace.pipeline.work import Work  # the models' libraries come with it
 
 #: Below an artifact's key; below it one artifact for each job that worked on it.
 LOGS = "logs"

@@ -13,8 +13,8 @@ from personaspace.pipeline import executor, judging
 from personaspace.pipeline import substitutes as taking
 from personaspace.pipeline.executor import Summary
 from personaspace.pipeline.progress import make_board
-from personaspace.pipeline.run import Work, prepare
 from personaspace.pipeline.stage import Node
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
 from personaspace.study.load import Study
 

@@ -7,71 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from personaspace.errors import Interrupted, UserError, one_line
-from personaspace.pipeline import graph as graphs
 from personaspace.pipeline import why
 from personaspace.pipeline.context import Context
-from personaspace.pipeline.graph import Graph, Node
+from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import StageProgress
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
-from personaspace.pipeline.states import NodeState, Standing
+from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.telling import run_tracked
-from personaspace.store import Manifest, Store
+from personaspace.pipeline.work import Work
+from personaspace.store import Manifest
 from personaspace.store.base import STALE_MINUTES
-from personaspace.study.load import Study
-
-
-@dataclass(frozen=True)
-class Work:
-    """A study made ready to run.
-
-    Attributes:
-        study: The study.
-        graph: Its graph.
-        fingerprints: Of every node.
-        store: Where artifacts are.
-    """
-
-    study: Study
-    graph: Graph
-    fingerprints: dict[Node, str]
-    store: Store
-
-    def key(self, node: Node) -> str:
-        """Where the node's artifact lies."""
-        return graphs.key(node, self.fingerprints[node])
-
-    def manifest(self, node: Node) -> Manifest | None:
-        """The node's manifest, if it carries the node's fingerprint."""
-        manifest = self.store.find(self.key(node))
-        if manifest is None or manifest.fields.get("fingerprint") != self.fingerprints[node]:
-            return None
-        return manifest
-
-    def complete(self, node: Node) -> Manifest | None:
-        """The node's manifest if it was made from its inputs as they are now."""
-        manifest = self.manifest(node)
-        if manifest is None:
-            return None
-        recorded = manifest.fields.get("inputs", {})
-        for need in self.graph.needs[node]:
-            current = self.manifest(need)
-            # An input that is gone (cleaned up) does not make a finished artifact wrong.
-            if current is not None and recorded.get(need.id) != current.digest:
-                return None
-        return manifest
-
-    def standings(self) -> dict[Node, Standing]:
-        """Which nodes are complete, which could run, and which wait for those."""
-        found: dict[Node, Standing] = {}
-        for node in self.graph.nodes:
-            if self.complete(node) is not None:
-                found[node] = Standing.COMPLETE
-            else:
-                needs = self.graph.needs[node]
-                ready = all(found[need] is Standing.COMPLETE for need in needs)
-                found[node] = Standing.READY if ready else Standing.WAITING
-        return found
 
 
 @dataclass(frozen=True)
@@ -85,12 +31,6 @@ class Outcome:
 
     state: NodeState
     manifest: Manifest
-
-
-def prepare(study: Study, store: Store) -> Work:
-    """Build the graph and its fingerprints."""
-    graph = graphs.build(study)
-    return Work(study, graph, graphs.fingerprints(study, graph), store)
 
 
 def _inputs(work: Work, node: Node) -> dict[Node, Manifest]:

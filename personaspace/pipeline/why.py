@@ -21,7 +21,7 @@ from personaspace.study.identity import digest_of
 from personaspace.study.inputs import Dose
 
 if TYPE_CHECKING:
-    from personaspace.pipeline.run import Work
+    from personaspace.pipeline.work import Work
     from personaspace.store import Manifest
     from personaspace.study.load import Study
 

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.hub.contents import INDEX
-from personaspace.pipeline.run import Work
 from personaspace.pipeline.stage import Node
+from personaspace.pipeline.work import Work
 from personaspace.publish.contents import CARD, Kind, Parcel, names
 from personaspace.publish.licence import UNKNOWN, Base
 from personaspace.report.key import key_table

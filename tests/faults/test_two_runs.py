@@ -15,10 +15,11 @@ from personaspace.pipeline import run as running
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.graph import Node
 from personaspace.pipeline.progress import Board, StageProgress
-from personaspace.pipeline.run import Work, prepare, run_node
+from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 

@@ -23,8 +23,9 @@ from personaspace.analysis.geometry import (
 from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
 from personaspace.analysis.geometry.halves import LEAST
 from personaspace.analysis.geometry.halves import Design as GroupDesign
-from personaspace.analysis.geometry.pooled import Kept, pooled_rows, robust_rows
+from personaspace.analysis.geometry.pooled import pooled_rows, robust_rows
 from personaspace.analysis.geometry.space import space_of
+from personaspace.analysis.geometry.tables import Kept
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import DimensionRow, PersonaSpace, RobustRow

@@ -35,7 +35,7 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, two_way_estimate
 
 if TYPE_CHECKING:
-    from personaspace.analysis.geometry.pooled import Kept
+    from personaspace.analysis.geometry.tables import Kept
 
 #: Halvings of the questions, each used both ways round.
 HALVINGS = 25

@@ -44,7 +44,7 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, Interval, fieller
 
 if TYPE_CHECKING:
-    from personaspace.analysis.geometry.pooled import Kept
+    from personaspace.analysis.geometry.tables import Kept
 
 MEASURES = ("raw_cosine", "centred_cosine", "spread")
 

@@ -1,6 +1,6 @@
 """M1, M2 and M3 over all training runs: conditions, increments over benign, and pairs.
 
-What the cells of each seed leave behind (`Kept`) is put together here, runs being the units
+What the cells of each seed leave behind (`tables`) is put together here, runs being the units
 (`analysis.runs`). Each estimate comes for the study's own personas and for new ones.
 
 Shape suffixes: Q questions, P personas.
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
-from personaspace.analysis.geometry.cells import Cell, Roles
-from personaspace.analysis.geometry.compare import Pseudo
+from personaspace.analysis.geometry.cells import Roles
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.geometry.shape import AT_BOUND
 from personaspace.analysis.geometry.shape import FAMILY as SHAPE_FAMILY
 from personaspace.analysis.geometry.shape import METRIC as SHAPE
+from personaspace.analysis.geometry.tables import Kept, Table
 from personaspace.analysis.metrics_shape import UNTESTED
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import RobustRow
@@ -33,55 +32,7 @@ from personaspace.analysis.stats import Interval
 _LARGEST_SHARE = 20.0
 
 
-@dataclass(frozen=True)
-class _Table:
-    """One run's pseudo-values of a measure, and their change from base's."""
-
-    condition: str
-    seed: int
-    used: NDArray[np.bool_]
-    personas: tuple[str, ...]
-    own: Pseudo
-    change: Pseudo | None
-    base: float | None
-
-
-@dataclass
-class Kept:
-    """Tables of every run by method, layer, metric and measure."""
-
-    tables: dict[tuple[str, int, str, str], list[_Table]] = field(default_factory=dict)
-
-    def at(self, place: tuple[str, int] | None) -> Kept:
-        """Those of one method and layer."""
-        return Kept({key: mine for key, mine in self.tables.items() if key[:2] == place})
-
-    def add(
-        self,
-        cell: Cell,
-        metric: str,
-        name: str,
-        condition: str,
-        own: Pseudo,
-        base: Pseudo | None = None,
-        personas: Sequence[str] | None = None,
-    ) -> None:
-        """Keeps one run.
-
-        Args:
-            own: Its pseudo-values, of the questions that some persona of the cell has.
-            base: Base's, in the same cell; None: the measure is a change already.
-            personas: Along their axis P; None: the cell's.
-        """
-        used = np.asarray(cell.valid.any(axis=0))
-        names = tuple(cell.personas if personas is None else personas)
-        change = None if base is None else own - base
-        before = None if base is None else base.mean
-        table = _Table(condition, cell.seed, used, names, own, change, before)
-        self.tables.setdefault((cell.method, cell.layer, metric, name), []).append(table)
-
-
-def _aligned(tables: Sequence[_Table], change: bool) -> Runs | None:
+def _aligned(tables: Sequence[Table], change: bool) -> Runs | None:
     """The runs on the questions that all of them have.
 
     None below two questions, or where a seed lost a persona: a mean over pairs is another one then.

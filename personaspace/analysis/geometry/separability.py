@@ -42,7 +42,7 @@ from personaspace.analysis.themes import (
 )
 
 if TYPE_CHECKING:
-    from personaspace.analysis.geometry.pooled import Kept
+    from personaspace.analysis.geometry.tables import Kept
 
 FOLDS = 5
 #: Principal components that LDA works on, at most.

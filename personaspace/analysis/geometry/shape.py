@@ -51,7 +51,7 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import Array, cluster_mean
 
 if TYPE_CHECKING:
-    from personaspace.analysis.geometry.pooled import Kept
+    from personaspace.analysis.geometry.tables import Kept
 
 METRIC, FAMILY = "shape", "geometry_shape"
 #: Likenesses of base and condition: 1 (or a distance of 0) is the end of their range.

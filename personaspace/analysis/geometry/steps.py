@@ -9,7 +9,8 @@ import numpy as np
 
 from personaspace.analysis.geometry.analysis import GroupWork
 from personaspace.analysis.geometry.cells import Roles, group_files, read_cell
-from personaspace.analysis.geometry.pooled import Kept, condition_rows
+from personaspace.analysis.geometry.pooled import condition_rows
+from personaspace.analysis.geometry.tables import Kept
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.themes import Themes

@@ -30,7 +30,7 @@ from personaspace.analysis.stats import clustered_wilson
 from personaspace.analysis.themes import sums
 
 if TYPE_CHECKING:
-    from personaspace.analysis.geometry.pooled import Kept
+    from personaspace.analysis.geometry.tables import Kept
 
 NAME = "probe_transfer"
 
