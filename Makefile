@@ -46,7 +46,7 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --jobs 2 --store demo/store --out demo/results
 
-## test: lint, types, and the tests (ten minutes on two cores)
+## test: lint, types, and the tests (nine minutes on two cores)
 test: lint pytest
 
 ## pytest: the tests of make test alone

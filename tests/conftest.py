@@ -142,11 +142,22 @@ def build_tiny_model(
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all processes of the session; `synthetic_aggregate` keeps there what it has made."""
+    folder = _common(tmp_path_factory)
+    os.environ["TESTS_SESSION_FOLDER"] = str(folder)
+    return folder
+
+
+def _common(factory: pytest.TempPathFactory) -> Path:
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that the first of the session's processes to ask for it makes, for all of them."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
+    base = _common(factory)
     folder, made = base / name, base / f"{name}.made"
     with FileLock(base / f"{name}.lock"):
         if not made.exists():

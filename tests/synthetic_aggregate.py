@@ -6,10 +6,10 @@ these by the product's own scoring and statistics.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field, fields
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from personaspace.activations.files import find_activations, write_activations
 from personaspace.analysis.control import assessed
@@ -251,16 +252,15 @@ def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> P
     Args:
         without: Parts to leave empty: geometry, leakage, rates, training, answers, provenance.
     """
-    kept = Path(_kept().name) / hashlib.sha256(repr((size, without)).encode()).hexdigest()
-    if not kept.exists():
-        _write(kept, size, without)
+    name = hashlib.sha256(repr((size, without)).encode()).hexdigest()
+    kept = Path(os.environ["TESTS_SESSION_FOLDER"]) / f"synthetic-{name}"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            half = kept.with_suffix(".half")  # of a process that failed to make it, perhaps
+            shutil.rmtree(half, ignore_errors=True)
+            _write(half, size, without)
+            half.rename(kept)
     return Path(shutil.copytree(kept, folder, dirs_exist_ok=True))
-
-
-@functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    """Holds what this process has written; removed at its end."""
-    return tempfile.TemporaryDirectory(prefix="synthetic-")
 
 
 def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
