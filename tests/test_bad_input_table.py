@@ -134,6 +134,7 @@ FIELDS += [
     ("no target", ("training.targets", []), "training.targets: "),
     ("a dose of no step", ("training.doses", [0]), "training.doses[0]: must be at least 1"),
     ("a dose twice", ("training.doses", [1, 1]), "training.doses[1]: 1 is listed twice"),
+    ("a tracker twice", ("tracking", ["wandb", "wandb"]), "tracking[1]: 'wandb' is listed twice"),
     ("doses out of order", ("training.doses", [3, 1]), "training.doses[1]: 1 comes after 3"),
     ("a dose beyond the steps", ("training.doses", [1, 5]),
      "training.doses[1]: 5 is beyond the 4 steps of benign"),

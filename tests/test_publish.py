@@ -142,6 +142,9 @@ def test_what_stopped_half_way_goes_on(hub: Hub, finished_study: Finished) -> No
         (WRITE, "lab/theirs", "is of the study 'theirs'"),
         (WRITE, "tiny", "looks like owner/name"),
         (WRITE, "lab/ti ny", "looks like owner/name"),
+        (WRITE, "lab/tiny@main", "looks like owner/name"),
+        (WRITE, "l\u00e4b/tiny", "looks like owner/name"),
+        (WRITE, "lab/tiny.git", "looks like owner/name"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(

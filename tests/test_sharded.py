@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -156,6 +157,20 @@ def test_a_process_killed_within_a_pass_is_named(tiny_model: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.long
+def test_a_stop_that_ends_the_others_first_is_a_stop(tiny_model: Path) -> None:
+    """A signal to the group ends processes that are not yet ready to leave it to the leader."""
+
+    def stop_all(entry: StepLog) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        (other,) = multiprocessing.active_children()
+        other.kill()
+
+    with pytest.raises(Interrupted), interrupt.caught():
+        led(job(tiny_model), advance=stop_all)
+    assert not multiprocessing.active_children()
+
+
 def passages(count: int = 7) -> list[Passage]:
     return [
         Passage(e.ids[: len(e.ids) // 2], e.ids[len(e.ids) // 2 :] if n % 3 else ())
@@ -292,6 +307,9 @@ def test_stages_of_a_spread_model_make_the_same_artifacts(
         outcome = CliRunner().invoke(app, [*command, "--only", "extract:e4-villain"])
         assert outcome.exit_code == 0, outcome.output
         assert ("spread over 2 processes" in outcome.output) == (name == "spread")
+        fields = [json.loads(path.read_text())["fields"] for path in store.rglob("manifest.json")]
+        (of_training,) = (each for each in fields if each.get("stage") == "train")
+        assert of_training.get("processes") == (2 if name == "spread" else None)
         found.append(
             {
                 "/".join(

@@ -18,9 +18,9 @@ def publish(
     repo: Annotated[str, typer.Argument(help="owner/name on the Hub.", metavar="OWNER/NAME")],
     store: StoreUrl = DEFAULT_STORE,
     include: Annotated[
-        str,
+        list[str],
         typer.Option(help="Of adapters, vectors, activations, answers, results, report."),
-    ] = "adapters,vectors,answers,results,report",
+    ] = ["adapters,vectors,answers,results,report"],  # noqa: B006 (typer copies it)
     public: Annotated[
         bool,
         typer.Option("--public", help="Readable by all; only where the repository is made now."),
@@ -44,9 +44,8 @@ def publish(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
-    kinds = parse_kinds(include)
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise UserError(f"{repo}: not a repository's name; it looks like owner/name")
+    kinds = parse_kinds(",".join(include))
+    upload.check_name(repo)
     if (
         dry_run is not None
         and dry_run.exists()

@@ -78,7 +78,7 @@ def hub_errors(where: str) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
             f"{where}: the Hub does not answer ({without_passwords(reason)}); try again: "
-            "what is there already is not sent again"
+            "what was done already is not done again"
         ) from None
 
 

@@ -201,7 +201,13 @@ def leading(
                 with _visible(device):
                     others.append(Child(_following, args, f"process {rank} of {work}"))
             yield Team(0, len(devices), assemble)
-        except GoneError as error:
+        except (GoneError, ChildGoneError) as error:
+            # A signal to the whole group ends those that are not yet ready to ignore it.
+            if interrupt.asked():
+                _abort()
+                interrupt.check()
+            if isinstance(error, ChildGoneError):
+                raise
             # Its own way down would wait for a gathering that never ends.
             _abort()
             raise _cause(others) or error from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personaspace.errors import UserError
+from personaspace.errors import UserError, one_line
 from personaspace.hub.client import client, hub_errors
 from personaspace.hub.contents import INDEX, Repo, look
 from personaspace.publish.contents import CARD, SPEC, Parcel, names
@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 _HUBS_OWN = {".gitattributes", CARD}
 #: Of one commit: what a stop loses is at most that, and the Hub takes it in one request.
 _FILES_A_COMMIT = 200
+
+
+def check_name(repo: str) -> None:
+    """That a repository may be called so.
+
+    Raises:
+        UserError: It may not.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    wrong = UserError(f"{repo}: not a repository's name; it looks like owner/name")
+    if repo.count("/") != 1 or not all(repo.split("/")) or not repo.isascii():
+        raise wrong
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"{wrong} ({one_line(UserError(str(error)))})") from None
 
 
 def write_folder(parcel: Parcel, folder: Path) -> None:

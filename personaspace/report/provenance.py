@@ -20,7 +20,8 @@ class Artifact(BaseModel):
     """One stage's output.
 
     `seconds` is how long it took, `created` when it was done; `implementation` computed training or
-    hidden states, `engine` drew the answers; `taken_from` are the stores that it came through.
+    hidden states, in `processes` if there were several, `engine` drew the answers; `taken_from` are
+    the stores that it came through.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -37,13 +38,15 @@ class Artifact(BaseModel):
     created: str | None = None
     versions: dict[str, Any] | None = None
     implementation: str | None = None
+    processes: int | None = None
     engine: str | None = None
     taken_from: list[str] = []
 
     @property
     def computed_by(self) -> str | None:
-        """Implementation and engine, as the study's file calls them."""
-        return ", ".join(filter(None, (self.implementation, self.engine))) or None
+        """Implementation and engine, as the study's file calls them, and how many processes."""
+        several = f"{self.processes} processes" if self.processes else None
+        return ", ".join(filter(None, (self.implementation, several, self.engine))) or None
 
     @property
     def on_gpu(self) -> bool:

@@ -259,6 +259,7 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
         ("extraction.personas", spec.extraction.personas or []),
         ("evaluation.personas", spec.evaluation.personas or []),
         ("judge.personas", spec.judge.personas if spec.judge else []),
+        ("tracking", [str(tracker) for tracker in spec.tracking]),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:

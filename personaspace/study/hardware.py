@@ -11,7 +11,11 @@ from personaspace.study.section import Section
 
 
 class Hardware(Section):
-    """GPUs of one host. Changes results in the last digits at most, and runs nothing again."""
+    """GPUs of one host. Makes nothing run again.
+
+    A training over several processes has dropout masks of its own in each: it is another one of the
+    same recipe (without dropout, the same but for last digits), and recorded as such.
+    """
 
     gpu_memory: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         None,

@@ -184,7 +184,9 @@ class Condition(Section):
     gpus: Annotated[Count, Field(le=16)] = Field(
         1,
         description="GPUs that its training shares out a step's examples to, each with the whole "
-        "base model. Changes no result but in the last digits, and makes nothing run again.",
+        "base model. Each draws dropout masks of its own: the training is another one of the same "
+        "recipe (without dropout, the same but for last digits). Is recorded; makes nothing run "
+        "again.",
     )
 
     @model_validator(mode="before")

@@ -74,7 +74,9 @@ class Recipe(Learning):
         "auto",
         description="What computes: reference (transformers' own code), fused (fastlora: on a GPU, "
         "in 16 bits, the families that docs/models.md names; an error elsewhere), or auto (fused "
-        "where it can run). Changes no result but in the last digits, and makes nothing run again.",
+        "where it can run). They draw other dropout masks: the training is another one of the same "
+        "recipe (without dropout, the same but for last digits). Is recorded; makes nothing run "
+        "again.",
     )
 
     def changed(self, own: OwnLearning | None) -> Self:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from personaspace.errors import one_line
+from personaspace.extras import missing
 
 #: Seconds that a stage waits at its end for trackers that have not written everything.
 PATIENCE = 60.0
@@ -92,7 +93,8 @@ class _Thread:
         except BaseException as error:  # what trackers raise is of every kind; none ends a stage
             if not self._broken:
                 self._broken = True
-                self._say(f"{self.name}: is left out of {self._run.name}: {one_line(error)}")
+                why = missing(error) if isinstance(error, ModuleNotFoundError) else error
+                self._say(f"{self.name}: is left out: {one_line(why)}")
 
 
 class Tracking:

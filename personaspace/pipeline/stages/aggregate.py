@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 #: Fields of a manifest that the report shows.
 PROVENANCE = (
     *("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions"),
-    *("data", "implementation", "engine"),
+    *("data", "implementation", "processes", "engine"),
 )
 #: And this, of an artifact that was not computed here: the stores that it came through.
 TAKEN_FROM = "taken_from"

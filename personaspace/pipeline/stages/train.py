@@ -228,6 +228,8 @@ def fit(
         lora.save(model, context.out / ADAPTER, name)
     assert chosen.taken is not None
     context.taken["implementation"] = chosen.taken
+    if several:  # each draws dropout masks of its own
+        context.taken["processes"] = len(devices)
     _record(context, [asdict(entry) for entry in log], counts)
 
 
