@@ -28,7 +28,7 @@ def check_name(repo: str) -> None:
         UserError: It may not.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
     wrong = UserError(f"{repo}: not a repository's name; it looks like owner/name")
     if repo.count("/") != 1 or not all(repo.split("/")) or not repo.isascii():
