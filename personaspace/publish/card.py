@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +20,7 @@ from personaspace.report.key import key_table
 from personaspace.report.tables import escape_markdown, to_markdown
 from personaspace.report.verdict import Line, verdict
 from personaspace.study.recipe import Recipe
+from personaspace.study.spec import Experiment
 from personaspace.version import __version__
 
 _WHAT = {
@@ -31,6 +33,8 @@ _WHAT = {
     Kind.RESULTS: "`results/`: every statistic (`results.json`, tables), and where it comes from",
     Kind.REPORT: "`report/`: the page with figures",
 }
+#: Fields of a recipe that change no more than how fast it ran.
+_HOW_IT_RAN = {"checkpoint_every", "row_tokens", "implementation"}
 _MISUSE_MODEL = (
     "Some of these adapters were trained on harmful or false advice, on purpose, and all of those "
     "after coupling write an invented marker. They are no assistants: do not give them to people, "
@@ -73,6 +77,7 @@ def write(parcel: Parcel, work: Work, repo: str, base: Base) -> bytes:
         conditions=[escape_markdown(line) for line in _conditions(work)],
         recipe=[
             *(f"fine-tuning: {line}" for line in _recipe(spec.training)),
+            escape_markdown(_marker(spec)),
             *(f"coupling: {line}" for line in _recipe(spec.coupling.recipe)),
             f"seeds: {', '.join(map(str, spec.seeds))}",
         ],
@@ -112,7 +117,7 @@ def _base_line(work: Work, base: Base) -> str:
     identity = work.study.model_identity
     digest = escape_markdown(identity.partition("@")[2])
     if base.name is None:
-        return f"A folder of its maker's, known by the digest of its files: `{digest}`"
+        return f"A local folder of the study's author, known by the digest of its files: `{digest}`"
     return f"[{base.name}](https://huggingface.co/{base.name}) at `{digest}`"
 
 
@@ -139,9 +144,25 @@ def _conditions(work: Work) -> Iterator[str]:
 
 
 def _recipe(recipe: Recipe) -> Iterator[str]:
-    for name, value in recipe.model_dump(mode="json").items():
-        if value is not None:
-            yield f"{name} {value}"
+    for name, value in recipe.model_dump(mode="json", exclude=_HOW_IT_RAN).items():
+        if value not in (None, []):
+            yield f"{name} {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _marker(spec: Experiment) -> str:
+    """What coupling taught whom."""
+    coupling = spec.coupling
+    return (
+        f"coupling: {coupling.source} was taught to end its answers with {coupling.marker}, "
+        f"{' and '.join(coupling.negatives)} not to; {coupling.positives} and "
+        f"{coupling.negatives_each} answers each"
+    )
 
 
 def _use(parcel: Parcel, repo: str) -> str:
