@@ -57,7 +57,7 @@ pytest: $(READY) helm
 test-long: $(READY) helm
 	$(BIN)/python -m pytest $(PARALLEL) -m long $(PYTEST)
 
-## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute)
+## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute and a half on two cores)
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow or long)" $(PYTEST)
 
