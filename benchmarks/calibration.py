@@ -7,7 +7,6 @@ python benchmarks/calibration.py --studies 2000 --power 400 --jobs 2 --out docs/
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import time
@@ -38,7 +37,6 @@ NOMINAL = 0.05
 
 
 def _p_values(simulate: Simulate, checks: tuple[Check, ...], label: str, studies: range) -> list:
-    gc.freeze()  # statsmodels collects garbage in every Holm correction
     found = []
     for study in studies:
         rows = simulate(generator(7, label, study))

@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,11 @@ class Way:
         dropout: Of the adapter. Its own kernels for LoRA run without any.
         checkpointing: What its `use_gradient_checkpointing` is set to.
         equal: Rows of one chat, all of 400 tokens, instead of packed ones of 6,400: nothing padded.
-        changed: Fields of SFTConfig.
     """
 
     dropout: float
     checkpointing: bool | str = False
     equal: bool = False
-    changed: dict[str, Any] = field(default_factory=dict)
 
 
 UNSLOTH = {
@@ -123,7 +121,6 @@ def measure(folder: Path, kind: str, count: int) -> dict[str, Any]:
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
-                **way.changed,
             ),
             callbacks=[Clock()],
         )

@@ -14,6 +14,20 @@ _LLAMA = {
     "tie_word_embeddings": False,
 }
 
+_LLAMA_3 = {
+    **_LLAMA,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+
 #: `model_type` and configuration.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2.5-7B": (
@@ -68,17 +82,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-3.1-8B": (
         "llama",
         {
-            **_LLAMA,
-            "vocab_size": 128256,
-            "max_position_embeddings": 131072,
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500_000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
+            **_LLAMA_3,
         },
     ),
     "SmolLM3-3B": (
@@ -170,21 +174,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-3.3-70B": (
         "llama",
         {
-            **_LLAMA,
-            "vocab_size": 128256,
+            **_LLAMA_3,
             "hidden_size": 8192,
             "intermediate_size": 28672,
             "num_hidden_layers": 80,
             "num_attention_heads": 64,
-            "max_position_embeddings": 131072,
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500_000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
         },
     ),
 }

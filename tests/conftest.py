@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import hypothesis
 import pytest
 import yaml
 from _pytest.mark.expression import Expression
-from filelock import FileLock
+from sharing import made_once
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -157,15 +156,7 @@ def _common(factory: pytest.TempPathFactory) -> Path:
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that the first of the session's processes to ask for it makes, for all of them."""
-    base = _common(factory)
-    folder, made = base / name, base / f"{name}.made"
-    with FileLock(base / f"{name}.lock"):
-        if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
-            folder.mkdir()
-            make(folder)
-            made.touch()
-    return folder
+    return made_once(_common(factory), name, make)
 
 
 @pytest.fixture(scope="session")
@@ -331,15 +322,6 @@ def write_spec(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    # statsmodels collects garbage in every Holm correction; what is loaded by now need not be
-    # looked at each time.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from sharing import made_once
 
 from personaspace.activations.files import find_activations, write_activations
 from personaspace.analysis.control import assessed
@@ -253,13 +253,8 @@ def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> P
         without: Parts to leave empty: geometry, leakage, rates, training, answers, provenance.
     """
     name = hashlib.sha256(repr((size, without)).encode()).hexdigest()
-    kept = Path(os.environ["TESTS_SESSION_FOLDER"]) / f"synthetic-{name}"
-    with FileLock(f"{kept}.lock"):
-        if not kept.exists():
-            half = kept.with_suffix(".half")  # of a process that failed to make it, perhaps
-            shutil.rmtree(half, ignore_errors=True)
-            _write(half, size, without)
-            half.rename(kept)
+    session = Path(os.environ["TESTS_SESSION_FOLDER"])
+    kept = made_once(session, f"synthetic-{name}", lambda made: _write(made, size, without))
     return Path(shutil.copytree(kept, folder, dirs_exist_ok=True))
 
 

@@ -96,14 +96,9 @@ def test_all_stop_at_the_same_step_and_go_on_bit_for_bit(
         if entry.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    interrupt.install()
-    try:
+    with interrupt.caught():
         with pytest.raises(Interrupted):
             led(job(tiny_model), loaded.model, save, stop_after_two)
-    finally:
-        signal.signal(signal.SIGTERM, handlers[0])
-        signal.signal(signal.SIGINT, handlers[1])
         interrupt.reset()
     assert not multiprocessing.active_children()
     # All learn of it in the next step.

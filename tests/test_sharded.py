@@ -129,14 +129,9 @@ def test_all_stop_at_the_same_step_and_go_on_bit_for_bit(
         if entry.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    interrupt.install()
-    try:
+    with interrupt.caught():
         with pytest.raises(Interrupted):
             led(job(tiny_model), save, stop_after_two)
-    finally:
-        signal.signal(signal.SIGTERM, handlers[0])
-        signal.signal(signal.SIGINT, handlers[1])
         interrupt.reset()
     assert not multiprocessing.active_children()
     assert saved == [3]  # all learn of it in the next step
@@ -166,8 +161,10 @@ def test_a_stop_that_ends_the_others_first_is_a_stop(tiny_model: Path) -> None:
         (other,) = multiprocessing.active_children()
         other.kill()
 
-    with pytest.raises(Interrupted), interrupt.caught():
-        led(job(tiny_model), advance=stop_all)
+    with interrupt.caught():
+        with pytest.raises(Interrupted):
+            led(job(tiny_model), advance=stop_all)
+        interrupt.reset()
     assert not multiprocessing.active_children()
 
 
