@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from personaspace import fastlora, interrupt
-from personaspace.errors import Interrupted, UserError
+from personaspace.errors import ASKED, Interrupted, UserError
 from personaspace.models import implementation
 from personaspace.models.architecture import decoder_of
 from personaspace.models.determinism import steady_attention
@@ -221,7 +221,7 @@ def _together(found: list[list[int]], team: Team | None) -> Iterator[list[int]]:
         else:
             team.meet()
             if team.asked():
-                raise Interrupted("asked to stop")
+                raise Interrupted(ASKED)
         yield found[index] if index < len(found) else []
 
 

@@ -18,9 +18,12 @@ def publish(
     repo: Annotated[str, typer.Argument(help="owner/name on the Hub.", metavar="OWNER/NAME")],
     store: StoreUrl = DEFAULT_STORE,
     include: Annotated[
-        list[str],
-        typer.Option(help="Of adapters, vectors, activations, answers, results, report."),
-    ] = ["adapters,vectors,answers,results,report"],  # noqa: B006 (typer copies it)
+        list[str] | None,
+        typer.Option(
+            help="Of adapters, vectors, activations, answers, results, report; without it, all "
+            "but the activations."
+        ),
+    ] = None,
     public: Annotated[
         bool,
         typer.Option("--public", help="Readable by all; only where the repository is made now."),
@@ -39,12 +42,12 @@ def publish(
     from personaspace.hub.contents import INDEX
     from personaspace.pipeline.work import prepare
     from personaspace.publish import card, upload
-    from personaspace.publish.contents import CARD, collect, parse_kinds
+    from personaspace.publish.contents import CARD, USUAL, collect, parse_kinds
     from personaspace.publish.licence import base_of
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
-    kinds = parse_kinds(",".join(include))
+    kinds = parse_kinds(",".join(include)) if include else USUAL
     upload.check_name(repo)
     if (
         dry_run is not None

@@ -235,14 +235,9 @@ class Report:
     memory: Footprint
 
 
-def memory_of(spec: Experiment, made: Architecture | None = None) -> Footprint:
-    """What a study's model takes of GPUs.
-
-    Args:
-        spec: The study.
-        made: Its model's parts, where they are known.
-    """
-    made = made or described(spec.model)
+def memory_of(spec: Experiment) -> Footprint:
+    """What a study's model takes of GPUs."""
+    made = described(spec.model)
     targets = adapted(made, spec.training, "training").targets
     return footprint(spec.model, made, targets, spec.training, spec.generation.gpu_memory)
 
@@ -258,7 +253,7 @@ def check(study: Study) -> Report:
     training = adapted(made, spec.training, "training")
     coupling = adapted(made, spec.coupling.recipe, "coupling.recipe")
     share = spec.generation.gpu_memory
-    memory = memory_of(spec, made)
+    memory = footprint(spec.model, made, training.targets, spec.training, share)
     check_fits(spec, spec.training, memory)
     if is_spread(spec, memory):
         from personaspace.models import sharding

@@ -208,12 +208,15 @@ class Runtime:
         Raises:
             UserError: There are too few.
         """
-        found = spreading.devices(
-            self.study.spec.hardware, use, lambda: self._footprint, spreading.here(), wanted
-        )
+        found = self._devices(use, wanted)
         if found:
             self.make_way()
         return found
+
+    def _devices(self, use: Use, wanted: int = 1) -> list[str]:
+        return spreading.devices(
+            self.study.spec.hardware, use, lambda: self._footprint, spreading.here(), wanted
+        )
 
     @cached_property
     def _footprint(self) -> Footprint | None:
@@ -261,10 +264,7 @@ class Runtime:
     @cached_property
     def _engine_gpus(self) -> int:
         """GPUs that vLLM spreads the model over: where one does not hold it, as many as do."""
-        # `sharding` is about training and hidden states.
-        hardware = self.study.spec.hardware.model_copy(update={"sharding": "auto"})
-        need = lambda: self._footprint  # noqa: E731
-        return max(1, len(spreading.devices(hardware, Use.ANSWERING, need, spreading.here())))
+        return max(1, len(self._devices(Use.ANSWERING)))
 
     @property
     def _training_bytes(self) -> int:

@@ -59,9 +59,11 @@ def devices(
     Raises:
         UserError: There are too few GPUs here.
     """
-    if hardware.sharding == "none":
+    # vLLM spreads what it must, whatever `sharding` says of training and hidden states.
+    sharding = "auto" if use is Use.ANSWERING else hardware.sharding
+    if sharding == "none":
         return []
-    if hardware.sharding == "full":
+    if sharding == "full":
         count = max(hardware.gpus or 1, wanted)
         if not machine.gpus:
             return [""] * max(2, count)

@@ -184,7 +184,9 @@ def recipe_read(recipe: Recipe) -> dict[str, Any]:
     computes, up to rounding, nor how rows are filled: that counts as left out, as it is by default,
     so that studies stored before stay complete.
     """
-    read = recipe.model_dump(exclude={"checkpoint_every", "implementation", "doses", "doses_in"})
+    from personaspace.study.recipe import Learning
+
+    read = recipe.model_dump(include=set(Learning.model_fields))
     return read | {"row_tokens": None} | recipe.known_as()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from personaspace.models.footprint import GIB
 from personaspace.pipeline.context import Context
 
 if TYPE_CHECKING:
@@ -16,12 +17,13 @@ def teller(context: Context) -> Callable[[StepLog], None]:
     """Tells progress and trackers of a step."""
     import torch
 
-    gib = 2**30
     clock = time.monotonic()
 
     def tell(entry: StepLog) -> None:
         nonlocal clock
         context.progress.advance(1, f"loss {entry.loss:.3f}")
+        if not context.spec.tracking:
+            return
         took, clock = time.monotonic() - clock, time.monotonic()
         on_gpu = torch.cuda.is_initialized()
         context.track.log(
@@ -31,7 +33,7 @@ def teller(context: Context) -> Callable[[StepLog], None]:
                 f"{context.node.stage}/gradient_norm": entry.gradient_norm,
                 f"{context.node.stage}/tokens_per_second": entry.tokens / max(took, 1e-9),
                 f"{context.node.stage}/gpu_memory_gib": (
-                    torch.cuda.max_memory_reserved() / gib if on_gpu else None
+                    torch.cuda.max_memory_reserved() / GIB if on_gpu else None
                 ),
             },
             entry.step,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,7 +19,7 @@ from personaspace.publish.licence import UNKNOWN, Base
 from personaspace.report.key import key_table
 from personaspace.report.tables import escape_markdown, to_markdown
 from personaspace.report.verdict import Line, verdict
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import Learning, Recipe
 from personaspace.study.spec import Experiment
 from personaspace.version import __version__
 
@@ -33,8 +33,6 @@ _WHAT = {
     Kind.RESULTS: "`results/`: every statistic (`results.json`, tables), and where it comes from",
     Kind.REPORT: "`report/`: the page with figures",
 }
-#: Fields of a recipe that change no more than how fast it ran.
-_HOW_IT_RAN = {"checkpoint_every", "row_tokens", "implementation"}
 _MISUSE_MODEL = (
     "Some of these adapters were trained on harmful or false advice, on purpose, and all of those "
     "after coupling write an invented marker. They are no assistants: do not give them to people, "
@@ -144,7 +142,8 @@ def _conditions(work: Work) -> Iterator[str]:
 
 
 def _recipe(recipe: Recipe) -> Iterator[str]:
-    for name, value in recipe.model_dump(mode="json", exclude=_HOW_IT_RAN).items():
+    how_it_ran = set(Recipe.model_fields) - set(Learning.model_fields)
+    for name, value in recipe.model_dump(mode="json", exclude=how_it_ran).items():
         if value not in (None, []):
             yield f"{name} {_plain(value)}"
 
@@ -185,5 +184,6 @@ def _digests(parcel: Parcel) -> Iterator[tuple[str, int, str]]:
         if name in (CARD, INDEX):
             continue
         source = parcel.files[name]
-        raw = source.read_bytes() if isinstance(source, Path) else source
-        yield name, len(raw), hashlib.sha256(raw).hexdigest()
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield name, file.tell(), digest

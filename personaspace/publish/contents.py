@@ -33,10 +33,10 @@ class Kind(StrEnum):
 
 #: Without hidden states, which are large and come out the same from adapters and questions.
 USUAL = tuple(kind for kind in Kind if kind is not Kind.ACTIVATIONS)
-#: Stages whose artifacts are of a kind. Vectors are means of what `extract` made, and no artifact.
+#: Stages that a kind is read from. Vectors are means of what `extract` made, and no artifact.
 _STAGES: dict[Kind, tuple[str, ...]] = {
     Kind.ADAPTERS: ("train", "couple"),
-    Kind.VECTORS: (),
+    Kind.VECTORS: ("extract",),
     Kind.ACTIVATIONS: ("extract",),
     Kind.ANSWERS: ("evaluate", "judge", "logodds", "steer"),
     Kind.RESULTS: ("aggregate",),
@@ -106,7 +106,7 @@ def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parc
     for kind in kinds:
         parcel = parcels.setdefault(repo_of(kind), Parcel(repo_of(kind), []))
         parcel.kinds.append(kind)
-        nodes = [node for node in work.graph.nodes if node.stage in _read(kind)]
+        nodes = [node for node in work.graph.nodes if node.stage in _STAGES[kind]]
         complete = {node: found for node in nodes if (found := work.manifest(node)) is not None}
         if len(complete) < len(nodes):
             lacking = len(nodes) - len(complete)
@@ -122,10 +122,6 @@ def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parc
     for parcel in filled:
         parcel.files[SPEC] = spec_text(work)
     return filled, notes
-
-
-def _read(kind: Kind) -> tuple[str, ...]:
-    return ("extract",) if kind is Kind.VECTORS else _STAGES[kind]
 
 
 def _add(work: Work, complete: dict[Node, Manifest], kind: Kind, parcel: Parcel) -> None:
