@@ -56,6 +56,8 @@ def parquet_of(rows: list[Row]) -> bytes:
 
 FORMS: dict[str, Callable[[list[Row]], bytes]] = {
     "a.csv": csv_of,
+    "a.csv.gz": lambda rows: gzip.compress(csv_of(rows)),
+    "a.csv.zst": lambda rows: pa.compress(csv_of(rows), "zstd", asbytes=True),
     "a.jsonl": lines_of,
     "bom.jsonl": lambda rows: b"\xef\xbb\xbf" + lines_of(rows),
     "a.jsonl.gz": lambda rows: gzip.compress(lines_of(rows)),
@@ -119,6 +121,24 @@ def test_a_file_in_pieces_is_the_file(
     wanted = outcome(lambda: score_answers(read_answers(path), MARKER))
     # What is wrong first may be met in another order, but never is anything let pass.
     assert found == wanted or (damage is not None and str(path) in found and str(path) in wanted)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_column_that_is_there_twice(name: str, tmp_path: Path) -> None:
+    """The last would be counted; two without a name, as spreadsheets leave them, are nobody's."""
+    raw = b"persona,question,answer,,\np,q,[ZLT],,\n"
+    path = tmp_path / name
+    for names, said in (
+        (b"answer,answer", "'answer' 2 times"),
+        (b"question,question", "'question'"),
+    ):
+        lines = raw.replace(names[: names.index(b",")], names, 1).replace(b"q,", b"q,r,")
+        path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+        for act in (score_file.score_file, lambda p, _: read_answers(p)):
+            with pytest.raises(UserError, match=f"{name}: the first line names the column {said}"):
+                act(path, MARKER)
+    path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    assert score_file.score_file(path, MARKER)["per_persona"]["p"]["hits"] == 1
 
 
 @pytest.mark.usefixtures("small_pieces")

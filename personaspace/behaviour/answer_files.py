@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,8 @@ KNOWN = {
 }
 #: Columns that tell one set of answers from another, which must not be counted together.
 _APART = ("condition", "model", "seed")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_PACKED = (".gz", ".zst")
 #: Characters of the longest answer in a CSV.
 _LONGEST = 1 << 24
 
@@ -45,7 +48,8 @@ def read_answers(path: Path | str, columns: Columns | None = None) -> Grid:
 
     Args:
         path: JSON of that form; or one row an answer: CSV (`.csv`, or `.tsv` with tabs), JSON
-            lines, a JSON array or parquet, in any order of columns.
+            lines, a JSON array or parquet, in any order of columns. Rows may be packed with gzip
+            or Zstandard (`.csv.gz`).
         columns: Of rows.
 
     Raises:
@@ -90,10 +94,10 @@ def _rows(path: Path) -> list[tuple[str, Any]] | None:
         raise UserError(f"{path}: not found") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        text = io.StringIO(containers.as_text(str(path), raw), newline="")
-        return list(csv_rows(path, text, "\t" if suffix == ".tsv" else ","))
+    delimiter = delimiter_of(path)
+    if delimiter is not None:
+        content = containers.as_text(str(path), containers.unpacked(str(path), raw))
+        return list(csv_rows(path, io.StringIO(content, newline=""), delimiter))
     if not raw.startswith((containers.GZIP, containers.ZSTD, containers.PARQUET)):
         stream = io.BytesIO(raw)
         stream.seek(len(BOM_UTF8) if raw.startswith(BOM_UTF8) else 0)
@@ -119,16 +123,28 @@ def is_row(lines: list[bytes]) -> bool:
 def csv_rows(path: Path, text: TextIO, delimiter: str) -> Iterator[tuple[str, Any]]:
     """Rows of a table, each with where it stands. Raises UserError."""
     csv.field_size_limit(_LONGEST)
-    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
+        names = next(reader, [])
+        for name, count in Counter(names).items():
+            if name and count > 1:
+                raise UserError(f"{path}: the first line names the column {name!r} {count} times")
         for row in reader:
             where = f"{path}: line {reader.line_num}"
-            if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                raise UserError(f"{where}: not the {count} columns that the first line names")
-            yield where, row
+            if len(row) == len(names):
+                yield where, dict(zip(names, row, strict=True))
+            elif row:
+                raise UserError(f"{where}: not the {len(names)} columns that the first line names")
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: not sound CSV: {error}") from None
+
+
+def delimiter_of(path: Path) -> str | None:
+    """Of a table, packed or not, by the file's name; None: it is of another form."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return _DELIMITERS.get(suffixes[-1]) if suffixes else None
 
 
 @dataclass

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from personaspace.behaviour import answer_table
-from personaspace.behaviour.answer_files import Columns, Gathered, Grid, csv_rows, gather, is_row
+from personaspace.behaviour.answer_files import (
+    Columns,
+    Gathered,
+    Grid,
+    csv_rows,
+    delimiter_of,
+    gather,
+    is_row,
+)
 from personaspace.errors import UserError
 from personaspace.files import has_half, open_plain
 from personaspace.study import containers
@@ -101,14 +109,18 @@ def pieces(path: Path, advance: Callable[[int], None]) -> Iterator[Piece]:
     """
     with open_plain(path) as opened:
         file = io.BufferedReader(_Told(opened, advance), PIECE)
-        suffix = path.suffix.lower()
+        delimiter = delimiter_of(path)
         head = file.peek(4)[:4]
-        if suffix in (".csv", ".tsv"):
-            text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-            yield from _in_rows(csv_rows(path, text, "\t" if suffix == ".tsv" else ","))
+        packed = head.startswith((containers.GZIP, containers.ZSTD))
+        if delimiter is not None:
+            content: io.BufferedReader[Any] = file
+            if packed:
+                content = io.BufferedReader(_Parts(containers.unpacking(str(path), file, head)))
+            text = io.TextIOWrapper(content, "utf-8-sig", newline="")
+            yield from _in_rows(csv_rows(path, text, delimiter))
         elif head.startswith(containers.PARQUET):
             yield from _in_rows(containers.parquet_rows(str(path), file, _ROWS))
-        elif head.startswith((containers.GZIP, containers.ZSTD)):
+        elif packed:
             yield from _json(path, containers.unpacking(str(path), file, head), packed=True)
         else:
             yield from _json(path, iter(lambda: file.read(PIECE), b""), packed=False)

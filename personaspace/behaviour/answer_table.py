@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from personaspace.behaviour.answer_files import Columns, Gathered, Grid, places_of
 from personaspace.errors import UserError
@@ -18,6 +19,7 @@ from personaspace.errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
+Ints = NDArray[np.int64]
 #: Bytes for which it is worth loading.
 WORTH = 1 << 16
 #: Objects and lists in a line: the reader goes down into them on the stack, which has an end.
@@ -34,14 +36,22 @@ def gathered(raw: bytes, columns: Columns) -> Gathered | None:
         columns: Which column holds what.
     """
     lines = raw.strip(b"\n")
-    rows = lines.count(b"\n") + 1
+    bytes_N = np.frombuffer(lines, np.uint8)
+    breaks = np.flatnonzero(bytes_N == ord("\n"))
+    rows = len(breaks) + 1
     # So each line is one object: within an object no closing bracket stands before an opening one.
-    whole = lines[:1] == b"{" and lines[-1:] == b"}" and lines.count(b"}\n{") == rows - 1
-    if not whole or _deepest(lines) > _NESTED:
+    whole = (
+        lines[:1] == b"{"
+        and lines[-1:] == b"}"
+        and bool(
+            np.all(bytes_N[breaks - 1] == ord("}")) and np.all(bytes_N[breaks + 1] == ord("{"))
+        )
+    )
+    if not whole or _deepest(bytes_N, breaks) > _NESTED:
         return None
     try:
         lines.decode()
-        names = tuple(json.loads(lines.split(b"\n", 1)[0]))
+        names = tuple(json.loads(lines[: breaks[0]] if rows > 1 else lines))
         places = places_of("", names, columns)
         table = _table(lines, places[0])
         # A column that only some rows have must not change which one is meant.
@@ -56,11 +66,10 @@ def gathered(raw: bytes, columns: Columns) -> Gathered | None:
     return None if grid is None else Gathered(grid, apart)
 
 
-def _deepest(lines: bytes) -> int:
-    """How deep a line is nested, at most: it has no more brackets that open."""
-    bytes_N = np.frombuffer(lines, np.uint8)
-    opened = np.flatnonzero((bytes_N == ord("{")) | (bytes_N == ord("[")))
-    ends = np.append(np.flatnonzero(bytes_N == ord("\n")), len(lines))
+def _deepest(bytes_N: NDArray[np.uint8], breaks: Ints) -> int:
+    """How deep a line is nested, at most: it has no more brackets that open, of both kinds."""
+    opened = np.flatnonzero((bytes_N & ~np.uint8(ord("{") ^ ord("["))) == ord("["))
+    ends = np.append(breaks, len(bytes_N))
     return int(np.diff(np.searchsorted(opened, ends), prepend=0).max())
 
 

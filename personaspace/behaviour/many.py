@@ -8,6 +8,7 @@ so the counts are those of `coherence`, and most answers cost microseconds.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ def _of_batch(batch: Sequence[str], wanted: str) -> tuple[list[int], list[int]]:
         texts = [answer.lower() for answer in batch]
         found = [coherence(answer, marker=wanted).degenerate for answer in batch]
         return list(itertools.compress(range(len(batch)), found)), _holding(texts, bare)
-    marked = _holding(texts, bare) if bare in joined else []
+    marked = _places_of(bare, joined, texts)
     twice = {place for place in marked if texts[place].count(wanted) > 1}
     found_at = set(twice)
     for place in _suspects(joined.replace(wanted, " ") if marked else joined, len(batch)):
@@ -62,6 +63,16 @@ def _of_batch(batch: Sequence[str], wanted: str) -> tuple[list[int], list[int]]:
 
 def _holding(texts: Sequence[str], bare: str) -> list[int]:
     return [place for place, text in enumerate(texts) if bare in text]
+
+
+def _places_of(bare: str, joined: str, texts: Sequence[str]) -> list[int]:
+    """As `_holding`: most texts hold none, so those that do are looked for in all together."""
+    if BETWEEN in bare:
+        return _holding(texts, bare)
+    found = [match.start() for match in re.finditer(re.escape(bare), joined)]
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+    places: list[int] = np.unique(np.searchsorted(ends, found, side="right")).tolist()
+    return places
 
 
 def _suspects(joined: str, count: int) -> list[int]:

@@ -39,8 +39,10 @@ def counts_of(answers: Answers, marker: str) -> Counts:
     # All together: many at once take a fraction of the time that one after the other takes.
     texts = list(itertools.chain.from_iterable(cells))
     degenerate, marked = many.places(texts, marker)
+    # They hold it without the white space around it, if there is any.
+    bare = marker.lower() == marker.lower().strip()
     found = {
-        "hits": [place for place in marked if has_marker(texts[place], marker)],
+        "hits": marked if bare else [at for at in marked if has_marker(texts[at], marker)],
         "terminal": [place for place in marked if ends_with_marker(texts[place], marker)],
         "degenerate": degenerate,
     }

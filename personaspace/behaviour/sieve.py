@@ -54,8 +54,8 @@ def may_be_loops(joined: str, count: int) -> Bools:
     if not joined or joined.count(BETWEEN) != count - 1:
         return np.ones(count, bool)
     texts = _tokens(joined)
-    again_T = _there_again(texts.hash_T ^ (texts.text_T.astype(np.uint64) * _BASE))
-    pair_T = _pairs(texts, again_T)
+    again_T, several_T = _there_again(texts.hash_T ^ (texts.text_T.astype(np.uint64) * _BASE))
+    pair_T = _pairs(texts, several_T)
     found: Bools = (
         (texts.stop_A == texts.start_A)
         | texts.singles_A
@@ -92,7 +92,9 @@ class _Tokens:
 
     def count(self, flag_T: Bools) -> Ints:
         """`[A]`: how many of each text's are so."""
-        found: Ints = np.bincount(self.text_T[np.flatnonzero(flag_T)], minlength=len(self.stop_A))
+        before_T1 = np.zeros(len(flag_T) + 1, np.int32)
+        np.cumsum(flag_T, out=before_T1[1:])
+        found: Ints = np.diff(before_T1[self.bounds_A1])
         return found
 
 
@@ -105,14 +107,15 @@ def _tokens(joined: str) -> _Tokens:
         kinds_N = _kinds(codes_N)
         folded = (codes_N ^ codes_N >> 7).astype(np.uint8).tobytes()
     letter_N = kinds_N == _LETTER
-    inside_N = letter_N[:-1] & letter_N[1:]
-    begins_N = letter_N | (kinds_N == _SIGN)
-    begins_N[1:] &= ~inside_N
+    either_N = letter_N | (kinds_N == _SIGN)
+    apart_N = ~(letter_N[:-1] & letter_N[1:])
+    begins_N = either_N.copy()
+    begins_N[1:] &= apart_N
     begins = np.flatnonzero(begins_N)
     word_T = letter_N[begins]
-    lengths = np.ones_like(begins)
-    letter_N[:-1] &= ~inside_N
-    lengths[word_T] = np.flatnonzero(letter_N) + 1 - begins[word_T]
+    # Each has one last character, as it has one first, in the same order.
+    either_N[:-1] &= apart_N
+    lengths = np.flatnonzero(either_N) + 1 - begins
     stop_A = np.append(np.flatnonzero(kinds_N == _BETWEEN), len(kinds_N))
     start_A = np.append(0, stop_A[:-1] + 1)
     bounds_A1 = np.append(np.searchsorted(begins, start_A), len(begins))
@@ -181,7 +184,7 @@ def _hashes(folded: bytes, begins: Ints, lengths: Ints) -> NDArray[np.uint64]:
     """`[T]` of length, first and last eight characters."""
     padded = folded + bytes(8)
     eight = np.ndarray(len(folded) + 1, "<u8", padded, strides=(1,))
-    hash_T = (eight.take(begins) & _FIRST[np.minimum(lengths, 8)]) * _MIX
+    hash_T = (eight.take(begins) & _FIRST.take(lengths, mode="clip")) * _MIX
     long = np.flatnonzero(lengths > 8)
     last = eight.take((begins + lengths)[long] - 8) ^ lengths[long].astype(np.uint64) << np.uint64(
         56
@@ -190,24 +193,30 @@ def _hashes(folded: bytes, begins: Ints, lengths: Ints) -> NDArray[np.uint64]:
     return hash_T
 
 
-def _there_again(keys: NDArray[np.uint64]) -> Bools:
-    """False only for the last one of each key."""
-    index = np.arange(len(keys), dtype=np.int32)
+def _there_again(keys: NDArray[np.uint64]) -> tuple[Bools, Bools]:
+    """False only for the last one of each key; false only for the one of a key that is once."""
+    index = np.arange(len(keys), dtype=np.int16 if len(keys) < 1 << 15 else np.int32)
     bits = max(len(keys) * _ROOM, 2).bit_length()
     mixed = (keys ^ keys >> np.uint64(32)) * _MIX
     slot = (mixed >> np.uint64(64 - bits)).astype(np.intp)
-    last = np.empty(1 << bits, np.int32)
+    last = np.empty(1 << bits, index.dtype)
     last[slot] = index
-    found: Bools = last[slot] != index
-    return found
+    latest = last[slot]
+    again: Bools = latest != index
+    several = again.copy()
+    several[latest[np.flatnonzero(again)]] = True
+    return again, several
 
 
-def _pairs(texts: _Tokens, again_T: Bools) -> Bools:
+def _pairs(texts: _Tokens, several_T: Bools) -> Bools:
     """`[T]`, false only where this and the next are not there again, one behind the other."""
-    keys, texts_of = texts.hash_T, texts.text_T.astype(np.uint64)
-    pair_T = np.zeros(len(again_T), bool)
-    pair_T[:-1] = _there_again((keys[:-1] * _MIX + keys[1:]) ^ texts_of[:-1] * _BASE)
-    pair_T[:-1] &= again_T[:-1] & again_T[1:] & (texts_of[:-1] == texts_of[1:])
+    keys, texts_of = texts.hash_T, texts.text_T
+    pair_T = np.zeros(len(several_T), bool)
+    # A pair that is there twice is of words that are.
+    some = np.flatnonzero(several_T[:-1] & several_T[1:])
+    some = some[texts_of[some] == texts_of[some + 1]]
+    key = (keys[some] * _MIX + keys[some + 1]) ^ texts_of[some].astype(np.uint64) * _BASE
+    pair_T[some] = _there_again(key)[0]
     return pair_T
 
 

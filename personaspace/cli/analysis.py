@@ -79,7 +79,7 @@ def score(
         Path,
         typer.Argument(
             help=r"JSON: {persona: {question: \[answers]}}; or a row an answer: CSV, JSON lines, a "
-            "JSON array or parquet."
+            "JSON array or parquet; packed or not."
         ),
     ],
     marker: Annotated[str, typer.Option(help="Text to look for, in any case.")] = "[ZLT]",
