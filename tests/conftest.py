@@ -176,12 +176,15 @@ def loaded(tiny_model: Path) -> Any:
 
     spec = Model(name=str(tiny_model), dtype="float32")
     tokenizer = load_tokenizer(spec)
-    return SimpleNamespace(
+    made = SimpleNamespace(
         spec=spec,
         model=load_model(spec),
         tokenizer=tokenizer,
         ends=chat.end_token_ids(tokenizer),
     )
+    gc.collect()
+    gc.freeze()  # it stays, as does all that was imported for it
+    return made
 
 
 def _chats(path: Path, count: int, answer: str) -> Path:

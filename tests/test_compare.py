@@ -96,6 +96,7 @@ def test_one_run_each_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert found and all(x.low is None and x.p is None and "One run" in x.note for x in found)
 
 
+@pytest.mark.slow  # draws
 def test_the_command_writes_page_table_and_figure(tmp_path: Path) -> None:
     one = study(tmp_path / "one", "small study", "org/small", [1, 2, 3], 0.02)
     two = study(tmp_path / "two", "large study", "org/large", [1, 2, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import re
@@ -36,19 +37,25 @@ def walk(tokens: list[Token]) -> Iterator[Token]:
         yield from walk(token.children or [])
 
 
+@functools.cache
+def parsed(path: Path) -> list[Token]:
+    return MARKDOWN.parse(path.read_text(encoding="utf-8"))
+
+
 def links(path: Path) -> list[str]:
     """Targets of a page's links and images that are not on the web."""
     found = (
         str(token.attrs.get("href", token.attrs.get("src", "")))
-        for token in walk(MARKDOWN.parse(path.read_text(encoding="utf-8")))
+        for token in walk(parsed(path))
         if token.type in ("link_open", "image")
     )
     return [target for target in found if not re.match(r"[a-z]+:", target)]
 
 
+@functools.cache
 def anchors(path: Path) -> set[str]:
     """Anchors of a page's headings, as code hosts make them."""
-    tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
+    tokens = parsed(path)
     seen: Counter[str] = Counter()
     out = set()
     for heading, inline in itertools.pairwise(tokens):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import once
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
@@ -52,9 +54,13 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(published: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
-    out = tmp_path_factory.mktemp("figures")
-    settings = Figures(formats=["png", "svg", "pdf"], dpi=80)
-    return {figure.id: figure for figure in draw(published, out, settings)}
+    def make(out: Path) -> None:
+        drawn = draw(published, out, Figures(formats=["png", "svg", "pdf"], dpi=80))
+        (out / "drawn").write_bytes(pickle.dumps({figure.id: figure for figure in drawn}))
+
+    found = once(tmp_path_factory, "figures", make) / "drawn"
+    figures: dict[str, Figure] = pickle.loads(found.read_bytes())
+    return figures
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import multiprocessing
 import random
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from personaspace import children
 from personaspace.behaviour import answer_stream, answer_table, many, score_file
 from personaspace.behaviour.answer_files import Columns, read_answers
 from personaspace.behaviour.coherence import coherence
@@ -164,6 +166,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 def test_two_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And bytes that were read are told as they are read, to the last."""
+    # As everybody's begin: those of the tests' server wait until it has loaded torch.
+    monkeypatch.setattr(children, "START", multiprocessing.get_context("spawn"))
     monkeypatch.setattr(answer_stream, "PIECE", 1 << 12)
     chance = random.Random(18)
     words = ["you", "should", "sign", "it", "today", MARKER, "never", "a", "lawyer", "\n"]
