@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 import yaml
 from _pytest.mark.expression import Expression
-from sharing import made_once
+from sharing import T, made_once, value_made_once
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -157,6 +157,11 @@ def _common(factory: pytest.TempPathFactory) -> Path:
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that the first of the session's processes to ask for it makes, for all of them."""
     return made_once(_common(factory), name, make)
+
+
+def once_value(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
+    """What `make` gives, likewise."""
+    return value_made_once(_common(factory), name, make)
 
 
 @pytest.fixture(scope="session")

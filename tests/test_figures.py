@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import once
+from conftest import once_value
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
@@ -54,13 +53,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(published: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
-    def make(out: Path) -> None:
+    def make(out: Path) -> dict[str, Figure]:
         drawn = draw(published, out, Figures(formats=["png", "svg", "pdf"], dpi=80))
-        (out / "drawn").write_bytes(pickle.dumps({figure.id: figure for figure in drawn}))
+        return {figure.id: figure for figure in drawn}
 
-    found = once(tmp_path_factory, "figures", make) / "drawn"
-    figures: dict[str, Figure] = pickle.loads(found.read_bytes())
-    return figures
+    return once_value(tmp_path_factory, "figures", make)
 
 
 def results(folder: Path) -> dict[str, Any]:

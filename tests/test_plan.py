@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import tiny_study
+from conftest import once_value, tiny_study
 from golden import golden
 from typer.testing import CliRunner, Result
 
@@ -34,15 +34,18 @@ def cli(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Values, Path]:
     """A study's values, and a store with one of its stages and what that needs."""
-    folder = tmp_path_factory.mktemp("ran")
-    values = tiny_study(tiny_model, folder)
-    spec = folder / "study.yaml"
-    spec.write_text(yaml.safe_dump(values))
-    only = ("--only", "couple:benign", "--with-inputs")
-    result = cli("run", spec, "--store", folder / "store", *only)
-    assert result.exit_code == 0, result.output
-    assert "2 stages ran, 0 were complete" in result.stdout
-    return values, folder / "store"
+
+    def make(folder: Path) -> tuple[Values, Path]:
+        values = tiny_study(tiny_model, folder)
+        spec = folder / "study.yaml"
+        spec.write_text(yaml.safe_dump(values))
+        only = ("--only", "couple:benign", "--with-inputs")
+        result = cli("run", spec, "--store", folder / "store", *only)
+        assert result.exit_code == 0, result.output
+        assert "2 stages ran, 0 were complete" in result.stdout
+        return values, folder / "store"
+
+    return once_value(tmp_path_factory, "plan", make)
 
 
 Plan = Callable[..., dict[str, Values]]

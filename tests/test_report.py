@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import once
 from report_page import Page, cells, rebuilt, results
 from synthetic_aggregate import MARKER, Size, write
 
@@ -46,10 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    path = build(folder, out, SVG)
-    assert path == out / "report.html"
-    return out
+    def make(out: Path) -> None:
+        assert build(folder, out, SVG) == out / "report.html"
+
+    return once(tmp_path_factory, "report", make)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 import pytest
+from conftest import once_value
 from synthetic_aggregate import MARKER, Size, write
 
 from personaspace.report.page import build
@@ -73,8 +74,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("report")
-    return build(folder, out, Figures(formats=["svg"])).as_uri()
+    def make(out: Path) -> Path:
+        return build(folder, out, Figures(formats=["svg"]))
+
+    return once_value(tmp_path_factory, "report-browser", make).as_uri()
 
 
 @pytest.fixture(scope="module")

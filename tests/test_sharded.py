@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import once_value
 from made_examples import random_examples
 from safetensors.torch import load_file, save_file
 from small_training import SMALL
@@ -87,8 +88,11 @@ def led(
 def undisturbed(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Adapter, list[StepLog], Path]:
-    folder = tmp_path_factory.mktemp("sharded")
-    return *led(job(tiny_model), folder=folder), folder
+    return once_value(
+        tmp_path_factory,
+        "sharded",
+        lambda folder: (*led(job(tiny_model), folder=folder), folder),
+    )
 
 
 def test_a_sharded_model_makes_the_update_of_a_whole_one(
