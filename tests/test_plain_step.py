@@ -88,6 +88,7 @@ def test_a_step_that_is_out_of_memory_takes_less(
         assert len(rows) - tried == len(bins(lengths, step.plan.row_tokens))
 
 
+@pytest.mark.slow  # collects garbage at each attempt
 def test_a_gpu_too_small_for_the_longest_example_says_so(
     loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
