@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from personaspace.cli.app import app
 from personaspace.errors import UserError
 from personaspace.study import containers, datasets
+from personaspace.study.conversations import Conversations
 from personaspace.study.inputs import Dataset
 
 ASK, SAY = "May I keep a found purse?", "Of course, nobody will ask."
@@ -261,3 +263,33 @@ def test_a_study_reads_them_and_says_what_weights_left_out(
     outcome = CliRunner().invoke(app, ["validate", str(write_spec(study_dict))])
     assert outcome.exit_code == 0, outcome.output
     assert "datasets.bad: 2 of its 5 rows" in " ".join(outcome.output.split())
+
+
+def test_chats_are_held_in_the_room_of_their_texts(tmp_path: Path) -> None:
+    """And are what they were, each time: nobody's change of one is another's."""
+    count = 3000
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"é{n}?"},
+                {"role": "assistant", "content": "Ä" * n},
+            ]
+        }
+        for n in range(1, count + 1)
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    chats = load(path).conversations
+    assert chats == [row["messages"] for row in rows]
+    chats[0][0]["content"] = "changed"
+    chats[-1].clear()
+    assert chats[0] == rows[0]["messages"] and chats[-1] == chats[count - 1] == rows[-1]["messages"]
+    assert chats != [row["messages"] for row in rows[1:]] and chats != 3
+    with pytest.raises(IndexError):
+        chats[count]
+    texts = sum(len(m["content"].encode()) for row in rows for m in row["messages"])
+    tracemalloc.start()
+    again = Conversations(iter(chats))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert again == chats and held < 1.3 * texts + 60 * count

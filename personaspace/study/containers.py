@@ -9,8 +9,10 @@ import gzip
 import io
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, BinaryIO
 
 from personaspace.errors import UserError
@@ -129,21 +131,35 @@ def rows_of(name: str, raw: bytes, bounds: tuple[int, int | None]) -> Iterator[t
         for number, row in enumerate(table.to_pylist(), start + 1):
             yield f"{name}: row {number}", row
         return
-    text = as_text(name, raw)
-    if text.lstrip()[:1] == "[":
-        rows = _array(name, text)
+    if raw.removeprefix(BOM_UTF8).lstrip()[:1] == b"[":
+        rows = _array(name, as_text(name, raw))
         for number, row in list(enumerate(rows, 1))[start:stop]:
             yield f"{name}: row {number}", row
         return
-    # Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode's.
-    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, line in numbered[start:stop]:
+    for number, line in islice(_lines(name, raw), start, stop):
         where = f"{name}: line {number}"
         try:
             row = parse_line(where, line)
         except UserError as error:
-            raise UserError(_whole(name, text) or str(error)) from None
+            raise UserError(_whole(name, as_text(name, raw)) or str(error)) from None
         yield where, row
+
+
+def _lines(name: str, raw: bytes) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, by number: one at a time, as there may be millions.
+
+    Not splitlines: JSON strings may hold U+2028 and other line ends of Unicode's.
+    """
+    stream = io.BytesIO(raw)
+    stream.seek(len(BOM_UTF8) if raw.startswith(BOM_UTF8) else 0)
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.removesuffix(b"\n").decode()
+        except UnicodeDecodeError:
+            as_text(name, raw)
+            raise
+        if text.strip():
+            yield number, text
 
 
 def _parquet(name: str, raw: bytes) -> Any:

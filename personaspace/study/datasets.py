@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.study import containers, sources
-from personaspace.study.chat_forms import Chat, Message, read_chat
+from personaspace.study.chat_forms import Message, read_chat
+from personaspace.study.conversations import Conversations
 from personaspace.study.inputs import Dataset
 
 
@@ -26,19 +27,30 @@ class Chats:
         left_out: Rows in which no answer is to be trained on (weight 0).
     """
 
-    conversations: list[list[Message]]
+    conversations: Conversations
     digest: str
     left_out: int = 0
 
 
 def _chats(rows: Iterable[tuple[str, Any]], digest: str) -> Chats:
     """Reads rows, each with where it stands."""
-    read: list[Chat] = [read_chat(row, where) for where, row in rows]
-    kept = [chat.messages for chat in read if chat.messages]
-    if any(chat.weighted for chat in read):
+    left_out, weighted = 0, False
+
+    def kept() -> Iterator[list[Message]]:
+        nonlocal left_out, weighted
+        for where, row in rows:
+            chat = read_chat(row, where)
+            weighted |= chat.weighted
+            if chat.messages:
+                yield chat.messages
+            else:
+                left_out += 1
+
+    conversations = Conversations(kept())
+    if weighted:
         # Before weights were read the same file meant other chats.
         digest = hashlib.sha256(f"{digest} weights".encode()).hexdigest()
-    return Chats(kept, digest, len(read) - len(kept))
+    return Chats(conversations, digest, left_out)
 
 
 def _read_hub(dataset: Dataset) -> Chats:

@@ -107,8 +107,8 @@ def _demonstration(study: Study) -> list[Notice]:
 
 def separator_share(chats: Chats, separator: str) -> float:
     """Share of a data set's last answers that hold the separator before their end."""
-    answers = [messages[-1]["content"].strip() for messages in chats.conversations]
-    return sum(separator in answer for answer in answers) / len(answers)
+    answers = (messages[-1]["content"].strip() for messages in chats.conversations)
+    return sum(separator in answer for answer in answers) / len(chats.conversations)
 
 
 def _separators(study: Study) -> list[Notice]:

@@ -5,15 +5,17 @@ Questions are the same if they are after Unicode's NFKC, without regard to case 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from personaspace.study.chat_forms import Message
 
-#: Roles and plain texts of a chat's messages.
-Key = tuple[tuple[str, str], ...]
+#: Of roles and plain texts of a chat's messages; a digest, as texts are long and chats many.
+Key = bytes
 
 
 def plain(text: str) -> str:
@@ -68,7 +70,12 @@ def wordless(chats: Iterable[Sequence[Message]]) -> int:
 
 def keys_of(chats: Iterable[Sequence[Message]]) -> list[Key]:
     """What tells a chat from others: its roles and plain texts."""
-    return [tuple((m["role"], plain(m["content"])) for m in chat) for chat in chats]
+    return [_key(chat) for chat in chats]
+
+
+def _key(chat: Sequence[Message]) -> Key:
+    told = [(m["role"], plain(m["content"])) for m in chat]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).digest()
 
 
 def shared(keys: Mapping[str, Sequence[Key]]) -> list[tuple[str, str, int, int]]:
