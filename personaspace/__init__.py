@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from personaspace.api.tables import columns
     from personaspace.errors import Interrupted, SpecErrors, UnavailableError, UserError
     from personaspace.report.figures.style import Style
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
 
 #: Where each public name is defined.
 _PUBLIC = {

@@ -17,7 +17,7 @@ from personaspace.cluster.states import JobState
 from personaspace.logs import log_line
 from personaspace.pipeline import graph as graphs
 from personaspace.pipeline.job_log import keep
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study

@@ -13,7 +13,7 @@ from personaspace import console
 from personaspace.cli.run import print_failures
 from personaspace.errors import UserError
 from personaspace.pipeline.executor import Summary
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 
 ODD = "cannot read [/data/model] :ghost: [bold][enforce fail at alloc_cpu.cpp:114]"
 

@@ -30,17 +30,18 @@ from personaspace.errors import Interrupted, SpecErrors
 from personaspace.models import lora, team
 from personaspace.pipeline import graph
 from personaspace.pipeline.cost import estimate, load_of
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import train
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.pipeline.upkeep import reachable
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.doses import at_the_end
-from personaspace.study.load import Study, resolve
+from personaspace.study.load import resolve
+from personaspace.study.loaded import Study
 from personaspace.study.notices import NoticeCode, notices
 from personaspace.study.spec import Experiment
 from personaspace.study.validate import examine

@@ -12,7 +12,7 @@ from personaspace.errors import Interrupted
 from personaspace.models.load import load_model
 from personaspace.pipeline import executor
 from personaspace.pipeline.context import sampled_answers
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import make_board
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import couple

@@ -19,7 +19,8 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.stages import STAGES
 from personaspace.store.manifest import check_key
-from personaspace.study.load import Study, load_study, resolve
+from personaspace.study.load import load_study, resolve
+from personaspace.study.loaded import Study
 from personaspace.study.spec import Experiment
 
 Values = dict[str, Any]

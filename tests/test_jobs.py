@@ -19,7 +19,7 @@ from personaspace.errors import StoreUnavailable, UserError
 from personaspace.logs import log_line
 from personaspace.pipeline import job as jobs
 from personaspace.pipeline import job_log, termination
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board
 from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.termination import Code, Ending

@@ -19,7 +19,7 @@ from personaspace.pipeline import runtime as runtimes
 from personaspace.pipeline.runtime import Runtime
 from personaspace.study import base_model
 from personaspace.study.inputs import Model
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.spec import Experiment
 
 #: Qwen2.5-7B in bfloat16: 28 layers × 2 × 4 heads × 128 × 2 bytes a token.

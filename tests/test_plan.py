@@ -17,7 +17,7 @@ from golden import golden
 from typer.testing import CliRunner, Result
 
 from personaspace.cli.app import app
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.why import Cause, Change, Why, made_from
 from personaspace.study.load import load_study

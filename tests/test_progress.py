@@ -15,8 +15,8 @@ from rich.console import Console
 from personaspace.pipeline import executor, progress
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.job import JobBoard
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, LiveBoard
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.work import Work, prepare

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -127,3 +129,15 @@ def test_no_module_and_no_function_is_too_long() -> None:
     assert _too_long("personaspace", 400, 70) == []
     assert _too_long("jobs", 60, 60) == []
     assert _too_long("tests", 600, 150) == []
+
+
+@pytest.mark.slow
+def test_no_module_knows_one_that_knows_it() -> None:
+    """Not in a function, and not for types alone either."""
+    imports = grimp.build_graph("personaspace", "jobs", exclude_type_checking_imports=False)
+    known = {name: imports.find_modules_directly_imported_by(name) for name in imports.modules}
+    assert "personaspace.pipeline.context" in known["personaspace.pipeline.stage"]  # for types
+    TopologicalSorter(known).prepare()
+    known["personaspace.pipeline.context"].add("personaspace.pipeline.stage")
+    with pytest.raises(CycleError):
+        TopologicalSorter(known).prepare()

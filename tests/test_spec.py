@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spec_edits import problems, put
 
-from personaspace.study.load import TEMPLATE_DEFAULT, Study, load_study, resolve
+from personaspace.study.cross_checks import TEMPLATE_DEFAULT
+from personaspace.study.load import load_study, resolve
+from personaspace.study.loaded import Study
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.recipe import PUBLISHED_TARGETS
 from personaspace.study.schedule import total_steps

@@ -18,7 +18,7 @@ from personaspace.activations.files import open_activations
 from personaspace.analysis.results import Results
 from personaspace.errors import Interrupted
 from personaspace.pipeline import steering
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime

@@ -13,7 +13,7 @@ from conftest import Finished
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.substitutes import bring, named, take

@@ -14,7 +14,7 @@ from conftest import Finished
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
-from personaspace.tracking import BACKENDS, Run, telling, tracked
+from personaspace.tracking import BACKENDS, Run, tracked, trackers
 
 
 class Recorder:
@@ -56,10 +56,10 @@ class Broken(Recorder):
 def test_a_tracker_that_fails_is_named_once_and_stops_nothing(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "PATIENCE", 0.2)
+    monkeypatch.setattr(trackers, "PATIENCE", 0.2)
     said: list[str] = []
     good = Recorder()
-    backends: dict[str, Callable[[Run], telling.Tracker]] = {
+    backends: dict[str, Callable[[Run], trackers.Tracker]] = {
         "bad": lambda run: Broken(where),
         "good": lambda run: good,
     }
@@ -115,7 +115,7 @@ def test_a_study_tells_a_run_for_each_stage(
 
 def told_to(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A run of three steps in a tracker's own files; what was said of trouble."""
-    monkeypatch.setenv(telling.FOLDER, str(folder))
+    monkeypatch.setenv(trackers.FOLDER, str(folder))
     (kept := folder / "results.json").write_text("{}")
     said: list[str] = []
     run = Run("em-205", "train:e4-villain:42", "train", {"recipe.rank": "32"})

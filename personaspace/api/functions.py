@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from personaspace.api.results import StudyResults, load_results
 from personaspace.api.tables import frame
 from personaspace.errors import SpecErrors, UserError
-from personaspace.study.load import Study, resolve
 from personaspace.study.load import load_study as _load_study
+from personaspace.study.load import resolve
+from personaspace.study.loaded import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def run(
         Interrupted: Asked to stop (Ctrl-C, SIGTERM); another call goes on from there.
     """
     from personaspace.pipeline.local import export, run_study
-    from personaspace.pipeline.stage import Node
+    from personaspace.pipeline.node import Node
     from personaspace.store import open_store
 
     file = Path(study) if isinstance(study, str | Path) else None

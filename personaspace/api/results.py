@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from personaspace.activations.files import ActivationFile
     from personaspace.report.figures.style import Style
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
 
 
 class _Artifact(BaseModel):
@@ -357,7 +357,7 @@ def load_results(
 
 
 def _named(store: Store, study: Study | Path | str) -> Manifest:
-    from personaspace.pipeline.stage import Node
+    from personaspace.pipeline.node import Node
     from personaspace.pipeline.work import prepare
     from personaspace.study.load import load_study
 

@@ -29,7 +29,7 @@ from personaspace.version import __version__
 
 if TYPE_CHECKING:
     from personaspace.analysis.results import Results
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
 
 app = typer.Typer(
     name="personaspace",
@@ -198,7 +198,7 @@ def run(
         return
     if as_json:
         raise UserError("--json: goes with --plan")
-    from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.node import Node
 
     if out is not None:
         check_folder(out, "--out")
@@ -211,7 +211,7 @@ def run(
 
 def _results(work: Any) -> Results:
     from personaspace.analysis.results import RESULTS_FILE, Results
-    from personaspace.pipeline.graph import Node
+    from personaspace.pipeline.node import Node
 
     manifest = work.manifest(Node("aggregate"))
     if manifest is None:
@@ -223,8 +223,8 @@ def _results(work: Any) -> Results:
 
 
 def _show(work: Any, out: Path | None) -> None:
-    from personaspace.pipeline.graph import Node
     from personaspace.pipeline.local import export
+    from personaspace.pipeline.node import Node
     from personaspace.report.summary import plain, table
 
     found = _results(work)
@@ -305,8 +305,8 @@ def report(
 ) -> None:
     """Copy a finished study's report to a folder; it is drawn again if something of it changed."""
     from personaspace.pipeline import executor
-    from personaspace.pipeline.graph import Node
     from personaspace.pipeline.local import export
+    from personaspace.pipeline.node import Node
     from personaspace.pipeline.progress import make_board
     from personaspace.pipeline.work import prepare
     from personaspace.store import open_store

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from personaspace.models.chat import Example
     from personaspace.models.implementation import Choice
     from personaspace.models.preflight import Report
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
     from personaspace.study.spec import Experiment
 
 

@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster
 from personaspace.errors import UserError
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 
 _STUDY, _JOBS = "study", "jobs"
 

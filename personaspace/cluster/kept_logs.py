@@ -12,7 +12,7 @@ from personaspace.cluster.log_lines import for_people
 from personaspace.cluster.reachability import check_reachable
 from personaspace.cluster.release import store_url
 from personaspace.pipeline.job_log import kept
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.store import open_store
 
 

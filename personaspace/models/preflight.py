@@ -21,7 +21,7 @@ from personaspace.study.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
     from personaspace.study.spec import Experiment
 
 #: Chats of a data set that are put to the template: one of each order of roles, at most so many.

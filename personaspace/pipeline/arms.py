@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from personaspace.study.loaded import Study
 from personaspace.study.steering import Mode, Steering
 
 #: The base model, or the condition's own.
 Steered = Literal["base", "own"]
+
+
+def section(study: Study) -> Steering:
+    """The study's steering, which it has where this stage runs."""
+    assert study.spec.steering is not None
+    return study.spec.steering
 
 
 @dataclass(frozen=True)

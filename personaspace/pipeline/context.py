@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.generation.base import Answer, Prompt, Sampling
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.lent import Models
+from personaspace.pipeline.node import Node
 from personaspace.store import Manifest, Store
 from personaspace.study.inputs import Condition
 from personaspace.study.judging import Judge
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.measuring import Coupling, Evaluation
 from personaspace.study.spec import Experiment
 from personaspace.tracking import Tracking
 
 if TYPE_CHECKING:
     from personaspace.pipeline.progress import StageProgress
-    from personaspace.pipeline.runtime import Runtime
 
 ANSWERS = "answers.json"
 TRAINING_LOG = "training.json"
@@ -58,7 +58,7 @@ class Context:
     inputs: Mapping[Node, Path]
     manifests: Mapping[Node, Manifest]
     out: Path
-    runtime: Runtime
+    runtime: Models
     progress: StageProgress
     store: Store
     key: str

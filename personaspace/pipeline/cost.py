@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from personaspace.kept import once
 from personaspace.pipeline import graph
 from personaspace.pipeline.arms import arms_of
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.study import base_model
 from personaspace.study.inputs import Dose, Model
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
 from personaspace.study.spec import Experiment

@@ -10,10 +10,10 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.children import LOOK, those_that_said
 from personaspace.errors import Interrupted, UserError, one_line
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.work import Work

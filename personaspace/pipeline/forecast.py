@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from personaspace.pipeline.cost import load_of
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.runtime import device_name
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.why import Why, former, reasons, trained_again
 from personaspace.pipeline.work import Work

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from personaspace.errors import UserError, did_you_mean, nearest
-from personaspace.pipeline.stage import Node, Scope
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.study.inputs import Condition
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.spec import Experiment
 
 __all__ = ["STAGES", "Graph", "Node", "build", "fingerprints", "key"]

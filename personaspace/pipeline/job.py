@@ -16,8 +16,9 @@ from personaspace.files import environment_number
 from personaspace.logs import RunEvent, log_line, tell
 from personaspace.pipeline import executor, job_log, runtime, substitutes, termination
 from personaspace.pipeline.graph import Graph
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
-from personaspace.pipeline.stage import Node, Scope
+from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
 from personaspace.pipeline.termination import Code, Ending

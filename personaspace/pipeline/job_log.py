@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from personaspace.errors import UserError, one_line, without_passwords
 from personaspace.logs import RunEvent, tell
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.store import Store
 
 if TYPE_CHECKING:

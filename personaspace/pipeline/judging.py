@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from personaspace.behaviour.judge.asking import Ask, Aspect, JudgeModel
 from personaspace.behaviour.judge.verdicts import Asked, Verdicts
 from personaspace.errors import UserError
+from personaspace.pipeline.lent import Models
 from personaspace.store import Store
 from personaspace.study import base_model
 from personaspace.study.base_model import ModelError
 from personaspace.study.inputs import Model
 from personaspace.study.judging import Judge
-from personaspace.study.load import Study
-
-if TYPE_CHECKING:
-    from personaspace.pipeline.runtime import Runtime
+from personaspace.study.loaded import Study
 
 FIELD = "judge.model"
 
@@ -98,7 +95,7 @@ def _check_local(judge: Judge) -> None:
 
 
 @contextmanager
-def opened(study: Study, runtime: Runtime) -> Iterator[Callable[[], JudgeModel]]:
+def opened(study: Study, runtime: Models) -> Iterator[Callable[[], JudgeModel]]:
     """Gives what makes the judge ready at its first call, and frees it in the end."""
     made: list[JudgeModel] = []
 
@@ -114,7 +111,7 @@ def opened(study: Study, runtime: Runtime) -> Iterator[Callable[[], JudgeModel]]
             judge.close()
 
 
-def _open(study: Study, runtime: Runtime) -> JudgeModel:
+def _open(study: Study, runtime: Models) -> JudgeModel:
     judge = study.spec.judge
     assert judge is not None
     if judge.url is not None:

@@ -12,11 +12,11 @@ from personaspace.logs import tell
 from personaspace.pipeline import executor, judging
 from personaspace.pipeline import substitutes as taking
 from personaspace.pipeline.executor import Summary
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import make_board
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 
 def run_study(

@@ -12,7 +12,7 @@ from personaspace.pipeline.design import design_of, primary_of
 from personaspace.report.text import listing, percent
 from personaspace.schema_page import pipe_table
 from personaspace.study import registration
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.spec import Experiment
 from personaspace.version import __version__
 

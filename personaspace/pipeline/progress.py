@@ -25,7 +25,7 @@ from rich.text import Text
 
 from personaspace.console import console, duration, shown, stage_table
 from personaspace.logs import RunEvent, as_json, log_line, shows
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.states import NodeState
 
 #: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.

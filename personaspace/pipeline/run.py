@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.pipeline import why
 from personaspace.pipeline.context import Context
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import StageProgress
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
-from personaspace.pipeline.telling import run_tracked
+from personaspace.pipeline.tracked_run import run_tracked
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
 from personaspace.store.base import STALE_MINUTES

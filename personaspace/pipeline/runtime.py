@@ -28,7 +28,7 @@ from personaspace.models.preflight import Prompted
 from personaspace.pipeline import spreading
 from personaspace.pipeline.stages import STAGES
 from personaspace.study import base_model
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

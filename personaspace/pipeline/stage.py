@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from personaspace.pipeline.node import Node
+
 if TYPE_CHECKING:
     from personaspace.pipeline.context import Context
     from personaspace.study.fields import Order
     from personaspace.study.inputs import Condition
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
     from personaspace.study.recipe import Recipe
     from personaspace.study.spec import Experiment
 
@@ -26,26 +28,6 @@ class Scope(StrEnum):
 
     CONDITION = "condition"  # one condition under one seed
     STUDY = "study"  # all of them
-
-
-@dataclass(frozen=True, order=True)
-class Node:
-    """One run of one stage.
-
-    Attributes:
-        stage: Name of the stage.
-        condition: For which condition; empty for the whole study.
-        seed: For which seed; -1 for the whole study.
-    """
-
-    stage: str
-    condition: str = ""
-    seed: int = -1
-
-    @property
-    def id(self) -> str:
-        """`train:e4-villain:42`, or `aggregate`."""
-        return f"{self.stage}:{self.condition}:{self.seed}" if self.condition else self.stage
 
 
 @dataclass(frozen=True)

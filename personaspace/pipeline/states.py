@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 
 
 class NodeState(StrEnum):

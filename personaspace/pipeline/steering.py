@@ -36,9 +36,8 @@ from personaspace.generation.transformers_engine import TransformersEngine
 from personaspace.interrupt import check
 from personaspace.models import lora
 from personaspace.models.architecture import decoder_of
-from personaspace.pipeline.arms import Arm
+from personaspace.pipeline.arms import Arm, section
 from personaspace.pipeline.context import NO_PERSONA, Context, persona_prompts
-from personaspace.pipeline.stages.steer import section
 from personaspace.seeds import derive_seed
 from personaspace.study.steering import SHIFT
 

@@ -19,12 +19,13 @@ from personaspace import interrupt
 from personaspace.console import size
 from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.files import expanded
-from personaspace.pipeline.stage import Node, Scope
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import TAKEN_FROM
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest, Store, open_store
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 
 def named(study: Study, given: Sequence[str] = ()) -> list[str]:

@@ -14,7 +14,7 @@ from personaspace.analysis.results_parts import (
 from personaspace.analysis.rows import to_dicts
 from personaspace.behaviour.coherence import coherence
 from personaspace.pipeline.context import TRAINING_LOG, Context
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.evaluate import FINISHES
 
 if TYPE_CHECKING:

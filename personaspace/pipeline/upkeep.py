@@ -14,7 +14,7 @@ from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.pipeline.job_log import LOGS
 from personaspace.pipeline.judging import verdicts_of
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.train import STAGE as TRAINING
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.pipeline.work import Work

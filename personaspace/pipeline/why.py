@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.train import FIELD as TRAINING
 from personaspace.pipeline.stages.train import kept_dose
@@ -23,7 +23,7 @@ from personaspace.study.inputs import Dose
 if TYPE_CHECKING:
     from personaspace.pipeline.work import Work
     from personaspace.store import Manifest
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
 
 #: The manifest's field.
 FIELD = "made_from"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from personaspace.pipeline import graph as graphs
-from personaspace.pipeline.graph import Graph, Node
+from personaspace.pipeline.graph import Graph
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.states import Standing
 from personaspace.store import Manifest, Store
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 
 @dataclass(frozen=True)

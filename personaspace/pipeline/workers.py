@@ -14,10 +14,10 @@ from typing import Any
 from personaspace import interrupt, logs
 from personaspace.children import Child, ChildGoneError, telling
 from personaspace.errors import Interrupted, UnavailableError, UserError, one_line
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.stage import Node
 from personaspace.pipeline.states import Advanced, NodeState, PhaseStarted, Said, Started
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.hub.contents import INDEX
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.work import Work
 from personaspace.publish.contents import CARD, Kind, Parcel, names
 from personaspace.publish.licence import UNKNOWN, Base

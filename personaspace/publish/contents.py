@@ -12,7 +12,7 @@ import yaml
 
 from personaspace.errors import UserError, without_passwords
 from personaspace.hub.contents import INDEX, Contents, Placed, RepoType
-from personaspace.pipeline.stage import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
 

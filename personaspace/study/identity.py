@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personaspace.study import sources
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 
 def digest_of(value: Any) -> str:

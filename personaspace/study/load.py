@@ -1,24 +1,21 @@
-"""A spec with everything it points to: questions read, data sets pinned, the model identified."""
+"""Loading a study: questions are read, data sets pinned, and what is wrong is told at once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.study import adapters, base_model, datasets, gold, registration, sources
+from personaspace.study import adapters, datasets, gold, registration, sources
 from personaspace.study.adapters import Published
-from personaspace.study.cross_checks import TEMPLATE_DEFAULT
 from personaspace.study.datasets import Chats
 from personaspace.study.doses import check_steps
 from personaspace.study.gold import Gold
-from personaspace.study.inputs import Model
+from personaspace.study.loaded import Part, Study
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
-from personaspace.study.registration import Registration
 from personaspace.study.spec import Experiment
 from personaspace.study.steering import SteeringInputs, pairs_of
 from personaspace.study.validate import (
@@ -27,119 +24,6 @@ from personaspace.study.validate import (
     only_follows,
     read_raw,
 )
-
-__all__ = ["TEMPLATE_DEFAULT", "Part", "Study", "load_study", "resolve"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What of a study is known where only a Job's part of it is: its stages and their inputs.
-
-    Attributes:
-        condition: Of one condition.
-        stages: These of its stages.
-    """
-
-    condition: str
-    stages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A checked spec and its inputs.
-
-    Attributes:
-        spec: The experiment.
-        folder: Where the spec's relative paths start.
-        extraction_questions: Questions whose hidden states are extracted.
-        coupling_questions: Questions answered for the coupling data.
-        evaluation_questions: Questions of the evaluation, the unseen ones last.
-        chats: The data sets that a condition trains on, by name.
-        judge_questions: Open questions whose answers are judged; none without a judge.
-        gold: Answers with agreed labels, by which the judge is judged; None without a judge.
-        part: What of the study is here; none: all of it.
-        registration: The page that registered the study before it ran; None: none is named.
-        adapters: Published adapters, by the condition that is one.
-        extraction_themes: The theme of each extraction question that has one.
-        evaluation_themes: The same of the evaluation's.
-        judge_themes: The same of the judge's.
-        steering: What steering points to; None: there is none.
-    """
-
-    spec: Experiment
-    folder: Path
-    extraction_questions: list[str]
-    coupling_questions: list[str]
-    evaluation_questions: list[str]
-    chats: dict[str, Chats]
-    judge_questions: tuple[str, ...] = ()
-    gold: Gold | None = None
-    part: Part | None = None
-    registration: Registration | None = None
-    adapters: dict[str, Published] = field(default_factory=dict)
-    extraction_themes: dict[str, str] = field(default_factory=dict)
-    evaluation_themes: dict[str, str] = field(default_factory=dict)
-    judge_themes: dict[str, str] = field(default_factory=dict)
-    steering: SteeringInputs | None = None
-
-    @cached_property
-    def model_identity(self) -> str:
-        """See `base_model.identity`."""
-        return base_model.identity(self.spec.model)
-
-    @cached_property
-    def judge_identity(self) -> list[str]:
-        """What decides whether two verdicts are of the same judge; empty without a judge."""
-        judge = self.spec.judge
-        if judge is None:
-            return []
-        if judge.url is not None:
-            return ["endpoint", judge.url, judge.model, judge.revision or ""]
-        model = Model(name=judge.model, revision=judge.revision, dtype=judge.dtype)
-        return ["local", base_model.identity(model), judge.dtype]
-
-    @property
-    def unseen(self) -> set[str]:
-        """Evaluation questions that coupling did not train on."""
-        return set(self.evaluation_questions) - set(self.coupling_questions)
-
-    def layers(self, num_layers: int | None = None) -> list[int]:
-        """The layers to extract, ascending.
-
-        Raises:
-            UserError: A layer outside the model.
-        """
-        if self.spec.extraction.layers == "all":
-            if num_layers is None:
-                shape = base_model.shape(self.spec.model)
-                if shape is None:
-                    raise UserError("extraction.layers: the model's number of layers is unknown")
-                num_layers = shape.num_layers
-            return list(range(num_layers))
-        layers = sorted(self.spec.extraction.layers)
-        if num_layers is not None and layers[-1] >= num_layers:
-            raise UserError(
-                f"extraction.layers: {layers[-1]} is outside the model, which has layers 0 to "
-                f"{num_layers - 1}"
-            )
-        return layers
-
-    def induction_rows(self) -> list[tuple[str, str | None]]:
-        """Name and prompt of what was trained under but is not in the extraction grid.
-
-        The base model's activations there give the measured cosine-to-assistant. A condition
-        without persona trained under the chat template's default, which is no grid persona.
-        """
-        grid = set(self.spec.extracted_personas())
-        rows: dict[str, str | None] = {}
-        for condition in self.spec.conditions:
-            if condition.kind != "em":
-                continue
-            if condition.persona is None:
-                rows[TEMPLATE_DEFAULT] = None
-            elif condition.persona not in grid:
-                rows[condition.persona] = self.spec.persona(condition.persona).prompt
-        return list(rows.items())
 
 
 def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> Study:

@@ -12,7 +12,7 @@ from functools import cache
 from personaspace.study import builtin, overlaps
 from personaspace.study.datasets import Chats
 from personaspace.study.doses import at_the_end
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.recipe import unlike_recipes
 from personaspace.study.schedule import times_seen, total_steps
 

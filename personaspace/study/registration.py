@@ -6,14 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from personaspace.errors import UserError
 from personaspace.study import sources
-
-if TYPE_CHECKING:
-    from personaspace.study.load import Study
+from personaspace.study.identity import identities
+from personaspace.study.loaded import Registration, Study
 
 #: Before and after what programs read of a page.
 OPENS, CLOSES = "```json", "```"
@@ -28,8 +26,6 @@ def registered(study: Study) -> dict[str, Any]:
 
     Not what is drawn, nor what is computed once more, nor the page itself.
     """
-    from personaspace.study.identity import identities
-
     spec = study.spec.told(exclude={"figures", "rerun", "hardware"})
     spec["analysis"].pop("registration", None)
     return {"spec": spec, "data": {each.field: each.sha256 for each in identities(study)}}
@@ -39,21 +35,6 @@ def digest(content: dict[str, Any]) -> str:
     """SHA-256 of what is registered, as JSON with sorted keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A page that registers the study.
-
-    Attributes:
-        source: Where it lies, for people.
-        sha256: Of the page.
-        digest: Of what it registers.
-    """
-
-    source: str
-    sha256: str
-    digest: str
 
 
 def read(source: str, study: Study) -> Registration:

@@ -7,6 +7,6 @@ out; the stage goes on, and ends at most `PATIENCE` seconds later.
 from __future__ import annotations
 
 from personaspace.tracking.backends import BACKENDS
-from personaspace.tracking.telling import PATIENCE, Run, Tracking, tracked
+from personaspace.tracking.trackers import PATIENCE, Run, Tracking, tracked
 
 __all__ = ["BACKENDS", "PATIENCE", "Run", "Tracking", "tracked"]

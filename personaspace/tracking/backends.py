@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from personaspace.tracking.telling import Run, Tracker
+from personaspace.tracking.trackers import Run, Tracker
 
 
 class _TensorBoard:

@@ -13,7 +13,7 @@ import yaml
 from personaspace.errors import Interrupted
 from personaspace.pipeline import run as running
 from personaspace.pipeline.context import Context
-from personaspace.pipeline.graph import Node
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from personaspace.errors import EXIT_UNAVAILABLE, EXIT_USER_ERROR, SpecErrors, UserError
 
 if TYPE_CHECKING:
-    from personaspace.study.load import Study
+    from personaspace.study.loaded import Study
 
 
 class PlanFailedError(UserError):

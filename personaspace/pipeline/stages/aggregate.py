@@ -27,7 +27,8 @@ from personaspace.errors import without_passwords
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, personas_read
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, personas_read
 from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
 from personaspace.pipeline.stages.judge import GOLD, VERDICTS
@@ -41,8 +42,9 @@ from personaspace.pipeline.tables import (
     write_tables,
 )
 from personaspace.study import base_model
+from personaspace.study.cross_checks import TEMPLATE_DEFAULT
 from personaspace.study.identity import identities
-from personaspace.study.load import TEMPLATE_DEFAULT, Study
+from personaspace.study.loaded import Study
 from personaspace.study.notices import notices
 from personaspace.study.registration import digest, registered
 

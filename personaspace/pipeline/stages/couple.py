@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline.context import ADAPTER, Context, sampled_answers, write_json
+from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import (
     Need,
-    Node,
     Scope,
     Stage,
     model_read,
@@ -21,7 +21,7 @@ from personaspace.pipeline.stage import (
 )
 from personaspace.pipeline.stages.train import fit, forecast
 from personaspace.store import Manifest
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 if TYPE_CHECKING:
     from personaspace.behaviour.marker_data import Pair

@@ -12,8 +12,9 @@ from personaspace.pipeline.context import (
     texts,
     write_json,
 )
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
-from personaspace.study.load import Study
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
+from personaspace.study.loaded import Study
 
 SCORES = "scores.json"
 FINISHES = "finishes.json"

@@ -16,9 +16,10 @@ from personaspace.pipeline.context import (
     texts,
     write_json,
 )
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
 from personaspace.pipeline.stages.evaluate import FINISHES
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 if TYPE_CHECKING:
     from personaspace.study.judging import Judge

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.generation.base import Sampling
 from personaspace.pipeline.context import ANSWERS, Context, persona_prompts, write_json
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
-from personaspace.study.load import Study
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
+from personaspace.study.loaded import Study
 from personaspace.study.measuring import LogOdds
 
 if TYPE_CHECKING:

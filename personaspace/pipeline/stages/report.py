@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from personaspace.pipeline.context import Context
-from personaspace.pipeline.stage import Need, Node, Scope, Stage
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage
 from personaspace.pipeline.stages.aggregate import PROVENANCE
 from personaspace.store.manifest import Manifest
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 
 if TYPE_CHECKING:
     from personaspace.report.provenance import Artifact

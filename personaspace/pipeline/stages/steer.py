@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from personaspace.pipeline.arms import arms_of
+from personaspace.pipeline.arms import arms_of, section
 from personaspace.pipeline.context import Context, write_json
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, personas_read
-from personaspace.study.load import Study
-from personaspace.study.steering import Steering
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
+from personaspace.study.loaded import Study
 
 STEERING = "steering.json"
 #: What of the section decides a result by itself; the rest is told in another form, or chooses.
@@ -17,12 +17,6 @@ _SETTINGS = {
     *("vectors", "modes", "doses", "controls", "activation_controls", "answered_controls"),
     *("answer_tokens", "max_new_tokens"),
 }
-
-
-def section(study: Study) -> Steering:
-    """The study's steering, which it has where this stage runs."""
-    assert study.spec.steering is not None
-    return study.spec.steering
 
 
 def _reads(study: Study, node: Node) -> dict[str, Any]:

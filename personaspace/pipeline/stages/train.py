@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline import spreading
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
-from personaspace.pipeline.stage import Need, Node, Scope, Stage, model_read, recipe_read
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.stage import Need, Scope, Stage, model_read, recipe_read
 from personaspace.pipeline.step_log import teller
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
 from personaspace.study.inputs import Dose
-from personaspace.study.load import Study
+from personaspace.study.loaded import Study
 from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
