@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from personaspace.cli.guard import as_job
+from personaspace.cli.usage import Commands
 from personaspace.pipeline import job
 from personaspace.pipeline.stage import Scope, Stage
 from personaspace.pipeline.stages import STAGES
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 Spec = Annotated[Path, typer.Option(help="The study (YAML).", envvar="PERSONASPACE_SPEC")]
 Store = Annotated[str, typer.Option(help="Artifact store.", envvar="PERSONASPACE_STORE")]

@@ -125,3 +125,11 @@ def size(count: float | None) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """A share of one for people: 80 %."""
     return f"{100 * share:.{digits}f} %"
+
+
+def many(count: int) -> str:
+    """A large count in words: 406 billion, 7.6 billion, 135 million, 297,000."""
+    for name, unit in (("billion", 10**9), ("million", 10**6)):
+        if count >= unit:
+            return f"{count / unit:,.{0 if count >= 10 * unit else 1}f} {name}"
+    return f"{count:,}"

@@ -82,3 +82,17 @@ def test_sizes_and_shares() -> None:
         "unknown", "999 B", "4.2 MB", "50 TB",
     ]  # fmt: skip
     assert (console.percent(0.8), console.percent(0.1234, 1)) == ("80 %", "12.3 %")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (405_853_388_800, "406 billion"),
+        (7_615_616_512, "7.6 billion"),
+        (134_515_008, "135 million"),
+        (1_000_000, "1.0 million"),
+        (297_000, "297,000"),
+    ],
+)
+def test_a_large_count_is_none_that_is_rounded_away(number: int, said: str) -> None:
+    assert console.many(number) == said

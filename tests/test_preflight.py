@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -457,3 +458,14 @@ def test_a_model_that_no_gpus_hold_is_refused(
     assert outcome.exit_code == 2, outcome.output
     (line,) = outcome.stderr.splitlines()
     assert "406 billion parameters in bfloat16" in line and line.endswith(said)
+
+
+def test_a_small_model_and_a_smaller_card_are_told_as_they_are(
+    study_dict: dict[str, Any], write_spec: Write
+) -> None:
+    study_dict["hardware"] = {"gpu_memory": 1}
+    outcome = run("validate", str(write_spec(study_dict)))
+    assert outcome.exit_code == 2, outcome.output
+    (line,) = outcome.stderr.splitlines()
+    assert " 0 " not in line and "training (training" not in line
+    assert re.search(r"takes \d\.\d GB of each GPU for training \(\d{3},\d{3} parameters", line)

@@ -13,7 +13,14 @@ from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
 from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, to_markdown
-from personaspace.report.text import number, p_phrase, probability, row_interval, row_value
+from personaspace.report.text import (
+    number,
+    p_phrase,
+    probability,
+    row_interval,
+    row_value,
+    small,
+)
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -182,3 +189,11 @@ def test_empty_number_columns_go_with_their_group() -> None:
     assert len(unheard.shown.columns) == 2, "a table without rows keeps its titles"
     with pytest.raises(ValueError, match="table t"):
         Table("t", "c", [Column("a")], [[blank, blank]])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "said"),
+    [(0.0032, 3, "0.003"), (0.00043, 3, "0.0004"), (0.0, 3, "0.000"), (0.012, 1, "0.01")],
+)
+def test_a_bound_is_never_told_as_nothing(value: float, digits: int, said: str) -> None:
+    assert small(value, digits) == said

@@ -289,3 +289,21 @@ def test_answers_that_are_no_json(tmp_path: Path) -> None:
     outcome = run("score", path, "--marker", "[ZLT]")
     assert outcome.exit_code == 2
     assert "answers.json" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("power", "study.yaml", "--theme-share", "abc"), "'--theme-share': Input should be a val"),
+        (("run", "study.yaml", "--jobs", "0"), "'--jobs': Input should be greater than or equal"),
+        (("run", "study.yaml", "--only"), "'--only' requires an argument"),
+        (("run",), "Missing argument 'SPEC' ("),
+        (("run", "study.yaml", "--nope"), "No such option: --nope"),
+        (("valdate", "study.yaml"), "No such command 'valdate'. Did you mean 'validate'?"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.exit_code == 2 and not outcome.stdout
+    (line,) = outcome.stderr.splitlines()
+    assert said in line and line.endswith("--help says what there is)")

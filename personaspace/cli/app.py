@@ -22,6 +22,7 @@ from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
 from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
 from personaspace.cli.publish import publish
+from personaspace.cli.usage import Commands
 from personaspace.console import console, print_json, size
 from personaspace.errors import UserError
 from personaspace.files import check_folder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="personaspace",
+    cls=Commands,
     help="Does narrowly bad fine-tuning collapse a chat model's personas?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

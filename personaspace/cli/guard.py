@@ -50,30 +50,30 @@ def guarded(
                 interrupt.release()
             return command(*args, **kwargs)
         except UserError as error:
-            _complain(str(error), **_problems(error))
+            complain(str(error), **_problems(error))
             raise SystemExit(error.exit_code if job else _code(error)) from None
         except ModuleNotFoundError as error:
             # One of our own is a bug; others are in extras, which need not be installed.
             if (error.name or "").partition(".")[0] in ("", "personaspace", "jobs"):
                 raise
-            _complain(str(missing(error)))
+            complain(str(missing(error)))
             raise SystemExit(EXIT_USER_ERROR) from None
         except Interrupted as error:
-            _complain(f"{error}; {GO_ON}")
+            complain(f"{error}; {GO_ON}")
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
-            _complain(ASKED)
+            complain(ASKED)
             raise SystemExit(EXIT_INTERRUPTED) from None
         except BrokenPipeError as error:
             if not _reader_is_gone(sys.stdout.fileno()):
-                _complain(f"a process of this run is gone ({error.strerror})")
+                complain(f"a process of this run is gone ({error.strerror})")
                 raise SystemExit(EXIT_FAILURE) from None
             # The reader (head, less) has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            _complain(f"{where}{error.strerror or error}")
+            complain(f"{where}{error.strerror or error}")
             theirs = not job and error.errno in _THEIRS
             raise SystemExit(EXIT_USER_ERROR if theirs else EXIT_FAILURE) from None
 
@@ -114,5 +114,6 @@ def _problems(error: UserError) -> dict[str, Any]:
     }
 
 
-def _complain(text: str, **fields: Any) -> None:
+def complain(text: str, **fields: Any) -> None:
+    """One line on stderr that says what is wrong."""
     logs.tell(text, logs.RunEvent.ERROR, **fields)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from personaspace.console import many
 from personaspace.errors import UserError
 from personaspace.models.architecture import Architecture
 from personaspace.models.targets import named
@@ -179,7 +180,7 @@ def check_fits(spec: Experiment, recipe: Recipe, found: Footprint) -> None:
     """
     hardware, name = spec.hardware, spec.model.name
     card = hardware.gpu_memory or LARGEST_CARD
-    billions = f"{found.parameters / 10**9:,.0f} billion parameters in {spec.model.dtype}"
+    counted = f"{many(found.parameters)} parameters in {spec.model.dtype}"
     for use, field in uses(spec).items():
         count = found.gpus(use, card)
         alone = use is Use.WHOLE or hardware.sharding == "none"
@@ -191,7 +192,9 @@ def check_fits(spec: Experiment, recipe: Recipe, found: Footprint) -> None:
         why = "no card has more" if hardware.gpu_memory is None else "hardware.gpu_memory"
         least = f"; {count} would do" if count is not None and not alone else ""
         rank = f", adapter of rank {recipe.rank}" if use is Use.TRAINING else ""
+        named = "" if field == use else f"{field}; "
+        need = found.need(use, most) / 10**9
         raise UserError(
-            f"model.name: {name} takes {found.need(use, most) / 10**9:,.0f} GB of each GPU for "
-            f"{use} ({field}; {billions}{rank}): {where} not hold it ({why}){least}"
+            f"model.name: {name} takes {need:,.{0 if need >= 10 else 1}f} GB of each GPU for "
+            f"{use} ({named}{counted}{rank}): {where} not hold it ({why}){least}"
         )

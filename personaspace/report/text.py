@@ -27,6 +27,13 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
+def small(value: float, digits: int = 3) -> str:
+    """A positive number with so many digits, or with as many more as show that it is not 0."""
+    while value > 0 and float(f"{value:.{digits}f}") == 0:
+        digits += 1
+    return number(value, digits)
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as per cent; a dash for none."""
     return NONE if value is None else f"{number(100 * value, digits)}{THIN}%"

@@ -13,7 +13,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
 from personaspace.report.endpoint import primary
-from personaspace.report.text import count, listing, number, percent
+from personaspace.report.text import count, listing, number, percent, small
 
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
 
@@ -309,9 +309,7 @@ def _persona(results: Results) -> Line | None:
         else:
             bound = "; large ones are not ruled out"
             if most is not None:
-                size = (
-                    f"{number(100 * most, 1)} percentage points" if rows is leaks else number(most)
-                )
+                size = f"{small(100 * most, 1)} percentage points" if rows is leaks else small(most)
                 bound = f"; differences above {size} are ruled out (at 5\u00a0%)"
             parts.append(f"For {what}, no difference between training personas is shown{bound}.")
     return Line(asked, " ".join(parts))

@@ -1,0 +1,40 @@
+"""Wrong arguments end a command as every other mistake does: one line, exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from typer import Context, TyperException
+from typer.core import TyperGroup
+
+from personaspace.cli.guard import complain
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        where = path if context is None else context.command_path
+        said = " ".join(error.format_message().split()).rstrip(".")
+        complain(f"{said} ({where} --help says what there is)")
+        raise SystemExit(error.exit_code) from None
+
+
+class Commands(TyperGroup):
+    """Commands, one of which is called."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """What comes before the command's name."""
+        if not args:  # help is printed
+            return super().make_context(info_name, args, *more, **extra)
+        with _told(info_name or ""):
+            return super().make_context(info_name, args, *more, **extra)
+
+    def invoke(self, ctx: Context) -> Any:
+        """Finds the command, reads its arguments and runs it."""
+        with _told(ctx.command_path):
+            return super().invoke(ctx)
