@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from typer import Context, TyperException
+from typer import TyperException
 from typer.core import TyperGroup
 
 from personaspace.cli.guard import complain
@@ -34,7 +34,7 @@ class Commands(TyperGroup):
         with _told(info_name or ""):
             return super().make_context(info_name, args, *more, **extra)
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Finds the command, reads its arguments and runs it."""
         with _told(ctx.command_path):
             return super().invoke(ctx)

@@ -168,7 +168,7 @@ def recipe_read(recipe: Recipe) -> dict[str, Any]:
     """
     from personaspace.study.recipe import Learning
 
-    read = recipe.model_dump(include=set(Learning.model_fields))
+    read = recipe.model_dump(include=set(Learning.model_fields) - recipe.unused())
     return read | {"row_tokens": None} | recipe.known_as()
 
 

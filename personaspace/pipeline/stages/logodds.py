@@ -30,7 +30,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
         "personas": personas_read(study, spec.evaluated_personas()),
         "writer": personas_read(study, [spec.analysis.assistant]),
         "questions": study.evaluation_questions,
-        "settings": _section(study).model_dump(),
+        "settings": _section(study).model_dump(exclude=_section(study).unused()),
         "marker": spec.coupling.marker,
         "separator": spec.coupling.separator,
         "engine": spec.generation.engine,
