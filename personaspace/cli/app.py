@@ -168,8 +168,9 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         out.print(inspecting.in_short(model))
     for line in inspecting.implementations(computed):
         out.print(line)
+    seeds = len(loaded.spec.seeds)
     out.print(
-        f"{len(loaded.spec.seeds)} seed(s): "
+        f"{seeds} seed{'s' if seeds > 1 else ''}: "
         + ", ".join(f"{count} {stage}" for stage, count in counts.items())
     )
     out.print(

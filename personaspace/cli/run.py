@@ -183,13 +183,15 @@ def _totals(found: Sequence[Forecast]) -> list[str]:
     lines = []
     if of[Basis.MEASURED]:
         count, text = len(of[Basis.MEASURED]), roughly(seconds[Basis.MEASURED])
-        lines.append(f"about {text} on this machine for {count}, as such stages took here before")
+        lines.append(
+            f"about {text} on this machine for {count} of them, as long as such stages took before"
+        )
     if of[Basis.H100]:
         hours = max(seconds[Basis.H100] / 3600, 0.01)
         lines.append(
-            f"about {hours:.2g} hours on one H100 for {len(of[Basis.H100])}, from counted tokens "
-            "(none such has run on this machine; start-up not included)"
+            f"about {hours:.2g} hours on one H100 for {len(of[Basis.H100])} of them, from counted "
+            "tokens (none like them has run on this machine; start-up not included)"
         )
     if of[Basis.UNKNOWN]:
-        lines.append(f"for {len(of[Basis.UNKNOWN])} it is not known how long they take")
+        lines.append(f"for {len(of[Basis.UNKNOWN])} of them nothing is known of how long they take")
     return lines

@@ -72,7 +72,8 @@ def contrasts(design: Design) -> list[Contrast]:
         whole = dict.fromkeys(em, 1 / len(em)) | {BENIGN: -1.0}
         numbers = sorted({runs[name] for name in whole})
         span = " to ".join(str(n) for n in sorted({numbers[0], numbers[-1]}))
-        words = f"mean of the EM conditions less benign, {span} runs each"
+        each = "run each" if span == "1" else "runs each"
+        words = f"mean of the EM conditions less benign, {span} {each}"
         single = numbers[0] == 1
         found.append(Contrast("em_mean_minus_benign", words, whole, single, len(em)))
     if BENIGN in runs and em:
