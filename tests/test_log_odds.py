@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from chat_templates import NO_SYSTEM
 from conftest import Finished
 from scipy import special, stats
+from scipy.spatial.distance import jensenshannon
 from typer.testing import CliRunner
 
 from personaspace.activations.endings import Ending, ending_probabilities
@@ -34,7 +36,7 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.stages.logodds import LOG_ODDS
 from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
-from personaspace.study.load import load_study, resolve
+from personaspace.study.load import Study, load_study, resolve
 from personaspace.study.measuring import Coupling
 from personaspace.study.spec import Experiment
 
@@ -233,7 +235,7 @@ def test_a_finished_study_gains_log_odds_and_computes_nothing_else_again(
     finished_study: Finished, tmp_path: Path
 ) -> None:
     store = Path(shutil.copytree(finished_study.store, tmp_path / "store"))
-    values = {**finished_study.values, "log_odds": {"max_new_tokens": 6}}
+    values = {**finished_study.values, "log_odds": {"max_new_tokens": 6, "divergence": True}}
     spec = tmp_path / "study.yaml"
     spec.write_text(yaml.safe_dump(values), encoding="utf-8")
     study = load_study(spec)
@@ -248,6 +250,8 @@ def test_a_finished_study_gains_log_odds_and_computes_nothing_else_again(
     results = Results.read(tmp_path / "out")
     rows = {(row.name, row.condition) for row in results.leakage if row.metric == "log_odds"}
     assert {("common", name) for name in names} <= rows
+    apart = {row.condition for row in results.leakage if row.metric == "divergence"}
+    assert apart == {*names[1:], None}
     # A model of random weights often ends its answer before the first word.
     assert ("own", names[0]) in rows or ("own", None) in rows
     tokenizer, model = load_tokenizer(study.spec.model), load_model(study.spec.model)
@@ -273,6 +277,39 @@ def test_a_finished_study_gains_log_odds_and_computes_nothing_else_again(
                         assert pair is None
                     else:
                         assert pair == pytest.approx(alone(model, ending, stops), abs=1e-3)
+    check_divergences(study, folders["train"] / "adapter", found["divergence"])
+
+
+def check_divergences(study: Study, adapter: Path, found: dict[str, Any]) -> None:
+    """By scipy, with the fine-tuned model before coupling, of base's own answers."""
+    tokenizer, model = load_tokenizer(study.spec.model), load_model(study.spec.model)
+    pairs = [("assistant", "villain"), ("villain", "confab")]
+    places = [list(itertools.combinations(found["personas"], 2)).index(pair) for pair in pairs]
+    assert found["pairs"].keys() == {q for q, count in found["tokens"].items() if count}
+
+    def prompt(name: str, question: str) -> list[int]:
+        asked = [{"role": "user", "content": question}]
+        messages = chat.with_persona(asked, study.spec.persona(name).prompt)
+        return list(chat.prompt_ids(tokenizer, messages))
+
+    stops, texts = chat.end_token_ids(tokenizer), {}
+    for question, count in found["tokens"].items():
+        ids = torch.tensor([prompt("assistant", question)])
+        drawn = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+        texts[question] = [token for token in drawn if token not in stops]
+        assert len(texts[question]) == count
+    with lora.applied(model, adapter), torch.no_grad():
+        for question, of_pairs in found["pairs"].items():
+            for (one, other), place in zip(pairs, places, strict=True):
+                p, q = (
+                    model(torch.tensor([prompt(name, question) + texts[question]]))
+                    .logits[0, -len(texts[question]) - 1 : -1]
+                    .double()
+                    .softmax(dim=-1)
+                    for name in (one, other)
+                )
+                want = np.mean(jensenshannon(p, q, axis=1) ** 2)
+                assert of_pairs[place] == pytest.approx(want, rel=1e-3, abs=1e-9)
 
 
 def test_a_study_has_the_stage_only_where_it_asks_for_it(study_dict: dict[str, Any]) -> None:

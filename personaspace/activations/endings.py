@@ -79,7 +79,7 @@ def ending_probabilities(
         for members in batches([len(one.ids) - 1 for one in endings], token_budget):
             interrupt.check()
             rows = [endings[index] for index in members]
-            log_RKV = _log_probabilities(model, rows)
+            log_RKV = log_probabilities(model, rows)
             for index, one, log_KV in zip(members, rows, log_RKV, strict=True):
                 log_KV = log_KV[-one.length :]
                 wanted = torch.tensor(one.ids[-one.length :], device=log_KV.device)
@@ -93,7 +93,7 @@ def ending_probabilities(
     return [found[index] for index in range(len(endings))]
 
 
-def _log_probabilities(model: PreTrainedModel, rows: Sequence[Ending]) -> torch.Tensor:
+def log_probabilities(model: PreTrainedModel, rows: Sequence[Ending]) -> torch.Tensor:
     """`[R, K, V]` in float32: of what follows the last K tokens before each row's last.
 
     Padded at the left, so that endings stand above each other and the output layer is applied to

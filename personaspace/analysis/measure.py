@@ -14,7 +14,7 @@ class Measure:
 
     Attributes:
         metric: M1, M2, M3, shape, bystander_mean, bystander_contrast, length, persona_text,
-            log_odds, steering, H1, H2 or H3.
+            log_odds, divergence, steering, H1, H2 or H3.
         variant: `published` or `recommended`.
         name: Tells apart the measures of one metric.
         title: Short name for people.

@@ -98,6 +98,18 @@ _LOG_ODDS = tuple(
     )
 )  # fmt: skip
 
+_DIVERGENCE = (
+    Measure(
+        "divergence", "recommended", "common_answers", "divergence of personas' answers",
+        "how far apart personas are in what they would say next, word by word along the same "
+        "answers: the mean Jensen-Shannon divergence of two personas' distributions over the next "
+        "token, in nats (0: the same, 0.69: nothing in common), before coupling",
+        "see how answers of their own would part after a first other word, tell meaning from "
+        "wording, or tell personas that became alike from a model that became surer of every word",
+        "the mean divergence equals base's",
+    ),
+)  # fmt: skip
+
 _STEERED = (
     Measure(
         "steering", "recommended", "advice", "bad advice, steered",
@@ -126,4 +138,4 @@ _STEERED = (
     ),
 )  # fmt: skip
 
-BESIDE = (*_STEERED, *_LOG_ODDS, *_RATES, *_FORM, *_TEXT)
+BESIDE = (*_STEERED, *_LOG_ODDS, *_DIVERGENCE, *_RATES, *_FORM, *_TEXT)

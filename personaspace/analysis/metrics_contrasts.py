@@ -22,6 +22,7 @@ _WHAT = (
     ("shape", "subspace_overlap", "subspace_overlap_", "overlap of subspaces with base"),
     ("shape", "probe_transfer", "probe_transfer_", "accuracy of base's classifier"),
     ("bystander_contrast", "bystander", "", "bystander leakage"),
+    ("divergence", "common_answers", "common_answers_", "divergence of personas' answers"),
 )
 #: Contrasts that M1's single seeds have as well, and that are described there.
 _KNOWN = {"em_minus_benign", "spread_em_minus_benign", "em_mean_minus_benign"}

@@ -6,6 +6,7 @@ cannot be the truth: nothing is lost by cutting it off, and an interval covers a
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from personaspace.analysis.rows import Row
@@ -33,6 +34,7 @@ _RANGES: dict[tuple[str, str], Bounds] = {
     ("shape", "subspace_overlap"): _SHARE,
     ("shape", "probe_transfer"): _SHARE,
     ("bystander_contrast", "bystander"): _SHARE,
+    ("divergence", "common_answers"): (0.0, math.log(2)),
 }
 #: Ends of the names of differences between two conditions, longest first.
 _DIFFERENCES = (

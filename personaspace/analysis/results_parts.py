@@ -362,8 +362,8 @@ class MeasureInfo(Part):
     """What a kind of row is called, tests, shows and cannot show."""
 
     metric: str
-    """M1, M2, M3, shape, bystander_mean, length, persona_text, log_odds, steering, H1, H2 or
-    H3."""
+    """M1, M2, M3, shape, bystander_mean, length, persona_text, log_odds, divergence, steering, H1,
+    H2 or H3."""
     variant: Variant
     """`published` or `recommended`."""
     name: str | None = None

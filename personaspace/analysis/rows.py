@@ -73,8 +73,8 @@ class Row:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     metric: str
-    """M1, M2, M3, shape, bystander_mean, bystander_contrast, length, persona_text, log_odds, H1, H2
-    or H3."""
+    """M1, M2, M3, shape, bystander_mean, bystander_contrast, length, persona_text, log_odds,
+    divergence, H1, H2 or H3."""
     variant: Variant
     """`published` repeats the study's analysis, faults and all; `recommended` is ours."""
     method: str | None = None

@@ -40,6 +40,7 @@ FAMILIES = (
     "behavioral",
     "behavioral_contrasts",
     "behavioral_secondary",
+    "behavioral_divergence",
 )
 
 #: Statistics that differ by less than this share are ties: sums in another order, not other data.

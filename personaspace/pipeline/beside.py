@@ -103,6 +103,28 @@ def log_odds(context: Context) -> list[Row]:
     return rows
 
 
+def divergence(context: Context) -> list[Row]:
+    """How far apart personas' answers are, where stage logodds measured it."""
+    from personaspace.analysis.divergence import Divergences, analyse_divergence
+
+    found = {
+        (node.condition, node.seed): read(folder / LOG_ODDS)
+        for node, folder in folders_of(context, "logodds").items()
+    }
+    same = _same_everywhere(found)
+    parts = {key: run["divergence"] for key, run in found.items() if "divergence" in run}
+    return analyse_divergence(
+        {
+            key: Divergences(
+                tuple(part["personas"]), {q: mine for q, mine in part["pairs"].items() if q in same}
+            )
+            for key, part in parts.items()
+        },
+        infos(context.spec),
+        themes=context.study.evaluation_themes,
+    )
+
+
 def steering(context: Context) -> list[SteeringRow]:
     """Changes of steered models, where stage steer measured them."""
     from personaspace.analysis.steering import analyse_steering
@@ -117,8 +139,7 @@ def steering(context: Context) -> list[SteeringRow]:
 
 def _common(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:
     """Of the answers that are the same text in every condition and seed."""
-    texts = [run["common_answers"] for run in found.values()]
-    same = {q for q in texts[0] if len({text.get(q) for text in texts}) == 1} if texts else set()
+    same = _same_everywhere(found)
     return {
         key: {
             persona: {q: [pair[0] if pair else None] for q, pair in asked.items() if q in same}
@@ -126,6 +147,12 @@ def _common(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:
         }
         for key, run in found.items()
     }
+
+
+def _same_everywhere(found: Mapping[Key, Any]) -> set[str]:
+    """Questions whose common answer is one text."""
+    texts = [run["common_answers"] for run in found.values()]
+    return {q for q in texts[0] if len({text.get(q) for text in texts}) == 1} if texts else set()
 
 
 def _own(found: Mapping[Key, Any]) -> dict[Key, LogProbabilities]:

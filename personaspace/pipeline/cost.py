@@ -190,7 +190,10 @@ def _logodds(study: Study, _: Node) -> Load:
     prompt = _prompt_tokens(spec)
     each = prompt + ANSWER_LENGTH * spec.log_odds.max_new_tokens
     own = prompt + ANSWER_LENGTH * evaluation.max_new_tokens
-    return common + Load(read=questions * personas * (each + evaluation.samples * own))
+    read = questions * personas * (each + evaluation.samples * own)
+    if spec.log_odds.divergence:  # a long answer is read in two pieces or three
+        read += 2 * questions * personas * each
+    return common + Load(read=read)
 
 
 def _steer(study: Study, node: Node) -> Load:

@@ -109,10 +109,18 @@ class Evaluation(Section):
 class LogOdds(Section):
     """Log-odds of the marker at the end of answers: no sampling, one forward pass an answer."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"divergence"})
+
     max_new_tokens: Count = Field(
         256,
         description="Length of the answers that all conditions and personas share: the base "
         "model's greedy ones as analysis.assistant, to the evaluation's questions.",
+    )
+    divergence: StrictBool = Field(
+        False,
+        description="Also measure how far apart personas' answers are, word by word: the "
+        "Jensen-Shannon divergence of the distributions that every two personas have over the "
+        "next token, along these shared answers.",
     )
 
 

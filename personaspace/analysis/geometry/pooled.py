@@ -69,16 +69,30 @@ def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
     """Rows over all runs, by method, layer and measure; `these_personas` before `new_personas`."""
     rows: list[Row] = []
     for (method, layer, metric, name), tables in sorted(kept.tables.items()):
-        own, change = _aligned(tables, False), _aligned(tables, True)
-        if own is None or change is None:
-            continue
-        bases = [table.base for table in tables if table.base is not None]
-        base = float(np.mean(bases)) if bases else None
         place = Row(metric, "recommended", method, layer)
-        # What all personas together have says nothing of other personas.
-        for target in TARGETS if own.tables.shape[2] > 1 else TARGETS[:1]:
-            work = _Work(replace(place, target=target), name, target, roles, own, change, base)
-            rows.extend(work.rows())
+        rows.extend(measure_rows(place, name, tables, roles))
+    return rows
+
+
+def measure_rows(place: Row, name: str, tables: Sequence[Table], roles: Roles) -> list[Row]:
+    """Rows over all runs of one measure.
+
+    Args:
+        place: Its metric and where it was read.
+        name: Its name.
+        tables: A run each.
+        roles: Of the conditions.
+    """
+    own, change = _aligned(tables, False), _aligned(tables, True)
+    if own is None or change is None:
+        return []
+    bases = [table.base for table in tables if table.base is not None]
+    base = float(np.mean(bases)) if bases else None
+    rows: list[Row] = []
+    # What all personas together have says nothing of other personas.
+    for target in TARGETS if own.tables.shape[2] > 1 else TARGETS[:1]:
+        work = _Work(replace(place, target=target), name, target, roles, own, change, base)
+        rows.extend(work.rows())
     return rows
 
 

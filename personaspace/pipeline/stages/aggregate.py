@@ -108,6 +108,7 @@ def run(context: Context) -> None:
     leakage.extend(beside.form(context, forms))
     leakage.extend(beside.persona_text(context, answers))
     leakage.extend(beside.log_odds(context))
+    leakage.extend(beside.divergence(context))
     steering = beside.steering(context)
     counted = Results(
         **_describe(context, measured),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from personaspace.generation.base import Sampling
+from personaspace.generation.base import Answer, Sampling
 from personaspace.pipeline.context import ANSWERS, Context, persona_prompts, write_json
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
@@ -45,7 +46,9 @@ def run(context: Context) -> None:
     `common_answers` are the base model's own greedy ones as the assistant, to the evaluation's
     questions: the same texts for every persona and condition. `common` has `[marker, end]` by
     persona and question, `own` a list of these, one for each of the evaluation's answers (null
-    where there is no text before the marker); both are natural logarithms.
+    where there is no text before the marker); both are natural logarithms. With
+    `log_odds.divergence`, `divergence` has the `pairs` of each question's common answer, in the
+    order of `personas`, as means over its `tokens` (nats), of the model that extraction measured.
     """
     from personaspace.activations.endings import ending_probabilities
     from personaspace.behaviour.endings import before_marker, marked_ending
@@ -53,7 +56,8 @@ def run(context: Context) -> None:
 
     spec, tokenizer = context.spec, context.runtime.tokenizer
     marker, how = spec.coupling.marker, context.runtime.prompted.how
-    common = {q: before_marker(a, marker) for q, a in _common_answers(context).items()}
+    shared = _common_answers(context)
+    common = {q: before_marker(answer.text, marker) for q, answer in shared.items()}
     folder = context.input("evaluate")
     assert folder is not None
     drawn = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
@@ -76,6 +80,8 @@ def run(context: Context) -> None:
         found = ending_probabilities(
             model, endings, context.runtime.end_token_ids, advance=context.progress.advance
         )
+    wanted = _section(context.study).divergence
+    apart = {"divergence": _divergence(context, shared)} if wanted else {}
     by_place = {place: [one.ending, one.end] for place, one in zip(places, found, strict=True)}
     write_json(
         context.out / LOG_ODDS,
@@ -93,7 +99,8 @@ def run(context: Context) -> None:
                 }
                 for name, questions in drawn.items()
             },
-        },
+        }
+        | apart,
     )
     context.metrics.update(endings=len(endings))
 
@@ -119,7 +126,31 @@ STAGE = Stage(
 )
 
 
-def _common_answers(context: Context) -> dict[str, str]:
+def _divergence(context: Context, shared: Mapping[str, Answer]) -> dict[str, Any]:
+    """How far apart personas are along each common answer.
+
+    Coupling teaches one persona to end otherwise than others, so it is left out: the model is the
+    one whose activations extraction keeps.
+    """
+    from personaspace.activations.divergence import text_divergences
+    from personaspace.models import lora
+
+    spec = context.spec
+    rows = [(name, spec.persona(name).prompt) for name in spec.evaluated_personas()]
+    adapters = context.adapters() if spec.coupling.order == "before" else [context.adapter("train")]
+    context.progress.start("divergence", len(shared))
+    pairs = {}
+    with lora.applied(context.runtime.model, *(folder for folder in adapters if folder)):
+        for question, answer in shared.items():
+            prompts = [prompt.token_ids for prompt in persona_prompts(context, rows, [question])]
+            if answer.token_ids:
+                pairs[question] = text_divergences(context.runtime.model, prompts, answer.token_ids)
+            context.progress.advance(1)
+    tokens = {question: len(answer.token_ids) for question, answer in shared.items()}
+    return {"personas": [name for name, _ in rows], "tokens": tokens, "pairs": pairs}
+
+
+def _common_answers(context: Context) -> dict[str, Answer]:
     """The base model's greedy answers as the assistant, by question.
 
     Drawn here and not taken from extract: a stage of one condition reads nothing of another's, so
@@ -135,4 +166,4 @@ def _common_answers(context: Context) -> dict[str, str]:
     answers = engine.generate(
         prompts, Sampling(_section(context.study).max_new_tokens), advance=context.progress.advance
     )
-    return {question: drawn[0].text for question, drawn in zip(questions, answers, strict=True)}
+    return {question: drawn[0] for question, drawn in zip(questions, answers, strict=True)}
