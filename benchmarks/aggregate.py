@@ -38,6 +38,7 @@ from simulate import CONDITIONS, PERSONAS, SOURCE, Arm, Leakage
 
 from personaspace.activations.files import find_activations, open_activations, write_activations
 
+SEED = 42
 ARMS = {
     "base": Arm(),
     "benign": Arm(0.6, 0.3),
@@ -60,8 +61,14 @@ def write_study(folder: Path, options: argparse.Namespace) -> int:
         axis = world.normal(0, 0.5, (options.layers, hidden)).astype(np.float32)
         different = world.normal(0, 0.7, (personas, 1, hidden)).astype(np.float32)
         shared = world.normal(0, 0.6, (questions, 1, hidden)).astype(np.float32)
-        for index, (condition, arm) in enumerate(ARMS.items()):
-            rng = np.random.default_rng([2, index, ord(method)])
+        runs = [
+            (index, name, number)
+            for index, name in enumerate(ARMS)
+            for number in range(options.seeds if index else 1)  # base is not trained
+        ]
+        for index, condition, number in runs:
+            arm = ARMS[condition]
+            rng = np.random.default_rng([2, index, ord(method), *([number] if number else [])])
             vectors = mean + arm.spread * different + arm.shift * axis
             vectors = vectors + rng.normal(0, 0.1, vectors.shape).astype(np.float32)
             states = np.empty((personas, questions, options.layers, hidden), dtype=np.float16)
@@ -69,14 +76,14 @@ def write_study(folder: Path, options: argparse.Namespace) -> int:
                 noise = rng.standard_normal((questions, options.layers, hidden), dtype=np.float32)
                 states[persona] = vectors[persona] + shared + noise
             write_activations(
-                folder / f"{condition}.seed-42.{method}.safetensors",
+                folder / f"{condition}.seed-{SEED + number}.{method}.safetensors",
                 states,
                 np.ones((personas, questions), dtype=bool),
                 personas=names,
                 questions=[f"question {q}" for q in range(questions)],
                 layers=layers,
                 condition=condition,
-                seed=42,
+                seed=SEED + number,
                 method=method,
             )
     return sum(path.stat().st_size for path in folder.iterdir())
@@ -132,7 +139,7 @@ def loop_cell(
     started = time.perf_counter(), time.process_time()
     rng, vectors = random.Random(1), {}
     for condition in ARMS:
-        file = open_activations(folder / f"{condition}.seed-42.{method}.safetensors")
+        file = open_activations(folder / f"{condition}.seed-{SEED}.{method}.safetensors")
         states = file.read_layer(layer).astype(np.float64)
         vectors[condition] = np.stack([persona.mean(axis=0) for persona in states])
     skip = file.personas.index("assistant")
@@ -161,7 +168,7 @@ def resampling_cell(folder: Path, method: str, layer: int, draws: int) -> dict[s
     started = time.perf_counter(), time.process_time()
     rng, states = np.random.default_rng(1), {}
     for condition in ARMS:
-        file = open_activations(folder / f"{condition}.seed-42.{method}.safetensors")
+        file = open_activations(folder / f"{condition}.seed-{SEED}.{method}.safetensors")
         states[condition] = file.read_layer(layer)
     personas, questions = len(file.personas), len(file.questions)
     read = time.perf_counter(), time.process_time()
@@ -265,6 +272,7 @@ def _table(found: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", type=int, default=2, choices=(1, 2))
     parser.add_argument("--personas", type=int, default=12)
     parser.add_argument("--questions", type=int, default=240)
@@ -290,7 +298,7 @@ def main() -> None:
             _in_own_process(Path(name), what, arguments)
             for what in ("published", "everything", "loop", "resampling")
         ]
-    cells = options.layers * options.methods
+    cells = options.layers * options.methods * options.seeds
     published, everything, loop, resampling = tasks
     found = {
         "study": {k: v for k, v in vars(options).items() if k not in ("folder", "task", "json")},
