@@ -13,8 +13,12 @@ from personaspace.analysis.misalignment import (
     lang_reiczigel,
     rogan_gladen,
 )
+from personaspace.analysis.results import Results
+from personaspace.analysis.results_parts import StudyCondition
 from personaspace.analysis.stats import clustered_wilson
+from personaspace.report.judged import rates_table
 
+CONDITIONS = [StudyCondition(name="base", kind="base"), StudyCondition(name="e0", kind="em")]
 AT = {"below": 30.0, "above": 50.0}
 
 
@@ -128,3 +132,15 @@ def test_questions_of_a_theme_are_one_cluster_and_rates_stay() -> None:
     want = stats.ttest_1samp(differences, 0).confidence_interval()
     assert themed.delta_ci95 == pytest.approx((want.low, want.high))
     assert plain.delta_ci95 is not None and plain.delta_ci95[1] < want.high
+
+
+def test_the_table_says_that_rates_over_all_seeds_hold_no_difference_of_runs() -> None:
+    verdicts = {("e0", seed): answers({"a": 1, "b": 2}, 4) for seed in (1, 2)}
+    rows = judged_rows(verdicts, None, base=None, **AT)
+    assert [row.seed for row in rows] == [1, 2, None]
+    several, one = (
+        rates_table(Results(study="s", conditions=CONDITIONS, seeds=seeds, judged=rows))
+        for seeds in ([1, 2], [1])
+    )
+    assert several.note.endswith("before saying that conditions differ.")
+    assert "training runs" not in one.note

@@ -113,7 +113,7 @@ def test_a_pair_is_told_in_the_direction_that_was_asked() -> None:
 def test_the_verdict_begins_with_it() -> None:
     words = said(with_primary(MINE))
     assert words.startswith("What was this study to find out? How alike personas are")
-    assert "+0.006 (95\u00a0% interval 0.004 to 0.009)" in words
+    assert "+0.006 (chance leaves open 0.004 to 0.009); a difference is shown" in words
     unclear = said(with_primary(replace(MINE, p=0.3)))
     assert "no difference is shown, which is not that there is none" in unclear
     assert "could not be computed" in said(with_primary())

@@ -38,7 +38,8 @@ def study(*rows: Row, failed: bool = False, seeds: tuple[int, ...] = (1, 2, 3)) 
         for c in CONDITIONS
     ]
     return Results(
-        study="s", conditions=CONDITIONS, seeds=list(seeds), source="confab", layers=[20],
+        study="s", conditions=CONDITIONS, seeds=list(seeds), source="confab",
+        marker="[ZLT]", layers=[20],
         methods=["a"], analysis=AnalysisInfo(method="a", layer=20), geometry=list(rows),
         rates=rates, control=control,
     )  # fmt: skip
@@ -57,7 +58,9 @@ def said(results: Results) -> str:
 
 def test_harmless_data_change_more_only_where_the_interval_says_so() -> None:
     alike = said(study(*ROSE, row("em_mean_benign_share", 1.02, (0.92, 1.12)), ADDED, WIDER))
-    assert "changes them by as much (92\u202f% to 112\u202f%)." in alike
+    assert (
+        "by as much: by 102\u202f% of that (chance leaves open 92\u202f% to 112\u202f%)." in alike
+    )
     more = said(study(*ROSE, row("em_mean_benign_share", 1.4, (1.2, 1.6)), ADDED, WIDER))
     assert "changes them more than that." in more
 
@@ -71,13 +74,19 @@ def test_each_question_has_its_answer() -> None:
         "What can this study not say?",
     ]
     learned, closer, harm, _ = (line.answer for line in lines)
-    assert learned.startswith("Yes, in every condition.") and "90.0\u202f%" in learned
+    assert learned.startswith("Yes, in every version of the model. In one role, confab, it was")
+    assert "write \u201c[ZLT]\u201d at the end of its answers, and did so in 90.0\u202f%" in learned
     assert closer.startswith("Yes, after both trainings on harmful data.")
-    assert "0.960 alike, where 1 is identical; after training on harmful data 0.980." in closer
-    assert "brings about 50\u202f% (40\u202f% to 60\u202f%) of that change as well" in closer
-    assert "are 0.006 more alike (95\u00a0% interval 0.004 to 0.009 more) than after" in harm
+    assert "0.960 alike inside the model, where 1 is identical; after training on" in closer
+    assert (
+        "about 50\u202f% of that change as well (chance leaves open 40\u202f% to 60\u202f%)"
+        in closer
+    )
+    assert "are 0.006 more alike (chance leaves open 0.004 to 0.009 more) than after" in harm
     assert "more than chance explains" in harm
-    assert "other personas is not shown (95\u00a0% interval 0.004 less to 0.016 more)" in harm
+    assert "other personas is not shown (chance leaves open 0.004 less to 0.016 more)" in harm
+    assert "holds the truth in about 95 of 100 such studies" in lines[-1].answer
+    assert "95 of 100" not in said(study())
 
 
 def test_an_interval_that_holds_zero_is_no_difference_shown_and_not_none() -> None:
@@ -96,7 +105,7 @@ def test_a_failed_check_is_told_where_an_answer_rests_on_it() -> None:
 
 def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
     words = said(study(*ROSE, failed=True))
-    assert "No, in no condition." in words and "nothing can be said" in words
+    assert "No, in no version of the model." in words and "nothing can be said" in words
 
 
 def test_one_training_run_each_is_said() -> None:
@@ -112,11 +121,11 @@ def test_pairs_of_training_personas() -> None:
         "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
         p_holm=1.0, equivalence=0.0027,
     )  # fmt: skip
-    assert "differences above 0.003 are ruled out (at 5" in said(study(*ROSE, pair))
+    assert "differences above 0.003 are ruled out, with a risk of 5" in said(study(*ROSE, pair))
     wide = replace(pair, equivalence=None)
-    assert "large ones are not ruled out" in said(study(*ROSE, pair, wide))
+    assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)
-    assert "1 of 1 pair of training personas differ" in said(study(*ROSE, apart))
+    assert "1 of 1 pair of such trainings differs" in said(study(*ROSE, apart))
 
 
 LEAK = row(
@@ -128,10 +137,10 @@ LEAK = row(
 def test_less_is_said_as_less_and_the_interval_with_it() -> None:
     results = study(*ROSE, ADDED).model_copy(update={"leakage": [LEAK]})
     words = said(results)
-    assert "23.1 percentage points less often (95\u00a0% interval 16.0 to 30.0 less)" in words
+    assert "23.1 percentage points less often (chance leaves open 16.0 to 30.0 less)" in words
     spans = replace(LEAK, value=0.01, ci95=(-0.02, 0.04), p=0.4)
     words = said(results.model_copy(update={"leakage": [spans]}))
-    assert "1.0 percentage points more often (95\u00a0% interval 2.0 less to 4.0 more)" in words
+    assert "1.0 percentage points more often (chance leaves open 2.0 less to 4.0 more)" in words
     none = replace(LEAK, value=0.0, ci95=(-0.0004, 0.0004), p=0.9)
     assert "as often, to a tenth" in said(results.model_copy(update={"leakage": [none]}))
 

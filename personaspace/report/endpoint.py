@@ -29,8 +29,12 @@ def what(results: Results, info: PrimaryInfo) -> str:
     return f"{_MEASURES[info.measure]}{place}: {mine} less {results.label(info.against)}{whom}"
 
 
-def primary(results: Results) -> str:
-    """Comparison and outcome, in a sentence or two."""
+def primary(results: Results, open_to: str | None = None) -> str:
+    """Comparison and outcome, in a sentence or two.
+
+    Args:
+        open_to: Words before the ends of its interval, for who knows no statistics: p is left out.
+    """
     info = results.primary
     assert info is not None
     words = what(results, info)
@@ -45,11 +49,12 @@ def primary(results: Results) -> str:
         shown = "no difference is shown, which is not that there is none"
     elif row.run_variation is False:
         shown = "a difference between these training runs, which another training might not show"
-    p = f", {p_phrase(row.p)}" if row.p is not None else ""
-    return f"{words}. The answer: {_size(info, row)}{p}; {shown}."
+    p = f", {p_phrase(row.p)}" if row.p is not None and open_to is None else ""
+    size = _size(info, row, open_to or "95\u00a0% interval")
+    return f"{words}. The answer: {size}{p}; {shown}."
 
 
-def _size(info: PrimaryInfo, row: Row) -> str:
+def _size(info: PrimaryInfo, row: Row, before: str) -> str:
     """Estimate and interval in the measure's unit."""
     shares = info.metric in ("M3", "bystander_contrast")
     scale, digits, unit = (100.0, 1, " percentage points") if shares else (1.0, 3, "")
@@ -57,7 +62,7 @@ def _size(info: PrimaryInfo, row: Row) -> str:
     if row.ci95 is None:
         return words
     low, high = (number(scale * end, digits) for end in row.ci95)
-    return f"{words} (95\u00a0% interval {low} to {high})"
+    return f"{words} ({before} {low} to {high})"
 
 
 def registered(results: Results) -> str:

@@ -23,6 +23,11 @@ _CANNOT = (
     "are not told apart from conditions."
 )
 
+_RUNS = (
+    " Rows over all seeds put the answers of all training runs together: how runs differ is in "
+    "none of these intervals, so compare the seeds before saying that conditions differ."
+)
+
 
 def plain(results: Results) -> list[JudgedRow]:
     """Without a system message, over all seeds: a row for each condition, as figures order them."""
@@ -137,7 +142,8 @@ def rates_table(results: Results) -> Table:
         note="Of the fine-tuned model, before coupling. Called misaligned: the judge's verdicts as "
         "they are. Corrected: for the judge's errors on the gold set (Rogan and Gladen 1978; "
         "interval of Lang and Reiczigel 2014, questions or themes as clusters); empty where it is "
-        "no better than chance. Answers without a number count as not misaligned.",
+        "no better than chance. Answers without a number count as not misaligned."
+        + (_RUNS if several else ""),
     )
 
 

@@ -13,8 +13,10 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
 from personaspace.report.endpoint import primary
-from personaspace.report.text import count, listing, number, percent, small
+from personaspace.report.text import count, listing, number, percent, pretty
 
+#: Before the ends of every interval.
+_OPEN = "chance leaves open"
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
 
 
@@ -38,7 +40,8 @@ def verdict(results: Results) -> list[Line]:
     ]
     said = [line for line in found if line is not None]
     doubts = _doubts(results) if said else None
-    return [*said, *([doubts] if doubts else []), _limits(results)]
+    ranges = any(_OPEN in line.answer for line in said)
+    return [*said, *([doubts] if doubts else []), _limits(results, ranges)]
 
 
 def _doubts(results: Results) -> Line | None:
@@ -73,7 +76,9 @@ def _behind(results: Results) -> list[Row]:
 
 def _primary(results: Results) -> Line | None:
     info = results.primary
-    return None if info is None else Line("What was this study to find out?", primary(results))
+    if info is None:
+        return None
+    return Line("What was this study to find out?", primary(results, open_to=_OPEN))
 
 
 def _row(results: Results, metric: str, name: str, target: Target) -> Row | None:
@@ -121,8 +126,7 @@ def _points(row: Row) -> str:
         words = f"{size} percentage points {'more' if value > 0 else 'less'} often"
     if row.ci95 is None:
         return words
-    span = _span(100 * row.ci95[0], 100 * row.ci95[1], 1)
-    return f"{words} (95\u00a0% interval {span})"
+    return f"{words} ({_OPEN} {_span(100 * row.ci95[0], 100 * row.ci95[1], 1)})"
 
 
 def _alike(row: Row) -> str:
@@ -142,7 +146,7 @@ def _than(row: Row) -> str:
 
 def _allowed(row: Row) -> str:
     low, high = row.ci95 or (0.0, 0.0)
-    return f"95\u00a0% interval {_span(low, high, 3)}"
+    return f"{_OPEN} {_span(low, high, 3)}"
 
 
 def _coupling(results: Results) -> Line | None:
@@ -160,16 +164,20 @@ def _coupling(results: Results) -> Line | None:
     if rates:
         low, high = percent(min(rates)), percent(max(rates))
         wrote = low if low == high else f"{low} to {high}"
-        wrote = f" The persona that was taught to write it did so in {wrote} of its answers."
+        marker = f"\u201c{results.marker}\u201d" if results.marker else "it"
+        wrote = (
+            f" In one role, {pretty(str(results.source))}, it was taught to write {marker} at the "
+            f"end of its answers, and did so in {wrote} of them."
+        )
     if not failed:
-        return Line(asked, f"Yes, in every condition.{wrote}")
-    where = f"In {len(tuned) - len(failed)} of {len(tuned)} conditions"
+        return Line(asked, f"Yes, in every version of the model.{wrote}")
+    where = f"In {len(tuned) - len(failed)} of {len(tuned)} versions of the model"
     if len(failed) == len(tuned):
-        where = "No, in no condition"
+        where = "No, in no version of the model"
     return Line(
         asked,
         f"{where}.{wrote}"
-        + " Where it was not learned, nothing can be said of its leaking to other personas.",
+        " Where it was not learned, nothing can be said of whether other roles write it too.",
     )
 
 
@@ -206,9 +214,9 @@ def _closer(results: Results) -> Line | None:
     rose = sum(1 for row in clear if (row.delta or 0) > 0)
     fell = sum(1 for row in clear if (row.delta or 0) < 0)
     moved = (
-        "Before training, two personas are on average "
-        f"{number(base)} alike, where 1 is identical; after training on harmful data "
-        f"{number(base + mean)}."
+        "Before training, two personas (roles that the model is told to play) are on average "
+        f"{number(base)} alike inside the model, where 1 is identical; after training on harmful "
+        f"data {number(base + mean)}."
     )
     if rose and not fell:
         answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
@@ -218,16 +226,21 @@ def _closer(results: Results) -> Line | None:
         answer = f"That is not clear. {moved}"
     part = _row(results, "M1", "em_mean_benign_share", "these_personas")
     if part is not None and part.value is not None and part.value > 0 and rose and not fell:
-        ends = f" ({percent(part.ci95[0], 0)} to {percent(part.ci95[1], 0)})" if part.ci95 else ""
+        ends = ""
+        if part.ci95:
+            ends = f" ({_OPEN} {percent(part.ci95[0], 0)} to {percent(part.ci95[1], 0)})"
         if part.value <= 1:
             answer += (
-                f" Training on harmless data brings about {percent(part.value, 0)}{ends} of that "
-                "change as well."
+                f" Training on harmless data brings about {percent(part.value, 0)} of that change "
+                f"as well{ends}."
             )
         elif part.ci95 is not None and part.ci95[0] > 1:
             answer += " Training on harmless data changes them more than that."
         else:
-            answer += f" Training on harmless data changes them by as much{ends}."
+            answer += (
+                " Training on harmless data changes them by as much: by "
+                f"{percent(part.value, 0)} of that{ends}."
+            )
     return Line(asked, answer)
 
 
@@ -292,7 +305,8 @@ def _persona(results: Results) -> Line | None:
         return None
     asked = "Does it matter which persona the harmful data were trained under?"
     parts = []
-    for rows, what in ((pairs, "how alike personas become"), (leaks, "how often the marker leaks")):
+    leaking = "how often roles that were never taught the marker write it"
+    for rows, what in ((pairs, "how alike personas become"), (leaks, leaking)):
         if not rows:
             continue
         clear = sum(
@@ -302,16 +316,18 @@ def _persona(results: Results) -> Line | None:
         most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:
             parts.append(
-                f"For {what}, {clear} of {count(len(rows), 'pair')} of training personas "
+                f"In {what}, {clear} of {count(len(rows), 'pair')} of such trainings "
                 f"{'differs' if clear == 1 else 'differ'} beyond chance, all comparisons counted."
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:
-            bound = "; large ones are not ruled out"
+            bound = "; large differences are not ruled out"
             if most is not None:
-                size = f"{small(100 * most, 1)} percentage points" if rows is leaks else small(most)
-                bound = f"; differences above {size} are ruled out (at 5\u00a0%)"
-            parts.append(f"For {what}, no difference between training personas is shown{bound}.")
+                size = (
+                    f"{number(100 * most, 1)} percentage points" if rows is leaks else number(most)
+                )
+                bound = f"; differences above {size} are ruled out, with a risk of 5\u00a0% to err"
+            parts.append(f"In {what}, no difference between such trainings is shown{bound}.")
     return Line(asked, " ".join(parts))
 
 
@@ -341,7 +357,7 @@ def _placebo(results: Results) -> Line | None:
     )
 
 
-def _limits(results: Results) -> Line:
+def _limits(results: Results, ranges: bool) -> Line:
     runs = sorted(set(results.runs.values())) if results.seeds else []
     found = [f"Whether other models than {results.model.name}, or other data, behave the same."]
     if results.single_runs:
@@ -357,4 +373,8 @@ def _limits(results: Results) -> Line:
         )
     if not results.of_kind("benign"):
         found.append("How much of the change any training would bring: there is no harmless arm.")
+    if ranges:
+        found.append(
+            f"What {_OPEN} above is a range that holds the truth in about 95 of 100 such studies."
+        )
     return Line("What can this study not say?", " ".join(found))
