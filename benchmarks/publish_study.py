@@ -6,11 +6,19 @@ numbers between two comments, which are written anew.
 
     personaspace run examples/smollm2-gpu.yaml --jobs 8 --store runs/smollm2 --out runs/smollm2-out
     python benchmarks/publish_study.py runs/smollm2-out docs/study --layers 9,20,29
+
+What is there already is drawn and written anew, by the code of today, with the folder as its own
+source: the rows of all layers are in `rows.parquet`, and the page itself carries the other tables
+and the run's provenance.
+
+    python benchmarks/publish_study.py docs/study docs/study --layers 9,20,29 --title TITLE
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -20,8 +28,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
+
 from personaspace.report.page import build
 from personaspace.study.concluding import Figures
+
+#: A file that a page carries: its bytes, and its name.
+_CARRIED = re.compile(r'href="data:[a-z/]+;base64,([A-Za-z0-9+/=]+)" download="([\w.]+)"')
+
+
+def restored(results: dict[str, Any], rows: Path) -> dict[str, Any]:
+    """A published folder's results with the geometry of all layers, from its table."""
+    metrics = {row["metric"] for row in results["geometry"]}
+    geometry = []
+    for row in parquet.read_table(rows).to_pylist():
+        ends = [row.pop(f"ci95_{end}") for end in ("low", "high")]
+        if row["metric"] in metrics:
+            geometry.append(row | {"ci95": None if None in ends else ends})
+    return {**results, "geometry": geometry}
+
+
+def unpack(page: Path, folder: Path) -> None:
+    """Puts the files that a report's page carries into an aggregate's folder."""
+    text = page.read_text(encoding="utf-8")
+    (folder / "tables").mkdir(exist_ok=True)
+    for encoded, name in _CARRIED.findall(text[text.index("Link to Downloads") :]):
+        content = base64.b64decode(encoded)
+        if name.endswith(".gz"):
+            name, content = name.removesuffix(".gz"), gzip.decompress(content)
+        (folder / ("tables" if name.endswith(".csv") else "") / name).write_bytes(content)
 
 
 def thin(results: dict[str, Any], layers: set[int], method: str) -> dict[str, Any]:
@@ -99,10 +134,17 @@ def main() -> None:
     arguments = parser.parse_args()
     source, target = arguments.source, arguments.target
     results = json.loads((source / "results.json").read_text(encoding="utf-8"))
+    kept_rows = source / "rows.parquet"
+    again = kept_rows.is_file()
+    if again:
+        results = restored(results, kept_rows)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         shutil.copytree(source, whole, ignore=shutil.ignore_patterns("answers.*", "report.*"))
+        if again:
+            unpack(source / "report.html", whole)
+            (whole / "results.json").write_text(json.dumps(results), encoding="utf-8")
         settings = Figures(title=arguments.title or results["title"], formats=["png"], dpi=100)
         build(whole, Path(scratch) / "page", settings)
         for name in ("report.html", "report.md"):
@@ -112,10 +154,11 @@ def main() -> None:
     kept = thin(
         results, {int(n) for n in arguments.layers.split(",")}, results["analysis"]["method"]
     )
-    text = json.dumps(kept, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A line a row, so that a change can be read.
-    (target / "results.json").write_text(text.replace("},{", "},\n{") + "\n", encoding="utf-8")
-    shutil.copy(source / "tables" / "rows.parquet", target / "rows.parquet")
+    if not again:
+        text = json.dumps(kept, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # A line a row, so that a change can be read.
+        (target / "results.json").write_text(text.replace("},{", "},\n{") + "\n", encoding="utf-8")
+        shutil.copy(source / "tables" / "rows.parquet", target / "rows.parquet")
     readme = target / "README.md"
     if readme.is_file():
         page = with_numbers(readme.read_text(encoding="utf-8"), kept)
