@@ -63,7 +63,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
         curve = _whole(mine)
         for number_of, low, high in _OTHERS:
             known = curve.dropna(subset=[low, high])
-            if (known[number_of] > 0).any():
+            if not (known[number_of] > 0).any():
+                continue
+            if number_of == "matched":
+                for end in (low, high):
+                    axes.plot(known.dose, known[end], color=style.MUTED, linestyle=":", zorder=1)
+            else:
                 axes.fill_between(
                     known.dose, known[low], known[high],
                     color=style.MUTED, alpha=0.22, linewidth=0, zorder=0,
@@ -125,8 +130,8 @@ def drawing(results: Results) -> Drawing | None:
         "Steering: what each dose of a vector does to the base model",
         "Change from the untouched model with the vector added at one layer, at every position. "
         f"Bars: 95\u00a0% intervals over {'training runs' if pooled else 'questions'}. Grey: from "
-        "the least to the greatest change among random directions of the same length, and among "
-        "those drawn as activations vary."
+        "the least to the greatest change among random directions of the same length; between the "
+        "dotted lines: among those drawn as activations vary."
         + (" A line for each seed." if data.seed.nunique() > 1 else "")
         + more,
         _alt(data),
