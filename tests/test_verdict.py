@@ -137,10 +137,12 @@ LEAK = row(
 def test_less_is_said_as_less_and_the_interval_with_it() -> None:
     results = study(*ROSE, ADDED).model_copy(update={"leakage": [LEAK]})
     words = said(results)
-    assert "23.1 percentage points less often (chance leaves open 16.0 to 30.0 less)" in words
+    assert "23.1 percentage points less often than after harmless ones (chance leaves" in words
+    assert "open 16.0 to 30.0 less)" in words
     spans = replace(LEAK, value=0.01, ci95=(-0.02, 0.04), p=0.4)
     words = said(results.model_copy(update={"leakage": [spans]}))
-    assert "1.0 percentage points more often (chance leaves open 2.0 less to 4.0 more)" in words
+    assert "1.0 percentage points more often than after harmless ones (chance" in words
+    assert "leaves open 2.0 less to 4.0 more), so no difference is shown" in words
     none = replace(LEAK, value=0.0, ci95=(-0.0004, 0.0004), p=0.9)
     assert "as often, to a tenth" in said(results.model_copy(update={"leakage": [none]}))
 

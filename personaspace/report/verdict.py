@@ -116,14 +116,18 @@ def _span(low: float, high: float, digits: int) -> str:
     return f"{' to '.join(dict.fromkeys(ends))} {'less' if high <= 0 else 'more'}"
 
 
-def _points(row: Row) -> str:
-    """A difference of shares in words that need no sign, with its interval."""
+def _points(row: Row, than: str) -> str:
+    """A difference of shares in words that need no sign, with its interval.
+
+    Args:
+        than: What it is compared with, such as `after harmless ones`.
+    """
     value = row.value or 0.0
     size = number(100 * abs(value), 1)
     if float(size) == 0:
-        words = "as often, to a tenth of a percentage point"
+        words = f"as often, to a tenth of a percentage point, as {than}"
     else:
-        words = f"{size} percentage points {'more' if value > 0 else 'less'} often"
+        words = f"{size} percentage points {'more' if value > 0 else 'less'} often than {than}"
     if row.ci95 is None:
         return words
     return f"{words} ({_OPEN} {_span(100 * row.ci95[0], 100 * row.ci95[1], 1)})"
@@ -282,8 +286,8 @@ def _harm(results: Results) -> Line | None:
     if leak is not None and leak.ci95 and leak.value is not None:
         shown = "" if _clear(results, leak) else ", so no difference is shown"
         answer += (
-            " Personas that were never taught the marker write it after harmful data "
-            f"{_points(leak)}{shown}."
+            " Roles that were never taught the marker write it after harmful data "
+            f"{_points(leak, 'after harmless ones')}{shown}."
         )
     return Line(asked, answer)
 
