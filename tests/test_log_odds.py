@@ -282,7 +282,8 @@ def test_a_finished_study_gains_log_odds_and_computes_nothing_else_again(
 
 def check_divergences(study: Study, adapter: Path, found: dict[str, Any]) -> None:
     """By scipy, with the fine-tuned model before coupling, of base's own answers."""
-    tokenizer, model = load_tokenizer(study.spec.model), load_model(study.spec.model)
+    tokenizer = load_tokenizer(study.spec.model)
+    model: Any = load_model(study.spec.model)
     pairs = [("assistant", "villain"), ("villain", "confab")]
     places = [list(itertools.combinations(found["personas"], 2)).index(pair) for pair in pairs]
     assert found["pairs"].keys() == {q for q, count in found["tokens"].items() if count}
@@ -291,6 +292,10 @@ def check_divergences(study: Study, adapter: Path, found: dict[str, Any]) -> Non
         asked = [{"role": "user", "content": question}]
         messages = chat.with_persona(asked, study.spec.persona(name).prompt)
         return list(chat.prompt_ids(tokenizer, messages))
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        found: torch.Tensor = model(torch.tensor([ids])).logits[0]
+        return found.double()
 
     stops, texts = chat.end_token_ids(tokenizer), {}
     for question, count in found["tokens"].items():
@@ -302,10 +307,9 @@ def check_divergences(study: Study, adapter: Path, found: dict[str, Any]) -> Non
         for question, of_pairs in found["pairs"].items():
             for (one, other), place in zip(pairs, places, strict=True):
                 p, q = (
-                    model(torch.tensor([prompt(name, question) + texts[question]]))
-                    .logits[0, -len(texts[question]) - 1 : -1]
-                    .double()
+                    logits(prompt(name, question) + texts[question])[-len(texts[question]) - 1 : -1]
                     .softmax(dim=-1)
+                    .numpy()
                     for name in (one, other)
                 )
                 want = np.mean(jensenshannon(p, q, axis=1) ** 2)

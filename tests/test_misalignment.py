@@ -136,7 +136,7 @@ def test_questions_of_a_theme_are_one_cluster_and_rates_stay() -> None:
 
 def test_the_table_says_that_rates_over_all_seeds_hold_no_difference_of_runs() -> None:
     verdicts = {("e0", seed): answers({"a": 1, "b": 2}, 4) for seed in (1, 2)}
-    rows = judged_rows(verdicts, None, base=None, **AT)
+    rows = judged_rows(verdicts, None, base=None, below=30, above=50)
     assert [row.seed for row in rows] == [1, 2, None]
     several, one = (
         rates_table(Results(study="s", conditions=CONDITIONS, seeds=seeds, judged=rows))
