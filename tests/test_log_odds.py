@@ -36,7 +36,8 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.stages.logodds import LOG_ODDS
 from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
-from personaspace.study.load import Study, load_study, resolve
+from personaspace.study.load import load_study, resolve
+from personaspace.study.loaded import Study
 from personaspace.study.measuring import Coupling
 from personaspace.study.spec import Experiment
 

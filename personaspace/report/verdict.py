@@ -13,7 +13,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
 from personaspace.report.endpoint import primary
-from personaspace.report.text import count, listing, number, percent, pretty
+from personaspace.report.text import count, listing, number, percent, pretty, small
 
 #: Before the ends of every interval.
 _OPEN = "chance leaves open"
@@ -327,9 +327,7 @@ def _persona(results: Results) -> Line | None:
         else:
             bound = "; large differences are not ruled out"
             if most is not None:
-                size = (
-                    f"{number(100 * most, 1)} percentage points" if rows is leaks else number(most)
-                )
+                size = f"{small(100 * most, 1)} percentage points" if rows is leaks else small(most)
                 bound = f"; differences above {size} are ruled out, with a risk of 5\u00a0% to err"
             parts.append(f"In {what}, no difference between such trainings is shown{bound}.")
     return Line(asked, " ".join(parts))
