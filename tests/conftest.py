@@ -28,7 +28,7 @@ os.environ.pop("COLUMNS", None)
 # which several workers share best.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["hub_server", "seaweed", "stand_in_api"]
+pytest_plugins = ["browsers", "hub_server", "seaweed", "stand_in_api"]
 
 # The same examples each time, so that a test fails because of a change and not of a draw.
 # `make test-random` (--hypothesis-profile=random) searches anew and keeps what it finds.

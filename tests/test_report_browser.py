@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
 import pytest
+from browsers import Tab, tab_of
 from conftest import once_value
 from synthetic_aggregate import MARKER, Size, write
 
@@ -21,40 +19,13 @@ from personaspace.report.page import build
 from personaspace.study.concluding import Figures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium found (Debian: apt-get install chromium; or set CHROMIUM)"
-)
-FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = "<img src=x onerror='window.bad = 1'><script>window.bad = 2</script> [ZLT] or [zlt]"
 SIZE = Size(conditions=3, personas=4, layers=(20,), methods=("a",), seeds=(1, 2), questions=3,
             samples=8, texts=(HOSTILE, ""))  # fmt: skip
 
 
-@dataclass
-class Tab:
-    """A page and everything it said or asked for."""
-
-    page: Any
-    url: str
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-    def open(self, fragment: str = "") -> Any:
-        """Loads the page at a fragment, anew."""
-        self.page.goto("about:blank")
-        self.page.goto(self.url + fragment)
-        return self.page
+class ReportTab(Tab):
+    """A report's page."""
 
     def answers(self) -> list[str]:
         """Texts of the answers that are shown, once they are."""
@@ -85,38 +56,13 @@ def frame(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "tables" / "answers.parquet")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS + root)
-        yield started
-        started.close()
-
-
-def tab_of(browser: Any, url: str, width: int = 1280, scheme: str = "light") -> Tab:
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
-    )
-    tab = Tab(context.new_page(), url)
-    tab.page.on("console", lambda message: tab.said.append(f"{message.type}: {message.text}"))
-    tab.page.on("pageerror", lambda error: tab.said.append(f"error: {error}"))
-    tab.page.on("request", lambda request: tab.asked.append(request.url))
-    return tab
-
-
 @pytest.fixture
-def tab(browser: Any, url: str) -> Iterator[Tab]:
-    opened = tab_of(browser, url)
+def tab(browser: Any, url: str) -> Iterator[ReportTab]:
+    opened = tab_of(browser, url, kind=ReportTab)
     yield opened
     opened.page.context.close()
     assert opened.said == []
-    elsewhere = [
-        address
-        for address in opened.asked
-        if address.split("#")[0] != url and not address.startswith(("data:", "blob:", "about:"))
-    ]
-    assert elsewhere == [], "the page asked for something but itself"
+    assert opened.elsewhere() == [], "the page asked for something but itself"
 
 
 @pytest.mark.parametrize(
@@ -125,16 +71,13 @@ def tab(browser: Any, url: str) -> Iterator[Tab]:
 def test_page_is_accessible_quiet_and_as_wide_as_the_window(
     browser: Any, url: str, width: int, scheme: str
 ) -> None:
-    tab = tab_of(browser, url, width, scheme)
+    tab = tab_of(browser, url, width, scheme, ReportTab)
     page = tab.open("#answers?condition=benign")
     assert tab.answers()
     if (width, scheme) in ((1280, "light"), (375, "dark")):
         opened = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
         page.evaluate(opened)
-    found = axe.Axe().run(page).response
-    assert found["passes"], "axe looked at something"
-    told = [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]]
-    assert told == []
+    assert tab.faults() == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.said == []
     assert {address.split("#")[0] for address in tab.asked} <= {url, "about:blank", "data:,"}
@@ -145,7 +88,7 @@ def test_page_is_accessible_quiet_and_as_wide_as_the_window(
     page.context.close()
 
 
-def test_columns_sort_by_keyboard_and_say_so(tab: Tab) -> None:
+def test_columns_sort_by_keyboard_and_say_so(tab: ReportTab) -> None:
     page = tab.open()
 
     def order() -> list[str]:
@@ -170,7 +113,7 @@ def test_columns_sort_by_keyboard_and_say_so(tab: Tab) -> None:
     assert title.get_attribute("aria-sort") is None and order() == first
 
 
-def test_values_that_are_missing_sort_last_either_way(tab: Tab) -> None:
+def test_values_that_are_missing_sort_last_either_way(tab: ReportTab) -> None:
     page = tab.open()
     title = page.locator("#key-table tr.titles th", has_text="EM increment")
     for _ in range(2):
@@ -179,7 +122,7 @@ def test_values_that_are_missing_sort_last_either_way(tab: Tab) -> None:
         assert set(names[-2:]) == {"Base model", "Benign"}
 
 
-def test_link_to_a_row_opens_what_hides_it(tab: Tab) -> None:
+def test_link_to_a_row_opens_what_hides_it(tab: ReportTab) -> None:
     page = tab.open()
     row = page.locator("#rates-table tbody tr").nth(3)
     assert not row.is_visible()
@@ -191,7 +134,7 @@ def test_link_to_a_row_opens_what_hides_it(tab: Tab) -> None:
     assert page.evaluate("decodeURIComponent(location.hash)") == f"#{anchor}"
 
 
-def test_section_links_lead_below_the_navigation(tab: Tab) -> None:
+def test_section_links_lead_below_the_navigation(tab: ReportTab) -> None:
     page = tab.open()
     for link in page.locator("nav a").all():
         link.click()
@@ -212,7 +155,7 @@ def mine(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def test_answers_are_those_of_the_choice_with_the_marker_marked(
-    tab: Tab, frame: pd.DataFrame
+    tab: ReportTab, frame: pd.DataFrame
 ) -> None:
     page = tab.open("#answers")
     question = str(frame.question.iloc[-1])
@@ -240,7 +183,7 @@ def test_answers_are_those_of_the_choice_with_the_marker_marked(
     assert again.locator("#answers-list li.target .who").first.inner_text().count("sample 6") == 1
 
 
-def test_answers_of_all_conditions_stand_together(tab: Tab, frame: pd.DataFrame) -> None:
+def test_answers_of_all_conditions_stand_together(tab: ReportTab, frame: pd.DataFrame) -> None:
     page = tab.open("#answers?persona=assistant&show=hit")
     tab.answers()
     total = len(frame[(frame.persona == "assistant") & frame.hit])
@@ -255,7 +198,7 @@ def test_answers_of_all_conditions_stand_together(tab: Tab, frame: pd.DataFrame)
     playwright.expect(page.locator("#answers-status")).to_have_text("No answer matches.")
 
 
-def test_answers_are_text_and_can_be_saved(tab: Tab, frame: pd.DataFrame) -> None:
+def test_answers_are_text_and_can_be_saved(tab: ReportTab, frame: pd.DataFrame) -> None:
     page = tab.open("#answers?condition=base&seed=1")
     assert HOSTILE in tab.answers()
     assert page.evaluate("window.bad") is None
@@ -271,7 +214,7 @@ def test_answers_are_text_and_can_be_saved(tab: Tab, frame: pd.DataFrame) -> Non
     assert HOSTILE in set(saved.text)
 
 
-def test_data_behind_a_figure_can_be_saved(tab: Tab, folder: Path) -> None:
+def test_data_behind_a_figure_can_be_saved(tab: ReportTab, folder: Path) -> None:
     page = tab.open()
     with page.expect_download() as waiting:
         page.locator("#figure-personas figcaption a", has_text="Data").click()
@@ -284,7 +227,7 @@ def test_data_behind_a_figure_can_be_saved(tab: Tab, folder: Path) -> None:
 def test_figures_follow_the_theme(browser: Any, url: str) -> None:
     colours = set()
     for scheme in ("light", "dark"):
-        tab = tab_of(browser, url, 1280, scheme)
+        tab = tab_of(browser, url, 1280, scheme, ReportTab)
         tab.open()
         script = "(svg) => getComputedStyle(svg.querySelector('[style*=fig-ink]')).fill"
         colours.add(tab.page.locator("#figure-hero svg.wide").evaluate(script))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from personaspace import logs
 from personaspace.cli import analysis, cluster, upkeep
@@ -18,7 +17,7 @@ from personaspace.cli import inspect as inspecting
 from personaspace.cli import run as running
 from personaspace.cli.compare import compare
 from personaspace.cli.guard import guarded
-from personaspace.cli.options import DEFAULT_STORE, AsJson, SpecPath, StoreUrl
+from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl
 from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
 from personaspace.cli.publish import publish
@@ -30,7 +29,6 @@ from personaspace.version import __version__
 
 if TYPE_CHECKING:
     from personaspace.analysis.results import Results
-    from personaspace.study.loaded import Study
 
 app = typer.Typer(
     name="personaspace",
@@ -74,47 +72,11 @@ def init(
     print(f"{file} written; next: personaspace validate {shlex.quote(str(file))}")
 
 
-def _conditions(loaded: Study) -> Table:
-    """A row a condition: what it is trained on, and under which persona."""
-    table = Table(title=f"{loaded.spec.name} on {loaded.spec.model.name}", title_justify="left")
-    for name in ("condition", "kind", "dataset", "chats", "trained under"):
-        table.add_column(name)
-    unequal = any(c.seeds is not None for c in loaded.spec.conditions)
-    if unequal:
-        table.add_column("seeds")
-    unlike = any(c.own_training for c in loaded.spec.conditions)
-    if unlike:
-        table.add_column("training of its own")
-    for condition in loaded.spec.conditions:
-        chats = loaded.chats.get(condition.dataset or "")
-        table.add_row(
-            condition.name,
-            condition.kind,
-            condition.dataset or condition.adapter or "–",
-            str(len(chats.conversations)) if chats else "–",
-            condition.trained_under,
-            *([", ".join(map(str, loaded.spec.seeds_of(condition)))] if unequal else []),
-            *([condition.own_training or "–"] if unlike else []),
-        )
-    return table
-
-
-def _hours(hours: float | None, model: dict[str, Any] | None) -> str:
-    """What the study takes of a GPU, in words."""
-    if hours is None:
-        return "GPU-hours: not known without the sizes of the model's weights"
-    fits = model is None or (model["smallest_card"] or 1000) <= 80
-    return (
-        f"about {max(hours, 0.01):.2g} GPU-hours "
-        + ("on one H100" if fits else "at an H100's speed, whose 80 GB do not hold the model")
-        + " (an estimate from counted tokens, start-up not included)"
-    )
-
-
 @app.command()
 @guarded
 def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     """Check a study and say what would run: stages, answers, GPU-hours, bytes."""
+    from personaspace.cli.study import conditions_table, hours_in_words
     from personaspace.models.implementation import forecasts
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
@@ -163,7 +125,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     out = console()
     for notice in told:
         out.print(notice.text if notice.path == "datasets" else f"{notice.path}: {notice.text}")
-    out.print(_conditions(loaded))
+    out.print(conditions_table(loaded))
     if model is not None:
         out.print(inspecting.in_short(model))
     for line in inspecting.implementations(computed):
@@ -177,7 +139,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
         f"{cost.prompts:,} prompts"
     )
-    out.print(f"{_hours(cost.gpu_hours, model)}; about {size(cost.bytes)} of artifacts")
+    out.print(f"{hours_in_words(cost.gpu_hours, model)}; about {size(cost.bytes)} of artifacts")
 
 
 @app.command()
@@ -194,8 +156,11 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
+    serve: Serve = "",
 ) -> None:
     """Run a study on this machine; what is complete is not run again."""
+    if serve and plan:
+        raise UserError("--serve: does not go with --plan, which runs nothing")
     if plan:
         running.show_plan(spec, store, only, with_inputs, as_json, substitute or ())
         return
@@ -205,7 +170,7 @@ def run(
 
     if out is not None:
         check_folder(out, "--out")
-    with running.finished(spec, store, only, with_inputs, jobs, substitute or ()) as work:
+    with running.finished(spec, store, only, with_inputs, jobs, substitute or (), serve) as work:
         if work.manifest(Node("report")) is None:
             print(f"artifacts: {work.store.url}")
         else:
@@ -249,6 +214,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="Of a release: until it has ended.")
     ] = False,
     as_json: AsJson = False,
+    serve: Serve = "",
     namespace: cluster.Namespace = "",
     kubeconfig: cluster.Kubeconfig = "",
     context: cluster.Context = "",
@@ -258,14 +224,26 @@ def status(
     The argument is a study's file if such a file exists, or if it is written like one (.yaml, or
     with a slash); otherwise it is a release.
     """
+    from personaspace.cli import live
+
+    page = live.asked_for(serve)
+    if page and (watch or as_json):
+        raise UserError("--serve: does not go with --watch or --json")
     if not cluster.is_spec(target):
         doing = "look at the release"
         with cluster.reach(namespace, kubeconfig, context, doing, target) as place:
-            cluster.show_status(target, place, watch, as_json)
+            if page is None:
+                cluster.show_status(target, place, watch, as_json)
+            else:
+                flags = cluster.flags_of(kubeconfig, context)
+                live.until_stopped(live.ReleaseSource(place, target, flags), page)
         return
-    from personaspace.cli.study import status_of_spec
+    from personaspace.cli.study import serve_status_of_spec, status_of_spec
 
-    status_of_spec(Path(target), _store(store), as_json)
+    if page is None:
+        status_of_spec(Path(target), _store(store), as_json)
+    else:
+        serve_status_of_spec(Path(target), _store(store), page)
 
 
 @app.command()

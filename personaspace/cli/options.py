@@ -17,5 +17,14 @@ StoreUrl = Annotated[
         help="Folder, or s3://bucket/prefix?endpoint=…&region=…&path_style=true.",
     ),
 ]
+Serve = Annotated[
+    str,
+    typer.Option(
+        help="Serve a page that shows how far it is, to be read in a browser: a port, for this "
+        "machine alone, or an address of the machine with a port (0.0.0.0:8080). Whoever reaches "
+        "it can read it.",
+        metavar="[HOST:]PORT",
+    ),
+]
 #: Where artifacts lie if nothing else is said.
 DEFAULT_STORE = "personaspace-store"

@@ -356,6 +356,20 @@ def _add_progress(cluster: Cluster, running: list[Row]) -> None:
             row.why = str(row.progress or "")
 
 
+def told_losses(cluster: Cluster, pod: str) -> list[tuple[int, float]]:
+    """Steps and losses of the training that a pod's log told of last, a few of all."""
+    found: list[tuple[int, float]] = []
+    node = None
+    for entry in filter(None, map(entry_of, _log(cluster, pod))):
+        step, loss = entry.fields.get("done"), entry.fields.get("loss")
+        if entry.event != RunEvent.PROGRESS or loss is None or step is None:
+            continue
+        if entry.fields.get("node") != node:
+            node, found = entry.fields.get("node"), []
+        found.append((step, loss))
+    return found
+
+
 def last_progress(lines: list[str]) -> Progress | None:
     """How far a stage is, by its log; None: it says nothing, or logs lines for people alone."""
     for line in reversed(lines):

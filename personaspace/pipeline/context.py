@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers.json"
 TRAINING_LOG = "training.json"
+#: Stages that train, and so leave an adapter and a log of their steps.
+TRAINS = ("train", "couple")
 ADAPTER = "adapter"
 #: Stands for no persona, where answers are kept by persona; no persona can have this name.
 NO_PERSONA = "(none)"
@@ -97,7 +99,7 @@ class Context:
 
     def adapters(self) -> list[Path]:
         """Adapter folders of all inputs that have one."""
-        found = [self.adapter(stage) for stage in ("train", "couple")]
+        found = [self.adapter(stage) for stage in TRAINS]
         return [folder for folder in found if folder is not None]
 
     @contextmanager

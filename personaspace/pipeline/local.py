@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from personaspace import interrupt
@@ -13,7 +14,7 @@ from personaspace.pipeline import executor, judging
 from personaspace.pipeline import substitutes as taking
 from personaspace.pipeline.executor import Summary
 from personaspace.pipeline.node import Node
-from personaspace.pipeline.progress import make_board
+from personaspace.pipeline.progress import Board, make_board
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
 from personaspace.study.loaded import Study
@@ -28,6 +29,7 @@ def run_study(
     jobs: int = 1,
     file: Path | None = None,
     substitutes: Sequence[str] = (),
+    watched: Callable[[Work, Board], AbstractContextManager[object]] | None = None,
 ) -> tuple[Work, Summary]:
     """Run a study's stages, in this process or in several; progress goes to stderr.
 
@@ -40,6 +42,7 @@ def run_study(
         file: The study's file, which further processes read.
         substitutes: Stores whose artifacts are taken instead of computed, in this order, before
             those that the study names.
+        watched: Given what is run and its board; entered while stages run.
 
     Returns:
         What was run, and how each stage ended.
@@ -63,7 +66,9 @@ def run_study(
         judging.check(study, store)
     with interrupt.caught():
         taking.take(work, nodes, substitutes, tell)
-    with interrupt.caught(), make_board(nodes) as board:
+    board = make_board(nodes)
+    beside = nullcontext() if watched is None else watched(work, board)
+    with interrupt.caught(), beside, board:
         if jobs > 1 and file is not None:
             summary = executor.run_beside(work, nodes, board, file.absolute(), jobs)
         else:

@@ -4,8 +4,8 @@ With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 86
 `RunEvent`), `node`, `message` (what the plain line would say). A start, progress and end also have
 `number` and `of` (this is the 5th of 17 stages) and `run_left` (seconds, null where nothing is
 known) with `run_left_whole` (false: there are stages to come whose like has not run yet, so it is
-the least that it will take); progress has `what`, `done`, `total`, `left` (seconds, null at first)
-and `note`; an end `state` (a `NodeState`) and `where`.
+the least that it will take); progress has `what`, `done`, `total`, `left` (seconds, null at first),
+`note` and, of a training, `loss`; an end `state` (a `NodeState`) and `where`.
 
 What stages, libraries and users wrote is shown as it is, never parsed as markup.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -48,7 +48,9 @@ _CELLS = {
 
 
 @dataclass
-class _State:
+class NodeProgress:
+    """How far one node is; times are `time.monotonic`'s, `losses` a training's by step."""
+
     state: NodeState = NodeState.WAITING
     what: str = ""
     done: int = 0
@@ -58,6 +60,7 @@ class _State:
     phase_since: float = 0.0
     said: float = 0.0
     took: float | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def roughly(seconds: float) -> str:
     return duration(seconds)
 
 
-def left(states: Mapping[Node, _State], now: float, processes: int = 1) -> Left | None:
+def left(states: Mapping[Node, NodeProgress], now: float, processes: int = 1) -> Left | None:
     """How long a run still takes if every stage takes as long as the mean of its like did.
 
     Args:
@@ -120,9 +123,9 @@ class StageProgress:
         """A new phase of `total` units begins."""
         self._board.phase(self._node, what, total)
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more units are finished."""
-        self._board.advance(self._node, count, note)
+    def advance(self, count: int = 1, note: str = "", loss: float | None = None) -> None:
+        """`count` more units are finished; of a training's step, its loss."""
+        self._board.advance(self._node, count, note, loss)
 
     def say(self, text: str) -> None:
         """Something worth a line of its own."""
@@ -143,7 +146,7 @@ class Board:
     def __init__(self, nodes: Sequence[Node], stream: TextIO | None = None) -> None:
         self.nodes = list(nodes)
         self.stream = stream or sys.stderr
-        self.states = {node: _State() for node in nodes}
+        self.states = {node: NodeProgress() for node in nodes}
         self.processes = 1
         self.began = time.monotonic()
         self.as_json = as_json()
@@ -169,10 +172,12 @@ class Board:
         state.phase_since = state.said = time.monotonic()
         self.refresh()
 
-    def advance(self, node: Node, count: int, note: str) -> None:
+    def advance(self, node: Node, count: int, note: str, loss: float | None = None) -> None:
         """See `StageProgress.advance`."""
         state = self.states[node]
         state.done += count
+        if loss is not None:
+            state.losses.append((state.done, loss))
         state.note = note or state.note
         now = time.monotonic()
         every = LINE_EVERY if now - state.since < SETTLED else LINE_LATER
@@ -185,8 +190,9 @@ class Board:
                 what=state.what,
                 done=state.done,
                 total=state.total,
-                left=_seconds_left(state),
+                left=seconds_left(state),
                 note=state.note,
+                **({} if loss is None else {"loss": loss}),
                 **self._whole_run(),
             )
         self.refresh()
@@ -221,10 +227,14 @@ class Board:
     def refresh(self) -> None:
         """Show the present state, where there is something to show it on."""
 
+    def ahead(self) -> Left | None:
+        """What the run still takes, as `left` has it."""
+        return left(self.states, time.monotonic(), self.processes)
+
     def how_far(self) -> str:
         """`stage 5 of 17, about 3 min left`."""
         text = f"stage {self._number()} of {len(self.states)}"
-        ahead = left(self.states, time.monotonic(), self.processes)
+        ahead = self.ahead()
         if ahead is not None and ahead.seconds:
             text += f", {'about' if ahead.whole else 'more than'} {roughly(ahead.seconds)} left"
         return text
@@ -237,7 +247,7 @@ class Board:
         return f" ({self.how_far()})" if len(self.states) > 1 else ""
 
     def _whole_run(self) -> dict[str, Any]:
-        ahead = left(self.states, time.monotonic(), self.processes)
+        ahead = self.ahead()
         return {
             "number": self._number(),
             "of": len(self.states),
@@ -246,15 +256,16 @@ class Board:
         }
 
 
-def _how_far(state: _State) -> str:
+def _how_far(state: NodeProgress) -> str:
     text = f"{state.what} {state.done}/{state.total}"
-    seconds = _seconds_left(state)
+    seconds = seconds_left(state)
     if seconds is not None and state.done < state.total:
         text += f", {duration(seconds)} left"
     return text + (f", {state.note}" if state.note else "")
 
 
-def _seconds_left(state: _State) -> float | None:
+def seconds_left(state: NodeProgress) -> float | None:
+    """Of the node's present phase; None while too little of it is done to tell."""
     share = state.done / state.total if state.total else 0.0
     if share < TELLING_SHARE:
         return None

@@ -58,11 +58,12 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class Advanced:
-    """`count` more units are finished."""
+    """`count` more units are finished; of a training's step, its loss."""
 
     node: Node
     count: int
     note: str
+    loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def teller(context: Context) -> Callable[[StepLog], None]:
 
     def tell(entry: StepLog) -> None:
         nonlocal clock
-        context.progress.advance(1, f"loss {entry.loss:.3f}")
+        context.progress.advance(1, f"loss {entry.loss:.3f}", entry.loss)
         if not context.spec.tracking:
             return
         took, clock = time.monotonic() - clock, time.monotonic()

@@ -13,7 +13,7 @@ from personaspace.analysis.results_parts import (
 )
 from personaspace.analysis.rows import to_dicts
 from personaspace.behaviour.coherence import coherence
-from personaspace.pipeline.context import TRAINING_LOG, Context
+from personaspace.pipeline.context import TRAINING_LOG, TRAINS, Context
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.evaluate import FINISHES
 
@@ -65,7 +65,7 @@ def training_rows(context: Context) -> list[TrainingRow]:
     """Losses of each training run."""
     rows = []
     for node, folder in context.inputs.items():
-        if node.stage not in ("train", "couple"):
+        if node.stage not in TRAINS:
             continue
         log = read(folder / TRAINING_LOG)
         steps = log["steps"]
@@ -145,7 +145,7 @@ def write_tables(
             condition=node.condition, seed=node.seed, stage=node.stage
         )
         for node, path in context.inputs.items()
-        if node.stage in ("train", "couple")
+        if node.stage in TRAINS
     ]
     tables = {
         "rows": _table(to_dicts(results.rows)),

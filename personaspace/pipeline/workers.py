@@ -100,8 +100,8 @@ class Worker:
                 board.stage(node)
             case (PhaseStarted(_, what, total),):
                 board.phase(node, what, total)
-            case (Advanced(_, count, note),):
-                board.advance(node, count, note)
+            case (Advanced(_, count, note, loss),):
+                board.advance(node, count, note, loss)
             case (Said(_, text),):
                 board.tell(node, text)
             case (Ended() as ended,):
@@ -138,8 +138,8 @@ class _RemoteProgress(StageProgress):
     def start(self, what: str, total: int) -> None:
         self._pipe.send((PhaseStarted(self._node, what, total),))
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self._pipe.send((Advanced(self._node, count, note),))
+    def advance(self, count: int = 1, note: str = "", loss: float | None = None) -> None:
+        self._pipe.send((Advanced(self._node, count, note, loss),))
 
     def say(self, text: str) -> None:
         self._pipe.send((Said(self._node, text),))

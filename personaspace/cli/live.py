@@ -1,0 +1,231 @@
+"""`run --serve` and `status --serve`: what the live page shows, of a run, a store or a release."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from personaspace import interrupt
+from personaspace.console import console, shown
+from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, Source, address
+from personaspace.pipeline.context import TRAINING_LOG, TRAINS
+from personaspace.pipeline.node import Node
+from personaspace.pipeline.progress import WORDS, Board, seconds_left
+from personaspace.pipeline.states import NodeState, Standing
+from personaspace.pipeline.work import Work
+
+if TYPE_CHECKING:
+    from personaspace.cluster.api import Cluster
+    from personaspace.cluster.status import Row
+
+_LOOKS = {
+    NodeState.WAITING: Look.WAITING,
+    NodeState.RUNNING: Look.RUNNING,
+    NodeState.DONE: Look.DONE,
+    NodeState.SKIPPED: Look.DONE,
+    NodeState.FAILED: Look.FAILED,
+    NodeState.BLOCKED: Look.STOPPED,
+}
+_LOOKS_BETWEEN = {
+    Standing.COMPLETE: Look.DONE,
+    Standing.READY: Look.READY,
+    Standing.WAITING: Look.WAITING,
+}
+#: Seconds for which what was read of a store or of a cluster is shown again.
+REFRESH_SECONDS = 5.0
+
+
+def asked_for(text: str) -> Address | None:
+    """Where to serve; None: not at all.
+
+    Raises:
+        UserError: It is no address.
+    """
+    return address(text) if text else None
+
+
+@contextmanager
+def serving(source: Source, where: Address, every: float = 1.0) -> Iterator[LivePage]:
+    """Serve a page, and say where."""
+    with LivePage(source, where, every) as page:
+        console(stderr=True).print(f"live page: {page.where.url}")
+        yield page
+
+
+def until_stopped(source: Source, where: Address) -> None:
+    """Serve a page until the process is told to stop."""
+    interrupt.install()
+    with serving(source, where, REFRESH_SECONDS):
+        while not interrupt.asked():
+            time.sleep(0.2)
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+class RunSource:
+    """A run on this machine, as its board has it."""
+
+    def __init__(self, work: Work, board: Board) -> None:
+        self.work, self.board = work, board
+
+    def snapshot(self) -> Snapshot:
+        """See `Source.snapshot`."""
+        ahead = self.board.ahead()
+        return Snapshot(
+            study=self.work.study.spec.name,
+            cells=[self._cell(node) for node in self.board.nodes],
+            left=None if ahead is None else ahead.seconds,
+            left_whole=ahead is not None and ahead.whole,
+        )
+
+    def losses(self, node: str) -> Losses:
+        """See `Source.losses`; of one that was complete before, as its artifact has them."""
+        found = next(each for each in self.board.nodes if each.id == node)
+        return list(self.board.states[found].losses) or _kept_losses(self.work, found)
+
+    def _cell(self, node: Node) -> Cell:
+        mine = self.board.states[node]
+        cell = _plain(node, _LOOKS[mine.state], WORDS.get(mine.state, str(mine.state)))
+        if mine.state is NodeState.RUNNING:
+            return replace(
+                cell,
+                what=mine.what,
+                done=mine.done,
+                total=mine.total,
+                note=mine.note,
+                left=seconds_left(mine),
+                ran=time.monotonic() - mine.since,
+            )
+        if mine.state is NodeState.WAITING:
+            needs = self.work.graph.needs[node]
+            known = self.board.states
+            left = [n.id for n in needs if n in known and not known[n].state.complete]
+            return replace(cell, why=_waits_for(left))
+        return replace(cell, why=mine.note, ran=mine.took)
+
+
+class StoreSource:
+    """A study between runs, or run by other processes: what of it the store has."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def snapshot(self) -> Snapshot:
+        """See `Source.snapshot`."""
+        standings = self.work.standings()
+        return Snapshot(
+            study=self.work.study.spec.name,
+            cells=[self._cell(node, standing, standings) for node, standing in standings.items()],
+        )
+
+    def losses(self, node: str) -> Losses:
+        """See `Source.losses`."""
+        found = next(each for each in self.work.graph.nodes if each.id == node)
+        return _kept_losses(self.work, found)
+
+    def _cell(self, node: Node, standing: Standing, all_: Mapping[Node, Standing]) -> Cell:
+        cell = _plain(node, _LOOKS_BETWEEN[standing], str(standing))
+        if standing is not Standing.WAITING:
+            return cell
+        needs = self.work.graph.needs[node]
+        return replace(
+            cell, why=_waits_for([n.id for n in needs if all_[n] is not Standing.COMPLETE])
+        )
+
+
+def _plain(node: Node, look: Look, state: str) -> Cell:
+    trains = node.stage in TRAINS
+    return Cell(node.id, node.stage, node.condition, node.seed, look, state, trains=trains)
+
+
+def _waits_for(needs: list[str]) -> str:
+    if len(needs) > 2:
+        return f"for {len(needs)} stages"
+    return f"for {' and '.join(needs)}" if needs else ""
+
+
+def _kept_losses(work: Work, node: Node) -> Losses:
+    manifest = work.complete(node)
+    if manifest is None:
+        return []
+    log = work.store.fetch(manifest, [TRAINING_LOG]) / TRAINING_LOG
+    steps = json.loads(log.read_text(encoding="utf-8"))["steps"]
+    return [(step["step"], step["loss"]) for step in steps]
+
+
+# --- a release -----------------------------------------------------------------------------------
+
+
+class ReleaseSource:
+    """A release of the chart, as its cluster has it.
+
+    Args:
+        cluster: Where.
+        release: Its name.
+        flags: What names the cluster, for commands.
+    """
+
+    def __init__(self, cluster: Cluster, release: str, flags: list[str]) -> None:
+        self.cluster, self.release, self.flags = cluster, release, flags
+        self._pods: dict[str, str] = {}
+
+    def snapshot(self) -> Snapshot:
+        """See `Source.snapshot`."""
+        from personaspace.cluster.status import rows
+
+        found = rows(self.cluster, self.release)
+        self._pods = {row.title: row.pod for row in found if row.pod}
+        notices = [row.notice for row in found if row.notice]
+        return Snapshot(self.release, [self._cell(row) for row in found], notices)
+
+    def losses(self, node: str) -> Losses:
+        """See `Source.losses`: as the newest pod's log tells them, one every so many seconds."""
+        from personaspace.cluster.status import told_losses
+
+        pod = self._pods.get(node)
+        return told_losses(self.cluster, pod) if pod else []
+
+    def _cell(self, row: Row) -> Cell:
+        from personaspace.cluster.states import JobState
+
+        looks = {
+            JobState.DONE: Look.DONE,
+            JobState.FAILED: Look.FAILED,
+            JobState.NOT_RUN: Look.STOPPED,
+            JobState.GONE: Look.STOPPED,
+            JobState.RUNNING: Look.RUNNING,
+            JobState.STARTING: Look.READY,
+            JobState.QUEUED: Look.READY,
+            JobState.WAITING: Look.WAITING,
+        }
+        state = str(row.state)
+        if row.attempts and not row.state.ended:
+            state += f" (attempt {row.attempts + 1})"
+        command = ["personaspace", "logs", self.release, row.condition or row.stage]
+        if row.condition and row.stage != "condition":
+            command += ["--stage", row.stage, f"--seed={row.seed}"]
+        command += ["--namespace", self.cluster.namespace, *self.flags]
+        cell = Cell(
+            row.title,
+            row.stage,
+            row.condition,
+            row.seed,
+            looks[row.state],
+            state,
+            why=row.why,
+            ran=row.ran,
+            trains=row.stage in (*TRAINS, "condition"),
+            log=shlex.join(map(shown, command)) if row.pod else "",
+        )
+        if row.progress is None:
+            return cell
+        told = row.progress
+        return replace(
+            cell, what=told.what, done=told.done, total=told.total, left=told.left, note=told.note
+        )
