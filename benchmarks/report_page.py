@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python benchmarks/report_page.py --out /tmp/report-page
     PYTHONPATH=tests python benchmarks/report_page.py --out /tmp/report-page --small
+    PYTHONPATH=tests python benchmarks/report_page.py --out /tmp/report-page --count 1000000
 
 Makes up a study (7 conditions × 3 seeds × 12 personas × 28 questions × 10 answers, 28 layers, two
 methods), builds its report and opens it in Chromium from the disk. Times are medians; the browser's
@@ -26,6 +27,7 @@ import typer
 from playwright.sync_api import Page, sync_playwright
 from synthetic_aggregate import Size, write
 
+from benchmarks.scoring import texts as sentences_of
 from personaspace.behaviour.coherence import coherence
 from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.report.page import build
@@ -56,6 +58,21 @@ def _real_texts(folder: Path, files: list[Path]) -> None:
     frame["terminal"] = [ends_with_marker(text, marker) for text in frame.text]
     frame["degenerate"] = [coherence(text, marker=marker).degenerate for text in frame.text]
     frame.to_parquet(path, index=False)
+
+
+def _very_many(folder: Path, count: int) -> None:
+    """Puts as many answers in the place of the made-up ones, as many for each persona and seed."""
+    path = folder / "tables" / "answers.parquet"
+    frame = pd.read_parquet(path)
+    marker = json.loads((folder / "results.json").read_text())["marker"]
+    times = -(-count // len(frame))
+    repeated = frame.loc[frame.index.repeat(times)].reset_index(drop=True)[:count]
+    repeated["sample"] = repeated.groupby(
+        ["condition", "seed", "persona", "question"], sort=False
+    ).cumcount()
+    repeated["text"] = list(sentences_of(count, 250))
+    repeated["hit"] = repeated["terminal"] = repeated.text.str.contains(marker, regex=False)
+    repeated.to_parquet(path, index=False)
 
 
 def _timed(page: Page, act: Callable[[], Any]) -> float:
@@ -106,15 +123,20 @@ def _measure(page: Page, url: str) -> dict[str, float]:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the study and its report.")],
     answers: Annotated[list[Path] | None, typer.Option(help="Files of real answers.")] = None,
+    count: Annotated[int, typer.Option(help="Answers, of 250 characters; 0: as they are.")] = 0,
     small: Annotated[bool, typer.Option(help="A study that takes seconds.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Times to open the page.")] = 5,
 ) -> None:
     """Build and measure."""
     folder = out / "aggregate"
     if not (folder / "results.json").is_file():
+        os.environ.setdefault("TESTS_SESSION_FOLDER", str(out))
+        out.mkdir(parents=True, exist_ok=True)
         write(folder, SMALL if small else FULL)
     if answers:
         _real_texts(folder, answers)
+    if count:
+        _very_many(folder, count)
     began = time.perf_counter()
     report = build(folder, out / "report", Figures(formats=["svg"]))
     typer.echo(f"built in {time.perf_counter() - began:.1f} s")

@@ -21,7 +21,9 @@ async function unpack(chunk) {
   await parsed;
   if (!("DecompressionStream" in window)) throw new Error("this browser is too old (before 2023)");
   const packed = atob(document.getElementById(chunk.id).textContent);
-  const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
+  // A loop, as Uint8Array.from takes ten times as long of millions.
+  const bytes = new Uint8Array(packed.length);
+  for (let at = 0; at < packed.length; at += 1) bytes[at] = packed.charCodeAt(at);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return { ...JSON.parse(await new Response(stream).text()), chunk };
 }
