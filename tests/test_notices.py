@@ -194,6 +194,19 @@ def test_numbers_that_leave_nothing_to_measure(
     assert [where for code, where in told(study_dict) if code in wanted] == [path]
 
 
+def test_more_pairs_than_the_sets_share_are_told(study_dict: dict[str, Any]) -> None:
+    """Of a user's number alone: the packaged sets share as many as are asked for by default."""
+    study_dict["steering"] = {}
+    assert NoticeCode.FEW_PAIRS not in {code for code, _ in told(study_dict)}
+    study_dict["steering"] = {"pairs": 100_000}
+    study = resolve(Experiment.model_validate(study_dict), Path("/nowhere"))
+    [notice] = [n for n in notices(study) if n.code is NoticeCode.FEW_PAIRS]
+    assert study.steering is not None and 24 < len(study.steering.pairs) < 100_000
+    assert notice.path == "steering.pairs"
+    assert notice.text.startswith("100,000 asked for; ")
+    assert f"share {len(study.steering.pairs)} questions" in notice.text
+
+
 def test_conditions_that_differ_in_their_recipe_are_named(study_dict: dict[str, Any]) -> None:
     differ = NoticeCode.RECIPES_DIFFER
 

@@ -15,9 +15,12 @@ from typer.testing import CliRunner, Result
 
 import personaspace
 from personaspace.cli.app import app
+from personaspace.errors import UserError
+from personaspace.models.load import load_config
 from personaspace.pipeline.substitutes import bring
 from personaspace.pipeline.work import prepare
 from personaspace.store import open_store
+from personaspace.study.inputs import Model
 from personaspace.study.load import load_study
 
 pytestmark = pytest.mark.slow
@@ -167,6 +170,18 @@ def test_a_hub_that_is_away_is_one_line(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "the Hub does not answer" in line_of(publish(finished_study))
+
+
+@pytest.mark.parametrize("named", ["hub.lab.example", "ftp://hub.lab.example", "https://"])
+def test_an_endpoint_that_is_no_address_is_one_line(
+    named: str, hub: Hub, finished_study: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", named)
+    done = publish(finished_study)
+    assert done.exit_code == 2
+    assert line_of(done).startswith(f"HF_ENDPOINT: {named} is no address of a server")
+    with pytest.raises(UserError, match=r"^HF_ENDPOINT: "):
+        load_config(Model(name="lab/none", revision="0" * 40))
 
 
 def test_a_hostile_repository_is_refused_and_named(

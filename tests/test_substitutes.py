@@ -187,6 +187,23 @@ def test_an_address_that_is_none_is_found_by_validate(
     assert done.stderr.startswith("substitutes: store gs://lab/runs: unknown scheme")
 
 
+def test_a_folder_that_is_no_store_is_told_by_validate(
+    finished_study: Finished, theirs: Path, tmp_path: Path
+) -> None:
+    """Not refused: the study may be meant for a machine that has it."""
+    (spec := tmp_path / "study.yaml").write_text("")
+    (tmp_path / "photos" / "2019").mkdir(parents=True)
+    for stage in ("aggregate", "report"):  # what is of a whole study is never taken
+        shutil.rmtree(theirs / stage)
+    named_here = ["gone", "photos", theirs.name, "s3://lab/runs"]
+    spec.write_text(yaml.safe_dump({**finished_study.values, "substitutes": named_here}))
+    done = CliRunner().invoke(app, ["validate", str(spec), "--json"])
+    told = [n for n in json.loads(done.stdout)["notices"] if n["path"] == "substitutes"]
+    assert done.exit_code == 0 and [n["code"] for n in told] == ["no-store", "no-store"]
+    assert told[0]["text"].startswith(f"{tmp_path / 'gone'}: there is no such folder here")
+    assert told[1]["text"].startswith(f"{tmp_path / 'photos'}: holds no artifact")
+
+
 def test_a_study_names_stores_itself(
     finished_study: Finished, theirs: Path, tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     from personaspace.models.implementation import forecasts
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
-    from personaspace.pipeline.substitutes import check_addresses
+    from personaspace.pipeline.substitutes import absent, check_addresses
     from personaspace.study.load import load_study
     from personaspace.study.notices import here
 
@@ -90,7 +90,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
         from personaspace.pipeline.judging import check_here
 
         check_here(loaded.spec.judge)
-    told = here(loaded)
+    told = [*here(loaded), *absent(loaded)]
     model = inspecting.of_study(loaded)
     computed = forecasts(loaded.spec)
     plan, cost = graph.build(loaded), estimate(loaded)

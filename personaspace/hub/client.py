@@ -7,6 +7,7 @@ HF_ENDPOINT's, or huggingface.co. Nothing of ours reads or keeps a token.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,13 +20,28 @@ if TYPE_CHECKING:
 
 
 def client() -> HfApi:
-    """The Hub's client for the server that the environment names; it shows no bars of its own."""
+    """The Hub's client for the server that the environment names; it shows no bars of its own.
+
+    Raises:
+        UserError: The environment names none.
+    """
+    check_endpoint()
     from huggingface_hub import HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
 
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="personaspace")
+
+
+def check_endpoint() -> None:
+    """Refuse a server's name that no address is. Raises UserError."""
+    named = os.environ.get("HF_ENDPOINT")
+    if named and not re.match(r"https?://[^/]", named):
+        raise UserError(
+            f"HF_ENDPOINT: {without_passwords(named)} is no address of a server: it begins with "
+            "https:// or http://"
+        )
 
 
 _REFUSED = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors import SafetensorError
 
 from personaspace.errors import UnavailableError, UserError
+from personaspace.hub.client import check_endpoint
 from personaspace.models import architecture
 from personaspace.study.base_model import at_hand, commit_of, local_folder
 from personaspace.study.inputs import Model
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 def _where(model: Model) -> tuple[str, dict[str, Any]]:
     """What transformers is to load, and how; never the model's own code."""
     folder = local_folder(model)
+    if folder is None:
+        check_endpoint()
     options: dict[str, Any] = {} if folder else {"revision": commit_of(model)}
     return str(folder or model.name), {**options, "trust_remote_code": False}
 

@@ -26,6 +26,7 @@ from personaspace.pipeline.stages.aggregate import TAKEN_FROM
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest, Store, open_store
 from personaspace.study.loaded import Study
+from personaspace.study.notices import Notice, NoticeCode
 
 
 def named(study: Study, given: Sequence[str] = ()) -> list[str]:
@@ -56,6 +57,22 @@ def check_addresses(study: Study) -> None:
             open_store(url).close()
         except UserError as error:
             raise UserError(f"substitutes: {error}") from None
+
+
+def absent(study: Study) -> list[Notice]:
+    """Folders that the study names and that are no stores here; where it is to run they may be."""
+    found = []
+    for url in named(study):
+        if "://" in url:
+            continue
+        if not Path(url).is_dir():
+            text = "there is no such folder here; a run that needs it stops."
+        elif not any(Path(url).glob("*/seed-*/*/*/manifest.json")):
+            text = "holds no artifact of a condition: nothing can be taken from it."
+        else:
+            continue
+        found.append(Notice(NoticeCode.NO_STORE, "substitutes", f"{url}: {text}"))
+    return found
 
 
 @contextmanager

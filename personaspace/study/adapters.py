@@ -16,6 +16,7 @@ from typing import Any
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.files import expanded
+from personaspace.hub.client import check_endpoint
 from personaspace.study import checkpoint
 
 CONFIG = "adapter_config.json"
@@ -96,6 +97,7 @@ def _from_hub(source: str, name: str) -> Path:
     Raises:
         AdapterError: There is none.
         UnavailableError: The hub does not answer.
+        UserError: The environment names no server.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -104,6 +106,7 @@ def _from_hub(source: str, name: str) -> Path:
         RepositoryNotFoundError,
     )
 
+    check_endpoint()
     found = _HUB.fullmatch(source)
     assert found is not None
     folder = found["folder"].strip("/") or None

@@ -44,6 +44,8 @@ class NoticeCode(StrEnum):
     SAME_ANSWERS = "same-answers"
     FEW_QUESTIONS = "few-questions"
     LAST_STEP = "last-step"
+    FEW_PAIRS = "few-pairs"
+    NO_STORE = "no-store"
 
 
 @dataclass(frozen=True)
@@ -342,6 +344,15 @@ def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[No
     return found
 
 
+def _pairs(study: Study) -> list[Notice]:
+    """That steering measures fewer pairs than asked for, as its sets share no more."""
+    wanted, found = study.spec.steering, study.steering
+    if wanted is None or found is None or len(found.pairs) == wanted.pairs:
+        return []
+    text = f"steering.bad and steering.good share {len(found.pairs)} questions: all are measured."
+    return [Notice(NoticeCode.FEW_PAIRS, "steering.pairs", f"{wanted.pairs:,} asked for; {text}")]
+
+
 def notices(study: Study) -> list[Notice]:
     """What to know of a study before it runs, the most important first."""
     keys = {name: overlaps.keys_of(chats.conversations) for name, chats in study.chats.items()}
@@ -356,6 +367,7 @@ def notices(study: Study) -> list[Notice]:
         *_bystanders(study),
         *_separators(study),
         *_samples(study),
+        *_pairs(study),
         *(Notice(NoticeCode.LAST_STEP, *told) for told in at_the_end(study.spec)),
     ]
 
