@@ -97,6 +97,38 @@ class Faults:
         relay.answer(status, headers, body)
 
 
+class Slow:
+    """A server far away: each request waits, and bytes go through one after the other.
+
+    Args:
+        seed: Of the waiting time of each request (its distribution is exponential).
+        wait: Seconds that a request waits, on average.
+        rate: Bytes a second of one connection, to the server and from it.
+    """
+
+    PIECE = 1 << 14
+
+    def __init__(self, seed: int, wait: float, rate: float) -> None:
+        self.chance = random.Random(seed)
+        self.wait, self.rate = wait, rate
+        self.calls = self.size = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, relay: Relay, request: Request) -> bool:
+        with self.lock:
+            waits = self.chance.expovariate(1 / self.wait)
+            self.calls += 1
+        time.sleep(waits + len(request.body) / self.rate)
+        status, headers, body = relay.forward(request)
+        with self.lock:
+            self.size += len(request.body) + len(body)
+        relay.answer(status, {**headers, "Content-Length": str(len(body))}, body[: self.PIECE])
+        for begin in range(self.PIECE, len(body), self.PIECE):
+            time.sleep(self.PIECE / self.rate)
+            relay.wfile.write(body[begin : begin + self.PIECE])
+        return True
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
@@ -188,6 +220,36 @@ def test_a_study_through_faults_and_stops(
     finally:
         for name in s3_server.environment:
             del os.environ[name]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5) if LONG else [0])
+def test_a_study_on_a_server_far_away(
+    undisturbed: tuple[Path, Path],
+    s3_server: SeaweedS3,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    """A slow store costs time alone: no result differs, a stop takes less than 30 s."""
+    spec, reference = undisturbed
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    slow = Slow(seed, wait=0.15, rate=250_000)
+    prefix = f"slow-{seed}"
+    with faulty(s3_server, slow) as endpoint:
+        command = ("run", spec, "--store", s3_server.url(prefix, endpoint=endpoint), *COMPUTING)
+        run = Run(*command)
+        time.sleep(random.Random(seed).uniform(8, 20))
+        since = time.monotonic()
+        run.signal(signal.SIGTERM)
+        code, said = run.end(300)
+        took = time.monotonic() - since
+        assert code in (75, -signal.SIGTERM) and took < 30, (code, took, said)
+        code, said = Run(*command).end(900)
+    assert code == 0 and "Traceback" not in said, said
+    print(f"seed {seed}: stopped in {took:.1f} s; {slow.calls} calls, {slow.size / 1e6:.1f} MB")
+    assert contents(s3_server.url(prefix)) == contents(str(reference))
+    assert uploads(s3_server, prefix) == []
 
 
 @pytest.mark.skipif(not LONG, reason="make test-faults; test_two_runs.py has each moment alone")
