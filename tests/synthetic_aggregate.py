@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sharing import made_once
+from sharing import made_once, value_made_once
 
 from personaspace.activations.files import find_activations, write_activations
 from personaspace.analysis.control import assessed
@@ -252,17 +252,31 @@ def write(folder: Path, size: Size = Size(), without: tuple[str, ...] = ()) -> P
     Args:
         without: Parts to leave empty: geometry, leakage, rates, training, answers, provenance.
     """
-    name = hashlib.sha256(repr((size, without)).encode()).hexdigest()
-    session = Path(os.environ["TESTS_SESSION_FOLDER"])
-    kept = made_once(session, f"synthetic-{name}", lambda made: _write(made, size, without))
+    name = _name(size, without)
+    kept = made_once(_session(), f"synthetic-{name}", lambda made: _write(made, size, without))
     return Path(shutil.copytree(kept, folder, dirs_exist_ok=True))
 
 
-def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
+def _session() -> Path:
+    return Path(os.environ["TESTS_SESSION_FOLDER"])
+
+
+def _name(*what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
+def _drawn(size: Size) -> Any:
+    """What takes long, whatever is left out; and the state of the draws after it."""
     rng = np.random.default_rng(size.draw_seed)
     geometry = _geometry(size, rng)
     answers = _answers(size, rng)
-    scores = _scores(answers)
+    return geometry, answers, _scores(answers), rng
+
+
+def _write(folder: Path, size: Size, without: tuple[str, ...]) -> None:
+    geometry, answers, scores, rng = value_made_once(
+        _session(), f"drawn-{_name(size)}", lambda _: _drawn(size)
+    )
     personas = _personas(size)
     results: dict[str, Any] = {
         "study": "made-up",
