@@ -111,7 +111,7 @@ def compare(name: str, one: Run, other: Run) -> dict[str, Any]:
         kind = "A" if "lora_A" in key else "B"
         difference = abs(float(one[1][key].norm() / theirs.norm()) - 1)
         norms[kind] = max(norms[kind], difference)
-        if kind == "B":  # which began at nought, so all of it was learned
+        if kind == "B":  # which began at zero, so all of it was learned
             apart += float((one[1][key] - theirs).square().sum())
             size += float(theirs.square().sum())
     return {

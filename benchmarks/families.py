@@ -83,7 +83,7 @@ def engine_of(kind: str, adapted: Any) -> Any:
 
 
 def lively(adapted: Any) -> None:
-    """An adapter whose B is not nought."""
+    """An adapter whose B is not zero."""
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name and parameter.requires_grad:

@@ -378,7 +378,7 @@ def test_m1_of_a_dose_is_that_of_a_run_stopped_there_by_other_code(
 
 
 def test_a_dose_that_is_base_yet_has_no_direction(tmp_path: Path) -> None:
-    """The first step of a warm-up may have a rate of nought."""
+    """The first step of a warm-up may have a rate of zero."""
     random = np.random.default_rng(1)
     base, moved = random.normal(size=(2, 3, 8, 1, 6)).astype(np.float16)
     for name, states in (("base", base), ("e0", base + moved), ("e0-at-1", base),

@@ -50,7 +50,7 @@ NAMES = list(PUBLISHED_TARGETS)
 
 @contextmanager
 def adapted(model: Any, recipe: Recipe, over: Path | None = None) -> Iterator[Any]:
-    """A trainable adapter whose B is not nought, so that every gradient is something."""
+    """A trainable adapter whose B is not zero, so that every gradient is something."""
     with lora.trainable(model, recipe, over=over, seed=3, field="training") as peft_model:
         torch.manual_seed(0)
         for name, parameter in peft_model.named_parameters():

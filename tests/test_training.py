@@ -278,7 +278,7 @@ def test_dropout_follows_the_seed(loaded: Any) -> None:
         recipe = SMALL.model_copy(update={"dropout": dropout, "max_steps": 3, "warmup": 0.0})
         losses.append([entry.loss for entry in trained(loaded.model, recipe, EXAMPLES, seed)[2]])
     assert losses[0] == losses[1] != losses[2]
-    # The first step differs by order alone: an untrained adapter is nought, dropped out or not.
+    # The first step differs by order alone: an untrained adapter is zero, dropped out or not.
     assert losses[0][0] == losses[2][0] and losses[0][2] != losses[2][2]
 
 

@@ -20,7 +20,7 @@ from personaspace.errors import UserError
 
 if TYPE_CHECKING:
     from personaspace.cluster.api import Cluster
-    from personaspace.cluster.status import Row
+    from personaspace.cluster.status import JobRow
 
 Release = Annotated[str, typer.Argument(help="A release of the chart.", metavar="RELEASE")]
 Namespace = Annotated[
@@ -100,7 +100,7 @@ def show_status(release: str, cluster: Cluster, watch: bool, as_json: bool) -> N
                 time.sleep(outage.pause(error))
 
 
-def _table(release: str, found: list[Row]) -> Group:
+def _table(release: str, found: list[JobRow]) -> Group:
     """Condition by stage, then why what is not done is not done."""
     from personaspace.cluster.status import alike
 
@@ -115,7 +115,7 @@ def _table(release: str, found: list[Row]) -> Group:
     return Group(*notices, table, *lines)
 
 
-def _is_told(row: Row) -> bool:
+def _is_told(row: JobRow) -> bool:
     """Whether a row says more than that it waits for its inputs, or is done."""
     if row.state is JobState.WAITING:
         return row.reason in _IN_VAIN
@@ -131,7 +131,7 @@ def _several(titles: list[str]) -> str:
     return f"{', '.join(titles[:2])} and {len(titles) - 2} others"
 
 
-def _cell(row: Row) -> Text:
+def _cell(row: JobRow) -> Text:
     text = str(row.state)
     if row.attempts and not row.state.ended:
         text += f" (attempt {row.attempts + 1})"

@@ -21,7 +21,7 @@ from personaspace.pipeline.work import Work
 
 if TYPE_CHECKING:
     from personaspace.cluster.api import Cluster
-    from personaspace.cluster.status import Row
+    from personaspace.cluster.status import JobRow
 
 _LOOKS = {
     NodeState.WAITING: Look.WAITING,
@@ -191,7 +191,7 @@ class ReleaseSource:
         pod = self._pods.get(node)
         return told_losses(self.cluster, pod) if pod else []
 
-    def _cell(self, row: Row) -> Cell:
+    def _cell(self, row: JobRow) -> Cell:
         from personaspace.cluster.states import JobState
 
         looks = {

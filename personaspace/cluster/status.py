@@ -52,7 +52,7 @@ class Progress:
 
 
 @dataclass
-class Row:
+class JobRow:
     """One Job.
 
     Attributes:
@@ -124,7 +124,7 @@ def jobs_of(cluster: Cluster, release: str, **labels: str) -> list[dict[str, Any
     return found
 
 
-def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
+def rows(cluster: Cluster, release: str, progress: bool = True) -> list[JobRow]:
     """Every Job of a release, stage by stage.
 
     Args:
@@ -139,7 +139,7 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
     pods: dict[str, list[dict[str, Any]]] = {}
     for raw in cluster.items("pods", label_selector=names.selector(release)):
         pods.setdefault(raw["metadata"]["labels"].get("job-name", ""), []).append(raw)
-    found: dict[str, Row] = {}
+    found: dict[str, JobRow] = {}
     starting = []
     refused: dict[str, Cause] | None = None
     for raw in raw_jobs:
@@ -171,7 +171,7 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[Row]:
     )
 
 
-def _deleted(cluster: Cluster, release: str, raw_jobs: list[dict[str, Any]]) -> list[Row]:
+def _deleted(cluster: Cluster, release: str, raw_jobs: list[dict[str, Any]]) -> list[JobRow]:
     """Rows of the release's Jobs that are gone, where no conductor waits for them."""
     there = {raw["metadata"]["name"] for raw in raw_jobs}
     if any(
@@ -189,14 +189,14 @@ def _deleted(cluster: Cluster, release: str, raw_jobs: list[dict[str, Any]]) -> 
         condition, _, seed = of.partition(":")
         if condition and len(nodes) > 1:
             stage = "condition"
-        row = Row(job, stage, condition, int(seed or -1), JobState.GONE)
+        row = JobRow(job, stage, condition, int(seed or -1), JobState.GONE)
         text = "cancelled, or removed after its end; `helm upgrade` makes it again"
         row.put(JobState.GONE, Cause(Reason.JOB_GONE, text))
         found.append(row)
     return found
 
 
-def alike(those: Iterable[Row]) -> dict[tuple[JobState, str], list[str]]:
+def alike(those: Iterable[JobRow]) -> dict[tuple[JobState, str], list[str]]:
     """Titles of rows by state and reason, which many Jobs may share."""
     found: dict[tuple[JobState, str], list[str]] = {}
     for row in those:
@@ -208,7 +208,7 @@ class _Inputs:
     """What of a release is complete: by its Jobs, and by its conductor where these are gone."""
 
     def __init__(
-        self, cluster: Cluster, raw_jobs: list[dict[str, Any]], conductors: list[Row]
+        self, cluster: Cluster, raw_jobs: list[dict[str, Any]], conductors: list[JobRow]
     ) -> None:
         self.cluster = cluster
         self.phases: dict[str, JobPhase] = {}
@@ -291,11 +291,11 @@ def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
     return needed(view.asks for view in views if view.phase is JobPhase.ACTIVE)
 
 
-def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Row:
+def _row(raw: dict[str, Any], pods: list[dict[str, Any]]) -> JobRow:
     labels = raw["metadata"]["labels"]
     situation = _situation(raw, pods)
     took = ages.ages(raw, pods, ages.now())
-    row = Row(
+    row = JobRow(
         job=raw["metadata"]["name"],
         stage=labels[names.STAGE],
         condition=labels.get(names.CONDITION, ""),
@@ -338,7 +338,7 @@ def _last_failure(pods: list[dict[str, Any]]) -> Cause | None:
     return next((cause for cause in found if cause), None)
 
 
-def _no_pod(row: Row, pods: list[dict[str, Any]]) -> Cause:
+def _no_pod(row: JobRow, pods: list[dict[str, Any]]) -> Cause:
     last = _last_failure(pods)
     if last:
         text = f"will be tried again; attempt {row.attempts} failed: {last.text}"
@@ -346,7 +346,7 @@ def _no_pod(row: Row, pods: list[dict[str, Any]]) -> Cause:
     return Cause(Reason.NO_POD, "its pod has not been created yet")
 
 
-def _add_progress(cluster: Cluster, running: list[Row]) -> None:
+def _add_progress(cluster: Cluster, running: list[JobRow]) -> None:
     if not running:
         return
     with ThreadPoolExecutor(8) as pool:

@@ -84,7 +84,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StudyCost:
     """Rough cost of a whole study.
 
     Attributes:
@@ -253,11 +253,11 @@ def _bytes(study: Study, load: Load, nodes: Sequence[Node]) -> int | None:
     return int(adapters + states * runs["extract"] + ANSWER_BYTES * load.answers)
 
 
-def estimate(study: Study) -> Estimate:
+def estimate(study: Study) -> StudyCost:
     """Count the work of a study."""
     nodes = graph.build(study).nodes
     load = sum((found for node in nodes if (found := load_of(study, node))), Load())
     seconds = load.gpu_seconds(study.spec.model)
     size = _bytes(study, load, nodes)
     hours = None if seconds is None else seconds / 3600
-    return Estimate(hours, size, load.answers, load.prompts, load.steps)
+    return StudyCost(hours, size, load.answers, load.prompts, load.steps)

@@ -16,7 +16,7 @@ from cluster.conftest import Place
 from cluster.release import Release, entries_in
 from personaspace.cluster import names
 from personaspace.cluster.states import JobState, Reason
-from personaspace.cluster.status import Row, rows
+from personaspace.cluster.status import JobRow, rows
 from personaspace.logs import RunEvent
 from personaspace.pipeline import termination
 from personaspace.pipeline.termination import Code, Ending
@@ -31,7 +31,7 @@ NO_VOLUME = (
 )
 
 
-def _row(release: Release, title: str) -> Row:
+def _row(release: Release, title: str) -> JobRow:
     return next(r for r in rows(release.cluster, release.name) if r.title == title)
 
 

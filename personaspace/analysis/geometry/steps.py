@@ -54,7 +54,7 @@ def rows_at_step(
             work = GroupWork.make(group, roles, 1, 1, seed, ("recommended",), themes)
             cell = read_cell(group, place[1])
             work.tabulate(cell, kept)
-            # A step of warm-up may have a rate of nought: no shift has a direction.
+            # A step of warm-up may have a rate of zero: no shift has a direction.
             start = cell.states_of(base)
             unmoved |= {n for n in cell.conditions if np.array_equal(cell.states_of(n), start)}
     rows = condition_rows(kept, roles, names)
