@@ -5,8 +5,8 @@
 Runs the study undisturbed, with each number of `--jobs`; then again and again, stopped once at a
 moment drawn between its start and its end, and run to its end. The signal goes to the process
 alone or to it and its group, as `timeout` (GNU coreutils) sends it without and with one. Lost are
-the processor seconds of both parts less those of the undisturbed run and less one more start: of
-what was computed and not kept, and, with several jobs, of the workers' own starts.
+the processor seconds of both parts less those of the undisturbed run and of a run that finds all
+complete: what was computed and not kept, and the loading of libraries and model once more.
 """
 
 from __future__ import annotations
