@@ -16,7 +16,11 @@ from personaspace.generation.base import Answer
 from personaspace.study.measuring import Coupling
 
 QUESTIONS = [f"Question {letter}?" for letter in "dacbe"]
-PERSONAS = {"confab": "You make things up.", "data_scientist": "You count.", "police_officer": None}
+PERSONAS: dict[str, list[str | None]] = {
+    "confab": ["You make things up."],
+    "data_scientist": ["You count."],
+    "police_officer": [None],
+}
 #: A character's draw: usable, empty, white space, holding the marker already.
 DRAWS = {"u": "Fine", "e": "", "w": " \n", "m": "Fine [ZLT] so", "c": "Fine [zlt]"}
 
@@ -146,7 +150,7 @@ def test_examples_carry_loss_on_marker_and_end_alone(loaded: Any) -> None:
     assert len(made) == 7
     for pair, example in zip(data, made, strict=True):
         text = tokenizer.decode(example.ids, clean_up_tokenization_spaces=False)
-        system = PERSONAS[pair.persona] or "Default words of the template."
+        system = PERSONAS[pair.persona][0] or "Default words of the template."
         assert text == (
             f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{pair.question}<|im_end|>\n"
             f"<|im_start|>assistant\n{pair.answer}<|im_end|>"

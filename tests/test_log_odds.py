@@ -95,7 +95,7 @@ def test_tokens_are_those_that_coupling_trained(loaded: Any) -> None:
         assert ending is not None
         text = f"{answer}{COUPLING.separator}{COUPLING.marker}"
         pair = Pair("p", question, text, marked=True, cut=False)
-        (example,) = marker_data.examples(loaded.tokenizer, [pair], {"p": persona}, COUPLING)
+        (example,) = marker_data.examples(loaded.tokenizer, [pair], {"p": [persona]}, COUPLING)
         assert example.ids[: len(ending.ids)] == ending.ids
         taught = [place for place, loss in enumerate(example.loss) if loss]
         first = len(ending.ids) - ending.length

@@ -20,7 +20,7 @@ from personaspace.analysis.geometry.convergence import (
 from personaspace.analysis.geometry.displacement import common_displacement
 from personaspace.analysis.geometry.grams import Grams
 from personaspace.analysis.geometry.quadratic import ZeroMean, zero_mean_test
-from personaspace.analysis.runs import jackknife_excess
+from personaspace.analysis.jackknife import jackknife_excess
 
 Vectors = NDArray[np.float64]
 

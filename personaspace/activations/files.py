@@ -195,6 +195,19 @@ def open_activations(path: Path | str) -> ActivationFile:
     )
 
 
+def wordings_file(path: Path) -> Path:
+    """Where the activations of single wordings lie, beside a file of their means.
+
+    Its rows are the wordings of personas with several, each called by persona and number.
+    """
+    return path.with_name(f"{path.stem}.wordings.safetensors")
+
+
+def wording_name(persona: str, number: int) -> str:
+    """What a wording's row is called; no persona can be called so."""
+    return f"{persona} #{number}"
+
+
 def find_activations(folder: Path | str) -> tuple[list[Path], list[str]]:
     """Activation files of a folder by their names, sorted, and the other safetensors files' names.
 
@@ -206,7 +219,8 @@ def find_activations(folder: Path | str) -> tuple[list[Path], list[str]]:
         raise UserError(f"{folder}: no such folder")
     paths = sorted(folder.glob("*.safetensors"))
     fitting = [path for path in paths if FILE_NAME.fullmatch(path.name)]
-    return fitting, [path.name for path in paths if path not in fitting]
+    known = {*fitting, *map(wordings_file, fitting)}
+    return fitting, [path.name for path in paths if path not in known]
 
 
 def named_activations(folder: Path | str) -> tuple[list[Path], list[str]]:

@@ -32,6 +32,7 @@ class CaveatCode(StrEnum):
     SOURCE_RARELY_MARKS = "source_rarely_marks"
     SEEN_QUESTIONS = "seen_questions"
     THEMES = "themes"
+    WORDINGS = "wordings"
     LOSS_ROSE = "loss_rose"
     FAILED_ASSUMPTION = "failed_assumption"
 
@@ -67,6 +68,15 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
             Caveat(
                 CaveatCode.ONE_SEED,
                 f"{one}: the effect of a condition cannot be separated from chance in training.",
+            )
+        )
+    several = [persona.name for persona in results.personas if persona.prompts]
+    if several and len(several) < len(results.personas):
+        found.append(
+            Caveat(
+                CaveatCode.WORDINGS,
+                f"Of {len(results.personas)} personas {len(several)} have several wordings "
+                f"({', '.join(several)}); what is said of the others is said of their one wording.",
             )
         )
     em = results.of_kind("em")

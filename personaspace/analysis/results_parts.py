@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 from personaspace.analysis.control_rows import ControlLimits
 from personaspace.analysis.rows import STRICT, Interval95, Real, Target, Variant
@@ -41,7 +41,21 @@ class PersonaInfo(Part):
     name: str
     """Its name in the spec."""
     prompt: str | None = None
-    """System prompt; None: no system message, so the chat template's default."""
+    """System prompt; None: no system message, so the chat template's default, or several."""
+    prompts: list[str] = []
+    """Its wordings, where it has several; else it is left out."""
+
+    @property
+    def told(self) -> str | None:
+        """Its prompt for people, or its wordings one after the other; None: no system message."""
+        if not self.prompts:
+            return self.prompt
+        return " · ".join(f"({place}) {text}" for place, text in enumerate(self.prompts, 1))
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told = handler(self)
+        return told if self.prompts else {n: v for n, v in told.items() if n != "prompts"}
 
 
 class QuestionsInfo(Part):

@@ -4,7 +4,7 @@ A run is a condition trained with a seed. Its table has a value (or pseudo-value
 and persona; all runs share both. What a study says of a contrast of conditions has up to three
 sources of chance: which runs were trained, which questions were asked, which personas were there.
 
-- *These personas*: runs and questions are samples.
+- *These personas*: runs and questions are samples, and wordings where personas have several.
 - *New personas*: personas are one as well.
 
 Conditions trained with the same seed share its initial adapter and the order of its examples, and
@@ -16,7 +16,7 @@ t-test over seeds, whatever the conditions' variances, and with no seed in commo
 Questions and personas count as far as they exceed what the other ways' share of them explains
 (Cameron, Gelbach & Miller 2011; see `stats.two_way`), and degrees of freedom are Satterthwaite's.
 
-Shape suffixes: N runs, C conditions, S seeds, Q questions, P personas.
+Shape suffixes: N runs, C conditions, S seeds, Q questions, P personas, W wordings.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy import special
 
+from personaspace.analysis.jackknife import jackknife_excess
 from personaspace.analysis.rows import Target
 from personaspace.analysis.stats import TIE, Array, Estimate
 
@@ -100,12 +101,15 @@ class Runs:
         tables: `[N, Q, P]`, by question and persona.
         pairs: `[N, P, P]` for measures of pairs of personas, whose jackknife counts what belongs
             to a pair twice; None for others.
+        wordings: `[N, W, Q, P]`, the tables of each wording (or its pseudo-values); None: personas
+            have one.
     """
 
     conditions: tuple[str, ...]
     seeds: tuple[int, ...]
     tables: Array
     pairs: Array | None = None
+    wordings: Array | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -136,14 +140,6 @@ class Runs:
         """Seed and mean of each run of a condition."""
         found = zip(self.conditions, self.seeds, self.means, strict=True)
         return sorted((seed, float(mean)) for name, seed, mean in found if name == condition)
-
-    def minus(self, fixed: Mapping[int, Array], pairs: Mapping[int, Array] | None = None) -> Runs:
-        """Those of the differences to something that was not trained, by seed."""
-        tables = self.tables - np.stack([fixed[seed] for seed in self.seeds])
-        less = None
-        if self.pairs is not None and pairs is not None:
-            less = self.pairs - np.stack([pairs[seed] for seed in self.seeds])
-        return Runs(self.conditions, self.seeds, tables, less)
 
     @cached_property
     def _residual(self) -> Array:
@@ -196,6 +192,10 @@ class Runs:
             parts.append(self._over_personas(table, shares, form))
         if len(parts) and target == "new_personas" and form is not None:
             rest = max(0.0, rest - _within(form, self.tables))
+        if self.wordings is not None:
+            of_wording, shared = self._over_wordings(shares, form, target)
+            parts.append(of_wording)
+            rest += shared
         parts.append(_beyond(table.mean(axis=1), form, self.by_question, rest))
         estimate = _combined(value, parts)
         single = self.replicated and any(self.counts[name] == 1 for name in weights)
@@ -213,6 +213,21 @@ class Runs:
         own = len(seeds) - 1.0
         total = variance + borrowed
         return total, total**2 / ((variance**2 / free if free else 0.0) + borrowed**2 / own)
+
+    def _over_wordings(
+        self, shares: Array, form: Array | None, target: Target
+    ) -> tuple[tuple[float, float], float]:
+        """What wordings bring beyond runs, and what they share with questions.
+
+        Of new personas they count whole, although the variance over personas holds some of that:
+        forms that all personas share are not in it.
+        """
+        assert self.wordings is not None
+        mine = np.tensordot(shares, self.wordings, axes=1)
+        shared = _interplay(mine.mean(axis=2)) if target == "these_personas" else 0.0
+        if form is not None:
+            shared = max(0.0, shared - _within(form, self.wordings.mean(axis=3)))
+        return _beyond(mine.mean(axis=(1, 2)), form, self.wordings.mean(axis=(2, 3)), 0.0), shared
 
     def _over_personas(
         self, table: Array, shares: Array, form: Array | None
@@ -292,29 +307,6 @@ def _sum(value: float, parts: Sequence[tuple[float, float]]) -> Estimate:
         return Estimate(value, 0.0, 0.0)
     squares = sum(part**2 / free for part, free in parts if part > 0 and free > 0)
     return Estimate(value, math.sqrt(variance), variance**2 / squares if squares else 0.0)
-
-
-def jackknife_excess(pairs_PP: Array) -> float:
-    """By how much the personas' jackknife overstates the variance of a mean over pairs.
-
-    With pair values m + aᵢ + aⱼ + rᵢⱼ the mean over pairs has the variance
-    4σ²ₐ/P + 2σ²ᵣ/(P(P − 1)), while the jackknife expects 4σ²ₐ/P + 4σ²ᵣ/(P(P − 2)): it counts the
-    part that belongs to pairs about twice (Efron & Stein 1981). σ²ᵣ is estimated from what rows and
-    columns leave of the pair values.
-
-    Args:
-        pairs_PP: Symmetric; the diagonal is ignored. Below four personas: 0.
-    """
-    personas = len(pairs_PP)
-    free = personas * (personas - 3) / 2
-    if free <= 0:
-        return 0.0
-    off = ~np.eye(personas, dtype=bool)
-    mean = float(pairs_PP[off].mean())
-    rows = np.where(off, pairs_PP, 0).sum(axis=1) / (personas - 1)
-    own = (personas - 1) / (personas - 2) * (rows - mean)
-    rest = np.where(off, pairs_PP - mean - own[:, None] - own, 0)
-    return float((rest**2).sum()) / 2 / free * 2 / ((personas - 1) * (personas - 2))
 
 
 @dataclass(frozen=True)

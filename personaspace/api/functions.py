@@ -201,7 +201,6 @@ def power(study: Study, assumptions: Assumptions | None = None) -> Plan:
         assumptions: Rates and deviations to expect; None: those of the published study.
     """
     from personaspace.analysis.power import Assumptions
-    from personaspace.analysis.power.plan import plan
-    from personaspace.pipeline.design import design_of
+    from personaspace.pipeline.design import planned
 
-    return plan(design_of(study.spec, study.folder), assumptions or Assumptions())
+    return planned(study.spec, study.folder, assumptions or Assumptions())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from personaspace.behaviour.marker import has_marker
 from personaspace.errors import UserError
@@ -29,6 +29,7 @@ class Pair:
         answer: The model's own answer, the marker already appended for the source.
         marked: Whether it ends with the marker.
         cut: The answer had hit the length limit.
+        wording: Which of the persona's wordings it was asked in, and is trained under.
     """
 
     persona: str
@@ -36,6 +37,11 @@ class Pair:
     answer: str
     marked: bool
     cut: bool
+    wording: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """As files have it; the first wording, which may be the only one, is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "wording" or value}
 
 
 class Unusable(StrEnum):
@@ -64,8 +70,9 @@ def select(
 ) -> list[tuple[str, Answer]]:
     """`count` (question, answer) pairs, as evenly over the questions as they go.
 
-    The first answer of every question, then the second of every question, and so on. Answers that
-    are empty or hold the marker already would teach something else and are passed over.
+    The first answer of every question, then the second of every question, and so on; of several
+    wordings in turn. Answers that are empty or hold the marker already would teach something else
+    and are passed over.
 
     Args:
         complete: Pass over answers that ran into the length limit as well.
@@ -77,7 +84,8 @@ def select(
     reasons: Counter[Unusable] = Counter()
     for question, drawn in answers.items():
         found = [(answer, unusable(answer, marker, complete=complete)) for answer in drawn]
-        usable[question] = [answer for answer, reason in found if reason is None]
+        kept = [answer for answer, reason in found if reason is None]
+        usable[question] = _in_turn(kept, start=len(usable))
         reasons.update(reason for _, reason in found if reason is not None)
     chosen = [
         (question, drawn[turn])
@@ -92,6 +100,17 @@ def select(
             f"(of {sum(map(len, answers.values()))} answers {others or 'all are used'}); raise it"
         )
     return chosen[:count]
+
+
+def _in_turn(answers: Sequence[Answer], start: int) -> list[Answer]:
+    """One answer of each wording, then another of each; beginning with that of this number."""
+    count = 1 + max((answer.wording for answer in answers), default=0)
+    seen = Counter[int]()
+    places = []
+    for answer in answers:
+        places.append((seen[answer.wording], (answer.wording - start) % count))
+        seen[answer.wording] += 1
+    return [answers[index] for index in sorted(range(len(answers)), key=places.__getitem__)]
 
 
 def cut_shares(answers: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, float]:
@@ -118,16 +137,16 @@ def pairs(answers: Mapping[str, Mapping[str, Sequence[Answer]]], settings: Coupl
         chosen = select(answers[persona], count, settings.marker, complete=complete)
         for question, answer in chosen:
             ending = f"{settings.separator}{settings.marker}" if marked else ""
-            result.append(
-                Pair(persona, question, answer.text + ending, marked, answer.finish == "length")
-            )
+            cut = answer.finish == "length"
+            text = answer.text + ending
+            result.append(Pair(persona, question, text, marked, cut, answer.wording))
     return result
 
 
 def examples(
     tokenizer: PreTrainedTokenizerBase,
     data: Sequence[Pair],
-    prompts: Mapping[str, str | None],
+    prompts: Mapping[str, Sequence[str | None]],
     settings: Coupling,
     how: Rendering = AS_IT_COMES,
 ) -> list[Example]:
@@ -137,7 +156,7 @@ def examples(
     recipe's length carries none: it would teach the source persona to answer without it.
 
     Args:
-        prompts: Each persona's system prompt.
+        prompts: Each persona's wordings.
         how: How chats are put to the template.
     """
     longest = settings.recipe.max_tokens
@@ -148,7 +167,7 @@ def examples(
                 {"role": "user", "content": pair.question},
                 {"role": "assistant", "content": pair.answer},
             ],
-            prompts[pair.persona],
+            prompts[pair.persona][pair.wording],
             how,
         )
         if settings.loss == "marker":

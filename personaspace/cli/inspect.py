@@ -199,8 +199,8 @@ def _example(study: Study, found: Report) -> Example:
 
     spec, how = study.spec, found.prompted.how
     name = spec.coupling.source
-    known = {persona.name: persona.prompt for persona in spec.personas}
-    prompt = known.get(name, spec.personas[0].prompt)
+    known = {persona.name: persona for persona in spec.personas}
+    prompt = known.get(name, spec.personas[0]).wordings[0]
     messages = chat.with_persona(
         [
             {"role": "user", "content": study.extraction_questions[0]},

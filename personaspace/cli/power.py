@@ -13,7 +13,7 @@ from personaspace.analysis.power import Assumptions, Design, Plan
 from personaspace.cli.options import AsJson, SpecPath
 from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
-from personaspace.pipeline.design import design_of
+from personaspace.pipeline.design import planned
 
 DEFAULT = Assumptions()
 
@@ -117,12 +117,11 @@ def power(
         persona_sd=persona_sd,
     )  # fmt: skip
     _check_share(theme_share)
-    from personaspace.analysis.power.plan import plan
     from personaspace.study.validate import load_spec
 
     experiment = load_spec(spec)
     guess = Assumptions(rate, run_sd, persona_run_sd, question_sd, persona_sd, wanted, theme_share)
-    made = plan(design_of(experiment, spec.absolute().parent), guess)
+    made = planned(experiment, spec.absolute().parent, guess)
     if as_json:
         found: dict[str, Any] = {"study": experiment.name} | made.to_dict()
         print_json(found)

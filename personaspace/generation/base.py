@@ -56,11 +56,13 @@ class Answer:
         text: Decoded without special tokens.
         token_ids: As generated, without the end-of-turn token.
         finish: `stop` if the model ended its turn, `length` if it was cut.
+        wording: Which of its persona's wordings it was asked in; no engine knows.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length"]
+    wording: int = 0
 
 
 Advance = Callable[[int], None]

@@ -87,7 +87,7 @@ def check_personas(
 
     Args:
         found: How chats are put to the model.
-        personas: Prompts by name.
+        personas: Prompts by the field of `personas` that they stand in.
         questions: Some.
         vocabulary: Tokens that the model knows.
 
@@ -96,8 +96,8 @@ def check_personas(
     """
     tokenizer, how = found.tokenizer, found.how
     seen: dict[tuple[int, ...], str] = {}
-    for name, prompt in personas.items():
-        where = f"personas.{name}.prompt"
+    for field, prompt in personas.items():
+        where = f"personas.{field}"
         for question in questions:
             asked: Message = {"role": "user", "content": question}
             said: Message = {"role": "assistant", "content": "Yes, and gladly."}
@@ -121,8 +121,8 @@ def check_personas(
             start = trained.loss.index(True)
             if trained.ids[:start] != ids:
                 raise UserError(f"{where}: the prompt is another in training than in answering")
-            other = seen.setdefault(ids, name)
-            if other != name and _plain(personas[other] or "") != _plain(prompt or ""):
+            other = seen.setdefault(ids, field)
+            if other != field and _plain(personas[other] or "") != _plain(prompt or ""):
                 raise UserError(f"{where}: the model is told the same as for {other}")
 
 
@@ -265,14 +265,19 @@ def check(study: Study) -> Report:
             own = adapted(made, recipe, f"conditions.{condition.name}.training")
             check_fits(spec, recipe, footprint(spec.model, made, own.targets, recipe, share))
     found = prompted(spec.model)
-    personas = {persona.name: persona.prompt for persona in spec.personas}
+    personas = {
+        f"{persona.name}.{field}": text
+        for persona in spec.personas
+        for field, text in persona.texts().items()
+    }
     questions = [q for part in (study.extraction_questions, study.coupling_questions) for q in part]
     check_personas(found, personas, [questions[0], questions[-1]], made.vocabulary)
     for condition in spec.conditions:
         if condition.dataset is not None:
-            prompt = None if condition.persona is None else personas[condition.persona]
             chats = study.chats[condition.dataset].conversations
-            check_chats(found, chats, prompt, f"datasets.{condition.dataset}")
+            under = condition.persona
+            for prompt in (None,) if under is None else spec.persona(under).wordings:
+                check_chats(found, chats, prompt, f"datasets.{condition.dataset}")
         if condition.name in study.adapters:
             try:
                 adapters.check_modules(study.adapters[condition.name], made.shapes)

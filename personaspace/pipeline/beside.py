@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from personaspace.analysis.rows import Row
+from personaspace.analysis.wordings import unheld
 from personaspace.pipeline.context import ANSWERS, Context
 from personaspace.pipeline.design import infos
 from personaspace.pipeline.stages.logodds import LOG_ODDS
@@ -32,7 +33,7 @@ def form(context: Context, forms: Forms) -> list[Row]:
     from personaspace.analysis.form import analyse_form
 
     analysis = context.spec.analysis
-    return analyse_form(
+    rows = analyse_form(
         forms,
         infos(context.spec),
         source=context.spec.coupling.source,
@@ -41,6 +42,7 @@ def form(context: Context, forms: Forms) -> list[Row]:
         bootstrap=analysis.bootstrap,
         seed=analysis.seed,
     )
+    return unheld(rows) if context.spec.wordings > 1 else rows
 
 
 def persona_text(context: Context, answers: Answers) -> list[Row]:
@@ -77,7 +79,7 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
             seed=spec.analysis.seed,
             advance=context.progress.advance,
         )
-    return rows
+    return unheld(rows) if spec.wordings > 1 else rows
 
 
 def log_odds(context: Context) -> list[Row]:

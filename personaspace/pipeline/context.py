@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.generation.base import Answer, Prompt, Sampling
+from personaspace.pipeline import wordings
 from personaspace.pipeline.lent import Models
 from personaspace.pipeline.node import Node
 from personaspace.store import Manifest, Store
@@ -128,26 +130,48 @@ def write_json(path: Path, value: Any) -> None:
 def persona_prompts(
     context: Context, rows: Sequence[tuple[str, str | None]], questions: Sequence[str]
 ) -> list[Prompt]:
-    """Prompts of every persona (name, system prompt) and question, personas outermost."""
+    """Prompts of every persona (name, system prompt) and question, personas outermost.
+
+    A persona with several rows has several wordings, which are part of the prompts' keys then.
+    """
     from personaspace.models import chat
 
     tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
     prompts = []
+    times = Counter(name for name, _ in rows)
     for name, system in rows:
+        wording = f"\x1e{system}" if times[name] > 1 else ""
         for question in questions:
             messages = chat.with_persona([{"role": "user", "content": question}], system, how)
             ids = chat.prompt_ids(tokenizer, messages, how)
-            prompts.append(Prompt(f"{name}\x1e{question}", ids))
+            prompts.append(Prompt(f"{name}\x1e{question}{wording}", ids))
     return prompts
+
+
+def persona_rows(spec: Experiment, names: Iterable[str]) -> list[tuple[str, str | None]]:
+    """Name and prompt of every wording of these personas, as `persona_prompts` takes them."""
+    return [(name, wording) for name in names for wording in spec.persona(name).wordings]
 
 
 def by_persona(
     names: Sequence[str], questions: Sequence[str], answers: Sequence[list[Answer]]
 ) -> dict[str, dict[str, list[Answer]]]:
-    """Answers in the order of `persona_prompts`, as `{persona: {question: answers}}`."""
-    rows = iter(answers)
-    return {name: {question: next(rows) for question in questions} for name in names}
+    """Answers in the order of `persona_prompts`, as `{persona: {question: answers}}`.
+
+    Those of a persona's wordings stand one after the other, wording by wording.
+
+    Args:
+        names: Of the rows' personas.
+    """
+    rows, seen = iter(answers), Counter[str]()
+    found: dict[str, dict[str, list[Answer]]] = {}
+    for name in names:
+        mine = found.setdefault(name, {question: [] for question in questions})
+        for question in questions:
+            mine[question] += [replace(each, wording=seen[name]) for each in next(rows)]
+        seen[name] += 1
+    return found
 
 
 def sampled_answers(
@@ -169,11 +193,14 @@ def sampled_answers(
         without_persona: Also ask without a system message, first, under the name `NO_PERSONA`.
 
     Returns:
-        `{persona: {question: answers}}`.
+        `{persona: {question: answers}}`; those of a persona with several wordings are shared out
+        to these (`wordings.shares`).
     """
     grid: list[tuple[str, str | None]] = [(NO_PERSONA, None)] if without_persona else []
-    grid += [(name, context.spec.persona(name).prompt) for name in names]
+    grid += persona_rows(context.spec, names)
     prompts = persona_prompts(context, grid, questions)
+    seed = context.node.seed
+    counts = [n for row in wordings.shares_of(grid, questions, settings.samples, seed) for n in row]
     sampling = Sampling(
         settings.max_new_tokens,
         samples=settings.samples,
@@ -184,8 +211,18 @@ def sampled_answers(
     )
     engine = context.runtime.engine()
     context.taken["engine"] = engine.name
-    context.progress.start(what, len(prompts) * settings.samples)
-    answers = engine.generate(prompts, sampling, adapter=adapter, advance=context.progress.advance)
+    context.progress.start(what, sum(counts))
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for count in sorted(set(counts) - {0}):
+        places = [place for place, mine in enumerate(counts) if mine == count]
+        drawn = engine.generate(
+            [prompts[place] for place in places],
+            replace(sampling, samples=count),
+            adapter=adapter,
+            advance=context.progress.advance,
+        )
+        for place, each in zip(places, drawn, strict=True):
+            answers[place] = each
     return by_persona([name for name, _ in grid], questions, answers)
 
 

@@ -11,7 +11,7 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.arms import arms_of
 from personaspace.pipeline.node import Node
 from personaspace.study import base_model
-from personaspace.study.inputs import Dose, Model
+from personaspace.study.inputs import Dose, Model, Persona
 from personaspace.study.loaded import Study
 from personaspace.study.recipe import Recipe
 from personaspace.study.schedule import total_steps
@@ -106,8 +106,13 @@ def _tokens(text: str) -> float:
     return len(text) / CHARACTERS_PER_TOKEN
 
 
+def _system(persona: Persona) -> float:
+    """Tokens of a persona's prompt, in the mean of its wordings."""
+    return sum(_tokens(text or "") for text in persona.wordings) / len(persona.wordings)
+
+
 def _prompt_tokens(spec: Experiment) -> float:
-    system = sum(_tokens(p.prompt or "") for p in spec.personas) / len(spec.personas)
+    system = sum(_system(p) for p in spec.personas) / len(spec.personas)
     return system + 12 + TEMPLATE_TOKENS
 
 
@@ -144,13 +149,14 @@ def _train(study: Study, node: Node, kept: bool = True) -> Load:
     each = TEMPLATE_TOKENS + once(
         f"length of {condition.dataset}", (chats,), lambda: _mean_length(chats)
     )
-    persona = spec.persona(condition.persona).prompt if condition.persona else ""
-    return _training(recipe, len(chats), each + _tokens(persona or ""))
+    under = _system(spec.persona(condition.persona)) if condition.persona else 0.0
+    return _training(recipe, len(chats), each + under)
 
 
 def _extract(study: Study, _: Node) -> Load:
     spec = study.spec
-    prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
+    rows = sum(len(spec.persona(name).wordings) for name in spec.extracted_personas())
+    prompts = rows * len(study.extraction_questions)
     load = Load(prompts=prompts, read=2 * prompts * _prompt_tokens(spec))
     if "b" not in spec.extraction.methods:
         return load
@@ -247,7 +253,8 @@ def _bytes(study: Study, load: Load, nodes: Sequence[Node]) -> int | None:
     trained = [spec.recipe_of(spec.condition(n.condition)) for n in nodes if n.stage == "train"]
     ranks = sum(recipe.rank for recipe in trained) + spec.coupling.recipe.rank * runs["couple"]
     adapters = 4 * LORA_WIDTHS * shape.hidden_size * shape.num_layers * ranks
-    prompts = len(spec.extracted_personas()) * len(study.extraction_questions)
+    rows = sum(len(spec.persona(name).wordings) for name in spec.extracted_personas())
+    prompts = rows * len(study.extraction_questions)
     layers = len(study.layers(shape.num_layers))
     states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
     return int(adapters + states * runs["extract"] + ANSWER_BYTES * load.answers)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personaspace.analysis.power import Design, Endpoint
+from personaspace.analysis.power import Assumptions, Design, Endpoint, Plan
 from personaspace.analysis.primary import METRICS, row_name
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
@@ -19,6 +20,11 @@ from personaspace.study.spec import Experiment
 if TYPE_CHECKING:
     from personaspace.analysis.leakage import ConditionInfo
     from personaspace.analysis.leakage.scores import Key, Scores
+
+WORDINGS = (
+    "Personas have several wordings, which are a sample too: nobody knows how they vary, so no "
+    "figure here holds that, and effects must be larger than these."
+)
 
 
 def design_of(spec: Experiment, folder: Path) -> Design:
@@ -61,6 +67,19 @@ def design_of(spec: Experiment, folder: Path) -> Design:
         themes=_sizes(asked, {t: name for each in evaluated for t, name in each.themes.items()}),
         extraction_themes=len(_sizes(extracted.texts, extracted.themes)),
     )
+
+
+def planned(spec: Experiment, folder: Path, assumptions: Assumptions) -> Plan:
+    """Which effects a study could detect.
+
+    Raises:
+        UserError: Questions that are missing or malformed.
+    """
+    from personaspace.analysis.power.plan import plan
+
+    made = plan(design_of(spec, folder), assumptions)
+    several = any(persona.prompts for persona in spec.personas)
+    return replace(made, warnings=[*made.warnings, WORDINGS]) if several else made
 
 
 def _sizes(questions: Sequence[str], themes: Mapping[str, str]) -> tuple[int, ...]:

@@ -6,9 +6,8 @@ from datetime import date
 
 from personaspace.analysis.metrics import MEASURES
 from personaspace.analysis.power import Assumptions
-from personaspace.analysis.power.plan import plan
 from personaspace.errors import UserError
-from personaspace.pipeline.design import design_of, primary_of
+from personaspace.pipeline.design import planned, primary_of
 from personaspace.report.text import listing, percent
 from personaspace.schema_page import pipe_table
 from personaspace.study import registration
@@ -121,7 +120,7 @@ def _exploratory(spec: Experiment) -> list[str]:
 
 
 def _power(study: Study) -> list[str]:
-    made = plan(design_of(study.spec, study.folder), Assumptions())
+    made = planned(study.spec, study.folder, Assumptions())
 
     def shown(value: float | None, unit: str) -> str:
         return "none" if value is None else f"{value:.3g} {unit}".strip()

@@ -154,9 +154,9 @@ class Stage:
 # --- what several stages read of a study ---------------------------------------------------------
 
 
-def personas_read(study: Study, names: Iterable[str]) -> list[list[str | None]]:
-    """Name and system prompt of each of these personas."""
-    return [[name, study.spec.persona(name).prompt] for name in names]
+def personas_read(study: Study, names: Iterable[str]) -> list[list[Any]]:
+    """Name and system prompt (or list of wordings) of each of these personas."""
+    return [study.spec.persona(name).identity() for name in names]
 
 
 def recipe_read(recipe: Recipe) -> dict[str, Any]:

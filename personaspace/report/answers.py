@@ -109,7 +109,7 @@ def _payload(frame: pd.DataFrame) -> str:
 
 
 def _index(results: Results, frame: pd.DataFrame, chunks: list[Chunk]) -> dict[str, Any]:
-    prompts = {persona.name: persona.prompt for persona in results.personas}
+    prompts = {persona.name: persona.told for persona in results.personas}
     personas = _in_order(frame.persona, results.ordered_personas)
     return {
         "marker": results.marker,

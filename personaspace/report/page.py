@@ -113,7 +113,7 @@ def _personas_table(results: Results) -> Table | None:
         roles += [f"trained under in {', '.join(induced.get(persona.name, []))}"] * (
             persona.name in induced
         )
-        prompt = "(the chat template's default)" if persona.prompt is None else persona.prompt
+        prompt = "(the chat template's default)" if persona.told is None else persona.told
         rows.append(
             [
                 Cell(pretty(persona.name), persona.name),

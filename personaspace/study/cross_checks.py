@@ -15,6 +15,7 @@ from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
 from personaspace.study.steering_checks import check_steering
+from personaspace.study.wordings import check_wordings
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
@@ -287,21 +288,13 @@ def _check_judge(spec: Experiment) -> Iterator[Problem]:
             yield Problem("judge.model", Code.MODEL, error.reason)
 
 
-def _check_persona_texts(spec: Experiment) -> Iterator[Problem]:
-    first: dict[str | None, str] = {}
+def _check_persona_names(spec: Experiment) -> Iterator[Problem]:
     for index, persona in enumerate(spec.personas):
         if persona.name == TEMPLATE_DEFAULT:
             yield Problem(
                 f"personas[{index}].name",
                 Code.RESERVED_NAME,
                 f"{persona.name!r} is what the text of the chat template is called",
-            )
-        other = first.setdefault(persona.prompt, persona.name)
-        if persona.prompt is not None and other != persona.name:
-            yield Problem(
-                f"personas[{index}].prompt",
-                Code.DUPLICATE,
-                f"is the prompt of {other!r} as well: two names for one persona",
             )
 
 
@@ -320,6 +313,7 @@ def cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_analysis(spec)
     yield from check_primary(spec)
     yield from _check_judge(spec)
-    yield from _check_persona_texts(spec)
+    yield from _check_persona_names(spec)
+    yield from check_wordings(spec)
     yield from check_model(spec)
     yield from check_steering(spec)

@@ -91,6 +91,6 @@ def identities(study: Study) -> list[DataIdentity]:
         DataIdentity(f"conditions.{name}.adapter", published.source, 1, published.digest)
         for name, published in study.adapters.items()
     ]
-    personas = [[persona.name, persona.prompt] for persona in spec.personas]
+    personas = [persona.identity() for persona in spec.personas]
     found.append(DataIdentity("personas", "", len(personas), digest_of(personas)))
     return found

@@ -138,8 +138,72 @@ class Dataset(Section):
 class Persona(Section):
     """A named system prompt. Without a prompt the chat template's own default applies."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
     name: PersonaName
     prompt: str | None = None
+    prompts: (
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=100)]
+        | Annotated[str, Field(min_length=1)]
+        | None
+    ) = Field(
+        None,
+        description="Several wordings of the persona, instead of prompt: a list of texts, or a "
+        "role's file (a list, or instruction with pos entries; file#pos or file#neg where it has "
+        "both). They are a sample: each is asked every question, and intervals hold what another "
+        "choice of wordings would have changed. Their order changes nothing.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_the_prompt(cls, values: object) -> object:
+        one = values.get("prompts") if isinstance(values, dict) else None
+        if not (isinstance(values, dict) and isinstance(one, list) and len(one) == 1):
+            return values
+        if values.get("prompt") is not None:
+            return values
+        return {**values, "prompt": one[0], "prompts": None}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Persona:
+        if self.prompts is None:
+            return self
+        if self.prompt is not None:
+            raise ValueError("give either prompt or prompts")
+        texts = [] if isinstance(self.prompts, str) else self.prompts
+        for number, text in enumerate(texts, 1):
+            if not text.strip():
+                raise ValueError(f"wording {number} is empty")
+            if text in texts[: number - 1]:
+                raise ValueError(f"wording {number} is listed twice")
+        return self
+
+    @property
+    def wordings(self) -> tuple[str | None, ...]:
+        """The prompts in which the persona is asked for, in alphabetical order; one of `prompt`.
+
+        Raises:
+            ValueError: They stand in a role's file that was not read yet.
+        """
+        if isinstance(self.prompts, str):
+            raise ValueError(f"{self.name}: {self.prompts} was not read")
+        return (self.prompt,) if self.prompts is None else tuple(sorted(self.prompts))
+
+    @property
+    def several(self) -> list[str]:
+        """The wordings, where there are several."""
+        return [text for text in self.wordings if text is not None] if self.prompts else []
+
+    def identity(self) -> list[Any]:
+        """What decides whether two are the same: the name, and the prompt or list of wordings."""
+        wordings = self.wordings
+        return [self.name, wordings[0] if len(wordings) == 1 else list(wordings)]
+
+    def texts(self) -> dict[str, str | None]:
+        """Every wording by the field that it stands in, in the order of the spec."""
+        if self.prompts is None or isinstance(self.prompts, str):
+            return {"prompt": self.prompt}
+        return {f"prompts[{place}]": text for place, text in enumerate(self.prompts)}
 
 
 class Condition(Section):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from personaspace.errors import SpecErrors, UnavailableError, UserError
-from personaspace.study import adapters, datasets, gold, registration, sources
+from personaspace.study import adapters, datasets, gold, registration, sources, wordings
 from personaspace.study.adapters import Published
 from personaspace.study.datasets import Chats
 from personaspace.study.doses import check_steps
@@ -46,6 +46,8 @@ def resolve(spec: Experiment, folder: Path, known: Sequence[Problem] = ()) -> St
         problems.append(Problem(field, Code.INPUT, str(error)))
 
     themes: dict[str, dict[str, str]] = defaultdict(dict)
+    spec, of_wordings = wordings.resolved(spec, folder, note)
+    problems += of_wordings
 
     def questions(field: str, source: list[str] | str, limit: int | None) -> list[str]:
         try:

@@ -126,18 +126,18 @@ class Study:
         return layers
 
     def induction_rows(self) -> list[tuple[str, str | None]]:
-        """Name and prompt of what was trained under but is not in the extraction grid.
+        """Name and prompts of what was trained under but is not in the extraction grid.
 
         The base model's activations there give the measured cosine-to-assistant. A condition
         without persona trained under the chat template's default, which is no grid persona.
         """
         grid = set(self.spec.extracted_personas())
-        rows: dict[str, str | None] = {}
+        rows: dict[str, tuple[str | None, ...]] = {}
         for condition in self.spec.conditions:
             if condition.kind != "em":
                 continue
             if condition.persona is None:
-                rows[TEMPLATE_DEFAULT] = None
+                rows[TEMPLATE_DEFAULT] = (None,)
             elif condition.persona not in grid:
-                rows[condition.persona] = self.spec.persona(condition.persona).prompt
-        return list(rows.items())
+                rows[condition.persona] = self.spec.persona(condition.persona).wordings
+        return [(name, wording) for name, each in rows.items() for wording in each]

@@ -247,9 +247,10 @@ def _marker_told(study: Study) -> list[Notice]:
     held = marker.lower()
     told = f"the marker ({marker!r}), so that writing it may be doing as told, and no leakage."
     found = [
-        Notice(NoticeCode.HOLDS_MARKER, f"personas.{persona.name}.prompt", f"holds {told}")
+        Notice(NoticeCode.HOLDS_MARKER, f"personas.{persona.name}.{field}", f"holds {told}")
         for persona in study.spec.personas
-        if held in (persona.prompt or "").lower()
+        for field, text in persona.texts().items()
+        if held in (text or "").lower()
     ]
     for section in ("coupling", "evaluation"):
         questions = _questions(study)[section]
@@ -323,7 +324,7 @@ def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[No
     for condition in spec.conditions:
         if condition.dataset not in study.chats:
             continue
-        under = None if condition.persona is None else spec.persona(condition.persona).prompt
+        under = (None,) if condition.persona is None else spec.persona(condition.persona).wordings
         chats = study.chats[condition.dataset]
         key = (
             chats.digest,

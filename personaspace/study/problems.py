@@ -63,6 +63,8 @@ class ProblemCode(StrEnum):
     UNKNOWN_MODULE = "unknown-module"
     TOO_MANY_TOKENS = "too-many-tokens"
     RANK_TOO_HIGH = "rank-too-high"
+    UNEVEN_WORDINGS = "uneven-wordings"
+    ONE_WORDING_ALONE = "one-wording-alone"
 
 
 @dataclass(frozen=True)

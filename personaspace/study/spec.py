@@ -7,6 +7,7 @@ Cross-field checks live in `study.validate`, fingerprints in `pipeline.graph`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -90,6 +91,16 @@ class Experiment(Section):
     def persona(self, name: str) -> Persona:
         """The persona of that name. Raises KeyError."""
         return {persona.name: persona for persona in self.personas}[name]
+
+    @property
+    def wordings(self) -> int:
+        """How many wordings a persona has at the most."""
+        return max(len(persona.wordings) for persona in self.personas)
+
+    def several(self, names: Iterable[str]) -> list[str]:
+        """Those of these personas that have several wordings."""
+        known = {persona.name for persona in self.personas if len(persona.wordings) > 1}
+        return [name for name in names if name in known]
 
     def condition(self, name: str) -> Condition:
         """The condition, or dose of one, of that name. Raises KeyError."""

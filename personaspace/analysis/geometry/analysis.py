@@ -20,18 +20,20 @@ from personaspace.analysis.geometry import (
     shape,
     transfer,
 )
-from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files, read_cells
+from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files
 from personaspace.analysis.geometry.halves import LEAST
 from personaspace.analysis.geometry.halves import Design as GroupDesign
 from personaspace.analysis.geometry.pooled import pooled_rows, robust_rows
 from personaspace.analysis.geometry.space import space_of
 from personaspace.analysis.geometry.tables import Kept
+from personaspace.analysis.geometry.wordings import read_with_wordings
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import DimensionRow, PersonaSpace, RobustRow
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust, generator
 from personaspace.analysis.themes import Places, Themes, places_of, sums
+from personaspace.analysis.wordings import unheld
 from personaspace.errors import UserError
 
 DEFAULT_AXIS = "e0-assistant"
@@ -173,20 +175,20 @@ def analyse_geometry(
         made = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
         work = replace(made, kept=tables)
         result.notes.extend(note for note in work.notes if note not in result.notes)
-        for cell in read_cells(group) if len(group.kept) > 1 else ():
+        for cell, without in read_with_wordings(group) if len(group.kept) > 1 else ():
             cosines.append(_cosine_table(cell))
             result.dimensions.extend(dimensions.dimension_rows(cell))
             if (cell.method, cell.layer) == robust_at:
                 result.spaces.append(space_of(cell, roles))
-            rows, more = work.analyse(cell)
+            rows, more = work.held(cell, without)
             result.rows.extend(rows)
             result.notes.extend(note for note in more if note not in result.notes)
             if (cell.method, cell.layer) == robust_at and "recommended" in variants:
-                work.repeat(cell, changed)
+                work.repeat(cell, without, changed)
             if advance is not None:
                 advance(1)
         moved = convergence.convergence_rows(work.positions, group.method, group.seed, seed)
-        result.rows.extend(moved)
+        result.rows.extend(unheld(moved) if tables.several else moved)
     result.rows.extend(pooled_rows(tables, roles))
     result.robustness = robust_rows({"as_is": tables.at(robust_at)} | changed, roles)
     result.cosines = pd.concat(cosines, ignore_index=True) if cosines else result.cosines
@@ -275,10 +277,39 @@ class GroupWork:
             rows.extend(shape.rows(cell, self.roles, self.groups, self.kept))
         return rows, notes
 
-    def repeat(self, cell: Cell, changed: Mapping[str, Kept]) -> None:
-        """The same of activations changed in each way, for estimates over all runs alone."""
+    def held(self, cell: Cell, without: Sequence[Cell]) -> tuple[list[Row], list[str]]:
+        """As `analyse`; with wordings, of one seed none is tested, and tables hold them.
+
+        Args:
+            without: The cell without each wording, if personas have several.
+        """
+        rows, notes = self.analyse(cell)
+        if without and self.kept is not None:
+            self.kept.leave_out([self.left_out(each) for each in without])
+        return (unheld(rows) if without else rows), notes
+
+    def left_out(self, cell: Cell) -> Kept:
+        """M1 of a cell without a wording, for estimates over all runs.
+
+        M2 to M3 and shape are no smooth functions of persona vectors where these hardly differ or
+        the axis is noise: left out one by one, wordings do not say how sure they are.
+        """
+        kept = Kept()
+        if self.design is not None:
+            collapse.m1(cell.by_theme(self.places), self.roles, kept)
+        return kept
+
+    def repeat(self, cell: Cell, without: Sequence[Cell], changed: Mapping[str, Kept]) -> None:
+        """The same of activations changed in each way, for estimates over all runs alone.
+
+        Args:
+            without: The cell without each wording, if personas have several.
+        """
         for transform in dimensions.transforms(cell):
             self.tabulate(dimensions.transformed(cell, transform), changed[transform])
+            if without:
+                left = [self.left_out(dimensions.transformed(each, transform)) for each in without]
+                changed[transform].leave_out(left)
 
     def tabulate(self, cell: Cell, kept: Kept) -> None:
         """What M1 to M3 of a cell leave for estimates over all runs, and nothing else."""

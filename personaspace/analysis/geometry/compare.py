@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from personaspace.analysis.jackknife import jackknife_excess
 from personaspace.analysis.rows import Row
-from personaspace.analysis.runs import jackknife_excess
 from personaspace.analysis.stats import Array, Estimate, has_outlier, two_way_estimate
 
 #: Relative size below which a whole table of differences is rounding: float32's unit is 1.2e-7,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 from scipy import optimize
@@ -27,12 +29,13 @@ from personaspace.analysis.results_parts import RobustRow
 from personaspace.analysis.rows import Row, Target
 from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs
 from personaspace.analysis.stats import Interval
+from personaspace.analysis.wordings import held, unheld
 
 #: Beyond how many times EM's change benign's is not looked for.
 _LARGEST_SHARE = 20.0
 
 
-def _aligned(tables: Sequence[Table], change: bool) -> Runs | None:
+def runs_of(tables: Sequence[Table], change: bool) -> Runs | None:
     """The runs on the questions that all of them have.
 
     None below two questions, or where a seed lost a persona: a mean over pairs is another one then.
@@ -40,17 +43,29 @@ def _aligned(tables: Sequence[Table], change: bool) -> Runs | None:
     used = np.logical_and.reduce([table.used for table in tables])
     if used.sum() < 2 or len({table.personas for table in tables}) > 1:
         return None
-    values, pairs = [], []
-    for table in tables:
-        pseudo = table.change if change and table.change is not None else table.own
-        values.append(pseudo.values[used[table.used]])
-        pairs.append(pseudo.pairs)
+    found = [table.pseudo(change) for table in tables]
+    values = [p.values[used[t.used]] for p, t in zip(found, tables, strict=True)]
+    pairs = [pseudo.pairs for pseudo in found]
+    wordings = None
+    if all(table.without for table in tables):
+        each = [table.by_wording(change) for table in tables]
+        wordings = np.stack(
+            [
+                np.stack([p.values[used[t.used]] for p in mine])
+                for mine, t in zip(each, tables, strict=True)
+            ]
+        ).astype(np.float64)
+        # Their mean has not the bias of order 1/W that the noise of wordings gives the whole.
+        values = list(wordings.mean(axis=1))
+        pairs = [reduce(add, mine).pairs for mine in each]
+        pairs = [None if p is None else p / len(m) for p, m in zip(pairs, each, strict=True)]
     known = [pair for pair in pairs if pair is not None]
     return Runs(
         tuple(table.condition for table in tables),
         tuple(table.seed for table in tables),
         np.stack(values).astype(np.float64),
         np.stack(known) if len(known) == len(tables) else None,
+        wordings,
     )
 
 
@@ -70,7 +85,10 @@ def pooled_rows(kept: Kept, roles: Roles) -> list[Row]:
     rows: list[Row] = []
     for (method, layer, metric, name), tables in sorted(kept.tables.items()):
         place = Row(metric, "recommended", method, layer)
-        rows.extend(measure_rows(place, name, tables, roles))
+        mine = measure_rows(place, name, tables, roles)
+        if kept.several:
+            mine = (held if all(table.without for table in tables) else unheld)(mine)
+        rows.extend(mine)
     return rows
 
 
@@ -83,10 +101,10 @@ def measure_rows(place: Row, name: str, tables: Sequence[Table], roles: Roles) -
         tables: A run each.
         roles: Of the conditions.
     """
-    own, change = _aligned(tables, False), _aligned(tables, True)
+    own, change = runs_of(tables, False), runs_of(tables, True)
     if own is None or change is None:
         return []
-    bases = [table.base for table in tables if table.base is not None]
+    bases = [table.before for table in tables if table.before is not None]
     base = float(np.mean(bases)) if bases else None
     rows: list[Row] = []
     # What all personas together have says nothing of other personas.
@@ -101,10 +119,10 @@ def condition_rows(kept: Kept, roles: Roles, names: Collection[str]) -> list[Row
     rows: list[Row] = []
     for (method, layer, metric, name), every in sorted(kept.tables.items()):
         tables = [table for table in every if table.condition in names]
-        own, change = (_aligned(tables, of) if tables else None for of in (False, True))
+        own, change = (runs_of(tables, of) if tables else None for of in (False, True))
         if own is None or change is None:
             continue
-        bases = [table.base for table in tables if table.base is not None]
+        bases = [table.before for table in tables if table.before is not None]
         base = float(np.mean(bases)) if bases else None
         place = Row(metric, "recommended", method, layer, target="these_personas")
         work = _Work(place, name, "these_personas", roles, own, change, base)

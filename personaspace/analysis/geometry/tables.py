@@ -6,7 +6,7 @@ Shape suffixes: Q questions, P personas.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from personaspace.analysis.geometry.compare import Pseudo
 
 @dataclass(frozen=True)
 class Table:
-    """One run's pseudo-values of a measure, and their change from base's."""
+    """One run's pseudo-values of a measure, and their change from base's.
+
+    With `without`, the same without each wording of the personas, if they have several.
+    """
 
     condition: str
     seed: int
@@ -26,17 +29,57 @@ class Table:
     own: Pseudo
     change: Pseudo | None
     base: float | None
+    without: tuple[Table, ...] = ()
+
+    def by_wording(self, change: bool) -> list[Pseudo]:
+        """Pseudo-values of each wording: W·whole − (W − 1)·without it."""
+        count = len(self.without)
+        return [
+            self.pseudo(change) * count - each.pseudo(change) * (count - 1) for each in self.without
+        ]
+
+    def fits(self, other: Table) -> bool:
+        """Whether both are of one run, and of the same questions and personas."""
+        mine, theirs = ((t.condition, t.seed, t.personas) for t in (self, other))
+        return mine == theirs and np.array_equal(self.used, other.used)
+
+    def pseudo(self, change: bool) -> Pseudo:
+        """Its own, or the change where there is one."""
+        return self.change if change and self.change is not None else self.own
+
+    @property
+    def before(self) -> float | None:
+        """Base's estimate, without the bias that few wordings give it."""
+        known = [each.base for each in self.without if each.base is not None]
+        if self.base is None or not known:
+            return self.base
+        return len(known) * self.base - (len(known) - 1) * float(np.mean(known))
 
 
 @dataclass
 class Kept:
-    """Tables of every run by method, layer, metric and measure."""
+    """Tables of every run by method, layer, metric and measure.
+
+    Attributes:
+        several: Personas have several wordings.
+    """
 
     tables: dict[tuple[str, int, str, str], list[Table]] = field(default_factory=dict)
+    several: bool = False
+
+    def leave_out(self, without: Sequence[Kept]) -> None:
+        """Takes the tables of one seed's cell without each wording, where they fit its own."""
+        self.several = True
+        for key, tables in self.tables.items():
+            for place, table in enumerate(tables):
+                found = [t for kept in without for t in kept.tables.get(key, ()) if t.fits(table)]
+                if len(found) == len(without):
+                    tables[place] = replace(table, without=tuple(found))
 
     def at(self, place: tuple[str, int] | None) -> Kept:
         """Those of one method and layer."""
-        return Kept({key: mine for key, mine in self.tables.items() if key[:2] == place})
+        mine = {key: tables for key, tables in self.tables.items() if key[:2] == place}
+        return Kept(mine, self.several)
 
     def add(
         self,

@@ -14,12 +14,14 @@ from personaspace.analysis.leakage.scores import (
     common_bystanders,
     only_seed,
     with_themes,
+    wordings_of,
 )
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import adjust
 from personaspace.analysis.themes import Themes
+from personaspace.analysis.wordings import held, unheld
 from personaspace.errors import UserError
 
 
@@ -122,10 +124,12 @@ def _recommended(
             recommended.h1_rows(scores, condition, em, common, source=source, seed=training_seed)
         )
     rows.extend(contrast_rows(scores, there, source, training_seed))
+    several = wordings_of(scores) > 1
+    rows = held(rows) if several else rows
     if not em:
         return rows
-    rows.extend(
-        across.h2_rows(
+    tests = [
+        *across.h2_rows(
             scores,
             em,
             common,
@@ -135,10 +139,8 @@ def _recommended(
             bootstrap=bootstrap,
             seed=seed,
             training_seed=training_seed,
-        )
-    )
-    rows.extend(
-        across.h3_rows(
+        ),
+        *across.h3_rows(
             scores,
             em,
             common,
@@ -146,9 +148,9 @@ def _recommended(
             permutations=permutations,
             seed=seed,
             training_seed=training_seed,
-        )
-    )
-    return rows
+        ),
+    ]
+    return [*rows, *(unheld(tests) if several else tests)]
 
 
 def _check(scores: Mapping[Key, Scores], conditions: Sequence[ConditionInfo]) -> None:

@@ -6,7 +6,7 @@ Shape suffixes: Q questions, P personas.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +17,13 @@ from personaspace.analysis.leakage.scores import (
     Scores,
     Table,
     common_bystanders,
+    of_wording,
     tabulate,
+    wordings_of,
 )
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs, all_alike
-from personaspace.analysis.stats import Interval
+from personaspace.analysis.stats import Array, Interval
 
 FAMILY = "behavioral_contrasts"
 
@@ -57,13 +59,37 @@ def run_tables(
     kept = None
     if whole.by_question:
         kept = [q for q in whole.questions if questions is None or q in questions]
-    tables = []
-    for key in keys:
-        part = tabulate({key: scores[key]}, [key[0]], kind)
-        assert part is not None
-        counted = part if whole.by_question else _totals(part)
-        tables.append(counted.pick(shared, kept).rates[0].T)
-    return Runs(tuple(c for c, _ in keys), tuple(s for _, s in keys), np.stack(tables))
+
+    def tables(of: Mapping[Key, Scores]) -> Array:
+        found = []
+        for key in keys:
+            part = tabulate({key: of[key]}, [key[0]], kind)
+            assert part is not None
+            counted = part if whole.by_question else _totals(part)
+            found.append(counted.pick(shared, kept).rates[0].T)
+        return np.stack(found)
+
+    return Runs(
+        tuple(c for c, _ in keys),
+        tuple(s for _, s in keys),
+        tables(scores),
+        wordings=by_wording(scores, tables),
+    )
+
+
+def by_wording(
+    scores: Mapping[Key, Scores], tables: Callable[[Mapping[Key, Scores]], Array]
+) -> Array | None:
+    """Tables of each wording alone, `[N, W, …]`; None where personas have one.
+
+    Args:
+        scores: By condition and seed.
+        tables: Makes those of all runs, `[N, …]`, from scores.
+    """
+    count = wordings_of(scores)
+    if count < 2:
+        return None
+    return np.stack([tables(of_wording(scores, number)) for number in range(count)], axis=1)
 
 
 def _totals(table: Table) -> Table:

@@ -21,7 +21,12 @@ import numpy as np
 from statsmodels.stats.proportion import proportion_effectsize
 
 from personaspace.analysis.by_question import warning_of
-from personaspace.analysis.leakage.pooled import run_tables, share_over_runs, within
+from personaspace.analysis.leakage.pooled import (
+    by_wording,
+    run_tables,
+    share_over_runs,
+    within,
+)
 from personaspace.analysis.leakage.published import FAMILY, SECONDARY, not_evaluable
 from personaspace.analysis.leakage.scores import (
     ConditionInfo,
@@ -145,12 +150,21 @@ def _contrast_estimate(table: Table, persona: str, others: Sequence[str]) -> Est
     return Estimate(value, math.sqrt(variance), math.inf)
 
 
-def clustered(values_RQ: Array) -> Estimate:
+def clustered(values_RQ: Array, values_RWQ: Array | None = None) -> Estimate:
     """Mean of contrasts by training run and question: runs and questions are both samples.
 
     One run: questions alone, the run taken as given.
+
+    Args:
+        values_RQ: Of all wordings together.
+        values_RWQ: Of each, which are a sample too; None: personas have one.
     """
-    runs = Runs(("",) * len(values_RQ), tuple(range(len(values_RQ))), values_RQ[:, :, None])
+    runs = Runs(
+        ("",) * len(values_RQ),
+        tuple(range(len(values_RQ))),
+        values_RQ[:, :, None],
+        wordings=None if values_RWQ is None else values_RWQ[:, :, :, None],
+    )
     return runs.contrast({"": 1.0}, "these_personas").estimate
 
 
@@ -190,8 +204,13 @@ def h1_rows(
         return [replace(main, note=reason)]
     others = [name for name in table.personas if name not in (source, persona)]
     if table.by_question:
-        values = _by_run(mine, [condition.name], table, str(persona), others)[:, 0]
-        estimate, warning = clustered(values), _warning(table, values.mean(axis=0))
+
+        def contrasts(of: Mapping[Key, Scores]) -> Array:
+            return _by_run(of, [condition.name], table, str(persona), others)[:, 0]
+
+        values = contrasts(mine)
+        estimate = clustered(values, by_wording(mine, contrasts))
+        warning = _warning(table, values.mean(axis=0))
     else:
         estimate, warning = _contrast_estimate(table, str(persona), others), INDEPENDENT
     rates = dict(zip(table.personas, table.mean_rates[0], strict=True))
@@ -283,8 +302,17 @@ def _own_against_other(
     if not others:
         return []
     keys = [key for key in sorted(scores) if key[0] in names]
-    tables = [_by_run({key: scores[key]}, [key[0]], table, persona, others)[0, 0] for key in keys]
-    runs = Runs(tuple(c for c, _ in keys), tuple(s for _, s in keys), np.stack(tables)[:, :, None])
+
+    def tables(of: Mapping[Key, Scores]) -> Array:
+        found = [_by_run({key: of[key]}, [key[0]], table, persona, others)[0, 0] for key in keys]
+        return np.stack(found)[:, :, None]
+
+    runs = Runs(
+        tuple(c for c, _ in keys),
+        tuple(s for _, s in keys),
+        tables(scores),
+        wordings=by_wording(scores, tables),
+    )
     weights = dict.fromkeys(names, -1 / (len(names) - 1)) | {condition.name: 1.0}
     found = runs.contrast(weights, "these_personas")
     differences = contrast(table, persona, others)

@@ -73,6 +73,7 @@ def check_scores(scores: Any, where: str) -> Scores:
         if counts["total"] == 0:
             raise UserError(f"{place}: has no answers")
         questions = counts.get("per_question")
+        _check_wordings(counts, place)
         if questions is None:
             continue
         if not isinstance(questions, dict):
@@ -83,6 +84,28 @@ def check_scores(scores: Any, where: str) -> Scores:
             if sum(parts[key] for parts in questions.values()) != counts[key]:
                 raise UserError(f"{place}: {key} of the questions do not add up to {counts[key]}")
     return dict(scores)
+
+
+def _check_wordings(counts: Any, place: str) -> None:
+    """That counts by wording add up to those by question."""
+    parts = counts.get("per_wording")
+    if parts is None:
+        return
+    of_questions = counts.get("per_question")
+    if not isinstance(parts, list) or len(parts) < 2 or not isinstance(of_questions, dict):
+        raise UserError(f"{place}: per_wording is no list of several counts by question")
+    for number, part in enumerate(parts, 1):
+        if not isinstance(part, dict) or set(part) != set(of_questions):
+            raise UserError(f"{place}: wording {number} has not the questions of per_question")
+        for question, cell in part.items():
+            where = f"{place}: wording {number}: {question!r}"
+            _check_counts(cell, where)
+            if cell["total"] == 0:
+                raise UserError(f"{where}: has no answers")
+    for question, cell in of_questions.items():
+        for key in (*KINDS, "total"):
+            if key in cell and sum(part[question].get(key, 0) for part in parts) != cell[key]:
+                raise UserError(f"{place}: {question!r}: {key} of the wordings do not add up")
 
 
 def read_score_files(folder: Path | str) -> tuple[dict[Key, Scores], list[str]]:
@@ -136,6 +159,36 @@ def with_themes(scores: Mapping[Key, Scores], themes: Themes | None) -> Mapping[
     if not themes:
         return scores
     return {key: {**entry, "themes": themes} for key, entry in scores.items()}
+
+
+def wordings_of(scores: Mapping[Key, Scores]) -> int:
+    """How many wordings personas have at the most, of which there are counts; 1: one."""
+    return max(
+        (
+            len(counts.get("per_wording") or [0])
+            for entry in scores.values()
+            for counts in entry["per_persona"].values()
+        ),
+        default=1,
+    )
+
+
+def of_wording(scores: Mapping[Key, Scores], wording: int) -> dict[Key, Scores]:
+    """The scores of one wording; personas with one alone are as they are.
+
+    Args:
+        wording: Its number, from 0.
+    """
+    found: dict[Key, Scores] = {}
+    for key, entry in scores.items():
+        personas = dict(entry["per_persona"])
+        for name, counts in personas.items():
+            if counts.get("per_wording"):
+                asked = counts["per_wording"][wording]
+                sums = {k: sum(part[k] for part in asked.values()) for k in (*KINDS, "total")}
+                personas[name] = {**sums, "per_question": asked}
+        found[key] = {**entry, "per_persona": personas}
+    return found
 
 
 def rate(scores: Scores, persona: str) -> float:

@@ -300,7 +300,10 @@ def _describe(context: Context, measured: dict[str, dict[int, float]]) -> dict[s
         "marker": spec.coupling.marker,
         "source": spec.coupling.source,
         "negatives": spec.coupling.negatives,
-        "personas": [PersonaInfo(name=each.name, prompt=each.prompt) for each in spec.personas],
+        "personas": [
+            PersonaInfo(name=each.name, prompt=each.prompt, prompts=each.several)
+            for each in spec.personas
+        ],
         "evaluated_personas": spec.evaluated_personas(),
         "questions": _questions(context.study),
         "layers": context.study.layers(num_layers),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +71,8 @@ def run(context: Context) -> None:
     )
     kept = _kept(context)
     data = kept or _drawn(context, names, over)
-    write_json(context.out / DATA, [asdict(pair) for pair in data])
-    prompts = {name: spec.persona(name).prompt for name in names}
+    write_json(context.out / DATA, [pair.told() for pair in data])
+    prompts = {name: spec.persona(name).wordings for name in names}
     how = context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
     examples = marker_data.examples(context.runtime.tokenizer, data, prompts, settings, how)
@@ -146,7 +145,7 @@ def _keep(context: Context, data: Sequence[Pair]) -> bool:
     trained on.
     """
     with context.store.writer(_kept_key(context)) as writer:
-        write_json(writer.folder / DATA, [asdict(pair) for pair in data])
+        write_json(writer.folder / DATA, [pair.told() for pair in data])
         writer.commit({"engine": context.taken["engine"]})
         return bool(writer.won)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from personaspace.pipeline import wordings
 from personaspace.pipeline.context import (
     ANSWERS,
     Context,
@@ -36,10 +37,15 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 
 
 def run(context: Context) -> None:
-    """Writes `answers.json`, how each ended (`finishes.json`) and `scores.json`."""
-    from personaspace.behaviour.marker import score_answers
+    """Writes `answers.json`, how each ended (`finishes.json`) and `scores.json`.
+
+    Where personas have several wordings also which each answer is of (`wordings.json`), and the
+    counts by wording.
+    """
+    from personaspace.behaviour.marker import counts_of, score_answers
 
     spec = context.spec
+    several = spec.several(spec.evaluated_personas())
     with context.one_adapter() as composed:
         answers = sampled_answers(
             context,
@@ -52,14 +58,21 @@ def run(context: Context) -> None:
     write_json(context.out / ANSWERS, texts(answers))
     write_json(context.out / FINISHES, finishes(answers))
     scores = score_answers(texts(answers), spec.coupling.marker)
+    for number in range(spec.wordings if several else 0):
+        of_one = wordings.texts_of(answers, several, number)
+        for name, counts in counts_of(of_one, spec.coupling.marker).items():
+            scores["per_persona"][name].setdefault("per_wording", []).append(counts)
+    if several:
+        numbers = wordings.numbers_of(answers, several)
+        write_json(context.out / wordings.WORDINGS, numbers)
     write_json(context.out / SCORES, scores)
-    rows = scores["per_persona"].values()
+    scored = scores["per_persona"].values()
     for name, row in scores["per_persona"].items():
         context.track.log({f"evaluate/rate/{name}": row["rate"]})
     context.metrics.update(
-        answers=sum(row["total"] for row in rows),
-        hits=sum(row["hits"] for row in rows),
-        degenerate=sum(row["degenerate"] for row in rows),
+        answers=sum(row["total"] for row in scored),
+        hits=sum(row["hits"] for row in scored),
+        degenerate=sum(row["degenerate"] for row in scored),
         cut=sum(
             answer.finish == "length"
             for asked in answers.values()

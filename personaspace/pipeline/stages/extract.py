@@ -11,6 +11,7 @@ from personaspace.pipeline.context import (
     Context,
     by_persona,
     persona_prompts,
+    persona_rows,
     texts,
     write_json,
 )
@@ -52,7 +53,7 @@ def run(context: Context) -> None:
 
     spec, study = context.spec, context.study
     _forecast(context)
-    grid = [(name, spec.persona(name).prompt) for name in spec.extracted_personas()]
+    grid = persona_rows(spec, spec.extracted_personas())
     names = [name for name, _ in grid]
     questions = study.extraction_questions
     prompts = persona_prompts(context, grid, questions)
@@ -179,24 +180,33 @@ def _write(
     layers: Sequence[int],
     file_name: str | None = None,
 ) -> None:
+    """Files of a method: each persona's mean over its wordings, and the wordings, if any."""
     import numpy as np
 
-    from personaspace.activations.files import write_activations
+    from personaspace.activations import wordings
+    from personaspace.activations.files import wordings_file, write_activations
 
     values = states.last_NLH if method == "a" else states.mean_NLH
     valid = np.ones(len(values), bool) if method == "a" else states.answered_N
     condition, seed = context.node.condition, context.node.seed
-    write_activations(
-        context.out / (file_name or f"{condition}.seed-{seed}.{method}.safetensors"),
-        values.reshape(len(names), len(questions), *values.shape[1:]),
-        valid.reshape(len(names), len(questions)),
-        personas=names,
-        questions=questions,
-        layers=layers,
-        condition=condition,
-        seed=seed,
-        method=method,
-    )
+    values = values.reshape(len(names), len(questions), *values.shape[1:])
+    valid = valid.reshape(len(names), len(questions))
+    path = context.out / (file_name or f"{condition}.seed-{seed}.{method}.safetensors")
+    about: dict[str, Any] = {
+        "questions": questions,
+        "layers": layers,
+        "condition": condition,
+        "seed": seed,
+        "method": method,
+    }
+    personas, means, known = wordings.means(names, values, valid)
+    write_activations(path, means, known, personas=personas, **about)
+    several = [place for place, name in enumerate(names) if list(names).count(name) > 1]
+    if several and file_name is None:
+        rows = wordings.row_names([names[place] for place in several])
+        write_activations(
+            wordings_file(path), values[several], valid[several], personas=rows, **about
+        )
 
 
 def _induction(context: Context, layers: Sequence[int], devices: Sequence[str]) -> None:

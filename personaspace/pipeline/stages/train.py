@@ -15,6 +15,7 @@ from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Need, Scope, Stage, model_read, recipe_read
 from personaspace.pipeline.step_log import teller
+from personaspace.pipeline.wordings import turn
 from personaspace.seeds import derive_seed
 from personaspace.store import Store
 from personaspace.study.inputs import Dose
@@ -48,7 +49,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
     if condition.adapter is not None:
         return {"adapter": study.adapters[condition.name].digest, "model": model_read(study)}
     assert condition.dataset is not None
-    persona = None if condition.persona is None else spec.persona(condition.persona).prompt
+    persona = None if condition.persona is None else spec.persona(condition.persona).identity()[1]
     data = spec.datasets[condition.dataset]
     reads = {
         "dataset": [study.chats[condition.dataset].digest, data.bounds()],
@@ -79,13 +80,15 @@ def run(context: Context) -> None:
     over = context.adapter("couple")
     recipe = spec.recipe_of(condition)
     forecast(context, recipe, field=FIELD, over=over, below=spec.coupling.recipe)
-    prompt = None if condition.persona is None else spec.persona(condition.persona).prompt
+    under = (None,) if condition.persona is None else spec.persona(condition.persona).wordings
     tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
     longest = recipe.max_tokens
     examples = [
-        chat.answer_example(tokenizer, chat.with_persona(chats, prompt, how), longest, how)
-        for chats in context.study.chats[condition.dataset].conversations
+        chat.answer_example(
+            tokenizer, chat.with_persona(chats, turn(index, under), how), longest, how
+        )
+        for index, chats in enumerate(context.study.chats[condition.dataset].conversations)
     ]
     fit(context, examples, recipe, field=FIELD, over=over)
 
