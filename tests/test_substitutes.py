@@ -178,9 +178,12 @@ def test_a_plan_says_what_would_be_taken_and_a_store_of_nothing_is_named(
 
 
 def test_an_address_that_is_none_is_found_by_validate(
-    finished_study: Finished, tmp_path: Path
+    finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {**finished_study.values, "substitutes": ["hf://lab/runs", "gs://lab/runs"]}
+    """And nothing is opened: here boto3 could not."""
+    monkeypatch.setenv("AWS_PROFILE", "there-is-none")
+    stores = ["hf://lab/runs", "s3://lab/runs", "gs://lab/runs"]
+    values = {**finished_study.values, "substitutes": stores}
     (spec := tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     done = CliRunner().invoke(app, ["validate", str(spec)])
     assert done.exit_code == 2

@@ -24,7 +24,7 @@ from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import TAKEN_FROM
 from personaspace.pipeline.work import Work
-from personaspace.store import Manifest, Store, open_store
+from personaspace.store import Manifest, Store, check_address, open_store
 from personaspace.study.loaded import Study
 from personaspace.study.notices import Notice, NoticeCode
 
@@ -54,7 +54,7 @@ def check_addresses(study: Study) -> None:
     """
     for url in named(study):
         try:
-            open_store(url).close()
+            check_address(url)
         except UserError as error:
             raise UserError(f"substitutes: {error}") from None
 

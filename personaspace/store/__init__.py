@@ -21,7 +21,29 @@ from personaspace.store.base import Store, Writer
 from personaspace.store.location import parse_location
 from personaspace.store.manifest import FileEntry, Manifest
 
-__all__ = ["FileEntry", "Manifest", "Store", "StoreUnavailable", "Writer", "open_store"]
+__all__ = [
+    "FileEntry",
+    "Manifest",
+    "Store",
+    "StoreUnavailable",
+    "Writer",
+    "check_address",
+    "open_store",
+]
+
+
+def check_address(url: str) -> None:
+    """Read an address of a store as `open_store` takes it, and open nothing.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if url.startswith("hf://"):
+        from personaspace.store.hub import parse_hub
+
+        parse_hub(url)
+        return
+    parse_location(url)
 
 
 def open_store(url: str, cache: Path | None = None) -> Store:

@@ -31,6 +31,18 @@ from personaspace.store.manifest import (
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/?")
 
 
+def parse_hub(url: str) -> tuple[str, str | None]:
+    """Name and revision of an address of the Hub.
+
+    Raises:
+        UserError: It is none.
+    """
+    found = _NAME.fullmatch(url)
+    if found is None:
+        raise UserError(f"store {url}: an address of the Hub looks like hf://owner/name")
+    return found[1], found[2]
+
+
 class HubStore(Store):
     """The model and the data set `owner/name`, and a local cache of what was fetched.
 
@@ -48,11 +60,8 @@ class HubStore(Store):
     _puts_may_be_late = False
 
     def __init__(self, url: str, cache: Path | None = None) -> None:
-        found = _NAME.fullmatch(url)
-        if found is None:
-            raise UserError(f"store {url}: an address of the Hub looks like hf://owner/name")
+        self._name, self._revision = parse_hub(url)
         self.url = url.rstrip("/")
-        self._name, self._revision = found.groups()
         if cache is None:
             self._cache = Path(tempfile.mkdtemp(prefix="personaspace-"))
             self._forget_cache = weakref.finalize(self, shutil.rmtree, self._cache, True)

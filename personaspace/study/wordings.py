@@ -163,9 +163,9 @@ def _check_measured(spec: Experiment) -> Iterator[Problem]:
     if spec.judge is not None:
         asked["judge.personas"] = spec.judge.personas
     if spec.log_odds is not None:
-        asked["log_odds"] = spec.evaluated_personas()
+        asked["log_odds"] = [*spec.evaluated_personas(), spec.analysis.assistant]
     if spec.steering is not None:
-        asked["steering"] = spec.extracted_personas()
+        asked["steering"] = [*spec.extracted_personas(), spec.analysis.assistant]
     if spec.training.doses:
         asked["training.doses"] = [persona.name for persona in spec.personas]
     primary = spec.analysis.primary
