@@ -247,6 +247,7 @@ def test_results_keep_p_only_where_wordings_are_a_sample_and_the_report_shows_th
     assert villain.prompts == sorted(VILLAIN[:2]) and villain.prompt is None
     librarian = next(each for each in results.personas if each.name == "librarian")
     assert "prompts" not in librarian.model_dump()
+    assert "prompts" not in librarian.model_dump(mode="json")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "(1) Act as the villain. · (2) You are the villain." in page
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field
 
 from personaspace.analysis.control_rows import ControlLimits
 from personaspace.analysis.rows import STRICT, Interval95, Real, Target, Variant
@@ -42,7 +42,7 @@ class PersonaInfo(Part):
     """Its name in the spec."""
     prompt: str | None = None
     """System prompt; None: no system message, so the chat template's default, or several."""
-    prompts: list[str] = []
+    prompts: list[str] = Field([], exclude_if=lambda texts: not texts)
     """Its wordings, where it has several; else it is left out."""
 
     @property
@@ -51,11 +51,6 @@ class PersonaInfo(Part):
         if not self.prompts:
             return self.prompt
         return " · ".join(f"({place}) {text}" for place, text in enumerate(self.prompts, 1))
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told = handler(self)
-        return told if self.prompts else {n: v for n, v in told.items() if n != "prompts"}
 
 
 class QuestionsInfo(Part):
