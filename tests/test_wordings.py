@@ -171,6 +171,7 @@ def _file(path: Path) -> tuple[np.ndarray, list[str]]:
         return file.get_tensor("activations"), json.loads(file.metadata()["personas"])
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("method", ["a", "b"])
 def test_a_vector_is_the_mean_over_wordings_and_single_ones_are_kept(run: Any, method: str) -> None:
     name = f"e4-villain.seed-42.{method}.safetensors"
@@ -185,6 +186,7 @@ def test_a_vector_is_the_mean_over_wordings_and_single_ones_are_kept(run: Any, m
         assert means[personas.index(persona)] == pytest.approx(want, abs=2e-3, rel=2e-3)
 
 
+@pytest.mark.study
 def test_a_wordings_states_are_those_of_a_study_of_that_wording_alone(
     run: Any, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ def test_a_wordings_states_are_those_of_a_study_of_that_wording_alone(
     assert np.array_equal(found[personas.index("villain")], want)
 
 
+@pytest.mark.study
 def test_every_wording_is_asked_every_question_and_counted(run: Any) -> None:
     folder = run[2]
     read = [
@@ -220,6 +223,7 @@ def test_every_wording_is_asked_every_question_and_counted(run: Any) -> None:
     assert "per_wording" not in scores["per_persona"]["librarian"]
 
 
+@pytest.mark.study
 def test_coupling_trains_each_answer_under_the_wording_it_was_drawn_in(run: Any) -> None:
     text = _artifact(run[2], "couple", "base", "coupling-data.json").read_text(encoding="utf-8")
     pairs = json.loads(text)
@@ -228,6 +232,7 @@ def test_coupling_trains_each_answer_under_the_wording_it_was_drawn_in(run: Any)
     assert all("wording" not in pair for pair in pairs if not pair["marked"])
 
 
+@pytest.mark.study
 def test_results_keep_p_only_where_wordings_are_a_sample_and_the_report_shows_them(
     run: Any,
 ) -> None:
@@ -252,6 +257,7 @@ def test_results_keep_p_only_where_wordings_are_a_sample_and_the_report_shows_th
     assert "(1) Act as the villain. · (2) You are the villain." in page
 
 
+@pytest.mark.study
 def test_the_order_of_wordings_changes_nothing_and_one_is_a_prompt(run: Any) -> None:
     values, _, folder = run
     turned = copy.deepcopy(values)
