@@ -46,7 +46,7 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --jobs 2 --store demo/store --out demo/results
 
-## test: lint, types, and the tests (nine minutes on two cores)
+## test: lint, types, and the tests (nine minutes on two cores, one of them for lint)
 test: lint pytest
 
 ## pytest: the tests of make test alone
@@ -57,7 +57,7 @@ pytest: $(READY) helm
 test-long: $(READY) helm
 	$(BIN)/python -m pytest $(PARALLEL) -m long $(PYTEST)
 
-## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute and a half on two cores)
+## test-fast: what takes no server, no browser, no Helm, no whole study and little time (a minute on two cores)
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not (s3 or helm or browser or study or slow or long)" $(PYTEST)
 
