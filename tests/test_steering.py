@@ -327,6 +327,20 @@ def test_rows_are_what_the_arms_say() -> None:
     assert {r.measure for r in rows if (r.mode, r.dose) == ("add", None)} == {"advice"}
 
 
+def test_a_share_changes_by_no_more_than_one() -> None:
+    run = made_run()
+    for arm in run["arms"]:
+        if "degenerate" in arm:
+            arm["degenerate"] = [arm["dose"] == 2.0, False, False]
+    rows = analyse_steering({("e0", 42): run})
+    (one,) = (r for r in rows if (r.measure, r.dose) == (SteeringMeasure.DEGENERATE, 2.0))
+    alone = stats.t.interval(0.95, 2, loc=1 / 3, scale=stats.sem([1, 0, 0]))
+    assert alone[0] < -1 and alone[1] > 1  # what three answers would leave open
+    assert (one.delta, one.delta_ci95) == (pytest.approx(1 / 3), (-1.0, 1.0))
+    surprise = [r.delta_ci95 for r in rows if r.measure is SteeringMeasure.SURPRISE]
+    assert any(ends and max(map(abs, ends)) > 1 for ends in surprise), "nats have no such range"
+
+
 def test_over_runs_these_are_the_units() -> None:
     """Where questions tell nothing of their own: the t interval over runs, by another library."""
     found = {("e0", seed): made_run(seed) for seed in (1, 2, 3)}

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from personaspace.analysis.ranges import cut
 from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import TIE, Array, cluster_mean
 from personaspace.analysis.steering_rows import SteeringMeasure, SteeringRow
@@ -87,7 +88,15 @@ def analyse_steering(
     for several in curves.values():
         if len(several) > 1:
             rows += _over_runs(several)
-    return rows
+    return [_in_range(row) for row in rows]
+
+
+def _in_range(row: SteeringRow) -> SteeringRow:
+    """A share changes by no more than one, whatever so few answers leave open."""
+    if row.measure is not SteeringMeasure.DEGENERATE or row.delta_ci95 is None:
+        return row
+    low, high = (cut(end, (-1.0, 1.0)) for end in row.delta_ci95)
+    return row.model_copy(update={"delta_ci95": (low, high)})
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class SteeringRow(BaseModel):
     """The change."""
     delta_ci95: Interval95 = None
     """95 % interval of the change, with questions (or their topics) as samples; over several runs
-    with these as units."""
+    with these as units. Of a share cut to what that can change by."""
     n: int = 0
     """Questions, or topics of questions where several have one."""
     controls: int = 0
