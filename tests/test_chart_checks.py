@@ -127,6 +127,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "steering by too much": {"steering": {"doses": [2000000.0, 1]}},
     "steering by too little": {"steering": {"doses": [-0.0000001, 1]}},
     "steering twice": {"steering": {"doses": [2, 1, 2.0]}},
+    "steering's answers": {"steering": {"controls": 5, "answered_controls": 6}},
+    "steering's answers by default": {"steering": {"controls": 2}},
     "steering of a dose": {
         "training": {"doses": [2], "max_steps": 4},
         "conditions": [BASE, X],
@@ -149,6 +151,12 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
         assert any(line.removeprefix("experiment.").startswith(start) for line in told)
     paths = {problem.path for problem in problems}
     assert {line.removeprefix("experiment.").partition(": ")[0] for line in told} == paths
+
+
+@pytest.mark.parametrize("url", ["http://host/store", "store", "../store", "gs://b/x"])
+def test_stores_to_take_from_must_be_in_reach_of_pods(url: str) -> None:
+    said = refused({"experiment": {"substitutes": ["s3://bucket/x?region=y", url, "hf://me/x", "/data/store"]}})
+    assert f'experiment.substitutes[1]: "{url}" is no store that pods reach' in said
 
 
 def test_a_release_without_a_store_is_refused() -> None:

@@ -16,6 +16,7 @@ from personaspace.cluster.kubernetes_types import with_definitions
 from personaspace.cluster.values import Values
 from personaspace.study import builtin
 from personaspace.study.spec import Experiment
+from personaspace.study.steering import Steering
 from personaspace.version import __version__
 
 
@@ -66,8 +67,9 @@ def schema_digest() -> str:
 def defaults() -> dict[str, Any]:
     """What the chart's templates must know of defaults.
 
-    `datasets` and `grid` are left out of its values. `needed` are paths that a user's null removes
-    from them, which would leave the templates without: what is empty is its default, in `values`.
+    `datasets`, `grid` and `steering` are left out of its values. `needed` are paths that a user's
+    null removes from them, which would leave the templates without: what is empty is its default,
+    in `values`.
     """
     values = Values().model_dump(mode="json", by_alias=True, exclude_none=True)
     values["experiment"] = _study_defaults(Experiment())
@@ -75,6 +77,7 @@ def defaults() -> dict[str, Any]:
         "datasets": sorted(Experiment().datasets),
         "grid": builtin.published_grid(),
         "needed": list(_needed(Values(), values)),
+        "steering": Steering().model_dump(include={"controls", "answered_controls"}),
         "values": values,
     }
 

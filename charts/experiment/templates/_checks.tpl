@@ -6,7 +6,7 @@ before any stage has started.
 {{- define "experiment.checks" -}}
 {{- $study := .Values.experiment -}}
 {{- $defaults := .Files.Get "defaults.json" | fromJson -}}
-{{- $wrong := concat (include "experiment.checks.conditions" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.personas" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.others" $study | fromJsonArray) -}}
+{{- $wrong := concat (include "experiment.checks.conditions" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.personas" (dict "study" $study "defaults" $defaults) | fromJsonArray) (include "experiment.checks.others" $study | fromJsonArray) (include "experiment.checks.elsewhere" (dict "study" $study "defaults" $defaults) | fromJsonArray) -}}
 {{- if $wrong }}{{ fail (printf "experiment.%s" (join "; experiment." $wrong)) }}{{ end -}}
 {{- $key := dig "key_env" "" ($study.judge | default dict) -}}
 {{- if and $key (not .Values.judgeKey.existingSecret) -}}
@@ -74,6 +74,19 @@ before any stage has started.
 {{- end -}}
 {{- end -}}
 {{- $wrong = concat $wrong (include "experiment.checks.doses" (dict "study" $study "names" $names) | fromJsonArray) -}}
+{{- toJson $wrong -}}
+{{- end }}
+
+{{/* Stores to take from, which pods must reach, and steering's controls. Takes study and defaults, gives a JSON list of complaints. */}}
+{{- define "experiment.checks.elsewhere" -}}
+{{- $wrong := list -}}
+{{- range $index, $url := .study.substitutes -}}
+{{- if not (regexMatch "^(s3://|hf://|file:///|/)" $url) }}{{ $wrong = append $wrong (printf "substitutes[%d]: %q is no store that pods reach: give s3://bucket/prefix, hf://owner/name, or a folder of a volume" $index $url) }}{{ end -}}
+{{- end -}}
+{{- with .study.steering -}}
+{{- $given := merge (dict) . $.defaults.steering -}}
+{{- if gt (int64 $given.answered_controls) (int64 $given.controls) }}{{ $wrong = append $wrong (printf "steering.answered_controls: is more than steering.controls (%d)" (int64 $given.controls)) }}{{ end -}}
+{{- end -}}
 {{- toJson $wrong -}}
 {{- end }}
 
