@@ -155,7 +155,9 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://host/store", "store", "../store", "gs://b/x"])
 def test_stores_to_take_from_must_be_in_reach_of_pods(url: str) -> None:
-    said = refused({"experiment": {"substitutes": ["s3://bucket/x?region=y", url, "hf://me/x", "/data/store"]}})
+    said = refused(
+        {"experiment": {"substitutes": ["s3://bucket/x?region=y", url, "hf://me/x", "/data/store"]}}
+    )
     assert f'experiment.substitutes[1]: "{url}" is no store that pods reach' in said
 
 

@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from dataclasses import replace
 from http.client import HTTPConnection
 from itertools import pairwise
@@ -26,7 +28,7 @@ from conftest import Finished
 from stand_in_api import Api
 
 from personaspace.errors import UserError
-from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, address
+from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, address, server
 from personaspace.logs import log_line
 
 HOSTILE = "<img src=x onerror='window.bad = 1'><script>window.bad = 2</script>"
@@ -179,6 +181,54 @@ def test_a_port_that_is_taken_is_one_line() -> None:
             LivePage(Given(study()), where)
 
 
+@pytest.mark.parametrize(
+    ("fails", "looks", "ended"),
+    [
+        (False, [Look.DONE], "complete"),
+        (False, [Look.DONE, Look.FAILED], "failed"),
+        (True, [Look.RUNNING], "failed"),
+    ],
+)
+def test_who_looks_is_told_the_end_of_a_run(
+    fails: bool, looks: list[Look], ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell(f"train:{place}:42", look) for place, look in enumerate(looks)]
+    source = Given(Snapshot("em-205", cells))
+    monkeypatch.setattr(server, "LAST_LOOK", 1.0)
+    told: list[Any] = []
+    began = threading.Event()
+
+    def look(url: str) -> None:
+        while True:
+            try:
+                told.append(json.loads(get(url + "state.json")[1])["ended"])
+            except OSError:
+                return
+            began.set()
+            time.sleep(0.1)
+
+    def served() -> None:
+        with LivePage(source, Address("127.0.0.1", 0), 60, of_run=True) as page:
+            thread.append(threading.Thread(target=look, args=(page.where.url,)))
+            thread[0].start()
+            assert began.wait(20)
+            if fails:
+                raise ValueError("of the run")
+
+    thread: list[threading.Thread] = []
+    with pytest.raises(ValueError, match="of the run") if fails else nullcontext():
+        served()
+    thread[0].join()
+    assert told[0] is None and told[-1] == ended
+
+
+def test_nobody_who_looks_is_not_waited_for() -> None:
+    before = time.monotonic()
+    with LivePage(Given(study()), Address("127.0.0.1", 0), of_run=True):
+        pass
+    assert time.monotonic() - before < server.LAST_LOOK
+
+
 # --- in a browser --------------------------------------------------------------------------------
 
 
@@ -267,7 +317,7 @@ def test_a_run_is_shown_from_start_to_end(
     assert {state["study"] for state in seen} == {"tiny"} and not any(s["trouble"] for s in seen)
     benign = [next(c for c in s["cells"] if c["node"] == "train:benign:42") for s in seen]
     looks = list(dict.fromkeys(each["look"] for each in benign))
-    assert looks in (["waiting", "running", "done"], ["running", "done"])
+    assert looks in (["ready", "running", "done"], ["running", "done"])
     told = [each for each in benign if each["what"] == "train"]
     dones = [each["done"] for each in told]
     assert dones == sorted(dones) and 0 < dones[-1] <= told[0]["total"] == 160
@@ -325,6 +375,7 @@ def test_a_release_is_shown_as_its_cluster_has_it(api: Api) -> None:
     ("arguments", "says"),
     [
         (["status", "em205", "--serve", "http"], "--serve: 'http' is not a port"),
+        (["status", "em205", "--serve", ""], "--serve: '' is not a port"),
         (["status", "em205", "--serve", "80", "--json"], "--serve: does not go with"),
         (["run", "study.yaml", "--serve", "80", "--plan"], "--serve: does not go with --plan"),
         (["run", "study.yaml", "--serve", "no:80"], "--serve: 'no:80' is not a port"),

@@ -67,6 +67,10 @@ def test_role_files_of_the_field_and_plain_lists_hold_wordings(tmp_path: Path) -
         ({"instruction": [{"text": "A."}]}, "", "wording 1: has no pos (its fields are text)"),
         ({"instruction": [{"pos": " "}]}, "", "wording 1: is not a text"),
         (["A.", "A."], "", '"A." is listed twice'),
+        (["A b.", "a  b. "], "", '"a  b. " is listed twice'),
+        ({"instruction": [{"neg": "Be kind."}]}, "", "wording 1: has neg alone, the opposite"),
+        ({"instruction": [{"pos": "A."}, {"neg": "B."}]}, "", "wording 2: has neg alone"),
+        (["A."], "#foo", "role.json#foo: #foo is no side of a trait"),
         (["You are {model_name}."], "", "holds {model_name}, which nothing here fills in"),
         ([str(n) for n in range(101)], "", "101 wordings"),
     ],
@@ -89,6 +93,14 @@ def test_a_study_with_role_files_is_read_and_refused_whole(
     refused(cli("validate", write_spec(study_dict)), "personas[2].prompt: is the prompt of 'vill")
     study_dict["personas"][1]["prompts"] = "none.json"
     refused(cli("validate", write_spec(study_dict)), "personas[1].prompts: none.json: no such file")
+    for empty in ("", " \n\n"):
+        (tmp_path / "empty.txt").write_text(empty)
+        study_dict["personas"][1]["prompts"] = str(tmp_path / "empty.txt")
+        refused(cli("validate", write_spec(study_dict)), "empty.txt: no wordings: a text a line")
+    study_dict["personas"][1]["prompts"] = None
+    refused(cli("validate", write_spec(study_dict)), "personas[1].prompts: has nothing under it")
+    study_dict["personas"][1]["prompts"] = ["Be a miller.", "be a  miller. "]
+    refused(cli("validate", write_spec(study_dict)), "prompts: wording 2 is listed twice")
 
 
 def _with(values: dict[str, Any], **prompts: list[str]) -> dict[str, Any]:

@@ -156,10 +156,10 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Copy results, figures and report to this folder.")
     ] = None,
-    serve: Serve = "",
+    serve: Serve = None,
 ) -> None:
     """Run a study on this machine; what is complete is not run again."""
-    if serve and plan:
+    if serve is not None and plan:
         raise UserError("--serve: does not go with --plan, which runs nothing")
     if plan:
         running.show_plan(spec, store, only, with_inputs, as_json, substitute or ())
@@ -214,7 +214,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="Of a release: until it has ended.")
     ] = False,
     as_json: AsJson = False,
-    serve: Serve = "",
+    serve: Serve = None,
     namespace: cluster.Namespace = "",
     kubeconfig: cluster.Kubeconfig = "",
     context: cluster.Context = "",

@@ -40,19 +40,21 @@ _LOOKS_BETWEEN = {
 REFRESH_SECONDS = 5.0
 
 
-def asked_for(text: str) -> Address | None:
+def asked_for(text: str | None) -> Address | None:
     """Where to serve; None: not at all.
 
     Raises:
         UserError: It is no address.
     """
-    return address(text) if text else None
+    return None if text is None else address(text)
 
 
 @contextmanager
-def serving(source: Source, where: Address, every: float = 1.0) -> Iterator[LivePage]:
-    """Serve a page, and say where."""
-    with LivePage(source, where, every) as page:
+def serving(
+    source: Source, where: Address, every: float = 1.0, of_run: bool = False
+) -> Iterator[LivePage]:
+    """Serve a page, and say where. See `LivePage`."""
+    with LivePage(source, where, every, of_run) as page:
         console(stderr=True).print(f"live page: {page.where.url}")
         yield page
 
@@ -106,6 +108,8 @@ class RunSource:
             needs = self.work.graph.needs[node]
             known = self.board.states
             left = [n.id for n in needs if n in known and not known[n].state.complete]
+            if not left:
+                return replace(cell, look=Look.READY, state=str(Standing.READY))
             return replace(cell, why=_waits_for(left))
         return replace(cell, why=mine.note, ran=mine.took)
 

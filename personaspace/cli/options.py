@@ -18,7 +18,7 @@ StoreUrl = Annotated[
     ),
 ]
 Serve = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Serve a page that shows how far it is, to be read in a browser: a port, for this "
         "machine alone, or an address of the machine with a port (0.0.0.0:8080). Whoever reaches "

@@ -57,7 +57,7 @@ def finished(
     with_inputs: bool,
     jobs: int,
     substitutes: Sequence[str],
-    serve: str = "",
+    serve: str | None = None,
 ) -> Iterator[Work]:
     """Run a study; what was run, while its store is open. `serve`: where a page shows how far.
 
@@ -74,7 +74,7 @@ def finished(
 
     def page(work: Work, board: Board) -> AbstractContextManager[object]:
         assert where is not None
-        return live.serving(live.RunSource(work, board), where)
+        return live.serving(live.RunSource(work, board), where, of_run=True)
 
     with open_store(store) as place:
         work, summary = run_study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import threading
 import time
@@ -17,10 +18,13 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from personaspace import interrupt
 from personaspace.errors import UserError, one_line
-from personaspace.live.snapshot import Losses, Snapshot, Source
+from personaspace.live.snapshot import Ended, Look, Losses, Snapshot, Source
 
 LOOPBACK = "127.0.0.1"
+#: Seconds within which every page that is open has asked again.
+LAST_LOOK = 3.0
 #: A page that is asked for a curve gets no more points than a screen shows.
 MOST_POINTS = 400
 _NAMES_OF_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -81,6 +85,7 @@ class LivePage:
     Args:
         source: What it shows.
         where: Where to listen.
+        of_run: Whether what it shows is over when the block is; those who look are told how.
         every: Seconds for which what was read is shown again instead of being read anew, however
             many look at it.
 
@@ -91,9 +96,12 @@ class LivePage:
         UserError: It cannot listen there.
     """
 
-    def __init__(self, source: Source, where: Address, every: float = 1.0) -> None:
-        state = _State(source, every)
-        handler = type("Handler", (_Handler,), {"state": state, "local": where.local})
+    def __init__(
+        self, source: Source, where: Address, every: float = 1.0, of_run: bool = False
+    ) -> None:
+        self._of_run = of_run
+        self._state = _State(source, every)
+        handler = type("Handler", (_Handler,), {"state": self._state, "local": where.local})
         server = _Server6 if ":" in where.host else ThreadingHTTPServer
         try:
             self._server = server((where.host, where.port), handler)
@@ -115,6 +123,10 @@ class LivePage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Whoever looks is told the end, or the last that they saw would stay.
+        stopped = interrupt.asked() or kind is KeyboardInterrupt
+        if self._of_run and self._state.end(stopped, error):
+            time.sleep(LAST_LOOK)
         self._server.shutdown()
         self._server.server_close()
 
@@ -139,10 +151,25 @@ class _State:
         self._lock = threading.Lock()
         self._snapshot: _Known[Snapshot] | None = None
         self._losses: dict[str, _Known[Losses]] = {}
+        self._looked = -math.inf
+        self._ended: Ended | None = None
+
+    def end(self, stopped: bool, error: BaseException | None) -> bool:
+        """It is over; whether somebody is looking."""
+        with self._lock:
+            self._snapshot = None
+            try:
+                cells = self.source.snapshot().cells
+            except Exception:
+                cells = []
+            bad = error is not None or any(c.look in (Look.FAILED, Look.STOPPED) for c in cells)
+            self._ended = Ended.STOPPED if stopped else Ended.FAILED if bad else Ended.COMPLETE
+            return time.monotonic() - self._looked < 2 * LAST_LOOK
 
     def snapshot(self) -> Snapshot:
         """The study; what was known last, with a word, where it cannot be read."""
         with self._lock:
+            self._looked = time.monotonic()
             known = self._snapshot
             if known is None or self._is_old(known):
                 try:
@@ -150,6 +177,7 @@ class _State:
                 except Exception as error:
                     last = Snapshot("", []) if known is None else known.value
                     read = replace(last, trouble=one_line(error))
+                read = replace(read, ended=self._ended)
                 self._snapshot = known = _Known(read, time.monotonic())
             return known.value
 

@@ -21,6 +21,14 @@ class Look(StrEnum):
     STOPPED = "stopped"  # it will not run
 
 
+class Ended(StrEnum):
+    """How what the page shows came to its end."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    STOPPED = "stopped"  # it was asked to
+
+
 @dataclass(frozen=True)
 class Cell:
     """One stage of one condition and seed.
@@ -71,6 +79,7 @@ class Snapshot:
         left: Seconds that it still takes; None: not known.
         left_whole: Whether `left` counts all that is to come; else it takes longer.
         trouble: Why this is not newer; empty: it is as things are.
+        ended: How it ended; None: it goes on.
     """
 
     study: str
@@ -79,6 +88,7 @@ class Snapshot:
     left: float | None = None
     left_whole: bool = True
     trouble: str = ""
+    ended: Ended | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -39,8 +39,10 @@ def check_address(url: str) -> None:
         UserError: It cannot be read.
     """
     if url.startswith("hf://"):
+        from personaspace.hub.client import check_endpoint
         from personaspace.store.hub import parse_hub
 
+        check_endpoint()
         parse_hub(url)
         return
     parse_location(url)

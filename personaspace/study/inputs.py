@@ -135,6 +135,11 @@ class Dataset(Section):
         return int(start or 0), int(stop) if stop else None
 
 
+def same_words(text: str) -> str:
+    """A wording as it is compared: case and blanks do not make it another one."""
+    return " ".join(text.split()).casefold()
+
+
 class Persona(Section):
     """A named system prompt. Without a prompt the chat template's own default applies."""
 
@@ -157,12 +162,14 @@ class Persona(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_is_the_prompt(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("prompts") == []:
+            raise ValueError("prompts: names no wordings")
         one = values.get("prompts") if isinstance(values, dict) else None
         if not (isinstance(values, dict) and isinstance(one, list) and len(one) == 1):
             return values
         if values.get("prompt") is not None:
             return values
-        return {**values, "prompt": one[0], "prompts": None}
+        return {n: v for n, v in values.items() if n != "prompts"} | {"prompt": one[0]}
 
     @model_validator(mode="after")
     def _one_source(self) -> Persona:
@@ -173,9 +180,9 @@ class Persona(Section):
         texts = [] if isinstance(self.prompts, str) else self.prompts
         for number, text in enumerate(texts, 1):
             if not text.strip():
-                raise ValueError(f"wording {number} is empty")
-            if text in texts[: number - 1]:
-                raise ValueError(f"wording {number} is listed twice")
+                raise ValueError(f"prompts: wording {number} is empty")
+            if same_words(text) in map(same_words, texts[: number - 1]):
+                raise ValueError(f"prompts: wording {number} is listed twice")
         return self
 
     @property

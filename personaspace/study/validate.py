@@ -123,14 +123,18 @@ _SWITCHES = {"judge": "name its model below it", "log_odds": "write {}", "steeri
 
 def _empty_sections(raw: dict[str, Any]) -> list[Problem]:
     """Sections that are named, and of which nothing is said."""
+    empty = {name: on for name, on in _SWITCHES.items() if name in raw and raw[name] is None}
+    personas = raw.get("personas")
+    for index, persona in enumerate(personas if isinstance(personas, list) else []):
+        if isinstance(persona, dict) and "prompts" in persona and persona["prompts"] is None:
+            empty[f"personas[{index}].prompts"] = "list wordings"
     return [
         Problem(
             name,
             Code.INVALID_VALUE,
             f"has nothing under it: {on} to have it, or take the line out to go without",
         )
-        for name, on in _SWITCHES.items()
-        if name in raw and raw[name] is None
+        for name, on in empty.items()
     ]
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from personaspace.errors import UserError
 from personaspace.study import question_forms, sources
-from personaspace.study.inputs import Persona
+from personaspace.study.inputs import Persona, same_words
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
 from personaspace.study.spec import Experiment
 
 #: Sides of a trait's entry: prompts that bring it out, and that hold it back.
 _SIDES = ("pos", "neg")
-_SIDE = re.compile(r"(?P<file>.+)#(?P<side>pos|neg)")
+_SIDE = re.compile(r"(?P<file>.+\.[A-Za-z]+)#(?P<side>[A-Za-z0-9_-]*)")
 #: What a role file leaves for a program to fill in.
 _BLANK = re.compile(r"\{[A-Za-z_]+\}")
 _MOST = 100
@@ -44,16 +44,20 @@ def read_role(source: str, folder: Path) -> list[str]:
     """
     found = _SIDE.fullmatch(source)
     name, side = (found["file"], found["side"]) if found else (source, None)
+    if side is not None and side not in _SIDES:
+        raise UserError(f"{source}: #{side} is no side of a trait; #pos and #neg are")
     text = sources.read_text(name, folder)
     if name.partition("?")[0].endswith(".txt"):
         entries: Any = question_forms.from_lines(name, text)
     else:
         entries = _entries(name, sources.parse_yaml(text, name))
     texts = [_text(name, number, entry, side) for number, entry in enumerate(entries, 1)]
+    if not texts:
+        raise UserError(f"{name}: no wordings: a text a line is needed")
     if len(texts) > _MOST:
         raise UserError(f"{name}: {len(texts)} wordings; more than {_MOST} are none of one persona")
     for number, each in enumerate(texts, 1):
-        if each in texts[: number - 1]:
+        if same_words(each) in map(same_words, texts[: number - 1]):
             raise UserError(f"{name}: {json.dumps(each)} is listed twice")
         if blank := _BLANK.search(each):
             raise UserError(
@@ -78,7 +82,11 @@ def _text(name: str, number: int, entry: Any, side: str | None) -> str:
         sides = [each for each in _SIDES if each in entry]
         if side is None and len(sides) > 1:
             raise UserError(f"{where}: has pos and neg: say which, as {name}#pos")
-        wanted = side or (sides[0] if sides else _SIDES[0])
+        wanted = side or _SIDES[0]
+        if side is None and sides == ["neg"]:
+            raise UserError(
+                f"{where}: has neg alone, the opposite of a trait: say so, as {name}#neg"
+            )
         if wanted not in entry:
             fields = ", ".join(map(str, entry)) or "none"
             raise UserError(f"{where}: has no {wanted} (its fields are {fields})")
@@ -145,8 +153,8 @@ def _check_numbers(spec: Experiment) -> Iterator[Problem]:
             yield Problem(
                 f"personas[{index}].prompts",
                 Code.UNEVEN_WORDINGS,
-                f"{persona.name} has {len(persona.wordings)} wordings, others {count}: give all "
-                "with several as many, so that each leaves out its share",
+                f"{persona.name} has {len(persona.wordings)} wordings, others {count}: all "
+                "personas with several need the same number",
             )
     if spec.several(spec.evaluated_personas()) and spec.evaluation.samples % count:
         yield Problem(
@@ -176,6 +184,6 @@ def _check_measured(spec: Experiment) -> Iterator[Problem]:
             yield Problem(
                 field,
                 Code.ONE_WORDING_ALONE,
-                f"is not known of a persona with several wordings, and {several[0]} has "
+                f"cannot be measured yet of a persona with several wordings, and {several[0]} has "
                 f"{spec.wordings}",
             )
