@@ -23,7 +23,11 @@ from personaspace.store import open_store
 from personaspace.study.inputs import Model
 from personaspace.study.load import load_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Of huggingface_hub's own code; outside of tests Python does not show such a warning.
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 MODEL, DATA = "models/lab/tiny", "datasets/lab/tiny"
 ALL = "adapters,vectors,activations,answers,results,report"
 
