@@ -165,12 +165,7 @@ def rejected(world: World, name: str, studies: int) -> dict[str, float]:
 
 def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     """The page."""
-    error = 196 * np.sqrt(0.05 * 0.95 / studies)
-    tests = list(dict.fromkeys(test for one in shares.values() for test in one))
-    table = ["| world | " + " | ".join(tests) + " |", "|---" * (1 + len(tests)) + "|"]
-    for name, one in shares.items():
-        cells = [f"{100 * one[test]:.1f}" if test in one else "–" for test in tests]
-        table.append(f"| {name} | " + " | ".join(cells) + " |")
+    error = kept.error(studies)
     lines = [
         "# Divergence of personas' answers: how often tests reject",
         "",
@@ -185,9 +180,9 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "",
         "**Share with p ≤ 0.05, in %** (intervals are of the same t: they miss 0 as often)",
         "",
-        *table,
+        *kept.by_world(shares),
         "",
-        *(f"- *{name}*: {WORLDS[name].what}" for name in shares),
+        *kept.legend(shares, WORLDS),
         "",
     ]
     return "\n".join([*lines, "– : not true there.", ""])

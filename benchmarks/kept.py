@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 Shares = dict[str, dict[str, float]]
 World = TypeVar("World")
 
@@ -58,6 +61,45 @@ class Kept:
         if self._page is not None:
             ordered = {name: self.found[name] for name in names if name in self.found}
             self._page.write_text(markdown(ordered, self.studies), encoding="utf-8")
+
+
+def rejections(p_NC: NDArray[Any], names: Sequence[str]) -> dict[str, float]:
+    """Share of studies N with p ≤ 0.05 of those that have a p (the others NaN), by check C."""
+    return {
+        name: float((p_N[np.isfinite(p_N)] <= 0.05 + 1e-12).mean())
+        for name, p_N in zip(names, p_NC.T, strict=True)
+    }
+
+
+def error(studies: int) -> float:
+    """Half of a 95 % interval of a share of 5 %, in percentage points."""
+    return float(196 * np.sqrt(0.05 * 0.95 / studies))
+
+
+def by_world(shares: Mapping[str, Mapping[str, float]], kind: str = "") -> list[str]:
+    """Shares in %, a line a world; of those tests whose name begins so, and called without it."""
+    tests = list(dict.fromkeys(t for one in shares.values() for t in one if t.startswith(kind)))
+    heads = [test.removeprefix(kind) for test in tests]
+    heads = [head.replace("_", " ") if kind else head for head in heads]
+    lines = ["| world | " + " | ".join(heads) + " |", "|---" * (1 + len(tests)) + "|"]
+    for name, one in shares.items():
+        cells = [f"{100 * one[test]:.1f}" if test in one else "–" for test in tests]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def by_test(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The same, a line a test, of worlds that have all of them."""
+    lines = ["| test | " + " | ".join(shares) + " |", "|---" * (1 + len(shares)) + "|"]
+    for test in next(iter(shares.values())):
+        cells = " | ".join(f"{100 * one[test]:.1f}" for one in shares.values())
+        lines.append(f"| {test} | {cells} |")
+    return lines
+
+
+def legend(shares: Iterable[str], worlds: Mapping[str, Any]) -> list[str]:
+    """What each world is."""
+    return [f"- *{name}*: {worlds[name].what}" for name in shares]
 
 
 def calibrate(

@@ -226,8 +226,7 @@ def rejected(world: World, name: str, studies: int) -> dict[str, float]:
 
 def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     """The page."""
-    tests = list(dict.fromkeys(test for one in shares.values() for test in one))
-    error = 196 * np.sqrt(0.05 * 0.95 / studies)
+    error = kept.error(studies)
     lines = [
         "# How often tests over training runs reject",
         "",
@@ -239,14 +238,10 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "statement, so that intervals hold the truth in 100 % less this. Six conditions, "
         "12 personas, 28 questions and three seeds where nothing else is said.",
         "",
-        "| world | " + " | ".join(tests) + " |",
-        "|---" * (1 + len(tests)) + "|",
-    ]
-    for name, one in shares.items():
-        cells = [f"{100 * one[test]:.1f}" if test in one else "–" for test in tests]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"- *{name}*: {WORLDS[name].what}" for name in shares), ""]
-    lines += [
+        *kept.by_world(shares),
+        "",
+        *kept.legend(shares, WORLDS),
+        "",
         "What to know: where personas act, conditions do differ on *these* personas, so that a "
         "claim about them rejects zero in a fifth of studies, and rightly: the column says how "
         "often it rejects what is true of them. "

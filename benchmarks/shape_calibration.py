@@ -234,19 +234,9 @@ def rejected(world: World, name: str, studies: int) -> dict[str, float]:
     return shares
 
 
-def _table(shares: dict[str, dict[str, float]], kind: str) -> list[str]:
-    tests = list(dict.fromkeys(t for one in shares.values() for t in one if t.startswith(kind)))
-    heads = [test.removeprefix(kind).replace("_", " ") for test in tests]
-    lines = ["| world | " + " | ".join(heads) + " |", "|---" * (1 + len(tests)) + "|"]
-    for name, one in shares.items():
-        cells = [f"{100 * one[test]:.1f}" if test in one else "–" for test in tests]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
-
-
 def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     """The page."""
-    error = 196 * np.sqrt(0.05 * 0.95 / studies)
+    error = kept.error(studies)
     lines = [
         "# Shape of persona space: how often tests reject",
         "",
@@ -261,12 +251,14 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "**Share with p ≤ 0.05, in %**: EM less benign, and the participation ratio's change from "
         "base where there is none.",
         "",
-        *_table(shares, "p "),
+        *kept.by_world(shares, "p "),
+        "",
         "**Share of 95 % intervals that miss the truth, in %**: of EM's value against base; of the "
         "accuracy of base's classifier, its difference from benign and its change.",
         "",
-        *_table(shares, "i "),
-        *(f"- *{name}*: {WORLDS[name].what}" for name in shares),
+        *kept.by_world(shares, "i "),
+        "",
+        *kept.legend(shares, WORLDS),
         "",
     ]
     return "\n".join([*lines, NOTES, ""])

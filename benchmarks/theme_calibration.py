@@ -153,16 +153,12 @@ def rejected(world: World, label: str, studies: int) -> dict[str, float]:
             row = check.find(rows)
             if row is not None and row.p is not None:
                 p[study, column] = row.p
-    return {
-        f"{check.metric} {check.name}": float((p[np.isfinite(p[:, c]), c] <= 0.05 + 1e-12).mean())
-        for c, check in enumerate(CHECKS)
-    }
+    return kept.rejections(p, [f"{check.metric} {check.name}" for check in CHECKS])
 
 
 def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
     """The page."""
-    error = 196 * np.sqrt(0.05 * 0.95 / studies)
-    tests = list(next(iter(shares.values())))
+    error = kept.error(studies)
     lines = [
         "# Questions in themes: how often tests reject",
         "",
@@ -175,14 +171,10 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "every persona in them, at random; 8 personas (12 in answers), 32 questions, one seed, and "
         "five conditions.",
         "",
-        "| test | " + " | ".join(shares) + " |",
-        "|---" * (1 + len(shares)) + "|",
-    ]
-    for test in tests:
-        cells = " | ".join(f"{100 * one[test]:.1f}" for one in shares.values())
-        lines.append(f"| {test} | {cells} |")
-    lines += ["", *(f"- *{name}*: {WORLDS[name].what}" for name in shares), ""]
-    lines += [
+        *kept.by_test(shares),
+        "",
+        *kept.legend(shares, WORLDS),
+        "",
         "M2 rejects too often where so few themes are halved and the axis is no more than noise, "
         "as in these worlds: with eight, and less so with 24 (700 studies each: 8, 12, 16 and 24 "
         "themes of two give 12.4, 8.3, 8.3 and 7.6 % in `displacement`, 8.6, 6.1, 5.7 and 6.3 % "

@@ -212,17 +212,12 @@ def rejected(world: World, label: str, studies: int) -> dict[str, float]:
     for study in range(studies):
         rng = generator(17, label.removesuffix(", unknown"), study)
         rows.append([*geometry(world, rng), *answers(world, rng)])
-    p = np.array(rows, dtype=float)
-    return {
-        name: float((p[np.isfinite(p[:, c]), c] <= 0.05 + 1e-12).mean())
-        for c, name in enumerate(CHECKS)
-    }
+    return kept.rejections(np.array(rows, dtype=float), list(CHECKS))
 
 
 def markdown(shares: Mapping[str, Mapping[str, float]], studies: int) -> str:
     """The page."""
-    error = 196 * np.sqrt(0.05 * 0.95 / studies)
-    tests = list(next(iter(shares.values())))
+    error = kept.error(studies)
     lines = [
         "# Personas in several wordings: how often tests reject",
         "",
@@ -234,14 +229,10 @@ def markdown(shares: Mapping[str, Mapping[str, float]], studies: int) -> str:
         f"{SMALL.personas} personas and {SMALL.questions} questions ({PERSONAS} and "
         f"{QUESTIONS} in answers, {SAMPLES} a question), {WORDINGS} wordings each.",
         "",
-        "| test | " + " | ".join(shares) + " |",
-        "|---" * (1 + len(shares)) + "|",
-    ]
-    for test in tests:
-        cells = " | ".join(f"{100 * one[test]:.1f}" for one in shares.values())
-        lines.append(f"| {test} | {cells} |")
-    lines += ["", *(f"- *{name}*: {WORLDS[name].what}" for name in shares), ""]
-    lines += [
+        *kept.by_test(shares),
+        "",
+        *kept.legend(shares, WORLDS),
+        "",
         "Tests for new personas count wordings whole beside personas, so they are cautious. "
         "Without that, contrasts of bystanders rejected in 7.6 % where forms are shared. H1 is a "
         "difference of personas, in which shared forms cancel.",

@@ -224,9 +224,11 @@ def status(
     The argument is a study's file if such a file exists, or if it is written like one (.yaml, or
     with a slash); otherwise it is a release.
     """
-    from personaspace.cli import live
+    page = None
+    if serve is not None:
+        from personaspace.live import address
 
-    page = live.asked_for(serve)
+        page = address(serve)
     if page and (watch or as_json):
         raise UserError("--serve: does not go with --watch or --json")
     if not cluster.is_spec(target):
@@ -235,8 +237,10 @@ def status(
             if page is None:
                 cluster.show_status(target, place, watch, as_json)
             else:
+                from personaspace.cli.live import ReleaseSource, until_stopped
+
                 flags = cluster.flags_of(kubeconfig, context)
-                live.until_stopped(live.ReleaseSource(place, target, flags), page)
+                until_stopped(ReleaseSource(place, target, flags), page)
         return
     from personaspace.cli.study import serve_status_of_spec, status_of_spec
 

@@ -132,9 +132,7 @@ def _several(titles: list[str]) -> str:
 
 
 def _cell(row: JobRow) -> Text:
-    text = str(row.state)
-    if row.attempts and not row.state.ended:
-        text += f" (attempt {row.attempts + 1})"
+    text = row.state_told
     if row.ran is not None and row.state in (JobState.RUNNING, JobState.DONE):
         text += f" {duration(row.ran)}"
     return Text(text, style=_STYLES.get(row.state, ""))

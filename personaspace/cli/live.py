@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from personaspace import interrupt
+from personaspace.cluster.states import JobState
 from personaspace.console import console, shown
+from personaspace.files import read_json
 from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, Source, address
 from personaspace.pipeline.context import TRAINING_LOG, TRAINS
 from personaspace.pipeline.node import Node
@@ -36,17 +37,18 @@ _LOOKS_BETWEEN = {
     Standing.READY: Look.READY,
     Standing.WAITING: Look.WAITING,
 }
+_LOOKS_OF_JOBS = {
+    JobState.DONE: Look.DONE,
+    JobState.FAILED: Look.FAILED,
+    JobState.NOT_RUN: Look.STOPPED,
+    JobState.GONE: Look.STOPPED,
+    JobState.RUNNING: Look.RUNNING,
+    JobState.STARTING: Look.READY,
+    JobState.QUEUED: Look.READY,
+    JobState.WAITING: Look.WAITING,
+}
 #: Seconds for which what was read of a store or of a cluster is shown again.
 REFRESH_SECONDS = 5.0
-
-
-def asked_for(text: str | None) -> Address | None:
-    """Where to serve; None: not at all.
-
-    Raises:
-        UserError: It is no address.
-    """
-    return None if text is None else address(text)
 
 
 @contextmanager
@@ -70,6 +72,16 @@ def until_stopped(source: Source, where: Address) -> None:
 # --- a run ---------------------------------------------------------------------------------------
 
 
+def page_of_run(where: str) -> Callable[[Work, Board], AbstractContextManager[LivePage]]:
+    """Serves a run's page, given what is run and its board.
+
+    Raises:
+        UserError: That is no address.
+    """
+    asked = address(where)
+    return lambda work, board: serving(RunSource(work, board), asked, of_run=True)
+
+
 class RunSource:
     """A run on this machine, as its board has it."""
 
@@ -88,8 +100,9 @@ class RunSource:
 
     def losses(self, node: str) -> Losses:
         """See `Source.losses`; of one that was complete before, as its artifact has them."""
-        found = next(each for each in self.board.nodes if each.id == node)
-        return list(self.board.states[found].losses) or _kept_losses(self.work, found)
+        found, state = next(each for each in self.board.states.items() if each[0].id == node)
+        known = list(state.losses)
+        return known if known or not state.state.complete else _kept_losses(self.work, found)
 
     def _cell(self, node: Node) -> Cell:
         mine = self.board.states[node]
@@ -158,8 +171,7 @@ def _kept_losses(work: Work, node: Node) -> Losses:
     manifest = work.complete(node)
     if manifest is None:
         return []
-    log = work.store.fetch(manifest, [TRAINING_LOG]) / TRAINING_LOG
-    steps = json.loads(log.read_text(encoding="utf-8"))["steps"]
+    steps = read_json(work.store.fetch(manifest, [TRAINING_LOG]) / TRAINING_LOG)["steps"]
     return [(step["step"], step["loss"]) for step in steps]
 
 
@@ -196,21 +208,6 @@ class ReleaseSource:
         return told_losses(self.cluster, pod) if pod else []
 
     def _cell(self, row: JobRow) -> Cell:
-        from personaspace.cluster.states import JobState
-
-        looks = {
-            JobState.DONE: Look.DONE,
-            JobState.FAILED: Look.FAILED,
-            JobState.NOT_RUN: Look.STOPPED,
-            JobState.GONE: Look.STOPPED,
-            JobState.RUNNING: Look.RUNNING,
-            JobState.STARTING: Look.READY,
-            JobState.QUEUED: Look.READY,
-            JobState.WAITING: Look.WAITING,
-        }
-        state = str(row.state)
-        if row.attempts and not row.state.ended:
-            state += f" (attempt {row.attempts + 1})"
         command = ["personaspace", "logs", self.release, row.condition or row.stage]
         if row.condition and row.stage != "condition":
             command += ["--stage", row.stage, f"--seed={row.seed}"]
@@ -220,8 +217,8 @@ class ReleaseSource:
             row.stage,
             row.condition,
             row.seed,
-            looks[row.state],
-            state,
+            _LOOKS_OF_JOBS[row.state],
+            row.state_told,
             why=row.why,
             ran=row.ran,
             trains=row.stage in (*TRAINS, "condition"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,6 @@ from personaspace.errors import (
 if TYPE_CHECKING:
     from personaspace.pipeline.executor import Summary
     from personaspace.pipeline.forecast import Forecast
-    from personaspace.pipeline.progress import Board
     from personaspace.pipeline.work import Work
 
 Only = Annotated[
@@ -63,19 +62,17 @@ def finished(
 
     Ends the process if a stage failed: 2 if the input was at fault, else 1.
     """
-    from personaspace.cli import live
     from personaspace.pipeline.local import run_study
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
-    where = live.asked_for(serve)
+    page = None
+    if serve is not None:
+        from personaspace.cli.live import page_of_run
+
+        page = page_of_run(serve)
     loaded = load_study(spec)
     interrupt.install()
-
-    def page(work: Work, board: Board) -> AbstractContextManager[object]:
-        assert where is not None
-        return live.serving(live.RunSource(work, board), where, of_run=True)
-
     with open_store(store) as place:
         work, summary = run_study(
             loaded,
@@ -85,7 +82,7 @@ def finished(
             jobs=jobs,
             file=spec,
             substitutes=substitutes,
-            watched=None if where is None else page,
+            watched=page,
         )
         if summary.failed:
             if not logs.as_json():  # the log has said it

@@ -90,6 +90,12 @@ class JobRow:
         """`train:e4-villain:42`, or `aggregate`."""
         return f"{self.stage}:{self.condition}:{self.seed}" if self.condition else self.stage
 
+    @property
+    def state_told(self) -> str:
+        """Its state for people, with the attempt if it is not the first."""
+        again = self.attempts and not self.state.ended
+        return f"{self.state} (attempt {self.attempts + 1})" if again else str(self.state)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"node": self.title, **asdict(self)}

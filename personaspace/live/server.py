@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from ipaddress import ip_address
 from socket import AF_INET6
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -117,14 +116,9 @@ class LivePage:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         # Whoever looks is told the end, or the last that they saw would stay.
-        stopped = interrupt.asked() or kind is KeyboardInterrupt
+        stopped = interrupt.asked() or isinstance(error, KeyboardInterrupt)
         if self._of_run and self._state.end(stopped, error):
             time.sleep(LAST_LOOK)
         self._server.shutdown()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from personaspace.kept import once
 from personaspace.pipeline import graph
 from personaspace.pipeline.arms import arms_of
+from personaspace.pipeline.context import persona_rows
 from personaspace.pipeline.node import Node
 from personaspace.study import base_model
 from personaspace.study.inputs import Dose, Model, Persona
@@ -153,10 +154,15 @@ def _train(study: Study, node: Node, kept: bool = True) -> Load:
     return _training(recipe, len(chats), each + under)
 
 
+def _extracted(study: Study) -> int:
+    """Prompts of one extraction."""
+    rows = persona_rows(study.spec, study.spec.extracted_personas())
+    return len(rows) * len(study.extraction_questions)
+
+
 def _extract(study: Study, _: Node) -> Load:
     spec = study.spec
-    rows = sum(len(spec.persona(name).wordings) for name in spec.extracted_personas())
-    prompts = rows * len(study.extraction_questions)
+    prompts = _extracted(study)
     load = Load(prompts=prompts, read=2 * prompts * _prompt_tokens(spec))
     if "b" not in spec.extraction.methods:
         return load
@@ -253,8 +259,7 @@ def _bytes(study: Study, load: Load, nodes: Sequence[Node]) -> int | None:
     trained = [spec.recipe_of(spec.condition(n.condition)) for n in nodes if n.stage == "train"]
     ranks = sum(recipe.rank for recipe in trained) + spec.coupling.recipe.rank * runs["couple"]
     adapters = 4 * LORA_WIDTHS * shape.hidden_size * shape.num_layers * ranks
-    rows = sum(len(spec.persona(name).wordings) for name in spec.extracted_personas())
-    prompts = rows * len(study.extraction_questions)
+    prompts = _extracted(study)
     layers = len(study.layers(shape.num_layers))
     states = prompts * layers * shape.hidden_size * 2 * len(spec.extraction.methods)
     return int(adapters + states * runs["extract"] + ANSWER_BYTES * load.answers)

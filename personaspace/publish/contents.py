@@ -12,6 +12,7 @@ import yaml
 
 from personaspace.errors import UserError, without_passwords
 from personaspace.hub.contents import INDEX, Contents, Placed, RepoType
+from personaspace.pipeline.context import TRAINS
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
@@ -35,7 +36,7 @@ class Kind(StrEnum):
 USUAL = tuple(kind for kind in Kind if kind is not Kind.ACTIVATIONS)
 #: Stages that a kind is read from. Vectors are means of what `extract` made, and no artifact.
 _STAGES: dict[Kind, tuple[str, ...]] = {
-    Kind.ADAPTERS: ("train", "couple"),
+    Kind.ADAPTERS: TRAINS,
     Kind.VECTORS: ("extract",),
     Kind.ACTIVATIONS: ("extract",),
     Kind.ANSWERS: ("evaluate", "judge", "logodds", "steer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,8 @@ def _write(
     }
     personas, means, known = wordings.means(names, values, valid)
     write_activations(path, means, known, personas=personas, **about)
-    several = [place for place, name in enumerate(names) if list(names).count(name) > 1]
+    times = Counter(names)
+    several = [place for place, name in enumerate(names) if times[name] > 1]
     if several and file_name is None:
         rows = wordings.row_names([names[place] for place in several])
         write_activations(
