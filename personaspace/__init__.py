@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from personaspace.activations.files import ActivationFile, write_activations
     from personaspace.analysis.power import Assumptions
     from personaspace.api.functions import (
+        eval_logs,
         geometry,
         leakage,
         load_study,
@@ -60,6 +61,7 @@ _PUBLIC = {
     "UserError": "errors",
     "Vectors": "api.results",
     "columns": "api.tables",
+    "eval_logs": "api.functions",
     "geometry": "api.functions",
     "leakage": "api.functions",
     "load_results": "api.results",
@@ -84,6 +86,7 @@ __all__ = [
     "Vectors",
     "__version__",
     "columns",
+    "eval_logs",
     "geometry",
     "leakage",
     "load_results",

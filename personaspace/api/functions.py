@@ -98,6 +98,34 @@ def run(
     return load_results(str(store), loaded)
 
 
+def eval_logs(
+    study: Study | Path | str,
+    store: Path | str = "personaspace-store",
+    out: Path | str = "eval-logs",
+) -> list[Path]:
+    """Write a study's answers, scores and verdicts as logs that `inspect view` opens.
+
+    Args:
+        study: The study, or its file.
+        store: Where its artifacts are.
+        out: Folder for the logs, one for each condition, seed and task.
+
+    Returns:
+        The logs of what is complete.
+
+    Raises:
+        UserError: No answers are complete, or the folder holds logs of something else.
+    """
+    from personaspace.pipeline.eval_logs import write_logs
+    from personaspace.pipeline.work import prepare
+    from personaspace.store import open_store
+
+    loaded = study if isinstance(study, Study) else _load_study(study)
+    with open_store(str(store)) as place:
+        written, _ = write_logs(prepare(loaded, place), Path(out))
+    return [log.path for log in written]
+
+
 def read_activations(path: Path | str) -> ActivationFile:
     """An activation file; its hidden states stay on disk until `read_layer` is called.
 

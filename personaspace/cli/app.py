@@ -16,6 +16,7 @@ from personaspace.cli import analysis, cluster, upkeep
 from personaspace.cli import inspect as inspecting
 from personaspace.cli import run as running
 from personaspace.cli.compare import compare
+from personaspace.cli.eval_logs import eval_logs
 from personaspace.cli.guard import guarded
 from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl
 from personaspace.cli.power import power
@@ -353,6 +354,7 @@ app.command()(guarded(analysis.leakage))
 app.command()(guarded(power))
 app.command()(guarded(preregister))
 app.command()(guarded(publish))
+app.command()(guarded(eval_logs))
 app.command()(guarded(upkeep.verify, takes_signals=True))
 app.command()(guarded(upkeep.gc, takes_signals=True))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from personaspace.errors import Interrupted, UserError, one_line
+from personaspace.models import energy
 from personaspace.pipeline import why
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.node import Node
@@ -102,7 +103,7 @@ def _computed(
 ) -> Manifest:
     """The node's artifact, computed; or another run's that was there first."""
     stage = STAGES[node.stage]
-    began = time.monotonic()
+    began, meter = time.monotonic(), energy.Meter()
     store, key = work.store, work.key(node)
     stale = store.find(key)
     # What a killed process left behind; where writers are not known, only what is surely nobody's.
@@ -123,6 +124,7 @@ def _computed(
             key=key,
         )
         run_tracked(context, work.fingerprints[node])
+        uses = meter.uses()
         committed = writer.commit(
             {
                 "node": node.id,
@@ -136,6 +138,7 @@ def _computed(
                 "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
                 "seconds": round(time.monotonic() - began, 3),
                 "metrics": context.metrics,
+                **({energy.FIELD: uses} if uses else {}),
                 **context.taken,
                 **runtime.describe(),
             },

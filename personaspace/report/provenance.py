@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from personaspace.files import read_model
+from personaspace.models.energy import KILOWATT_HOUR, Use, taken
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, duration, short_hash
 
@@ -21,7 +22,7 @@ class Artifact(BaseModel):
 
     `seconds` is how long it took, `created` when it was done; `implementation` computed training or
     hidden states, in `processes` if there were several, `engine` drew the answers; `taken_from` are
-    the stores that it came through.
+    the stores that it came through; `energy` is what each GPU counted meanwhile.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -41,6 +42,7 @@ class Artifact(BaseModel):
     processes: int | None = None
     engine: str | None = None
     taken_from: list[str] = []
+    energy: list[Use] = []
 
     @property
     def computed_by(self) -> str | None:
@@ -109,6 +111,36 @@ def _gpu_hours(artifacts: Sequence[Artifact]) -> float:
     return sum(a.seconds or 0 for a in artifacts if a.on_gpu) / 3600
 
 
+def _joules(artifacts: Sequence[Artifact]) -> float:
+    return taken(use for a in artifacts for use in a.energy)
+
+
+def _energy(joules: float) -> str:
+    """In kilowatt hours from 10 Wh on."""
+    hours = joules / KILOWATT_HOUR
+    return f"{hours:.2f} kWh" if hours >= 0.01 else f"{hours * 1000:.2g} Wh"
+
+
+def _energy_note(artifacts: Sequence[Artifact]) -> str:
+    """What the energies are; empty where none is known."""
+    counted = [a for a in artifacts if a.energy]
+    if not counted:
+        return ""
+    cards = len({use.card for a in counted for use in a.energy})
+    note = (
+        f" Energy: what {cards} GPU{'s' if cards > 1 else ''} took by their own counters while a "
+        "stage ran on them, idle time and other work on them included, the rest of the machine not."
+    )
+    alone = sum(use.joules for a in counted for use in a.energy)
+    if alone > 1.001 * _joules(counted):
+        note += (
+            f" Stages shared a GPU at times: added up one by one it would be {_energy(alone)}. "
+            "What a GPU took while several ran is in each one's row, and once in a number here."
+        )
+    silent = sum(a.on_gpu for a in artifacts) - sum(a.on_gpu for a in counted)
+    return note + (f" {silent} artifacts made on a GPU tell no energy." if silent else "")
+
+
 def _summary(artifacts: list[Artifact]) -> str:
     timed = [a for a in artifacts if a.seconds is not None]
     if not timed:
@@ -122,16 +154,17 @@ def _summary(artifacts: list[Artifact]) -> str:
     if spans:
         wall = max(end for _, end in spans) - min(start for start, _ in spans)
         text += f"; {duration(wall)} from the first start to the last end"
-    hours = _gpu_hours(timed)
-    return text + (f"; {hours:.2f} GPU-hours." if hours else ".")
+    hours, joules = _gpu_hours(timed), _joules(timed)
+    text += f"; {hours:.2f} GPU-hours" if hours else ""
+    return text + (f", {_energy(joules)} of the GPUs." if joules else ".")
 
 
 def _stages_table(artifacts: list[Artifact]) -> Table:
-    rows = []
+    rows, counted = [], any(a.energy for a in artifacts)
     for stage in dict.fromkeys(a.kind for a in artifacts):
         mine = [a for a in artifacts if a.kind == stage]
         seconds = sum(a.seconds or 0 for a in mine)
-        hours = _gpu_hours(mine)
+        hours, joules = _gpu_hours(mine), _joules(mine)
         devices = ", ".join(sorted({a.device for a in mine if a.device})) or NONE
         rows.append(
             [
@@ -139,6 +172,7 @@ def _stages_table(artifacts: list[Artifact]) -> Table:
                 Cell(str(len(mine)), len(mine)),
                 Cell(duration(seconds), seconds),
                 Cell(f"{hours:.2f}" if hours else NONE, hours or None),
+                *([Cell(_energy(joules) if joules else NONE, joules or None)] if counted else []),
                 Cell(devices, devices),
             ]
         )
@@ -150,10 +184,12 @@ def _stages_table(artifacts: list[Artifact]) -> Table:
             Column("artifacts", True),
             Column("time", True),
             Column("GPU-hours", True),
+            *([Column("energy", True)] if counted else []),
             Column("devices"),
         ],
         rows,
-        note="A stage that was complete already is counted with the time it took when it ran.",
+        note="A stage that was complete already is counted with the time it took when it ran."
+        + _energy_note(artifacts),
     )
 
 

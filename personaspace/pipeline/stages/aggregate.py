@@ -24,6 +24,7 @@ from personaspace.analysis.results_parts import (
 )
 from personaspace.analysis.rows import Row
 from personaspace.errors import without_passwords
+from personaspace.models import energy
 from personaspace.pipeline import beside
 from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
@@ -56,8 +57,9 @@ PROVENANCE = (
     *("stage", "condition", "seed", "fingerprint", "device", "seconds", "versions"),
     *("data", "implementation", "processes", "engine"),
 )
-#: And this, of an artifact that was not computed here: the stores that it came through.
-TAKEN_FROM = "taken_from"
+#: And these where an artifact has them: the stores that it came through, if it was not computed
+#: here; what GPUs counted.
+SOME = (TAKEN_FROM := "taken_from", energy.FIELD)
 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
@@ -373,7 +375,7 @@ def _provenance(context: Context) -> None:
             "created": manifest.created,
         }
         | {name: manifest.fields.get(name) for name in PROVENANCE}
-        | ({TAKEN_FROM: found} if (found := manifest.fields.get(TAKEN_FROM)) else {})
+        | {name: found for name in SOME if (found := manifest.fields.get(name))}
         for node, manifest in context.manifests.items()
     ]
     write_json(

@@ -1,0 +1,197 @@
+"""Energy of stages: counters of cards, what is shown to a process, and stages that share a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Finished
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaspace.models.energy import Meter, Use, taken
+from personaspace.pipeline.stages.aggregate import PROVENANCE, SOME
+from personaspace.report import provenance
+
+
+class Cards:
+    """The functions of `pynvml` that are used, over cards of our own: UUID and millijoules."""
+
+    class NVMLError(Exception):
+        """As the module's."""
+
+    def __init__(self, counters: dict[str, int | None], *, driver: bool = True) -> None:
+        self.counters, self.driver, self.open = counters, driver, 0
+
+    def nvmlInit(self) -> None:
+        if not self.driver:
+            raise self.NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.counters)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return list(self.counters)[index]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        counter = self.counters[handle]
+        if counter is None:
+            raise self.NVMLError("Not Supported")
+        return counter
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cards]:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = Cards({"GPU-aa": 1_000, "GPU-ab": 5_000, "GPU-old": None})
+    yield found
+    assert found.open == 0, "closed as often as opened"
+
+
+def test_a_stages_energy_is_the_difference_of_each_cards_counter(cards: Cards) -> None:
+    meter = Meter(cards)
+    cards.counters |= {"GPU-aa": 3_500, "GPU-ab": 5_000}
+    uses = [Use.model_validate(each) for each in meter.uses()]
+    assert {use.card: use.joules for use in uses} == {"GPU-aa": 2.5, "GPU-ab": 0.0}
+    assert all(use.began <= use.ended for use in uses)
+    # A driver that was loaded again, and a card that is gone, tell nothing.
+    cards.counters = {"GPU-aa": 10, "GPU-ab": 6_000}
+    assert [each["card"] for each in meter.uses()] == ["GPU-ab"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "seen"),
+    [
+        ("0", ["GPU-aa"]),
+        ("1,0", ["GPU-ab", "GPU-aa"]),
+        ("GPU-ab", ["GPU-ab"]),
+        ("GPU-a", []),  # of two
+        ("0,7,1", ["GPU-aa"]),  # CUDA stops there
+        ("", []),
+        ("-1", []),
+        ("MIG-GPU-aa/1/0", []),
+    ],
+)
+def test_cards_that_cuda_does_not_show_are_not_counted(
+    shown: str, seen: list[str], cards: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert [each["card"] for each in Meter(cards).uses()] == seen
+
+
+def test_where_there_is_no_card_nothing_is_said(
+    finished_study: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Meter(Cards({"GPU-aa": 1}, driver=False)).uses() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert Meter().uses() == [], "this machine's own NVML, if it has one"
+    manifests = [
+        json.loads(path.read_text()) for path in finished_study.store.rglob("manifest.json")
+    ]
+    told = json.loads((finished_study.out / "provenance.json").read_text())["artifacts"]
+    import torch
+
+    if not torch.cuda.is_available():
+        assert manifests and not any("energy" in each["fields"] for each in manifests)
+        assert told and not any("energy" in each for each in told)
+        assert "energy" not in (finished_study.out / "report.html").read_text().lower()
+
+
+def use(card: str, began: float, ended: float, first: int, last: int) -> Use:
+    return Use(card=card, began=began, ended=ended, first=first, last=last)
+
+
+def test_what_a_card_took_while_two_stages_ran_counts_once() -> None:
+    first, second = use("a", 0, 10, 0, 10_000), use("a", 5, 15, 5_000, 15_000)
+    assert taken([first, second]) == taken([second, first]) == 15.0
+    assert taken([first, use("b", 5, 15, 5_000, 15_000)]) == 20.0
+    # The driver was loaded again: equal counters of another time.
+    assert taken([first, use("a", 100, 110, 0, 10_000)]) == 20.0
+    assert taken([]) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30)), max_size=8))
+def test_stages_of_a_card_take_what_it_counted_in_seconds_with_some_stage(
+    spans: list[tuple[int, int]],
+) -> None:
+    """A card that takes 3 + n mod 5 J in second n, counted second by second."""
+    counter = [0]
+    for n in range(100):
+        counter.append(counter[-1] + 1000 * (3 + n % 5))
+    uses = [use("a", s, s + d, counter[s], counter[s + d]) for s, d in spans]
+    busy = {n for s, d in spans for n in range(s, s + d)}
+    assert taken(uses) == pytest.approx(sum(3 + n % 5 for n in busy))
+
+
+def test_the_report_tells_energy_beside_gpu_hours_and_that_stages_shared_a_card(
+    tmp_path: Path,
+) -> None:
+    assert "energy" in SOME and "energy" not in PROVENANCE
+    artifacts: list[dict[str, Any]] = [
+        {
+            "node": f"train:c{number}:42",
+            "stage": "train",
+            "device": "NVIDIA H200",
+            "seconds": 1800.0,
+            "created": "2026-11-30T00:30:00+00:00",
+            "energy": [use("GPU-aa", 0, 1800, 0, 720_000_000).model_dump()],
+        }
+        for number in range(2)
+    ]
+    artifacts.append(artifacts[0] | {"node": "extract:c0:42", "stage": "extract", "energy": []})
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"artifacts": artifacts}))
+    found = provenance.load(tmp_path)
+    assert found is not None
+    assert "1.50 GPU-hours, 0.20 kWh of the GPUs." in found.summary
+    table = found.tables[0]
+    assert "energy" in [column.title for column in table.columns]
+    assert [row[4].text for row in table.rows] == ["0.20 kWh", "–"]
+    assert "added up one by one it would be 0.40 kWh" in (table.note or "")
+    assert "1 artifacts made on a GPU tell no energy" in (table.note or "")
+    for each in artifacts:
+        del each["energy"]
+    path.write_text(json.dumps({"artifacts": artifacts}))
+    found = provenance.load(tmp_path)
+    assert found is not None and "kWh" not in found.summary + (found.tables[0].note or "")
+    assert len(found.tables[0].columns) == 5
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()")
+def test_a_real_card_counts_what_a_computation_takes() -> None:
+    """About what its own power reading says, over two seconds of products."""
+    import time
+
+    import pynvml  # type: ignore[import-not-found, unused-ignore]
+    import torch
+
+    values = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    for _ in range(50):
+        values @ values
+    torch.cuda.synchronize()
+    meter, began, watts = Meter(), time.time(), []
+    while time.time() - began < 2:
+        for _ in range(20):
+            values @ values
+        torch.cuda.synchronize()
+        watts.append(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000)
+    seconds = time.time() - began
+    name = pynvml.nvmlDeviceGetUUID(handle)
+    (mine,) = [Use.model_validate(u) for u in meter.uses() if u["card"] == name]
+    mean = sum(watts) / len(watts)
+    print(
+        f"{mine.joules:.0f} J in {seconds:.2f} s, {mine.joules / seconds:.0f} W; read {mean:.0f} W"
+    )
+    assert mine.joules / seconds == pytest.approx(mean, rel=0.25)
