@@ -40,6 +40,7 @@ class Hub:
         repos: Commits of each repository, by `models/owner/name` or `datasets/owner/name`.
         private: Those that only a token may read.
         sent: Bytes of files that were uploaded, in either way.
+        collections: Title, whether private, and items (type, id) of each, by its address.
         fail_after: After so many uploads of large files the server answers 503; None: never.
     """
 
@@ -47,6 +48,7 @@ class Hub:
     repos: dict[str, list[Commit]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
     objects: dict[str, bytes] = field(default_factory=dict)
+    collections: dict[str, tuple[str, bool, list[tuple[str, str]]]] = field(default_factory=dict)
     sent: int = 0
     fail_after: int | None = None
 
@@ -116,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
                 names = [{"rfilename": n, "size": len(b)} for n, b in files.items()]
                 self._answer(200, {"id": found[2], "sha": commits[-1].id, "siblings": names})
             return None
+        if found := re.fullmatch(r"/api/collections/([^/]+/[^/]+)", path):
+            return self._collection(found[1])
         if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             commits = self._repo(f"{'datasets' if found[1] else 'models'}/{found[2]}")
             if commits is None:
@@ -148,6 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "You have read access only")
         if path == "/api/repos/create":
             return self._create(json.loads(raw))
+        if path == "/api/collections":
+            return self._gather(json.loads(raw))
+        if found := re.fullmatch(r"/api/collections/([^/]+/[^/]+)/items", path):
+            return self._item(found[1], json.loads(raw)["item"])
         if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self._batch(json.loads(raw))
         if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/(\w+)/main", path):
@@ -167,6 +175,38 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted.get("private") or wanted.get("visibility") == "private":
             self.hub.private.add(key)
         return self._answer(200, {"url": f"{self.hub.url}/{key}"})
+
+    def _gather(self, wanted: dict[str, Any]) -> None:
+        name = re.sub(r"\W+", "-", wanted["title"].lower())
+        slug = f"{wanted['namespace']}/{name}-{hashlib.sha1(name.encode()).hexdigest()[:24]}"
+        if wanted["namespace"] == "taken":
+            return self._refuse(403, "You may not write there")
+        if slug in self.hub.collections:
+            return self._answer(409, {"error": "There is one of this title", "slug": slug})
+        self.hub.collections[slug] = (wanted["title"], bool(wanted.get("private")), [])
+        return self._collection(slug)
+
+    def _collection(self, slug: str) -> None:
+        if slug not in self.hub.collections:
+            return self._refuse(404, "Collection not found")
+        title, private, items = self.hub.collections[slug]
+        told = [
+            {"_id": f"{place:024x}", "id": name, "type": kind, "position": place}
+            for place, (kind, name) in enumerate(items)
+        ]
+        found = {"slug": slug, "title": title, "private": private, "items": told}
+        more = {"owner": {"name": slug.partition("/")[0]}, "theme": "green", "upvotes": 0}
+        when = {"position": 0, "lastUpdated": "2026-01-01T00:00:00.000Z"}
+        return self._answer(200, found | more | when)
+
+    def _item(self, slug: str, item: dict[str, str]) -> None:
+        if slug not in self.hub.collections:
+            return self._refuse(404, "Collection not found")
+        items = self.hub.collections[slug][2]
+        if (item["type"], item["id"]) in items:
+            return self._refuse(409, "Already in the collection")
+        items.append((item["type"], item["id"]))
+        return self._collection(slug)
 
     def _preupload(self, wanted: dict[str, Any], there: dict[str, bytes]) -> None:
         told = []

@@ -176,6 +176,38 @@ def test_a_hub_that_is_away_is_one_line(
     assert "the Hub does not answer" in line_of(publish(finished_study))
 
 
+def test_repositories_come_into_one_collection_once(hub: Hub, finished_study: Finished) -> None:
+    for _ in range(2):
+        done = publish(finished_study, "--include", "adapters,results", "--collection", "Tiny: all")
+        assert done.exit_code == 0, done.output
+    ((slug, (title, private, items)),) = hub.collections.items()
+    assert f"collection: {slug}" in done.output and title == "Tiny: all" and private
+    assert items == [("model", "lab/tiny"), ("dataset", "lab/tiny")]
+    # Another study of the lab's, by the collection's address.
+    done = publish(
+        finished_study, "--include", "results", "--collection", slug, repo="lab/other-name"
+    )
+    assert done.exit_code == 0, done.output
+    assert items[2:] == [("dataset", "lab/other-name")] and len(hub.collections) == 1
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("", "--collection: a title is one line of text"),
+        ("two\nlines", "--collection: a title is one line of text"),
+        (f"lab/gone-{'0' * 24}", "no such repository or collection"),
+    ],
+)
+def test_a_collection_that_cannot_be_is_one_line(
+    hub: Hub, finished_study: Finished, title: str, said: str
+) -> None:
+    done = publish(finished_study, "--include", "results", "--collection", title)
+    assert done.exit_code == 2 and said in done.stderr.splitlines()[-1]
+    # What is wrong by itself is told before anything is sent.
+    assert bool(hub.repos) == title.startswith("lab/")
+
+
 @pytest.mark.parametrize("named", ["hub.lab.example", "ftp://hub.lab.example", "https://"])
 def test_an_endpoint_that_is_no_address_is_one_line(
     named: str, hub: Hub, finished_study: Finished, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,13 @@ def publish(
         bool,
         typer.Option("--public", help="Readable by all; only where the repository is made now."),
     ] = False,
+    collection: Annotated[
+        str | None,
+        typer.Option(
+            help="A collection to put them in: its title (OWNER's; made if there is none) or "
+            "address."
+        ),
+    ] = None,
     dry_run: Annotated[
         Path | None,
         typer.Option(help="Send nothing: write to this folder what would be sent."),
@@ -49,6 +56,8 @@ def publish(
 
     kinds = parse_kinds(",".join(include)) if include else USUAL
     upload.check_name(repo)
+    if collection is not None:
+        upload.check_title(collection)
     if (
         dry_run is not None
         and dry_run.exists()
@@ -74,3 +83,6 @@ def publish(
                 continue
             commit = upload.send(parcel, repo, there, public=public, say=tell)
             print(f"hf://{repo}: {parcel.type} at {commit}")
+        if collection is not None and dry_run is None:
+            slug = upload.gather(collection, parcels, repo, public=public)
+            print(f"collection: {slug}")

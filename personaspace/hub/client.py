@@ -48,7 +48,7 @@ _REFUSED = {
     400: "the Hub refuses what was sent",
     401: "the Hub asks for a token, or does not know this one: set HF_TOKEN, or `hf auth login`",
     403: "the token may not do this: one with the right to write there is needed",
-    404: "no such repository, or it is private and the token may not read it",
+    404: "no such repository or collection, or it is private and the token may not read it",
     409: "the name is taken",
     413: "too large for the Hub",
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,44 @@ def check_name(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UserError(f"{wrong} ({one_line(UserError(str(error)))})") from None
+
+
+def check_title(title: str) -> None:
+    """That a collection may be called so. Raises UserError."""
+    if not title.strip() or not title.isprintable():
+        raise UserError("--collection: a title is one line of text")
+
+
+def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) -> str:
+    """Put the repositories into a collection; those that are in it stay as they are.
+
+    Args:
+        title: Of a collection of the repositories' owner, which is made where there is none; or the
+            address of one that is there (`owner/title-` and its number).
+        parcels: What was sent.
+        repo: `owner/name`, of both.
+        public: Whether a collection that is made now may be seen by all.
+
+    Returns:
+        The collection's address.
+
+    Raises:
+        UserError: No rights, or no such collection.
+        UnavailableError: The Hub does not answer.
+    """
+    api, owner = client(), repo.partition("/")[0]
+    with hub_errors(f"--collection {title}"):
+        if re.fullmatch(r"[^/\s]+/[^/\s]+-[0-9a-f]{24}", title):
+            found = api.get_collection(title)
+        else:
+            found = api.create_collection(
+                title, namespace=owner, private=not public, exists_ok=True
+            )
+        there = {(item.item_type, item.item_id) for item in found.items}
+        for parcel in parcels:
+            if (parcel.type, repo) not in there:
+                api.add_collection_item(found.slug, repo, parcel.type, exists_ok=True)
+        return str(found.slug)
 
 
 def write_folder(parcel: Parcel, folder: Path) -> None:
