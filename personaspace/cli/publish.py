@@ -58,12 +58,8 @@ def publish(
     upload.check_name(repo)
     if collection is not None:
         upload.check_title(collection)
-    if (
-        dry_run is not None
-        and dry_run.exists()
-        and (not dry_run.is_dir() or next(dry_run.iterdir(), None) is not None)
-    ):
-        raise UserError(f"--dry-run {dry_run}: is there already and not an empty folder")
+    if dry_run is not None:
+        _check_new(dry_run)
     loaded = load_study(spec)
     with open_store(store) as place, tempfile.TemporaryDirectory() as scratch:
         place.check(write=False)
@@ -86,3 +82,8 @@ def publish(
         if collection is not None and dry_run is None:
             slug = upload.gather(collection, parcels, repo, public=public)
             print(f"collection: {slug}")
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or next(folder.iterdir(), None) is not None):
+        raise UserError(f"--dry-run {folder}: is there already and not an empty folder")
