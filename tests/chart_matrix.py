@@ -148,6 +148,12 @@ MATRIX: dict[str, dict[str, Any]] = {
         "rbac": {"create": False},
         "serviceAccount": {"create": False, "name": "s", "conductorName": "c"},
     },
+    "a live page": {"livePage": {"enabled": True}, "networkPolicy": {"enabled": True}},
+    "a live page by whoever may edit": {
+        "livePage": {"enabled": True, "port": 9000},
+        "rbac": {"create": False},
+        "serviceAccount": {"create": False, "name": "s", "conductorName": "c", "pageName": "p"},
+    },
     "no tests": {"check": {"enabled": False}},
     "empty sections": {"gpu": None, "pods": None, "stages": None, "store": None, "check": None},
 }

@@ -40,29 +40,69 @@ def by_stage(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_whoever_may_only_edit_installs_after_an_administrator() -> None:
     applied = list(yaml.safe_load_all((K8S / "conductor-rights.yaml").read_text(encoding="utf-8")))
     accounts = list(of_kind(applied, "ServiceAccount"))
-    names = dict(zip(("name", "conductorName"), accounts, strict=True))
-    mine = {"rbac": {"create": False}, "serviceAccount": {"create": False, **names}}
+    names = dict(zip(("name", "conductorName", "pageName"), accounts, strict=True))
+    page = {"livePage": {"enabled": True}}
+    mine = {"rbac": {"create": False}, "serviceAccount": {"create": False, **names}, **page}
     objects = render({**SMALL, **mine, "networkPolicy": {"enabled": True}})
-    assert {item["kind"] for item in objects} < EDIT - {"ServiceAccount"}
+    assert {item["kind"] for item in objects} <= EDIT - {"ServiceAccount"}
     for job in of_kind(objects, "Job").values():
         conductor = job["metadata"]["labels"]["personaspace.dev/stage"] == "conductor"
         account = job["spec"]["template"]["spec"]["serviceAccountName"]
         assert account == names["conductorName" if conductor else "name"]
     # What the administrator grants is what the chart would have.
-    (role,) = of_kind(applied, "Role").values()
-    (granted,) = of_kind(render(SMALL), "Role").values()
-    assert role["rules"] == granted["rules"]
-    (binding,) = of_kind(applied, "RoleBinding").values()
-    assert binding["subjects"][0]["name"] == names["conductorName"]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (page_account,) = (
+        item["spec"]["template"]["spec"]["serviceAccountName"]
+        for item in of_kind(objects, "Deployment").values()
+    )
+    assert page_account == names["pageName"]
+    roles, bindings = (of_kind(applied, kind) for kind in ("Role", "RoleBinding"))
+    granted = list(of_kind(render({**SMALL, **page}), "Role").values())
+    assert [role["rules"] for role in roles.values()] == [role["rules"] for role in granted]
+    for binding, account in zip(bindings.values(), ("conductorName", "pageName"), strict=True):
+        assert binding["subjects"][0]["name"] == names[account]
+        assert binding["roleRef"]["name"] == names[account] and names[account] in roles
     said = refused({**SMALL, "serviceAccount": {"create": False}})
     assert "serviceAccount: create is false" in said
+    accounts_given = {"create": False, "name": "s", "conductorName": "c"}
+    said = refused({**SMALL, **page, "serviceAccount": accounts_given})
+    assert "so pageName must name an account" in said
+
+
+def test_the_live_page_may_only_read_and_is_none_of_the_study() -> None:
+    assert "Deployment" not in {item["kind"] for item in render(SMALL)}
+    objects = render({**SMALL, "livePage": {"enabled": True}, "networkPolicy": {"enabled": True}})
+    (deployment,) = of_kind(objects, "Deployment").values()
+    pod = deployment["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    (service,) = of_kind(objects, "Service").values()
+    assert service["spec"]["selector"] == labels == deployment["spec"]["selector"]["matchLabels"]
+    # What selects the study's pods, as the conductor, `status` and `cancel` do, has not this one.
+    assert labels["app.kubernetes.io/name"] != "personaspace"
+    role = of_kind(objects, "Role")[f"{service['metadata']['name']}"]
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list"}
+    assert not any("secrets" in rule["resources"] for rule in role["rules"])
+    (container,) = pod["spec"]["containers"]
+    assert "envFrom" not in container and "env" not in container  # no key of a bucket
+    assert container["args"][:2] == ["status", "em205"] and "--serve=0.0.0.0:8080" in container["args"]
+    (policy,) = of_kind(objects, "NetworkPolicy").values()
+    (selected,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert labels["app.kubernetes.io/name"] in selected["values"]
+    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == {8080}
+    # The same Jobs with it and without: a page switched on in the middle of a run starts nothing.
+    assert set(of_kind(objects, "Job")) == set(of_kind(render(SMALL), "Job"))
+    # A Service's name begins with a letter, and fits, whatever the release is called.
+    for release in ("1" + "a" * 52, "b" * 53):
+        found = of_kind(render({**SMALL, "livePage": {"enabled": True}}, release=release), "Service")
+        assert re.fullmatch(r"[a-z][-a-z0-9]{0,61}[a-z0-9]", next(iter(found)))
 
 
 def test_releases_and_aliases_share_no_name(tmp_path: Path) -> None:
     seen: set[tuple[str, str]] = set()
-    everything = {**SMALL, "seaweedfs": {"enabled": True}, "networkPolicy": {"enabled": True}}
-    for release in ("em", "em-conductor", "em-stages", "em-check", "em-seaweedfs"):
+    everything = {
+        **SMALL,
+        **{name: {"enabled": True} for name in ("seaweedfs", "networkPolicy", "livePage")},
+    }
+    for release in ("em", "em-conductor", "em-stages", "em-check", "em-seaweedfs", "em-page"):
         objects = render(everything, release=release)
         mine = {(item["kind"], item["metadata"]["name"]) for item in objects}
         assert not mine & seen, release

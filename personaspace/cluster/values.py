@@ -58,13 +58,14 @@ class ModelCache(Part):
 
 
 class ServiceAccount(Part):
-    """Identity of the stages' pods (they get no API token) and of the conductor's."""
+    """Identity of the stages' pods (they get no API token), the conductor's and the live page's."""
 
     create: StrictBool = Field(True, description="false: both are there, named here.")
     name: k8s.ObjectName = Field("", description="Of the stages; empty: RELEASE-stages.")
     conductor_name: k8s.ObjectName = Field(
         "", description="Of the conductor; empty: RELEASE-conductor."
     )
+    page_name: k8s.ObjectName = Field("", description="Of `livePage`; empty: RELEASE-page.")
     annotations: k8s.Annotations = Field({}, description="Workload identity, such as a role's ARN.")
     labels: k8s.Labels = Field({}, description="Workload identity, where it goes by label.")
 
@@ -125,6 +126,23 @@ class Seaweedfs(Part):
     size: k8s.Amount = Field("10Gi", description="Limit of its scratch volume.")
 
 
+class LivePage(Part):
+    """What `personaspace status RELEASE --serve` shows, served in the cluster: it may only read."""
+
+    enabled: StrictBool = Field(
+        False, description="A Deployment and a Service, RELEASE-page, for a port-forward."
+    )
+    port: Annotated[StrictInt, Field(ge=1024, le=65535)] = Field(
+        8080,
+        description="Where it listens. Whoever reaches it sees the study's progress: it asks "
+        "for no password.",
+    )
+    resources: k8s.Resources = Field(
+        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        description="CPU and memory.",
+    )
+
+
 class PodMonitor(Part):
     """For the Prometheus operator: the conductor's counts."""
 
@@ -181,6 +199,7 @@ class Values(Part):
     check: Check = Check()
     network_policy: NetworkPolicy = NetworkPolicy()
     seaweedfs: Seaweedfs = Seaweedfs()
+    live_page: LivePage = LivePage()
     pod_monitor: PodMonitor = PodMonitor()
     pod_security_context: k8s.PodSecurity = Field(
         {

@@ -9,6 +9,7 @@
 | `PERSONASPACE_TEST_IMAGE` | the CPU image, there already: `repository:tag` |
 | `PERSONASPACE_TEST_RESTART_API` | command that restarts the API server; without it none does |
 | `PERSONASPACE_TEST_KILL` | command: SIGKILL to pod `$POD_UID`; without it pods are deleted |
+| `PERSONASPACE_TEST_KUEUE_READY` | seconds of Kueue's `waitForPodsReady`, where it is on |
 | `PERSONASPACE_TEST_KEEP` | keep namespaces and bucket's data, to look at them |
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import build_tiny_model, tiny_study
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from seaweed import SeaweedS3
 
@@ -58,6 +60,12 @@ def _reach() -> Cluster:
 def api() -> Cluster:
     """The cluster."""
     return _reach()
+
+
+def has_kueue(api: Cluster) -> bool:
+    """Whether Kueue's own definitions are there."""
+    found = client.ApisApi(api.core.api_client).get_api_versions().groups
+    return any(group.name == "kueue.x-k8s.io" for group in found)
 
 
 @pytest.fixture(scope="session")

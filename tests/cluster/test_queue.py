@@ -1,7 +1,7 @@
 """Queue mode against the API alone: `suspend` is Kueue's, and a Job is let go only when it may run.
 
 Kueue is played by a thread that does what Kueue does to Jobs: suspended at creation (its webhook),
-admitted when they carry a queue's name and no gate. What the real one adds is not tried here.
+admitted when they carry a queue's name and no gate. The real one is tried by test_kueue.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from helm_charts import CHART
 from kubernetes import utils
 from kubernetes.client.exceptions import ApiException
 
-from cluster.conftest import Place
+from cluster.conftest import Place, has_kueue
 from cluster.release import Release, state_of
 from personaspace.cluster import names
 from personaspace.cluster.api import CONNECTION_ERRORS
@@ -98,6 +98,8 @@ def _writers_of_suspend(raw: dict[str, Any]) -> set[str]:
 def test_jobs_are_handed_to_kueue_when_their_inputs_are_complete(
     gate: str, place: Place, local_results: bytes, installed: Callable[[Release], Release]
 ) -> None:
+    if has_kueue(place.cluster):
+        pytest.skip("Kueue itself is here: test_kueue.py")
     release = installed(place.release(f"queue-{gate}", queue={"name": QUEUE, "gate": gate}))
     _create(release)
     kueue = Kueue(release)

@@ -19,6 +19,9 @@ before any stage has started.
 {{- if not (or .Values.serviceAccount.create (and .Values.serviceAccount.name .Values.serviceAccount.conductorName)) -}}
 {{- fail "serviceAccount: create is false, so name and conductorName must name accounts that are there (k8s/conductor-rights.yaml)" -}}
 {{- end -}}
+{{- if and .Values.livePage.enabled (not (or .Values.serviceAccount.create .Values.serviceAccount.pageName)) -}}
+{{- fail "serviceAccount: create is false, so pageName must name an account that is there (k8s/conductor-rights.yaml)" -}}
+{{- end -}}
 {{- if not (or .Values.store.url .Values.store.existingSecret .Values.seaweedfs.enabled) -}}
 {{- fail "store.url: name the bucket, or in store.existingSecret the secret that does (PERSONASPACE_STORE)" -}}
 {{- end -}}

@@ -26,6 +26,12 @@ app.kubernetes.io/name: personaspace
 app.kubernetes.io/instance: {{ include "experiment.instance" . | quote }}
 {{- end }}
 
+{{/* Of the live page's pod, which is none of the study's. */}}
+{{- define "experiment.pageLabels" -}}
+app.kubernetes.io/name: personaspace-page
+app.kubernetes.io/instance: {{ include "experiment.instance" . | quote }}
+{{- end }}
+
 {{- define "experiment.labels" -}}
 {{ include "experiment.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -70,14 +76,28 @@ data:
 {{- include "experiment.configName" (dict "root" . "what" "study" "text" (toYaml .Values.experiment)) -}}
 {{- end }}
 
-{{/* Name of the trial server's objects. A Service's begins with a letter. */}}
-{{- define "experiment.seaweedfs" -}}
-{{- $name := printf "%s-seaweedfs" (include "experiment.fullname" .) -}}
+{{/*
+Name of what a Service leads to: RELEASE-WORD, with START before it where the release's name begins with a digit,
+as a Service's begins with a letter. Takes root, word, start.
+*/}}
+{{- define "experiment.served" -}}
+{{- $full := include "experiment.fullname" .root -}}
+{{- $name := printf "%s-%s" $full .word -}}
 {{- if regexMatch "^[0-9]" $name -}}
-{{- printf "s3-%s-%s" (include "experiment.fullname" . | trunc 43 | trimSuffix "-") (sha256sum (include "experiment.instance" .) | trunc 10) -}}
+{{- printf "%s-%s-%s" .start ($full | trunc 43 | trimSuffix "-") (sha256sum (include "experiment.instance" .root) | trunc 10) -}}
 {{- else -}}
 {{- $name -}}
 {{- end -}}
+{{- end }}
+
+{{/* Name of the trial server's objects. */}}
+{{- define "experiment.seaweedfs" -}}
+{{- include "experiment.served" (dict "root" . "word" "seaweedfs" "start" "s3") -}}
+{{- end }}
+
+{{/* Name of the live page's objects. */}}
+{{- define "experiment.page" -}}
+{{- include "experiment.served" (dict "root" . "word" "page" "start" "page") -}}
 {{- end }}
 
 {{/* An image's name. Takes root and image. */}}
@@ -182,6 +202,10 @@ Service accounts. Each of the chart's own ends in a word of its own: `em` and `e
 
 {{- define "experiment.conductorAccount" -}}
 {{- .Values.serviceAccount.conductorName | default (printf "%s-conductor" (include "experiment.fullname" .)) -}}
+{{- end }}
+
+{{- define "experiment.pageAccount" -}}
+{{- .Values.serviceAccount.pageName | default (include "experiment.page" .) -}}
 {{- end }}
 
 {{/*
