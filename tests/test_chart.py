@@ -211,8 +211,8 @@ def test_settings_of_a_stage_replace_those_of_all() -> None:
     classes = {stage: found["runtimeClassName"] for stage, found in pod.items()}
     assert classes.pop("aggregate") == "gvisor" and set(classes.values()) == {"nvidia"}
     assert spec["evaluate"]["backoffLimit"] == 0 and spec["couple"]["backoffLimit"] == 3
-    assert main["evaluate"]["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert main["train"]["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == 1
+    assert main["evaluate"]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert main["train"]["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == "1"
     assert "nvidia.com/gpu" not in main["train"]["resources"]["limits"]
     assert set(main["aggregate"]["resources"]["limits"]) == {"memory"}
     assert main["couple"]["image"] == "registry.example.org/personaspace/gpu@sha256:" + "a" * 64

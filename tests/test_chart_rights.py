@@ -141,7 +141,7 @@ def test_cpus_and_memory_follow_the_gpus() -> None:
     resources = found["train"]["template"]["spec"]["containers"][0]["resources"]
     assert resources == {
         "requests": {"cpu": "4000m", "memory": "12Gi", "ephemeral-storage": "8e9"},
-        "limits": {"memory": "8000", "rdma/hca": 1, "nvidia.com/gpu": 8},
+        "limits": {"memory": "8000", "rdma/hca": 1, "nvidia.com/gpu": "8"},
     }
     one = by_stage({"pods": pods})["train"]["template"]["spec"]["containers"][0]["resources"]
     assert one["requests"] == pods["resources"]["requests"]

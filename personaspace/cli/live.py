@@ -222,7 +222,8 @@ class ReleaseSource:
             why=row.why,
             ran=row.ran,
             trains=row.stage in (*TRAINS, "condition"),
-            log=shlex.join(map(shown, command)) if row.pod else "",
+            # A pod that has not run has said nothing.
+            log=shlex.join(map(shown, command)) if row.pod and row.ran is not None else "",
         )
         if row.progress is None:
             return cell

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from kubernetes import dynamic
 
 from personaspace.cluster.api import Cluster
 
+KUBECTL = shutil.which("kubectl")
 TENANT = ("--kube-as-user", "tenant")
 Make = Callable[[str], Cluster]
 
@@ -87,3 +90,35 @@ def test_whoever_may_only_edit_installs_from_nothing(
     assert done.returncode == 0, done.stderr
     assert install(mine).returncode == 0, "an upgrade"
     assert len(cluster.batch.list_namespaced_job(cluster.namespace).items) == 9
+
+
+@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+@pytest.mark.parametrize("name", ["eight GPUs", "Kueue by annotation", "a live page"])
+@pytest.mark.parametrize("program", sorted(PROGRAMS.values()))
+def test_what_is_applied_again_is_unchanged(
+    program: str, name: str, make_namespace: Make, tmp_path: Path
+) -> None:
+    """As docs/gitops.md says: by kubectl, twice, and then on the server by another manager."""
+    cluster = make_namespace("gitops")
+    values = {"experiment": SMALL, **MATRIX[name], "check": {"enabled": False}}
+    where = ("-n", cluster.namespace)
+    done = helm(
+        "template", "em", str(CHART), *where, *IMAGES, "-f", "-",
+        program=program, input=json.dumps(values),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "em.yaml"
+    file.write_text(done.stdout, encoding="utf-8")
+
+    def apply(*more: str) -> set[str]:
+        assert KUBECTL
+        said = subprocess.run(
+            [KUBECTL, "apply", *where, "-f", str(file), *more],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert said.returncode == 0, said.stderr
+        return {line.rsplit(" ", 1)[-1] for line in said.stdout.splitlines()}
+
+    assert apply() == {"created"}
+    assert apply() == {"unchanged"}
+    assert apply("--server-side", "--field-manager=argocd") == {"serverside-applied"}

@@ -71,7 +71,7 @@ spec:
       {{- if $claims }}
       {{- $_ := set $resources "claims" (list (dict "name" "gpu")) }}
       {{- else if gt $gpus 0 }}
-      {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) $gpus) ($resources.limits | default dict) }}
+      {{- $limits := merge (dict (include "experiment.gpuResource" $settings.gpu) (toString $gpus)) ($resources.limits | default dict) }}
       {{- $_ := set $resources "limits" $limits }}
       {{- end }}
       {{- with $resources }}
