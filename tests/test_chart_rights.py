@@ -83,7 +83,8 @@ def test_the_live_page_may_only_read_and_is_none_of_the_study() -> None:
     assert not any("secrets" in rule["resources"] for rule in role["rules"])
     (container,) = pod["spec"]["containers"]
     assert "envFrom" not in container and "env" not in container  # no key of a bucket
-    assert container["args"][:2] == ["status", "em205"] and "--serve=0.0.0.0:8080" in container["args"]
+    assert container["args"][:2] == ["status", "em205"]
+    assert "--serve=0.0.0.0:8080" in container["args"]
     (policy,) = of_kind(objects, "NetworkPolicy").values()
     (selected,) = policy["spec"]["podSelector"]["matchExpressions"]
     assert labels["app.kubernetes.io/name"] in selected["values"]
@@ -92,7 +93,8 @@ def test_the_live_page_may_only_read_and_is_none_of_the_study() -> None:
     assert set(of_kind(objects, "Job")) == set(of_kind(render(SMALL), "Job"))
     # A Service's name begins with a letter, and fits, whatever the release is called.
     for release in ("1" + "a" * 52, "b" * 53):
-        found = of_kind(render({**SMALL, "livePage": {"enabled": True}}, release=release), "Service")
+        objects = render({**SMALL, "livePage": {"enabled": True}}, release=release)
+        found = of_kind(objects, "Service")
         assert re.fullmatch(r"[a-z][-a-z0-9]{0,61}[a-z0-9]", next(iter(found)))
 
 
