@@ -110,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
         elif parts[-1] == "log":
             self.server.asked.append(url.query)
             self.log(parts[-2], parse_qs(url.query))
+        elif parts[-1] == "kueue.x-k8s.io":  # there where the cluster has workloads
+            there = "workloads" in self.server.objects
+            preferred = {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta1"}}
+            self.answer(json.dumps(preferred if there else {}), 200 if there else 404)
         elif parts[-2] in self.server.objects:
             named = {item["metadata"]["name"]: item for item in self.server.objects[parts[-2]]}
             found = parts[-1] in named

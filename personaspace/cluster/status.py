@@ -12,6 +12,7 @@ from kubernetes.client.exceptions import ApiException
 from personaspace.cluster import ages, names
 from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
 from personaspace.cluster.installed import gone, installed
+from personaspace.cluster.kueue import held_back
 from personaspace.cluster.log_lines import entry_of
 from personaspace.cluster.quota import needed
 from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
@@ -148,6 +149,7 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[JobRow]:
     found: dict[str, JobRow] = {}
     starting = []
     refused: dict[str, Cause] | None = None
+    held: dict[str, Cause] | None = None
     for raw in raw_jobs:
         mine = sorted(
             pods.get(raw["metadata"]["name"], []),
@@ -158,6 +160,9 @@ def rows(cluster: Cluster, release: str, progress: bool = True) -> list[JobRow]:
             if refused is None:
                 refused = refusals(cluster, _need(raw_jobs))
             row.put(JobState.QUEUED, refused.get(row.job) or _no_pod(row, mine))
+        elif row.reason is Reason.NOT_ADMITTED:
+            held = held_back(cluster) if held is None else held
+            row.put(JobState.QUEUED, held.get(row.job) or Cause(Reason.NOT_ADMITTED, row.why))
         elif row.state is JobState.STARTING:
             starting.append(mine[-1])
     problems = start_problems(cluster, starting)

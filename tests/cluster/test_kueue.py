@@ -53,7 +53,7 @@ class Queues:
 
     def make(self, kind: str, name: str, spec: dict[str, Any], namespace: str = "") -> None:
         """Make one; what has no namespace is removed at the end."""
-        body = {"apiVersion": f"{GROUP}/{self.version}", "kind": kind}
+        body: dict[str, Any] = {"apiVersion": f"{GROUP}/{self.version}", "kind": kind}
         body |= {"metadata": {"name": name}, "spec": spec}
         self._kind(kind).create(body=body, **({"namespace": namespace} if namespace else {}))
         if not namespace:

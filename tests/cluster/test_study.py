@@ -17,6 +17,8 @@ from personaspace.pipeline import graph
 from personaspace.pipeline.graph import Graph
 from personaspace.study.load import load_study
 
+pytestmark = pytest.mark.timeout(1500)
+
 
 @pytest.fixture(scope="module")
 def finished(
