@@ -242,7 +242,7 @@ def test_training_gets_the_gpus_that_its_condition_asks_for(fuse: bool, training
                 labels["personaspace.dev/stage"],
                 labels.get("personaspace.dev/condition", ""),
             )
-            found[place] = container["resources"].get("limits", {}).get("nvidia.com/gpu", 0)
+            found[place] = int(container["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
         return found
 
     for (stage, condition), gpus in asked({}).items():

@@ -173,7 +173,7 @@ def test_the_pods_of_helm_test_are_small_and_may_be_left_out() -> None:
     for pod in (plain, gpu):
         resources = pod["containers"][0]["resources"]
         assert resources["requests"] == {"cpu": "100m", "memory": "1Gi"}
-        assert resources["limits"].get("nvidia.com/gpu") == (1 if pod is gpu else None)
+        assert resources["limits"].get("nvidia.com/gpu") == ("1" if pod is gpu else None)
         assert pod["nodeSelector"] == {"gpu": "h100"}
     assert not of_kind(render({**SMALL, "check": {"enabled": False}}), "Pod")
 

@@ -61,11 +61,10 @@ class Queues:
 
     def cluster_queue(self, name: str, cpu: str, **more: Any) -> None:
         """A queue of so much CPU; `more` as in its spec."""
-        resources = [{"name": "cpu", "nominalQuota": cpu}]
-        group = {
-            "coveredResources": ["cpu"],
-            "flavors": [{"name": self.flavor, "resources": resources}],
-        }
+        quotas = {"cpu": cpu, "memory": "100Gi"}  # of all that pods ask for
+        resources = [{"name": of, "nominalQuota": most} for of, most in quotas.items()]
+        flavors = [{"name": self.flavor, "resources": resources}]
+        group = {"coveredResources": list(quotas), "flavors": flavors}
         self.make(
             "ClusterQueue", name, {"namespaceSelector": {}, "resourceGroups": [group], **more}
         )
@@ -181,7 +180,7 @@ def test_what_has_its_inputs_is_admitted_within_the_quota_through_upgrades(
         running = any(pod["status"]["phase"] == "Running" for pod in release.pods(stage="extract"))
         return states.count("Complete") >= 1 and running
 
-    release.wait(midway, 240, "a study in the middle")
+    release.wait(midway, 600, "a study in the middle")
     before = release.jobs()
     held = {
         name for name, raw in before.items() if names.KUEUE_QUEUE not in raw["metadata"]["labels"]
@@ -286,7 +285,7 @@ def test_what_was_pre_empted_goes_on_from_where_it_was(
     evicted: set[str] = set()
     told: set[str] = set()
     for turn in range(3):
-        release.wait(lambda: _running(release), 240, "a stage that runs")
+        release.wait(lambda: _running(release), 600, "a stage that runs")
         _rival(queues, f"rival-{turn}", "owner", 8)
         _wait_for(release, f"rival-{turn}", "started")
         for job, raw in queues.workloads().items():
