@@ -297,3 +297,12 @@ def test_a_failure_is_told_without_the_name_of_its_job(api: Api) -> None:
     assert why("train:x:42").endswith(
         "attempt 1 failed: bucket doomed does not exist – exit code 2"
     )
+
+
+def test_a_job_whose_pod_has_just_succeeded_is_not_queued(api: Api) -> None:
+    """Seen on a busy cluster: the Job controller counts it seconds later."""
+    api.objects["jobs"] = [job("train")]
+    api.objects["pods"] = [pod("train", phase="Succeeded")]
+    assert rows() == {"train:x:42": ("running", None)}
+    api.objects["pods"] = [pod("train", phase="Failed")]
+    assert rows()["train:x:42"][0] == "queued"

@@ -339,7 +339,11 @@ def _situation(raw: dict[str, Any], pods: list[dict[str, Any]]) -> Situation:
             JobState.QUEUED, Cause(Reason.NOT_ADMITTED, "Kueue has not admitted it yet")
         )
     live = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
-    return pod_situation(live[-1]) if live else Situation(JobState.QUEUED, Cause(Reason.NO_POD))
+    if live:
+        return pod_situation(live[-1])
+    if any(pod["status"].get("phase") == "Succeeded" for pod in pods):
+        return Situation(JobState.RUNNING)  # the Job controller has yet to count it
+    return Situation(JobState.QUEUED, Cause(Reason.NO_POD))
 
 
 def _last_failure(pods: list[dict[str, Any]]) -> Cause | None:

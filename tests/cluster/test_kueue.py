@@ -20,11 +20,12 @@ from kubernetes import dynamic
 from kubernetes.client.exceptions import ApiException
 
 from cluster.conftest import IMAGE, Place, has_kueue
-from cluster.release import Release, state_of
+from cluster.release import Release, entries_in, state_of
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster
 from personaspace.cluster.states import JobState
 from personaspace.cluster.status import rows
+from personaspace.logs import RunEvent
 
 pytestmark = pytest.mark.timeout(1500)
 READY = float(os.environ.get("PERSONASPACE_TEST_KUEUE_READY", 0))
@@ -242,14 +243,15 @@ def _rival(queues: Queues, name: str, queue: str, seconds: int) -> None:
     queues.cluster.batch.create_namespaced_job(queues.cluster.namespace, body)
 
 
-def _running(release: Release) -> list[dict[str, Any]]:
-    """Pods of stages that run."""
-    return [
-        pod
+def _at_work(release: Release) -> bool:
+    """Whether a stage's pod runs and has said that it has begun."""
+    return any(
+        entry.event == RunEvent.START
         for pod in release.pods()
         if pod["status"]["phase"] == "Running"
         and pod["metadata"]["labels"][names.STAGE] != "conductor"
-    ]
+        for entry in entries_in(release.log(pod["metadata"]["name"]))
+    )
 
 
 def _wait_for(release: Release, name: str, wanted: str) -> None:
@@ -285,7 +287,7 @@ def test_what_was_pre_empted_goes_on_from_where_it_was(
     evicted: set[str] = set()
     told: set[str] = set()
     for turn in range(3):
-        release.wait(lambda: _running(release), 600, "a stage that runs")
+        release.wait(lambda: _at_work(release), 600, "a stage that runs")
         _rival(queues, f"rival-{turn}", "owner", 8)
         _wait_for(release, f"rival-{turn}", "started")
         for job, raw in queues.workloads().items():
