@@ -318,8 +318,11 @@ def test_pods_that_do_not_become_ready_are_sent_back_and_start_later(
     release = place.release("unready", study, queue={"name": QUEUE, "gate": "label"})
     late = {"name": "comes-late", "configMap": {"name": "comes-late"}}
     pods = release.values["pods"]
-    pods["extraVolumes"] = [*pods["extraVolumes"], late]
-    release.values["stages"]["conductor"]["extraVolumes"] = pods["extraVolumes"][:-1]
+    mine = {name: pods[name] for name in ("extraVolumes", "extraVolumeMounts")}
+    release.values["stages"]["conductor"] |= mine  # which has its own way of saying what it lacks
+    pods["extraVolumes"] = [*mine["extraVolumes"], late]
+    mount = {"name": "comes-late", "mountPath": "/late"}
+    pods["extraVolumeMounts"] = [*mine["extraVolumeMounts"], mount]
     installed(release)
     assert release.install().returncode == 0
 
@@ -330,7 +333,7 @@ def test_pods_that_do_not_become_ready_are_sent_back_and_start_later(
         return any(each and each["reason"] == "PodsReadyTimeout" for each in found)
 
     jobs = release.jobs()
-    release.wait(sent_back, 120 + 2 * READY, "Kueue takes the quota back")
+    release.wait(sent_back, 180 + 2 * READY, "Kueue takes the quota back")
     place.cluster.core.create_namespaced_config_map(
         place.cluster.namespace, {"metadata": {"name": "comes-late"}}
     )
