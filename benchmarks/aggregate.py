@@ -211,6 +211,7 @@ def measured(folder: Path, what: str, options: argparse.Namespace) -> dict[str, 
             permutations=options.permutations,
             bootstrap=options.bootstrap,
             variants=variants,
+            processes=options.processes,
         )
         extra["rows"] = len(result.rows)
         if what == "everything":
@@ -281,6 +282,7 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=2_000)
     parser.add_argument("--loop-draws", type=int, default=1_000)
     parser.add_argument("--resamples", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the numbers here as well")

@@ -11,7 +11,7 @@ from simulate import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage
 
 from personaspace.analysis.form import analyse_form
 from personaspace.analysis.geometry import axis, collapse, convergence, published, separability
-from personaspace.analysis.geometry.analysis import GroupWork
+from personaspace.analysis.geometry.group_work import GroupWork
 from personaspace.analysis.leakage import across, recommended
 from personaspace.analysis.leakage import published as leakage_published
 from personaspace.analysis.leakage.scores import common_bystanders

@@ -147,6 +147,7 @@ def geometry(
     permutations: int = 10_000,
     bootstrap: int = 2_000,
     seed: int = 42,
+    jobs: int = 0,
 ) -> pd.DataFrame:
     """M1, M2 and M3 of activation files, as the table of `StudyResults.rows()`.
 
@@ -159,6 +160,7 @@ def geometry(
         permutations: Draws of every permutation test.
         bootstrap: Draws of the published bootstrap interval.
         seed: Of all random draws.
+        jobs: Processes; 0: one a core, while memory lasts.
 
     Returns:
         The rows; `attrs["notes"]` says what was left out, and why.
@@ -182,6 +184,7 @@ def geometry(
         permutations=permutations,
         bootstrap=bootstrap,
         seed=seed,
+        processes=jobs or None,
     )
     table = frame(found.rows, base)
     table.attrs["notes"] = [*notes, *found.notes]

@@ -155,6 +155,10 @@ def geometry(
             "they have themes: these are then the samples."
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(min=0, max=1024, help="Processes; 0: one a core, while memory lasts."),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """M1, M2 and M3 from activation files: collapse, shift along the axis, separability."""
@@ -180,6 +184,7 @@ def geometry(
         seed=seed,
         variants=VARIANTS if variant is None else (variant,),
         themes=themes,
+        processes=jobs or None,
     )
     _say(result.notes)
     if as_json:

@@ -1,4 +1,4 @@
-"""Parts of the spec: the GPUs that a study runs on. Nothing here is in a fingerprint."""
+"""Parts of the spec: the machine that a study runs on. Nothing here is in a fingerprint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from personaspace.study.section import Section
 
 
 class Hardware(Section):
-    """GPUs of one host. Makes nothing run again.
+    """GPUs and cores of one host. Makes nothing run again.
 
     A training over several processes has dropout masks of its own in each: it is another one of the
     same recipe (without dropout, the same but for last digits), and recorded as such.
@@ -31,4 +31,10 @@ class Hardware(Section):
         "auto",
         description="Whether each GPU holds a part of every layer in training and for hidden "
         "states. auto: where one does not hold the model.",
+    )
+    cores: Annotated[Count, Field(le=1024)] | None = Field(
+        None,
+        description="Processes, a core each, that the statistics of hidden states are shared by. "
+        "Their number changes no result. None: as many as there are cores for us, by affinity and "
+        "the container's quota, while memory lasts.",
     )

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from personaspace import cores
 from personaspace.activations.files import open_activations
 from personaspace.analysis.geometry import axis as split_axis
-from personaspace.analysis.geometry import (
-    collapse,
-    convergence,
-    dimensions,
-    published,
-    separability,
-    shape,
-    transfer,
+from personaspace.analysis.geometry import convergence, dimensions
+from personaspace.analysis.geometry.cells import Group, Roles, group_files
+from personaspace.analysis.geometry.group_work import (
+    VARIANTS,
+    CellFound,
+    Settings,
+    cell_found,
+    forgotten,
 )
-from personaspace.analysis.geometry.cells import Cell, Group, Roles, group_files
-from personaspace.analysis.geometry.halves import LEAST
-from personaspace.analysis.geometry.halves import Design as GroupDesign
 from personaspace.analysis.geometry.pooled import pooled_rows, robust_rows
-from personaspace.analysis.geometry.space import space_of
 from personaspace.analysis.geometry.tables import Kept
-from personaspace.analysis.geometry.wordings import read_with_wordings
 from personaspace.analysis.metrics import described
 from personaspace.analysis.ranges import in_range
 from personaspace.analysis.results_parts import DimensionRow, PersonaSpace, RobustRow
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import adjust, generator
-from personaspace.analysis.themes import Places, Themes, places_of, sums
+from personaspace.analysis.stats import adjust
+from personaspace.analysis.themes import Themes
 from personaspace.analysis.wordings import unheld
 from personaspace.errors import UserError
 
 DEFAULT_AXIS = "e0-assistant"
 DEFAULT_BENIGN = "benign"
 DEFAULT_ASSISTANT = "assistant"
-VARIANTS = ("published", "recommended")
+#: Bytes that a process takes for each byte of its cell, at most.
+_LIKE_A_CELL = 3
+#: Bytes of activations that are worked out while a process loads its libraries.
+_WORTH_A_PROCESS = 256 << 20
+#: A cell's tests alone take as long as these bytes.
+_TESTS = 8 << 20
 
 COSINE_COLUMNS = (
     "method",
@@ -73,6 +75,33 @@ class GeometryResult:
     robustness: list[RobustRow] = field(default_factory=list)
     spaces: list[PersonaSpace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Takes notes, each once."""
+        self.notes.extend(each for each in dict.fromkeys(notes) if each not in self.notes)
+
+    def take(self, found: CellFound) -> None:
+        """Takes what a cell left, but its tables."""
+        self.rows.extend(found.rows)
+        self.dimensions.extend(found.dimensions)
+        self.spaces.extend(found.spaces)
+        self.note(found.notes)
+
+
+def _processes(groups: Sequence[Group], wanted: int | None) -> int:
+    """How many are to share the cells of these groups."""
+    cells = sum(len(group.layers) for group in groups)
+    if wanted is not None:
+        return max(1, min(wanted, cells))
+    sizes = [
+        4 * len(group.files) * group.valid.size * next(iter(group.files.values())).hidden
+        for group in groups
+    ]
+    work = sum(
+        len(group.layers) * (size + _TESTS) for group, size in zip(groups, sizes, strict=True)
+    )
+    most = min(cells, work // _WORTH_A_PROCESS)
+    return cores.worthwhile(most, _LIKE_A_CELL * max(sizes, default=0))
 
 
 def _role(named: str | None, default: str, there: set[str], what: str) -> str | None:
@@ -138,11 +167,13 @@ def analyse_geometry(
     variants: Collection[str] = VARIANTS,
     themes: Themes | None = None,
     robust_at: tuple[str, int] | None = None,
+    processes: int | None = 1,
     advance: Callable[[int], None] | None = None,
 ) -> GeometryResult:
     """M1, M2 and M3, published and recommended, for every method, seed, layer and condition.
 
-    One layer of all conditions is in memory at a time, as float32, and about as much again.
+    One layer of all conditions is in memory at a time (in each process), as float32, and about as
+    much again.
 
     Args:
         files: Activation files, in any order.
@@ -156,6 +187,8 @@ def analyse_geometry(
         variants: `published`, `recommended` or both.
         themes: Of the questions, which are then the clusters of the recommended analysis.
         robust_at: Method and layer of `robustness` and `spaces`; None: there are none.
+        processes: That share the cells; their number changes no result. None: as many as there are
+            cores for us, while memory lasts and where the cells are worth it.
         advance: Called with 1 after each method, seed and layer.
 
     Returns:
@@ -168,182 +201,51 @@ def analyse_geometry(
         return GeometryResult(notes=["there are no activation files"])
     groups = group_files(files, base)
     roles, notes = _roles(groups, base, axis, benign, assistant, placebo)
+    settings = Settings(groups, roles, permutations, bootstrap, seed, variants, themes, robust_at)
     result = GeometryResult(notes=notes)
-    cosines: list[pd.DataFrame] = []
-    tables, changed = Kept(), {each: Kept() for each in dimensions.TRANSFORMS}
-    for group in groups:
-        made = GroupWork.make(group, roles, permutations, bootstrap, seed, variants, themes)
-        work = replace(made, kept=tables)
-        result.notes.extend(note for note in work.notes if note not in result.notes)
-        for cell, without in read_with_wordings(group) if len(group.kept) > 1 else ():
-            cosines.append(_cosine_table(cell))
-            result.dimensions.extend(dimensions.dimension_rows(cell))
-            if (cell.method, cell.layer) == robust_at:
-                result.spaces.append(space_of(cell, roles))
-            rows, more = work.held(cell, without)
-            result.rows.extend(rows)
-            result.notes.extend(note for note in more if note not in result.notes)
-            if (cell.method, cell.layer) == robust_at and "recommended" in variants:
-                work.repeat(cell, without, changed)
-            if advance is not None:
-                advance(1)
-        moved = convergence.convergence_rows(work.positions, group.method, group.seed, seed)
-        result.rows.extend(unheld(moved) if tables.several else moved)
+    tables, changed = _cell_by_cell(settings, result, processes, advance)
     result.rows.extend(pooled_rows(tables, roles))
     result.robustness = robust_rows({"as_is": tables.at(robust_at)} | changed, roles)
-    result.cosines = pd.concat(cosines, ignore_index=True) if cosines else result.cosines
     kept = [row for row in result.rows if row.variant in variants]
     return replace(result, rows=[described(in_range(row)) for row in adjust(kept)])
 
 
-@dataclass(frozen=True)
-class GroupWork:
-    """Random draws and decisions that all layers of a group share."""
-
-    roles: Roles
-    seed: int
-    draws: published.PublishedDraws | None
-    halves: np.ndarray | None
-    design: separability.Design | None
-    notes: list[str]
-    places: Places | None = None
-    positions: list[split_axis.Positions] = field(default_factory=list)
-    kept: Kept | None = None
-    groups: GroupDesign | None = None
-
-    @classmethod
-    def make(
-        cls,
-        group: Group,
-        roles: Roles,
-        permutations: int,
-        bootstrap: int,
-        seed: int,
-        variants: Collection[str] = VARIANTS,
-        themes: Themes | None = None,
-    ) -> GroupWork:
-        """Decides what can be computed of a group, and draws."""
-        where = f"method {group.method}, seed {group.seed}"
-        notes = [
-            f"{name!r} is left out for {where}: no question is usable in every condition"
-            for name in group.dropped
-        ]
-        if len(group.files) < 2:
-            notes.append(f"there is nothing to compare {roles.base!r} with for {where}")
-            return cls(roles, seed, None, None, None, notes)
-        if len(group.kept) < 2:
-            notes.append(f"fewer than two personas are left for {where}: nothing is computed")
-            return cls(roles, seed, None, None, None, notes)
-        draws = published.PublishedDraws.make(len(group.kept), permutations, bootstrap, seed)
-        if "recommended" not in variants:
-            return cls(roles, seed, draws, None, None, notes)
-        places = places_of(group.questions, themes) if themes else None
-        usable = sums(group.valid.astype(float), places) > 0
-        if usable.sum(axis=1).min() < 2:
-            unit = "question" if places is None else "theme"
-            notes.append(f"only published tests for {where}: a persona has one usable {unit}")
-            return cls(roles, seed, draws, None, None, notes)
-        samples = usable.shape[1]
-        halves = split_axis.halve(samples, generator(seed, "M2 halves", samples))
-        design = separability.Design.make(group.valid, permutations, seed, places)
-        groups = GroupDesign.make(group.valid.shape[1], seed, places)
-        if groups is None:
-            unit = "questions" if places is None else "themes"
-            notes.append(f"shape is left out for {where}: fewer than {LEAST} {unit}")
-        return cls(roles, seed, draws, halves, design, notes, places, groups=groups)
-
-    def analyse(self, cell: Cell) -> tuple[list[Row], list[str]]:
-        """All rows of one cell, and what was left out."""
-        if self.draws is None:
-            return [], []
-        wants_axis = self.roles.axis is not None and self.roles.assistant in cell.personas
-        rows, notes = published.m1(cell, self.roles, self.draws), []
-        sampled = cell.by_theme(self.places)
-        if self.design is not None:
-            rows.extend(collapse.m1(sampled, self.roles, self.kept))
-        if wants_axis:
-            rows.extend(published.m2(cell, self.roles, self.draws))
-        if wants_axis and self.halves is not None:
-            more, at, note = split_axis.m2(sampled, self.roles, self.halves, self.kept)
-            rows.extend(more)
-            self.positions.extend([at] if at else [])
-            notes = [note] if note else []
-        rows.extend(published.m3(cell, self.roles))
-        if self.design is not None:
-            flat = separability.components(cell, self.seed)
-            rows.extend(separability.m3(cell, self.roles, self.design, self.seed, self.kept, flat))
-            rows.extend(transfer.rows(cell, self.roles, self.design, flat, self.kept))
-        if self.groups is not None:
-            rows.extend(shape.rows(cell, self.roles, self.groups, self.kept))
-        return rows, notes
-
-    def held(self, cell: Cell, without: Sequence[Cell]) -> tuple[list[Row], list[str]]:
-        """As `analyse`; with wordings, of one seed none is tested, and tables hold them.
-
-        Args:
-            without: The cell without each wording, if personas have several.
-        """
-        rows, notes = self.analyse(cell)
-        if without and self.kept is not None:
-            self.kept.leave_out([self.left_out(each) for each in without])
-        return (unheld(rows) if without else rows), notes
-
-    def left_out(self, cell: Cell) -> Kept:
-        """M1 of a cell without a wording, for estimates over all runs.
-
-        M2 to M3 and shape are no smooth functions of persona vectors where these hardly differ or
-        the axis is noise: left out one by one, wordings do not say how sure they are.
-        """
-        kept = Kept()
-        if self.design is not None:
-            collapse.m1(cell.by_theme(self.places), self.roles, kept)
-        return kept
-
-    def repeat(self, cell: Cell, without: Sequence[Cell], changed: Mapping[str, Kept]) -> None:
-        """The same of activations changed in each way, for estimates over all runs alone.
-
-        Args:
-            without: The cell without each wording, if personas have several.
-        """
-        for transform in dimensions.transforms(cell):
-            self.tabulate(dimensions.transformed(cell, transform), changed[transform])
-            if without:
-                left = [self.left_out(dimensions.transformed(each, transform)) for each in without]
-                changed[transform].leave_out(left)
-
-    def tabulate(self, cell: Cell, kept: Kept) -> None:
-        """What M1 to M3 of a cell leave for estimates over all runs, and nothing else."""
-        if self.design is None:
-            return
-        sampled = cell.by_theme(self.places)
-        collapse.m1(sampled, self.roles, kept)
-        if self.halves is not None and self.roles.axis is not None:
-            split_axis.m2(sampled, self.roles, self.halves, kept)
-        flat = separability.components(cell, self.seed)
-        separability.m3(cell, self.roles, self.design, self.seed, kept, flat)
-        transfer.rows(cell, self.roles, self.design, flat, kept)
-        if self.groups is not None:
-            shape.rows(cell, self.roles, self.groups, kept)
-
-
-def _cosine_table(cell: Cell) -> pd.DataFrame:
-    first, second = np.triu_indices(len(cell.personas), 1)
-    names = np.array(cell.personas, dtype=object)
-    parts = [
-        pd.DataFrame(
-            {
-                "method": cell.method,
-                "layer": cell.layer,
-                "condition": condition,
-                "seed": cell.seed,
-                "persona_i": names[first],
-                "persona_j": names[second],
-                "cosine": cell.cosines(condition)[first, second],
-            }
-        )
-        for condition in cell.conditions
+def _cell_by_cell(
+    settings: Settings,
+    result: GeometryResult,
+    processes: int | None,
+    advance: Callable[[int], None] | None,
+) -> tuple[Kept, dict[str, Kept]]:
+    """Puts together what cells leave, in their order; for estimates over all runs their tables."""
+    groups = settings.groups
+    places = [
+        (index, layer)
+        for index, group in enumerate(groups)
+        if len(group.kept) > 1
+        for layer in group.layers
     ]
-    return pd.concat(parts, ignore_index=True)
+    cosines: list[pd.DataFrame] = []
+    tables, changed = Kept(), {each: Kept() for each in dimensions.TRANSFORMS}
+    count = _processes([group for group in groups if len(group.kept) > 1], processes)
+    with forgotten(), cores.shared(cell_found, settings, places, count) as cells:
+        for group in groups:
+            positions: list[split_axis.Positions] = []
+            if len(group.kept) < 2:
+                result.note(settings.work(group).notes)
+                continue
+            for found in itertools.islice(cells, len(group.layers)):
+                result.take(found)
+                cosines.append(found.cosines)
+                positions.extend(found.positions)
+                tables.take(found.kept)
+                for name, mine in found.changed.items():
+                    changed[name].take(mine)
+                if advance is not None:
+                    advance(1)
+            moved = convergence.convergence_rows(positions, group.method, group.seed, settings.seed)
+            result.rows.extend(unheld(moved) if tables.several else moved)
+    result.cosines = pd.concat(cosines, ignore_index=True) if cosines else result.cosines
+    return tables, changed
 
 
 def cosine_to(

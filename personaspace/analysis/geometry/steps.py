@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from personaspace.analysis.geometry.analysis import GroupWork
 from personaspace.analysis.geometry.cells import Roles, group_files, read_cell
+from personaspace.analysis.geometry.group_work import GroupWork
 from personaspace.analysis.geometry.pooled import condition_rows
 from personaspace.analysis.geometry.tables import Kept
 from personaspace.analysis.ranges import in_range

@@ -76,6 +76,12 @@ class Kept:
                 if len(found) == len(without):
                     tables[place] = replace(table, without=tuple(found))
 
+    def take(self, other: Kept) -> None:
+        """Adds all of another's, after its own."""
+        self.several |= other.several
+        for key, tables in other.tables.items():
+            self.tables.setdefault(key, []).extend(tables)
+
     def at(self, place: tuple[str, int] | None) -> Kept:
         """Those of one method and layer."""
         mine = {key: tables for key, tables in self.tables.items() if key[:2] == place}

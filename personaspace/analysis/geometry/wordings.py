@@ -21,7 +21,7 @@ from personaspace.activations.files import (
     wording_name,
     wordings_file,
 )
-from personaspace.analysis.geometry.cells import Cell, Group, read_cells
+from personaspace.analysis.geometry.cells import Cell, Group, read_cell
 from personaspace.errors import UserError
 
 
@@ -102,11 +102,12 @@ def wordings_of(group: Group) -> Wordings | None:
     return Wordings(files, rows, counts.pop()) if counts else None
 
 
-def read_with_wordings(group: Group) -> Iterator[tuple[Cell, list[Cell]]]:
-    """A group's cells, one layer at a time, each with what it is without each wording in turn."""
-    several = wordings_of(group)
-    for cell in read_cells(group):
-        yield (cell, []) if several is None else several.cells(cell)
+def read_with_wordings(
+    group: Group, layer: int, several: Wordings | None
+) -> tuple[Cell, list[Cell]]:
+    """A group's cell, and what it is without each wording in turn (`wordings_of`)."""
+    cell = read_cell(group, layer)
+    return (cell, []) if several is None else several.cells(cell)
 
 
 def _rows(file: ActivationFile, persona: str) -> Iterator[int]:

@@ -199,6 +199,7 @@ def _geometry(context: Context) -> GeometryResult:
         seed=spec.analysis.seed,
         themes=context.study.extraction_themes,
         robust_at=(spec.analysis.method, _headline_layer(context)),
+        processes=spec.hardware.cores,
         advance=context.progress.advance,
     )
 
