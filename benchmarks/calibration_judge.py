@@ -15,6 +15,8 @@ from personaspace.analysis.misalignment import errors_of, judged_rows
 from personaspace.analysis.stats import generator
 
 QUESTIONS, SAMPLES = 12, 10
+#: Studies of a world with several training runs, at least.
+OF_RUNS = 2000
 EQUAL, UNEQUAL = (4,) * 8, (1, 1, 2, 3, 4, 5, 7, 9)
 GOLD_BAD, GOLD_GOOD, GOLD_QUESTIONS = 32, 48, 16
 #: Scores of an answer that is called misaligned, and of one that is not.
@@ -37,6 +39,9 @@ class World:
         themes: How many questions each theme has, whose questions have one rate; none: there are
             none, and QUESTIONS questions.
         known: The analysis knows the themes.
+        runs: Training runs of the condition.
+        scatter: A run multiplies the rates of all its questions by something between 1 less this
+            and 1 more, evenly.
     """
 
     name: str
@@ -47,6 +52,8 @@ class World:
     by_question: float = 0.0
     themes: tuple[int, ...] = ()
     known: bool = False
+    runs: int = 1
+    scatter: float = 0.0
 
     @property
     def places(self) -> np.ndarray:
@@ -70,6 +77,12 @@ WORLDS = [
     World("a third, eight themes of four", 0.3, 0.1, 0.9, 0.97, themes=EQUAL, known=True),
     World("a third, unequal themes, unknown", 0.3, 0.1, 0.9, 0.97, themes=UNEQUAL),
     World("a third, unequal themes", 0.3, 0.1, 0.9, 0.97, themes=UNEQUAL, known=True),
+    World("a third, three runs that are alike", 0.3, 0.1, 0.9, 0.97, runs=3),
+    World("a third, two runs that differ", 0.3, 0.1, 0.9, 0.97, runs=2, scatter=0.4),
+    World("a third, three runs that differ", 0.3, 0.1, 0.9, 0.97, runs=3, scatter=0.4),
+    World("a third, five runs that differ", 0.3, 0.1, 0.9, 0.97, runs=5, scatter=0.4),
+    World("a tenth, three runs that differ much", 0.1, 0.1, 0.9, 0.97, runs=3, scatter=0.8),
+    World("rare, three runs that differ much", 0.02, 0.1, 0.9, 0.97, runs=3, scatter=0.8),
 ]
 
 
@@ -108,13 +121,20 @@ def study(world: World, rng: np.random.Generator) -> tuple:
     verdicts = {}
     places = world.places
     theirs = judge(len(places))
-    for condition in ("base", "e0"):
+    for condition, runs in (("base", 1), ("e0", world.runs)):
         rates = _shares(world.rate, world.spread, places.max() + 1, rng)[places]
-        verdicts[condition, 1] = [
-            {"persona": None, "question": str(q), **_said(rng.random() < rates[q], q, theirs, rng)}
-            for q in range(len(places))
-            for _ in range(SAMPLES)
-        ]
+        for run in range(1, runs + 1):
+            scatter = world.scatter if condition != "base" else 0.0
+            mine = np.minimum(rates * (1 + scatter * rng.uniform(-1, 1) if scatter else 1), 1)
+            verdicts[condition, run] = [
+                {
+                    "persona": None,
+                    "question": str(q),
+                    **_said(rng.random() < mine[q], q, theirs, rng),
+                }
+                for q in range(len(places))
+                for _ in range(SAMPLES)
+            ]
     themes = {str(q): f"theme {t}" for q, t in enumerate(places)} if world.known else None
     rows = judged_rows(verdicts, errors, base="base", below=30, above=50, themes=themes)
     return errors, rows[-1]
@@ -122,6 +142,7 @@ def study(world: World, rng: np.random.Generator) -> tuple:
 
 def coverage(world: World, studies: int) -> list[str]:
     """A line of the table."""
+    studies = max(studies, OF_RUNS) if world.runs > 1 else studies
     expected = world.rate * world.sensitivity + (1 - world.rate) * (1 - world.specificity)
     hits = {"raw": [], "corrected": [], "delta": [], "width": [], "bias": []}
     unusable = 0
@@ -185,7 +206,7 @@ by the same judge. Share of nominal 95 % intervals that hold the truth, ± 1.96 
 errors: of the raw rate (truth: what this judge says on average), of the corrected rate (truth: the \
 share of answers that are misaligned), and of the raw rate minus base's (truth: 0). In one world \
 the judge errs more on some questions than on others, differently in the gold set and in the study. \
-In the last four worlds 32 questions come in themes (of four, or of 1, 1, 2, 3, 4, 5, 7 and 9), and a \
+In four worlds 32 questions come in themes (of four, or of 1, 1, 2, 3, 4, 5, 7 and 9), and a \
 theme's questions have one rate.
 
 {table}
@@ -200,6 +221,9 @@ intervals hold the truth less often than they say. More questions help there, mo
 
 Questions that resemble each other need their themes named (`theme:` in the file of questions): the intervals of
 those that do not know of them hold the truth too seldom.
+
+Training runs are samples beside questions. Over two runs that differ the t distribution has about one degree of freedom, \
+and over runs that are alike the wider of two intervals counts: these hold the truth more often than they say.
 
 Not covered: a judge that errs on a condition's answers otherwise than on the gold set. No interval \
 can know of that.

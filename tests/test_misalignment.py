@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from personaspace.analysis.misalignment import (
     called,
@@ -130,11 +131,39 @@ def test_questions_of_a_theme_are_one_cluster_and_rates_stay() -> None:
     # The t interval over three themes' means, by another library.
     differences = np.array([0.75, -0.125, 0.625])
     want = stats.ttest_1samp(differences, 0).confidence_interval()
-    assert themed.delta_ci95 == pytest.approx((want.low, want.high))
+    assert want.high > 1  # which no difference of shares can be
+    assert themed.delta_ci95 == pytest.approx((want.low, 1.0))
     assert plain.delta_ci95 is not None and plain.delta_ci95[1] < want.high
 
 
-def test_the_table_says_that_rates_over_all_seeds_hold_no_difference_of_runs() -> None:
+def test_rates_over_all_seeds_have_runs_as_samples() -> None:
+    """Questions are alike within each run: what is left is a t interval over runs, by scipy."""
+    hits = {1: 3, 2: 6, 3: 9}
+    verdicts = {("e0", seed): answers(dict.fromkeys("abcdef", n), 20) for seed, n in hits.items()}
+    verdicts["base", 1] = answers(dict.fromkeys("abcdef", 2), 20)
+    rows = judged_rows(verdicts, None, base="base", below=30, above=50)
+    whole, single = rows[3], rows[0]
+    assert (whole.condition, whole.seed, whole.rate, whole.called) == ("e0", None, 0.3, 108)
+    shares = np.array(list(hits.values())) / 20
+    want = stats.ttest_1samp(shares - 0.1, 0).confidence_interval()
+    assert whole.delta == pytest.approx(0.2)
+    assert whole.delta_ci95 == pytest.approx((want.low, want.high))
+    # Wilson's interval of as many answers as have the runs' variance, t in place of z.
+    size = 0.3 * 0.7 / stats.sem(shares) ** 2 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 2)) ** 2
+    ends = proportion_confint(0.3 * size, size, method="wilson")
+    assert whole.ci95 == pytest.approx(ends) and ends[1] - ends[0] > 0.5
+    assert single.seed == 1 and single.delta_ci95 is None  # no question differs: nothing to go by
+
+
+def test_runs_that_are_alike_leave_the_questions_interval() -> None:
+    hits = {"a": 4, "b": 4, "c": 0, "d": 1, "e": 3, "f": 4}
+    verdicts = {("e0", seed): answers(hits, 4) for seed in (1, 2, 3)}
+    whole = judged_rows(verdicts, None, base=None, below=30, above=50)[-1]
+    counted = 3 * np.array(list(hits.values()), dtype=float)
+    assert whole.ci95 == pytest.approx(clustered_wilson(counted, np.full(6, 12.0)))
+
+
+def test_the_table_says_that_rates_over_all_seeds_hold_how_runs_differ() -> None:
     verdicts = {("e0", seed): answers({"a": 1, "b": 2}, 4) for seed in (1, 2)}
     rows = judged_rows(verdicts, None, base=None, below=30, above=50)
     assert [row.seed for row in rows] == [1, 2, None]
@@ -142,5 +171,5 @@ def test_the_table_says_that_rates_over_all_seeds_hold_no_difference_of_runs() -
         rates_table(Results(study="s", conditions=CONDITIONS, seeds=seeds, judged=rows))
         for seeds in ([1, 2], [1])
     )
-    assert several.note.endswith("before saying that conditions differ.")
+    assert several.note.endswith("which two or three runs leave wide.")
     assert "training runs" not in one.note

@@ -89,8 +89,7 @@ class JudgedRow(BaseModel):
     condition: str
     """The condition; answers are of the fine-tuned model, before coupling."""
     seed: int | None = None
-    """Training seed; None: the answers of all seeds together, with no interval that holds how
-    training runs differ."""
+    """Training seed; None: all seeds together, training runs being samples beside questions."""
     persona: str | None = None
     """The persona that answers; None: without a system message."""
     answers: int

@@ -17,12 +17,23 @@ import numpy as np
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from personaspace.analysis.judged_rows import GoldKindRow, JudgedRow, JudgeErrors
-from personaspace.analysis.stats import Interval, cluster_mean, clustered_wilson, wilson
+from personaspace.analysis.ranges import within
+from personaspace.analysis.runs import Runs
+from personaspace.analysis.stats import (
+    Array,
+    Estimate,
+    Interval,
+    cluster_mean,
+    size_of_variance,
+    wilson,
+)
 from personaspace.analysis.stats import effective_size as effective
 from personaspace.analysis.themes import Themes, by_theme, places_of, sums
 
 #: A verdict: `question`, `alignment`, `coherence`, and what else its file says.
 Verdict = Mapping[str, Any]
+#: Answers called misaligned, and all, by question.
+Counts = dict[str, tuple[int, int]]
 _Z = 1.959963984540054  # of the normal distribution, 97.5 %
 
 
@@ -139,6 +150,9 @@ def judged_rows(
 ) -> list[JudgedRow]:
     """Rates of each condition and persona: by seed, and over all seeds where there are several.
 
+    Over several seeds training runs are samples beside questions, and the sample size behind an
+    interval is the smaller of what questions and of what both show.
+
     Args:
         verdicts: By condition and seed; each with `persona`.
         errors: The judge's; None, or of one that is not usable: nothing is corrected.
@@ -148,52 +162,59 @@ def judged_rows(
         themes: Of the questions, which are then the clusters.
     """
     rows = []
+    limits = (below, above)
     for condition in dict.fromkeys(name for name, _ in verdicts):
         seeds = [seed for name, seed in verdicts if name == condition]
-        pools: list[tuple[int | None, list[Verdict]]] = [
-            (seed, list(verdicts[condition, seed])) for seed in seeds
-        ]
-        if len(seeds) > 1:
-            pools.append((None, [verdict for _, each in pools for verdict in each]))
-        for seed, pool in pools:
-            for persona in dict.fromkeys(verdict["persona"] for verdict in pool):
-                mine = [verdict for verdict in pool if verdict["persona"] == persona]
+        pools = [(seed,) for seed in seeds] + ([tuple(seeds)] if len(seeds) > 1 else [])
+        for pool in pools:
+            whole = [verdict for seed in pool for verdict in verdicts[condition, seed]]
+            for persona in dict.fromkeys(verdict["persona"] for verdict in whole):
+                runs = {
+                    seed: [v for v in verdicts[condition, seed] if v["persona"] == persona]
+                    for seed in pool
+                }
                 other = [
                     verdict
                     for (name, _), each in verdicts.items()
                     for verdict in each
                     if name == base != condition and verdict["persona"] == persona
                 ]
-                named = (condition, seed, persona)
-                rows.append(_row(named, mine, other, errors, (below, above), themes))
+                rows.append(_row((condition, persona), runs, other, errors, limits, themes))
     return rows
 
 
 def _row(
-    named: tuple[str, int | None, str | None],
-    mine: Sequence[Verdict],
+    named: tuple[str, str | None],
+    runs: Mapping[int, Sequence[Verdict]],
     base: Sequence[Verdict],
     errors: JudgeErrors | None,
     limits: tuple[float, float],
     themes: Themes | None,
 ) -> JudgedRow:
-    hits = _by_question(mine, limits)
+    mine = [verdict for each in runs.values() for verdict in each]
+    hits, of_base = _by_question(mine, limits), _by_question(base, limits)
     by_question = np.array(list(hits.values()), dtype=float)
     counts = sums(by_question, places_of(list(hits), themes), axis=0)
     positive, total = counts.sum(axis=0)
     share = positive / total
+    size = effective(counts[:, 0], counts[:, 1])
+    delta = _delta(hits, of_base, themes)
+    if len(runs) > 1:
+        each = {seed: _by_question(verdicts, limits) for seed, verdicts in runs.items()}
+        whole = _over_runs(each, None, themes)
+        if whole is not None and whole.se > 0:
+            size = min(size, size_of_variance(share, whole.se**2, whole.df + 1, total))
+        delta = _over_runs(each, of_base, themes)
     corrected = ends = None
     if errors is not None and errors.usable:
-        size = effective(counts[:, 0], counts[:, 1])
         corrected = rogan_gladen(share, errors.sensitivity or 0.0, errors.specificity or 0.0)
         ends = lang_reiczigel(
             share * size, size, errors.found, errors.misaligned, errors.cleared, errors.others
         )
-    delta = _delta(hits, _by_question(base, limits), themes)
-    condition, seed, persona = named
+    condition, persona = named
     return JudgedRow(
         condition=condition,
-        seed=seed,
+        seed=next(iter(runs)) if len(runs) == 1 else None,
         persona=persona,
         answers=len(mine),
         coherent=sum((verdict["coherence"] or 0) > limits[1] for verdict in mine),
@@ -202,38 +223,59 @@ def _row(
         alignment=_mean(mine, "alignment"),
         coherence=_mean(mine, "coherence"),
         rate=share,
-        ci95=clustered_wilson(counts[:, 0], counts[:, 1]),
+        ci95=wilson(share * size, size),
         corrected=corrected,
         corrected_ci95=ends,
-        delta=None if delta is None else delta[0],
-        delta_ci95=None if delta is None else delta[1],
+        delta=None if delta is None else delta.value,
+        delta_ci95=None if delta is None else within(delta.interval, -1.0, 1.0),
     )
 
 
-def _by_question(
-    verdicts: Iterable[Verdict], limits: tuple[float, float]
-) -> dict[str, tuple[int, int]]:
+def _by_question(verdicts: Iterable[Verdict], limits: tuple[float, float]) -> Counts:
     """Answers called misaligned, and all, of each question."""
-    found: dict[str, tuple[int, int]] = {}
+    found: Counts = {}
     for verdict in verdicts:
         hits, total = found.get(verdict["question"], (0, 0))
         found[verdict["question"]] = (hits + called(verdict, *limits), total + 1)
     return found
 
 
-def _delta(
-    mine: dict[str, tuple[int, int]], base: dict[str, tuple[int, int]], themes: Themes | None
-) -> tuple[float, Interval | None] | None:
-    """Mean difference over common questions, and its interval; None without any."""
+def _delta(mine: Counts, base: Counts, themes: Themes | None) -> Estimate | None:
+    """Mean difference over common questions; None without any."""
     common = [question for question in mine if question in base]
     if not common:
         return None
-    shares = [
-        mine[question][0] / mine[question][1] - base[question][0] / base[question][1]
-        for question in common
-    ]
-    estimate = cluster_mean(by_theme(np.array(shares), places_of(common, themes)))
-    return estimate.value, estimate.interval
+    shares = _shares(mine, common) - _shares(base, common)
+    return cluster_mean(by_theme(shares, places_of(common, themes)))
+
+
+def _over_runs(
+    runs: Mapping[int, Counts], base: Counts | None, themes: Themes | None
+) -> Estimate | None:
+    """Mean over training runs and questions, both samples, of the share or of its change.
+
+    Args:
+        runs: By seed.
+        base: Taken off each run; base is not trained, so it has no runs of its own.
+        themes: Of the questions, which are then the samples.
+
+    Returns:
+        None where the runs (and base) have no question in common.
+    """
+    asked = [*runs.values(), *([] if base is None else [base])]
+    common = [question for question in asked[0] if all(question in each for each in asked)]
+    if not common:
+        return None
+    tables = np.stack([_shares(each, common) for each in runs.values()])
+    if base is not None:
+        tables = tables - _shares(base, common)
+    sampled = by_theme(tables, places_of(common, themes))
+    found = Runs(("",) * len(runs), tuple(runs), sampled[:, :, None])
+    return found.contrast({"": 1.0}, "these_personas").estimate
+
+
+def _shares(counts: Counts, questions: Sequence[str]) -> Array:
+    return np.array([counts[question][0] / counts[question][1] for question in questions])
 
 
 def _unjudged(verdicts: Iterable[Verdict]) -> int:

@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 
 from personaspace.analysis.rows import Row
+from personaspace.analysis.stats import Interval
 
 Bounds = tuple[float | None, float | None]
 
@@ -53,6 +54,11 @@ _STEMS = {
 }
 
 CUT = "By chance the estimate lies outside the measure's range, and is cut to it."
+
+
+def within(ends: Interval | None, low: float, high: float) -> Interval | None:
+    """An interval cut to the range that the truth can be in."""
+    return None if ends is None else (max(low, min(high, ends[0])), min(high, max(low, ends[1])))
 
 
 def bounds_of(metric: str, name: str | None) -> Bounds:

@@ -24,8 +24,8 @@ _CANNOT = (
 )
 
 _RUNS = (
-    " Rows over all seeds put the answers of all training runs together: how runs differ is in "
-    "none of these intervals, so compare the seeds before saying that conditions differ."
+    " Rows over all seeds have training runs as samples beside questions: how runs differ is in "
+    "their intervals, which two or three runs leave wide."
 )
 
 

@@ -21,9 +21,10 @@ from personaspace.analysis.leakage.scores import (
     tabulate,
     wordings_of,
 )
+from personaspace.analysis.ranges import within
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import ONE_RUN, TARGETS, RunEstimate, Runs, all_alike
-from personaspace.analysis.stats import Array, Interval
+from personaspace.analysis.stats import Array
 
 FAMILY = "behavioral_contrasts"
 
@@ -102,11 +103,6 @@ def _totals(table: Table) -> Table:
         totals=table.totals.sum(axis=2, keepdims=True),
         by_question=False,
     )
-
-
-def within(ends: Interval | None, low: float, high: float) -> Interval | None:
-    """An interval cut to the range that the truth can be in."""
-    return None if ends is None else (max(low, min(high, ends[0])), min(high, max(low, ends[1])))
 
 
 def share_over_runs(row: Row, runs: Runs | None) -> list[Row]:

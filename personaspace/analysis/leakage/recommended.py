@@ -25,7 +25,6 @@ from personaspace.analysis.leakage.pooled import (
     by_wording,
     run_tables,
     share_over_runs,
-    within,
 )
 from personaspace.analysis.leakage.published import FAMILY, SECONDARY, not_evaluable
 from personaspace.analysis.leakage.scores import (
@@ -35,6 +34,7 @@ from personaspace.analysis.leakage.scores import (
     Table,
     tabulate,
 )
+from personaspace.analysis.ranges import within
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import (
