@@ -127,6 +127,11 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 step, 5,512 steps."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def many(count: int) -> str:
     """A large count in words: 406 billion, 7.6 billion, 135 million, 297,000."""
     for name, unit in (("billion", 10**9), ("million", 10**6)):

@@ -223,6 +223,25 @@ def test_settings_of_a_stage_replace_those_of_all() -> None:
     assert labels["team"] == "alignment" and labels["personaspace.dev/stage"] == "couple"
 
 
+def test_taking_a_published_adapter_needs_no_gpu() -> None:
+    conditions = yaml.safe_load((CHART / "values.yaml").read_text())["experiment"]["conditions"]
+    del conditions[3]["dataset"]
+    conditions[3] |= {"adapter": "org/name@" + "0" * 40}
+    values = {"experiment": {"conditions": conditions}, "gpu": {"nodeSelector": {"gpu": "yes"}}}
+    asked = {}
+    for job in stage_jobs(render(values)).values():
+        labels, pod = job["metadata"]["labels"], job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        gpus = int(container["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
+        assert ("gpu" in (pod.get("nodeSelector") or {})) == (gpus > 0)
+        if labels.get("personaspace.dev/condition") == conditions[3]["name"]:
+            asked[labels["personaspace.dev/stage"]] = gpus, "/cpu" in container["image"]
+        elif labels["personaspace.dev/stage"] == "train":
+            assert gpus == 1
+    assert asked.pop("train") == (0, True)
+    assert set(asked.values()) == {(1, False)} and len(asked) == 3
+
+
 @pytest.mark.parametrize(
     ("fuse", "training"), [(False, {"train", "couple"}), (True, {"condition"})]
 )

@@ -547,3 +547,13 @@ def test_no_layer_above_the_highest_runs_and_prefixes_run_once(
     fastlora.hidden_states(loaded.model, many, [1])
     # Two layers, of three products each besides the gated one; prefixes once, then 100 tokens.
     assert seen == [256] * 6 + [128] * 6
+
+
+def test_a_model_on_several_devices_is_no_work_for_it(loaded: Any) -> None:
+    """A device_map moves tensors between layers by hooks, which the packed decoder does not run."""
+    model = copy.deepcopy(loaded.model)
+    assert computation_obstacle(model) is None
+    model.model.layers[2].to("meta")
+    found = computation_obstacle(model)
+    assert found is not None and found.code is ObstacleCode.SHARDED
+    assert found.text == "the model's layers lie on cpu and meta"

@@ -194,3 +194,24 @@ def test_on_a_gpu_rows_fit_its_memory(loaded: Any, monkeypatch: pytest.MonkeyPat
         before = torch.cuda.memory_allocated()
         step.backward(examples, 100, 5)
         assert torch.cuda.max_memory_allocated() - before <= room / memory.USABLE
+
+
+def test_rows_of_another_length_draw_other_dropout_masks_and_change_nothing_else(
+    loaded: Any,
+) -> None:
+    """What docs/gpu.md and `row_tokens` say: a step's masks go by how its rows are filled."""
+    examples = random_examples(8)
+    for dropout in (0.0, 0.3):
+        recipe = RECIPE.model_copy(update={"dropout": dropout})
+        with lora.trainable(loaded.model, recipe, over=None, seed=3, field="t") as model:
+            model.train()
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.05)
+            one = PlainStep(model, 400).backward(examples, 30, 5)
+            again = PlainStep(model, 400).backward(examples, 30, 5)
+            model.zero_grad()
+            other = PlainStep(model, 60, longest=30).backward(examples, 30, 5)
+            model.zero_grad()
+        assert one.equal(again)
+        assert (abs(float(one - other)) < 1e-5 * float(one)) == (dropout == 0.0)

@@ -219,5 +219,17 @@ def test_options_that_go_together(ran: tuple[Values, Path], tmp_path: Path) -> N
     for option, said in (("--with-inputs", "--only"), ("--json", "--plan")):
         result = cli("run", path, "--store", tmp_path / "store", option)
         assert result.exit_code == 2 and f"{option}: goes with {said}" in result.stderr
+    for more in (["--out", "out"], ["--jobs", "2"], ["--serve", "8080"]):
+        result = cli("run", path, "--store", tmp_path / "store", "--plan", *more)
+        said = f"{more[0]}: does not go with --plan"
+        assert result.exit_code == 2 and said in result.stderr and not result.stdout
+    for more in (["--watch"], ["--namespace", "n"], ["--context", "c"]):
+        result = cli("status", path, "--store", ran[1], *more)
+        said = f"{more[0]}: goes with a release"
+        assert result.exit_code == 2 and said in result.stderr and not result.stdout
+    for given, said in (("abc", "must be a whole number"), (0, "must be at least 1")):
+        result = cli("run", path, "--jobs", given)
+        wanted = f"Invalid value for '--jobs': {said}, and '{given}' was given"
+        assert result.exit_code == 2 and wanted in result.stderr
     result = cli("run", path, "--store", tmp_path / "store", "--plan", "--only", "couple:bening")
     assert result.exit_code == 2 and "did you mean 'couple:benign'?" in result.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import Hub
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -190,9 +191,36 @@ def test_of_the_hub_its_commit_is_the_identity(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     source = f"org/organism/last@{commit}"
     found = adapters.read(source, tmp_path)
-    assert found.rank == 1 and found.modules is None
+    assert found.rank == 1 and found.modules == {"model.layers.2.mlp.down_proj": (64, 128)}
     assert adapters.folder_of(source, tmp_path) == place
-    assert adapters.whole(found, place).modules == {"model.layers.2.mlp.down_proj": (64, 128)}
-    other = adapters.Published(source, "", "", 1, None, None)
+    assert adapters.whole(found, place).modules == found.modules
     with pytest.raises(UnavailableError, match="is not to be had"):
-        adapters.folder_of(other.source.replace("last", "first"), tmp_path)
+        adapters.folder_of(source.replace("last", "first"), tmp_path)
+
+
+def test_of_weights_on_the_hub_the_header_is_read_before_anything_runs(
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hub: Hub,
+    study_dict: dict[str, Any],
+    write_spec: Write,
+) -> None:
+    """They lie on the hub alone, and stay there: the header is asked for, once."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("PERSONASPACE_CACHE", str(tmp_path / "cache"))
+    hub.put("models/org/organism", {WEIGHTS: (published / WEIGHTS).read_bytes()})
+    commit = hub.repos["models/org/organism"][-1].id
+    place = tmp_path / "hub" / "models--org--organism" / "snapshots" / commit
+    place.mkdir(parents=True)
+    (published / CONFIG).rename(place / CONFIG)
+    source = f"org/organism@{commit}"
+    found = adapters.read(source, tmp_path)
+    assert found.modules == {"model.layers.2.mlp.down_proj": (64, 128)}
+    hub.repos.clear()
+    assert adapters.read(source, tmp_path) == found
+    assert not (place / WEIGHTS).exists()
+    edit(place, r=2)
+    outcome = run("validate", str(write_spec(with_adapter(study_dict, source))))
+    text = " ".join(outcome.output.split())
+    assert outcome.exit_code == 2 and f"{WEIGHTS}: model.layers.2.mlp.down_proj has mat" in text

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from benchmarks import gpus_needed
 from benchmarks.shapes import SHAPES
+from personaspace.cli.app import app
 from personaspace.errors import UserError
 from personaspace.generation.memory import ModelMemory
 from personaspace.generation.vllm_settings import EngineSettings
@@ -93,3 +98,71 @@ def test_vllm_on_several_gpus_has_a_part_on_each_and_folds_nothing() -> None:
     with pytest.raises(UserError, match="cannot fold adapters"):
         EngineSettings("nowhere", adapters="fold", tensor_parallel_size=2).options(on_cpu=False)
     assert ModelMemory(141, 10, 2048).part(2) == ModelMemory(71, 5, 2048)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "spread"),
+    [("training", True), ("coupling.recipe", True), ("extraction", True), ("training", False)],
+)
+def test_the_packed_decoder_is_refused_where_the_model_must_be_spread(
+    where: str, spread: bool, study_dict: dict[str, Any], write_spec: Any
+) -> None:
+    """Before anything runs: a stage would refuse it on GPUs that are paid for."""
+    study_dict["model"]["dtype"] = "bfloat16"
+    section = study_dict
+    for name in where.split("."):
+        section = section.setdefault(name, {})
+    section |= {"implementation": "fused"} | ({} if where == "extraction" else {"rank": 16})
+    if spread:
+        study_dict["hardware"] = {"sharding": "full"}
+    outcome = CliRunner().invoke(app, ["validate", str(write_spec(study_dict))])
+    text = " ".join(outcome.output.split())
+    said = f"{where}.implementation: fused cannot run a model that is spread over several GPUs"
+    assert (said in text) == spread
+    assert outcome.exit_code == (2 if spread else 0), text
+
+
+@pytest.mark.slow
+def test_what_computes_a_spread_model_is_told(study_dict: dict[str, Any], write_spec: Any) -> None:
+    study_dict["model"]["dtype"] = "bfloat16"
+    study_dict["hardware"] = {"sharding": "full"}
+    outcome = CliRunner().invoke(app, ["validate", str(write_spec(study_dict)), "--json"])
+    told = json.loads(outcome.stdout)
+    assert told["model"]["spread"] == ["training", "hidden states"]
+    assert {(each["taken"], each["reason"]) for each in told["implementations"]} == {
+        ("reference", "the model is spread over several GPUs")
+    }
+
+
+@pytest.mark.slow
+def test_a_judge_that_no_gpu_holds_is_refused(
+    study_dict: dict[str, Any], write_spec: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """By its configuration alone: the folder has no weights of that size."""
+    judge = shutil.copytree(tiny_model, tmp_path / "judge")
+    config = json.loads((judge / "config.json").read_text())
+    del config["layer_types"]
+    config |= {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
+    config |= {
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+    }
+    (judge / "config.json").write_text(json.dumps(config))
+    for path in judge.glob("*.safetensors"):
+        path.unlink()
+    study_dict["judge"] = {"model": str(judge)}
+    spec = write_spec(study_dict)
+    outcome = CliRunner().invoke(app, ["validate", str(spec), "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    counts = json.loads(outcome.stdout)["model"]["gpus"]
+    assert {card: uses["judge"] for card, uses in counts.items()} == {
+        "24": None, "80": None, "141": None, "192": 1,
+    }  # fmt: skip
+    study_dict["hardware"] = {"gpu_memory": 141}
+    outcome = CliRunner().invoke(app, ["validate", str(write_spec(study_dict))])
+    text = " ".join(outcome.output.split())
+    assert outcome.exit_code == 2, text
+    assert "judge.model: " in text and "one of 141 GB does not hold it (hardware.gpu" in text

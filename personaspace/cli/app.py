@@ -23,7 +23,7 @@ from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
 from personaspace.cli.publish import publish
 from personaspace.cli.usage import Commands
-from personaspace.console import console, print_json, size
+from personaspace.console import console, counted, print_json, shown, size
 from personaspace.errors import UserError
 from personaspace.files import check_folder
 from personaspace.version import __version__
@@ -77,7 +77,7 @@ def init(
 @guarded
 def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     """Check a study and say what would run: stages, answers, GPU-hours, bytes."""
-    from personaspace.cli.study import conditions_table, hours_in_words
+    from personaspace.cli.study import conditions_table, hours_in_words, wordings_in_words
     from personaspace.models.implementation import forecasts
     from personaspace.pipeline import graph
     from personaspace.pipeline.cost import estimate
@@ -90,10 +90,10 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     if loaded.spec.judge is not None:
         from personaspace.pipeline.judging import check_here
 
-        check_here(loaded.spec.judge)
+        check_here(loaded.spec)
     told = [*here(loaded), *absent(loaded)]
     model = inspecting.of_study(loaded)
-    computed = forecasts(loaded.spec)
+    computed = forecasts(loaded.spec, model["spread"] if model else ())
     plan, cost = graph.build(loaded), estimate(loaded)
     counts = {
         name: sum(node.stage == name for node in plan.nodes)
@@ -106,6 +106,7 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
                 "study": loaded.spec.name,
                 "notices": [asdict(notice) for notice in told],
                 "conditions": [c.name for c in loaded.spec.conditions],
+                "wordings": {p.name: len(p.wordings) for p in loaded.spec.personas},
                 "seeds": loaded.spec.seeds,
                 "seeds_of": {c.name: loaded.spec.seeds_of(c) for c in loaded.spec.conditions},
                 "stages": counts,
@@ -127,18 +128,19 @@ def validate(spec: SpecPath, as_json: AsJson = False) -> None:
     for notice in told:
         out.print(notice.text if notice.path == "datasets" else f"{notice.path}: {notice.text}")
     out.print(conditions_table(loaded))
+    if loaded.spec.wordings > 1:
+        out.print(shown(wordings_in_words(loaded.spec)))
     if model is not None:
         out.print(inspecting.in_short(model))
     for line in inspecting.implementations(computed):
         out.print(line)
-    seeds = len(loaded.spec.seeds)
     out.print(
-        f"{seeds} seed{'s' if seeds > 1 else ''}: "
+        f"{counted(len(loaded.spec.seeds), 'seed')}: "
         + ", ".join(f"{count} {stage}" for stage, count in counts.items())
     )
     out.print(
-        f"{cost.steps:,} optimiser steps, {cost.answers:,} answers, hidden states of "
-        f"{cost.prompts:,} prompts"
+        f"{counted(cost.steps, 'optimiser step')}, {counted(cost.answers, 'answer')}, hidden "
+        f"states of {counted(cost.prompts, 'prompt')}"
     )
     out.print(f"{hours_in_words(cost.gpu_hours, model)}; about {size(cost.bytes)} of artifacts")
 
@@ -160,9 +162,10 @@ def run(
     serve: Serve = None,
 ) -> None:
     """Run a study on this machine; what is complete is not run again."""
-    if serve is not None and plan:
-        raise UserError("--serve: does not go with --plan, which runs nothing")
     if plan:
+        for option, given in (("--serve", serve), ("--out", out), ("--jobs", jobs > 1)):
+            if given not in (None, False):
+                raise UserError(f"{option}: does not go with --plan, which runs nothing")
         running.show_plan(spec, store, only, with_inputs, as_json, substitute or ())
         return
     if as_json:
@@ -184,10 +187,9 @@ def _results(work: Any) -> Results:
 
     manifest = work.manifest(Node("aggregate"))
     if manifest is None:
-        raise UserError(
-            f"{work.study.spec.name}: no results in {work.store.url} for this spec; "
-            "`personaspace status` says what is missing"
-        )
+        from personaspace.cli.study import no_results
+
+        raise no_results(work)
     return Results.read(work.store.fetch(manifest, [RESULTS_FILE]))
 
 
@@ -232,7 +234,10 @@ def status(
         page = address(serve)
     if page and (watch or as_json):
         raise UserError("--serve: does not go with --watch or --json")
+    of_cluster = {"namespace": namespace, "kubeconfig": kubeconfig, "context": context}
     if not cluster.is_spec(target):
+        if store is not None:
+            raise UserError(f"--store: goes with a study's file, and {target} is a release")
         doing = "look at the release"
         with cluster.reach(namespace, kubeconfig, context, doing, target) as place:
             if page is None:
@@ -243,6 +248,11 @@ def status(
                 flags = cluster.flags_of(kubeconfig, context)
                 until_stopped(ReleaseSource(place, target, flags), page)
         return
+    if watch:
+        raise UserError("--watch: goes with a release; --serve shows a study's page as it goes on")
+    for option, named in of_cluster.items():
+        if named:
+            raise UserError(f"--{option}: goes with a release, and {target} is a study's file")
     from personaspace.cli.study import serve_status_of_spec, status_of_spec
 
     if page is None:

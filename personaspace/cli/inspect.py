@@ -145,6 +145,7 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
     from personaspace.models.footprint import CARDS, uses
 
     spec, made, prompted, memory = study.spec, found.made, found.prompted, found.memory
+    judge = found.judge
     return {
         "model": spec.model.name,
         "identity": study.model_identity,
@@ -172,8 +173,10 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         "smallest_card": memory.smallest_card,
         "gpus": {
             f"{card:g}": {str(use): counts[use] for use in uses(spec)}
+            | ({} if judge is None else {"judge": 1 if judge <= card * 10**9 else None})
             for card, counts in memory.table(_cards(spec)).items()
         },
+        "spread": [str(use) for use in found.spread],
         "cards": {
             str(card): {
                 "weights": memory.weights < card * 10**9,

@@ -7,13 +7,15 @@ from typing import Any
 
 from rich.table import Table
 
-from personaspace.console import console, print_json, stage_table
+from personaspace.console import console, counted, print_json, stage_table
+from personaspace.errors import UserError
 from personaspace.live import Address
-from personaspace.pipeline.work import prepare
+from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
 from personaspace.study.loaded import Study
 from personaspace.study.notices import NoticeCode, notices
+from personaspace.study.spec import Experiment
 
 
 def serve_status_of_spec(spec: Path, store: str, where: Address) -> None:
@@ -67,6 +69,33 @@ def conditions_table(loaded: Study) -> Table:
             *([condition.own_training or "–"] if unlike else []),
         )
     return table
+
+
+def no_results(work: Work) -> UserError:
+    """That a store has no results of a study as it is now, and whether it has others."""
+    others = len(list(work.store.list("aggregate")))
+    older = (
+        f" (there are {others} of another spec, or of an earlier version of personaspace: "
+        "`personaspace run` brings them up to date)"
+        if others
+        else ""
+    )
+    return UserError(
+        f"{work.study.spec.name}: no results in {work.store.url} for this spec{older}; "
+        "`personaspace status` says what is missing"
+    )
+
+
+def wordings_in_words(spec: Experiment) -> str:
+    """Which personas are asked in how many wordings."""
+    by_count: dict[int, list[str]] = {}
+    for persona in spec.personas:
+        by_count.setdefault(len(persona.wordings), []).append(persona.name)
+    told = [
+        f"in {counted(count, 'wording')} {', '.join(names)}"
+        for count, names in sorted(by_count.items(), reverse=True)
+    ]
+    return f"personas: {'; '.join(told)}"
 
 
 def hours_in_words(hours: float | None, model: dict[str, Any] | None) -> str:

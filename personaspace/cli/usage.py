@@ -19,9 +19,21 @@ def _told(path: str) -> Iterator[None]:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = path if context is None else context.command_path
-        said = " ".join(error.format_message().split()).rstrip(".")
+        said = " ".join(_plainly(error).format_message().split()).rstrip(".")
         complain(f"{said} ({where} --help says what there is)")
         raise SystemExit(error.exit_code) from None
+
+
+def _plainly(error: TyperException) -> TyperException:
+    """The same in the words that a study's fields have, where pydantic's were taken."""
+    from pydantic import ValidationError
+
+    if isinstance(error.__cause__, ValidationError):
+        from personaspace.study.wording import wording
+
+        found = error.__cause__.errors()[0]
+        error.message = f"{wording(found)}, and {str(found['input'])!r} was given"
+    return error
 
 
 class Commands(TyperGroup):

@@ -169,6 +169,10 @@ def _of_sharding(model: PreTrainedModel) -> Obstacle | None:
     # A distributed tensor, told by what no other tensor has.
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         return Obstacle(ObstacleCode.SHARDED, "the model is spread over several GPUs")
+    places = {parameter.device for parameter in model.parameters()}
+    if len(places) > 1:  # a device_map, whose hooks between layers it would not run
+        named = " and ".join(sorted(map(str, places)))
+        return Obstacle(ObstacleCode.SHARDED, f"the model's layers lie on {named}")
     return None
 
 

@@ -11,6 +11,7 @@ from personaspace.errors import UserError
 from personaspace.models.architecture import Architecture
 from personaspace.models.targets import named
 from personaspace.study import base_model
+from personaspace.study.fields import Implementation
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.study.spec import Experiment
@@ -163,13 +164,51 @@ def uses(spec: Experiment) -> dict[Use, str]:
     return found
 
 
-def is_spread(spec: Experiment, found: Footprint) -> bool:
+def is_spread(spec: Experiment, use: Use, found: Footprint) -> bool:
     """Whether training or hidden states will need several GPUs, as far as the study says."""
     hardware = spec.hardware
     if hardware.sharding != "auto":
         return hardware.sharding == "full"
-    card = hardware.gpu_memory or LARGEST_CARD
-    return any(found.gpus(use, card) != 1 for use in (Use.TRAINING, Use.READING))
+    return found.gpus(use, hardware.gpu_memory or LARGEST_CARD) != 1
+
+
+def check_not_spread(wanted: Implementation, field: str) -> None:
+    """Refuse the packed decoder on a model that is spread.
+
+    Args:
+        wanted: What computes it, as the study says.
+        field: Where that stands in the spec.
+
+    Raises:
+        UserError: It is asked for.
+    """
+    if wanted == "fused":
+        raise UserError(
+            f"{field}.implementation: fused cannot run a model that is spread over several GPUs "
+            "(hardware)"
+        )
+
+
+def judge_need(judge: Model, made: Architecture) -> int:
+    """Bytes of one GPU that a local judge takes, at the least: it is never spread."""
+    weights = made.parameters * _WIDTHS[judge.dtype]
+    return weights + _PROCESS + _READING
+
+
+def check_judge_fits(judge: Model, made: Architecture, gpu_memory: float | None) -> None:
+    """Refuse a local judge that no GPU holds, or none of the study's.
+
+    Raises:
+        UserError: With what it takes.
+    """
+    card, need = gpu_memory or LARGEST_CARD, judge_need(judge, made) / 10**9
+    if need > card:
+        why = "no card has more" if gpu_memory is None else "hardware.gpu_memory"
+        raise UserError(
+            f"judge.model: {judge.name} takes {need:,.{0 if need >= 10 else 1}f} GB of one GPU "
+            f"({many(made.parameters)} parameters in {judge.dtype}): one of {card:g} GB does not "
+            f"hold it ({why}); a judge on a server (judge.url) may be spread"
+        )
 
 
 def check_fits(spec: Experiment, recipe: Recipe, found: Footprint) -> None:

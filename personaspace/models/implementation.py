@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from personaspace.errors import UserError
+from personaspace.models.footprint import Use
 from personaspace.study import base_model
 from personaspace.study.adapters import CONFIG
 from personaspace.study.fields import Implementation
@@ -135,8 +136,12 @@ def forecast(
     return Choice(field, wanted, asked, found)
 
 
-def forecasts(spec: Experiment) -> list[Choice]:
+def forecasts(spec: Experiment, spread: Collection[str] = ()) -> list[Choice]:
     """What will compute each part of a study, as far as this machine can tell.
+
+    Args:
+        spec: The study.
+        spread: What a model must be spread over several GPUs for (`footprint.Use`).
 
     Raises:
         UserError: `fused` is asked for where it can run on no machine.
@@ -151,7 +156,19 @@ def forecasts(spec: Experiment) -> list[Choice]:
     trained = [spec.recipe_of(c) for c in spec.conditions if c.dataset is not None]
     own = {str(planned(recipe)): recipe for recipe in trained}
     found = [_forecasts(spec, wants, recipe) for recipe in own.values() or [None]]
-    return list({repr(choice): choice for choices in found for choice in choices}.values())
+    chosen = [_where_spread(choice, spread) for choices in found for choice in choices]
+    return list({repr(choice): choice for choice in chosen}.values())
+
+
+def _where_spread(choice: Choice, spread: Collection[str]) -> Choice:
+    """A choice as it is where the model is spread over several GPUs."""
+    use = Use.READING if choice.field == EXTRACTION else Use.TRAINING
+    if use not in spread:
+        return choice
+    from personaspace.fastlora import Obstacle, ObstacleCode
+
+    why = Obstacle(ObstacleCode.SHARDED, "the model is spread over several GPUs")
+    return replace(choice, taken=Taken.REFERENCE, obstacle=why)
 
 
 def _forecasts(

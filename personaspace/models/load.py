@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.hub.client import check_endpoint
+from personaspace.logs import quiet_libraries
 from personaspace.models import architecture
 from personaspace.study.base_model import at_hand, commit_of, local_folder
 from personaspace.study.inputs import Model
@@ -73,6 +74,7 @@ def load_tokenizer(model: Model, field: str = "model.name") -> PreTrainedTokeniz
     """
     from transformers import AutoTokenizer
 
+    quiet_libraries()
     name, options = _where(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

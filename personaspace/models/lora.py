@@ -262,7 +262,7 @@ def adopt(folder: Path, out: Path, found: Published, base_name: str) -> None:
         "bias": "none",
         "inference_mode": True,
         "lora_dropout": 0.0,
-        "target_modules": sorted(found.modules or {}),
+        "target_modules": sorted(found.modules),
     }
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
     _write_config(plain, out)

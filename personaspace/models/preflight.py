@@ -10,12 +10,22 @@ from personaspace.errors import UnavailableError, UserError
 from personaspace.models import architecture, chat, targets
 from personaspace.models.architecture import Architecture
 from personaspace.models.chat import Rendering
-from personaspace.models.footprint import Footprint, check_fits, footprint, is_spread
+from personaspace.models.footprint import (
+    Footprint,
+    Use,
+    check_fits,
+    check_judge_fits,
+    check_not_spread,
+    footprint,
+    is_spread,
+    judge_need,
+)
 from personaspace.models.load import declared_ends, load_config, load_tokenizer
 from personaspace.models.rendering import rendering_of, tells_date
-from personaspace.study import adapters
+from personaspace.study import adapters, base_model
 from personaspace.study.chat_forms import Message
 from personaspace.study.inputs import Model
+from personaspace.study.model_checks import recipes_of
 from personaspace.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -226,6 +236,8 @@ class Report:
         training: What fine-tuning adapts.
         coupling: What coupling adapts.
         memory: What the model and fine-tuning's adapter take.
+        spread: For what it must be spread over several GPUs, as far as the study says.
+        judge: Bytes that a local judge takes of one GPU; None: there is none, or not here.
     """
 
     prompted: Prompted
@@ -233,6 +245,8 @@ class Report:
     training: Adapted
     coupling: Adapted
     memory: Footprint
+    spread: tuple[Use, ...]
+    judge: int | None
 
 
 def memory_of(spec: Experiment) -> Footprint:
@@ -240,6 +254,46 @@ def memory_of(spec: Experiment) -> Footprint:
     made = described(spec.model)
     targets = adapted(made, spec.training, "training").targets
     return footprint(spec.model, made, targets, spec.training, spec.generation.gpu_memory)
+
+
+def _check_spread(spec: Experiment, memory: Footprint) -> tuple[Use, ...]:
+    """What the model must be spread for, and that nothing asks for what cannot be then."""
+    found = tuple(u for u in (Use.TRAINING, Use.READING) if is_spread(spec, u, memory))
+    if found:
+        from personaspace.models import sharding
+
+        sharding.check_names(spec.model)
+    if Use.TRAINING in found:
+        for field, recipe, _ in recipes_of(spec):
+            check_not_spread(recipe.implementation, field)
+    if Use.READING in found:
+        check_not_spread(spec.extraction.implementation, "extraction")
+    return found
+
+
+def judge_memory(spec: Experiment, *, ask: bool = False) -> int | None:
+    """Bytes that a local judge takes of one GPU; None: there is none, or not here.
+
+    Args:
+        spec: The study.
+        ask: Fetch its configuration from the hub where it is not here.
+
+    Raises:
+        UserError: No GPU of the study's holds it, or it is no model that can be loaded.
+        UnavailableError: The hub does not answer.
+    """
+    judge = spec.judge
+    model = None if judge is None else judge.local_model()
+    if model is None:
+        return None
+    try:
+        if not ask and base_model.at_hand(model) is None:
+            return None
+    except base_model.ModelError as error:
+        raise UserError(f"judge.model: {error.reason}") from None
+    made = architecture.describe(load_config(model, "judge.model"))
+    check_judge_fits(model, made, spec.hardware.gpu_memory)
+    return judge_need(model, made)
 
 
 def check(study: Study) -> Report:
@@ -255,10 +309,7 @@ def check(study: Study) -> Report:
     share = spec.generation.gpu_memory
     memory = footprint(spec.model, made, training.targets, spec.training, share)
     check_fits(spec, spec.training, memory)
-    if is_spread(spec, memory):
-        from personaspace.models import sharding
-
-        sharding.check_names(spec.model)
+    spread = _check_spread(spec, memory)
     for condition in spec.conditions:
         if condition.training is not None:
             recipe = spec.recipe_of(condition)
@@ -283,4 +334,4 @@ def check(study: Study) -> Report:
                 adapters.check_modules(study.adapters[condition.name], made.shapes)
             except adapters.AdapterError as error:
                 raise UserError(f"conditions.{condition.name}.adapter: {error}") from None
-    return Report(found, made, training, coupling, memory)
+    return Report(found, made, training, coupling, memory, spread, judge_memory(spec))

@@ -12,9 +12,8 @@ from personaspace.pipeline.lent import Models
 from personaspace.store import Store
 from personaspace.study import base_model
 from personaspace.study.base_model import ModelError
-from personaspace.study.inputs import Model
-from personaspace.study.judging import Judge
 from personaspace.study.loaded import Study
+from personaspace.study.spec import Experiment
 
 FIELD = "judge.model"
 
@@ -48,7 +47,7 @@ def check(study: Study, store: Store) -> Asked:
     judge = study.spec.judge
     assert judge is not None
     if judge.url is None:
-        _check_local(judge)
+        _check_local(study.spec, ask=True)
         return Asked()
     from personaspace.behaviour.judge.endpoint import Endpoint
 
@@ -62,19 +61,23 @@ def check(study: Study, store: Store) -> Asked:
         endpoint.close()
 
 
-def check_here(judge: Judge) -> None:
+def check_here(spec: Experiment) -> None:
     """What can be said of the judge without asking it or anybody else.
 
     Raises:
-        UserError: A local judge on this machine has no number tokens or no chat template.
+        UserError: A local judge on this machine has no number tokens or no chat template, or no GPU
+            of the study's holds it.
     """
+    model = None if spec.judge is None else spec.judge.local_model()
     with _named():
-        if judge.url is None and base_model.local_folder(_model(judge)) is not None:
-            _check_local(judge)
+        if model is not None and base_model.can_be_inspected(model):
+            _check_local(spec)
 
 
-def _model(judge: Judge) -> Model:
-    return Model(name=judge.model, revision=judge.revision, dtype=judge.dtype)
+def check_unasked(spec: Experiment) -> None:
+    """The same where it may be fetched from the hub, but no server is asked."""
+    if spec.judge is not None and spec.judge.url is None:
+        _check_local(spec, ask=True)
 
 
 @contextmanager
@@ -86,12 +89,17 @@ def _named() -> Iterator[None]:
         raise UserError(f"{FIELD}: {error.reason}") from None
 
 
-def _check_local(judge: Judge) -> None:
+def _check_local(spec: Experiment, *, ask: bool = False) -> None:
     from personaspace.behaviour.judge.numbers import number_tokens
     from personaspace.models.load import load_tokenizer
+    from personaspace.models.preflight import judge_memory
 
+    assert spec.judge is not None
+    model = spec.judge.local_model()
+    assert model is not None
     with _named():
-        number_tokens(load_tokenizer(_model(judge), FIELD), FIELD)
+        number_tokens(load_tokenizer(model, FIELD), FIELD)
+        judge_memory(spec, ask=ask)
 
 
 @contextmanager
@@ -114,7 +122,8 @@ def opened(study: Study, runtime: Models) -> Iterator[Callable[[], JudgeModel]]:
 def _open(study: Study, runtime: Models) -> JudgeModel:
     judge = study.spec.judge
     assert judge is not None
-    if judge.url is not None:
+    model = judge.local_model()
+    if model is None:
         from personaspace.behaviour.judge.endpoint import Endpoint
 
         return Endpoint(judge)
@@ -126,8 +135,8 @@ def _open(study: Study, runtime: Models) -> JudgeModel:
         return LocalJudge(runtime.model, runtime.tokenizer, runtime.prompted.how)
     runtime.make_way()
     with _named():
-        tokenizer = load_tokenizer(_model(judge), FIELD)
+        tokenizer = load_tokenizer(model, FIELD)
         # Its template is told the study's day; other arguments are those of the study's model.
-        spec = _model(judge).model_copy(update={"date": study.spec.model.date})
+        spec = model.model_copy(update={"date": study.spec.model.date})
         how = rendering_of(spec, tokenizer)
-        return LocalJudge(load_model(_model(judge), FIELD), tokenizer, how)
+        return LocalJudge(load_model(model, FIELD), tokenizer, how)

@@ -82,7 +82,6 @@ class Runtime:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        quiet_libraries()
         return load_tokenizer(self.study.spec.model)
 
     @cached_property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from personaspace.errors import UserError
-from personaspace.models.footprint import Footprint, Use
+from personaspace.models.footprint import Footprint, Use, check_not_spread
 from personaspace.study.hardware import Hardware
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ def for_training(context: Context, recipe: Recipe, field: str) -> list[str]:
         UserError: There are too few GPUs, or `fused` is asked for.
     """
     found = context.runtime.spread(Use.TRAINING, context.condition.gpus)
-    if found and recipe.implementation == "fused":
-        raise UserError(
-            f"{field}.implementation: fused cannot run a model that is spread over several GPUs "
-            "(hardware.sharding)"
-        )
     if found:
+        check_not_spread(recipe.implementation, field)
         context.progress.say(f"the model is spread over {len(found)} processes, a GPU each")
     return found

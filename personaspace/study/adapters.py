@@ -6,9 +6,12 @@ loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 from personaspace.errors import UnavailableError, UserError
 from personaspace.files import expanded
-from personaspace.hub.client import check_endpoint
+from personaspace.hub.client import check_endpoint, client, hub_errors
 from personaspace.study import checkpoint
 
 CONFIG = "adapter_config.json"
@@ -58,8 +61,7 @@ class Published:
         digest: SHA-256 of configuration and weights; of a hub's, of its name and commit.
         base: The base model that it says it was trained on; empty if it says none.
         rank: Its rank.
-        modules: The layers of the base model that it changes, with their shapes (out, in), by name;
-            None where its weights are not on this machine.
+        modules: The layers of the base model that it changes, with their shapes (out, in), by name.
         folder: Where its files are; None where only its configuration was fetched.
     """
 
@@ -67,7 +69,7 @@ class Published:
     digest: str
     base: str
     rank: int
-    modules: Mapping[str, tuple[int, int]] | None
+    modules: Mapping[str, tuple[int, int]]
     folder: Path | None
 
 
@@ -153,7 +155,7 @@ def folder_of(source: str, spec_folder: Path) -> Path:
 
 
 def read(source: str, spec_folder: Path) -> Published:
-    """Look at an adapter's headers. Of one on the hub only the configuration is fetched.
+    """Look at an adapter's headers. Of one on the hub no more than these is fetched.
 
     Args:
         source: Folder (relative to `spec_folder`), or org/name@commit.
@@ -164,9 +166,10 @@ def read(source: str, spec_folder: Path) -> Published:
         UnavailableError: The hub does not answer.
     """
     if is_pinned(source):
-        config = _config(_from_hub(source, CONFIG), source)
+        base, rank = _config(_from_hub(source, CONFIG), source)
+        modules = _modules(_shapes_on_hub(source), source, rank)
         digest = hashlib.sha256(source.encode()).hexdigest()
-        return Published(source, digest, *config, None, None)
+        return Published(source, digest, base, rank, modules, None)
     folder = folder_of(source, spec_folder)
     base, rank = _config(folder / CONFIG, source)
     modules = modules_of(folder, source, rank)
@@ -176,8 +179,46 @@ def read(source: str, spec_folder: Path) -> Published:
     return Published(source, whole.hexdigest(), base, rank, modules, folder)
 
 
+def _shapes_on_hub(source: str) -> dict[str, list[int]]:
+    """Shapes of an adapter's tensors by name: of the file in the hub's cache, or of its header.
+
+    A header is asked for once: what a commit holds does not change.
+
+    Raises:
+        AdapterError: It has no such file, or one that is none of safetensors.
+        UnavailableError: The hub does not answer.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
+
+    found = _HUB.fullmatch(source)
+    assert found is not None
+    repo, commit = found["repo"], found["commit"]
+    name = f"{found['folder']}/{WEIGHTS}".strip("/")
+    here = try_to_load_from_cache(repo, name, revision=commit)
+    if isinstance(here, str):
+        return _shapes_in(Path(here).parent, source)
+    known = hashlib.sha256(source.encode()).hexdigest()
+    kept = checkpoint.cache_folder() / "adapters" / f"{known}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    with hub_errors(source):
+        try:
+            header = client().parse_safetensors_file_metadata(repo, name, revision=commit)
+        except (EntryNotFoundError, SafetensorsParsingError) as error:
+            raise AdapterError(f"{source}: {WEIGHTS}: {_line(error)}") from None
+    shapes = {name: list(tensor.shape) for name, tensor in header.tensors.items()}
+    with contextlib.suppress(OSError):  # without a place to write, it is asked for again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        number, scratch = tempfile.mkstemp(dir=kept.parent)
+        with os.fdopen(number, "w", encoding="utf-8") as stream:
+            json.dump(shapes, stream)
+        Path(scratch).replace(kept)
+    return shapes
+
+
 def whole(published: Published, folder: Path) -> Published:
-    """The same with what its weights say, which are in the folder by now."""
+    """The same as its weights say, which are in the folder by now."""
     modules = modules_of(folder, published.source, published.rank)
     return replace(published, modules=modules, folder=folder)
 
@@ -207,17 +248,28 @@ def modules_of(folder: Path, source: str, rank: int) -> dict[str, tuple[int, int
     Raises:
         AdapterError: Its weights are not what PEFT writes for a plain LoRA.
     """
-    where = f"{source}/{WEIGHTS}"
+    return _modules(_shapes_in(folder, source), source, rank)
+
+
+def _shapes_in(folder: Path, source: str) -> dict[str, list[int]]:
     try:
         header = checkpoint.header(folder / WEIGHTS)
     except (OSError, UserError) as error:
         raise AdapterError(f"{source}: {_line(error)}") from None
+    return {key: tensor["shape"] for key, tensor in header.items()}
+
+
+def _modules(
+    tensors: Mapping[str, list[int]], source: str, rank: int
+) -> dict[str, tuple[int, int]]:
+    """`modules_of`, of the tensors' shapes."""
+    where = f"{source}/{WEIGHTS}"
     halves: dict[str, dict[str, list[int]]] = {}
-    for key, tensor in header.items():
+    for key, tensor in tensors.items():
         name, half, rest = key.removeprefix("base_model.model.").rpartition(".lora_")
         if not half or rest not in ("A.weight", "B.weight"):
             raise AdapterError(f"{where}: {key} is not one half of a LoRA on a linear layer")
-        halves.setdefault(name, {})[rest[0]] = tensor["shape"]
+        halves.setdefault(name, {})[rest[0]] = tensor
     found = {}
     for name, shapes in halves.items():
         down, up = shapes.get("A", []), shapes.get("B", [])
@@ -260,7 +312,7 @@ def check_modules(published: Published, shapes: Mapping[str, tuple[int, int]]) -
     Raises:
         AdapterError: It changes a layer that is not there, or of another shape.
     """
-    for name, shape in (published.modules or {}).items():
+    for name, shape in published.modules.items():
         if shapes.get(name) != shape:
             there = f"there it is {list(shapes[name])}" if name in shapes else "it has none"
             raise AdapterError(

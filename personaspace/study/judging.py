@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from personaspace.study.fields import Count, PersonaName, QuestionSource, VariableName
+from personaspace.study.inputs import Model
 from personaspace.study.section import Section
 
 Score = Annotated[float, Field(ge=0, le=100)]
@@ -83,6 +84,12 @@ class Judge(Section):
     attempts: Annotated[StrictInt, Field(ge=1, le=20)] = Field(
         6, description="Tries of a request that is lost, limited (429) or fails at the server."
     )
+
+    def local_model(self) -> Model | None:
+        """The judge as a model that is loaded here; None: it is a server."""
+        if self.url is not None:
+            return None
+        return Model(name=self.model, revision=self.revision, dtype=self.dtype)
 
     @model_validator(mode="after")
     def _key_of_a_server(self) -> Judge:

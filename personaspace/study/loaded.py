@@ -12,7 +12,6 @@ from personaspace.study.adapters import Published
 from personaspace.study.cross_checks import TEMPLATE_DEFAULT
 from personaspace.study.datasets import Chats
 from personaspace.study.gold import Gold
-from personaspace.study.inputs import Model
 from personaspace.study.spec import Experiment
 from personaspace.study.steering import SteeringInputs
 
@@ -94,9 +93,9 @@ class Study:
         judge = self.spec.judge
         if judge is None:
             return []
-        if judge.url is not None:
-            return ["endpoint", judge.url, judge.model, judge.revision or ""]
-        model = Model(name=judge.model, revision=judge.revision, dtype=judge.dtype)
+        model = judge.local_model()
+        if model is None:
+            return ["endpoint", judge.url or "", judge.model, judge.revision or ""]
         return ["local", base_model.identity(model), judge.dtype]
 
     @property

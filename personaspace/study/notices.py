@@ -100,9 +100,10 @@ def _demonstration(study: Study) -> list[Notice]:
         Notice(
             NoticeCode.DEMONSTRATION_CHATS,
             "datasets",
-            f"Demonstration data: fine-tuning is {_span(steps)} steps on {_span(counts)} packaged "
-            f"chats, {seen} ({', '.join(mine)}); the published study had {PUBLISHED_STEPS} steps "
-            f"on {PUBLISHED_CHATS:,} chats of its own. Results say nothing about its numbers.",
+            f"Demonstration data: fine-tuning is {_span(steps)} step{'s' * (max(steps) > 1)} on "
+            f"{_span(counts)} packaged chats, {seen} ({', '.join(mine)}); the published study had "
+            f"{PUBLISHED_STEPS} steps on {PUBLISHED_CHATS:,} chats of its own. Results say nothing "
+            "about its numbers.",
         )
     ]
 

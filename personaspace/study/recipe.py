@@ -68,7 +68,9 @@ class Recipe(Learning):
     row_tokens: Count | None = Field(
         None,
         description="Packed rows hold at most so many tokens. By default 4096 on a CPU, as many as "
-        "memory holds on a GPU.",
+        "memory holds on a GPU. Rows of another length draw other dropout masks: the training is "
+        "another one of the same recipe (without dropout, the same but for last digits). Makes "
+        "nothing run again.",
     )
     implementation: Implementation = Field(
         "auto",

@@ -172,18 +172,19 @@ def parse_yaml(text: str, name: str) -> Any:
     Raises:
         UserError: Not YAML, or a key given twice; names line and column.
     """
+    kind = "JSON" if name.partition("?")[0].endswith(".json") else "YAML"
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{name}: not valid YAML: {error.problem}{where}") from None
+        raise UserError(f"{name}: not valid {kind}: {error.problem}{where}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: not valid {kind}: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply") from None
     except (ValueError, OverflowError) as error:  # a date that is none, say
-        raise UserError(f"{name}: not valid YAML: {error}") from None
+        raise UserError(f"{name}: not valid {kind}: {error}") from None
 
 
 @dataclass(frozen=True)

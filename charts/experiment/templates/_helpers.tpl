@@ -124,7 +124,7 @@ s3://personaspace?endpoint=http://{{ include "experiment.seaweedfs" . }}:8333&re
 
 {{/*
 Settings of a stage's pods: a stage's own replace those of `pods`, one by one.
-Takes root and stage, gives JSON.
+Takes root, stage and adopts (of a train Job: that it takes a published adapter, which needs no GPU), gives JSON.
 */}}
 {{- define "experiment.settings" -}}
 {{- $settings := dict -}}
@@ -139,7 +139,7 @@ Takes root and stage, gives JSON.
 {{- /* Not sprig's merge: it takes 0 and "" for unset. */ -}}
 {{- $gpu := deepCopy .root.Values.gpu -}}
 {{- range $key, $value := dig "gpu" dict $settings }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $gpu $key $value }}{{ end }}{{ end -}}
-{{- if has .stage (list "aggregate" "conductor") }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
+{{- if or .adopts (has .stage (list "aggregate" "conductor")) }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
 {{- $_ := set $settings "gpu" $gpu -}}
 {{- /* What only pods with a GPU need does not bind those without one. */ -}}
 {{- if gt (int $gpu.count) 0 -}}

@@ -134,8 +134,10 @@ def check_model(study: Study) -> None:
         if HF_HUB_OFFLINE or model.name.startswith("builtin:"):
             return
     from personaspace.models import preflight
+    from personaspace.pipeline import judging
 
     preflight.check(study)
+    judging.check_unasked(study.spec)
 
 
 def load(spec: Path, table: Path) -> JobPlan:

@@ -50,7 +50,7 @@ def _reads(study: Study, node: Node) -> dict[str, Any]:
 def run(context: Context) -> None:
     """Writes `<condition>.seed-<n>.<a|b>.safetensors` and, with method B, the greedy answers."""
     from personaspace.activations.extract import Passage
-    from personaspace.models.footprint import Use
+    from personaspace.models.footprint import Use, check_not_spread
 
     spec, study = context.spec, context.study
     _forecast(context)
@@ -74,6 +74,8 @@ def run(context: Context) -> None:
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     devices = context.runtime.spread(Use.READING)
+    if devices:
+        check_not_spread(spec.extraction.implementation, "extraction")
     layers = _layers(context, spread=bool(devices))
     context.progress.start("hidden states", len(passages))
     states = _states(context, passages, layers, devices)

@@ -150,7 +150,7 @@ def _adopt(context: Context, source: str) -> None:
     except adapters.AdapterError as error:
         raise UserError(f"{field}: {error}") from None
     write_json(context.out / TRAINING_LOG, {"adapter": source, "steps": []})
-    context.metrics.update(layers=len(found.modules or {}), rank=found.rank)
+    context.metrics.update(layers=len(found.modules), rank=found.rank)
 
 
 def forecast(
