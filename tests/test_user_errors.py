@@ -294,8 +294,8 @@ def test_answers_that_are_no_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("power", "study.yaml", "--theme-share", "abc"), "'--theme-share': Input should be a val"),
-        (("run", "study.yaml", "--jobs", "0"), "'--jobs': Input should be greater than or equal"),
+        (("power", "study.yaml", "--theme-share", "abc"), "'--theme-share': must be a number, and"),
+        (("run", "study.yaml", "--jobs", "0"), "'--jobs': must be at least 1, and"),
         (("run", "study.yaml", "--only"), "'--only' requires an argument"),
         (("run",), "Missing argument 'SPEC' ("),
         (("run", "study.yaml", "--nope"), "No such option: --nope"),
