@@ -65,6 +65,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "eager": {"enforce_eager": True},
     "compiled": {"compiled": True},
     "request": {"adapters": "request"},
+    "parallel-2": {"tensor_parallel_size": 2},
+    "parallel-4": {"tensor_parallel_size": 4},
     "published": {
         "compiled": True,
         "graph_sizes": None,

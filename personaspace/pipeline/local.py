@@ -9,12 +9,14 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UserError
+from personaspace.generation import choice
 from personaspace.logs import tell
 from personaspace.pipeline import executor, judging
 from personaspace.pipeline import substitutes as taking
 from personaspace.pipeline.executor import Summary
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, make_board
+from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
 from personaspace.study.loaded import Study
@@ -66,6 +68,10 @@ def run_study(
         judging.check(study, store)
     with interrupt.caught():
         taking.take(work, nodes, substitutes, tell)
+    missing = choice.slow(study.spec.generation.engine)
+    asked = (node for node in nodes if STAGES[node.stage].draws_answers(study))
+    if missing and any(work.complete(node) is None for node in asked):
+        tell(missing)
     board = make_board(nodes)
     beside = nullcontext() if watched is None else watched(work, board)
     with interrupt.caught(), beside, board:

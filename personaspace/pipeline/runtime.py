@@ -9,10 +9,11 @@ import os
 import platform
 from functools import cached_property
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from personaspace import interrupt
 from personaspace.generation.base import Engine
+from personaspace.generation.choice import EngineName, engine_here
 from personaspace.generation.memory import (
     EngineMemory,
     ModelMemory,
@@ -111,15 +112,9 @@ class Runtime:
         return self.model
 
     @cached_property
-    def engine_name(self) -> Literal["transformers", "vllm"]:
+    def engine_name(self) -> EngineName:
         """The engine that `generation.engine` comes to on this machine."""
-        wanted = self.study.spec.generation.engine
-        if wanted != "auto":
-            return wanted
-        import torch
-
-        present = importlib.util.find_spec("vllm") is not None
-        return "vllm" if present and torch.cuda.is_available() else "transformers"
+        return engine_here(self.study.spec.generation.engine)
 
     def expect_answers(self, expected: bool = True) -> None:
         """Answers will be asked for, now or in a later stage: begin with what takes long.
