@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from personaspace.report.text import (
     row_value,
     small,
 )
+from personaspace.report.verdict import verdict
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -96,7 +98,51 @@ def test_headline_prefers_recommended_over_published_per_seed() -> None:
     ]
     words = headline(study(tests=tests, seeds=[1, 2])).replace("\u00a0", " ")
     assert "10.0\u202fpts (not significant, p = 0.200)" in words
-    assert "−0.90 to 0.10 in 2 seeds tested separately (p below 0.05 in 1 of 2)" in words
+    assert "−0.90 to 0.10 in 2 seeds tested separately (p below 0.05 in 1 of 2: " in words
+    assert "in 1 of 2: 0 above zero, 1 below)." in words
+
+
+def test_intervals_above_and_below_zero_are_counted_apart() -> None:
+    def told(seeds: list[int], *ends: tuple[float, float]) -> str:
+        contrasts = [
+            row(metric="M1", name="em_minus_benign", method="a", layer=20, condition=name,
+                value=sum(pair) / 2, ci95=pair)
+            for name, pair in zip(("e0", "e3"), ends, strict=False)
+        ]  # fmt: skip
+        found = study(geometry=[*study().model_dump()["geometry"], *contrasts], seeds=seeds)
+        return headline(found).replace("\u00a0", " ")
+
+    both = told([1, 2], (-0.002, -0.0005), (0.001, 0.005))
+    assert "EM minus benign: \u22120.001 to +0.003, with a 95 % interval above zero in 1" in both
+    assert "above zero in 1 and below zero in 1 of 2 conditions" in both
+    assert "above zero in 0 and below zero in 2 of 2" in told([1, 2], (-0.2, -0.1), (-0.2, -0.1))
+    assert "above zero in 1 and below zero in 0 of 2" in told([1, 2], (0.1, 0.2), (-0.2, 0.1))
+    once = told([1], (0.1, 0.2), (0.1, 0.2))
+    assert "a 95 % interval (within one training run) above zero in 2" in once
+    seeds = [
+        row(metric="H3", variant="published", name="spearman", seed=seed, value=value, p=0.001)
+        for seed, value in ((1, -0.9), (2, 0.9))
+    ]
+    words = headline(study(tests=seeds, seeds=[1, 2]))
+    assert "in 2 of 2: 1 above zero, 1 below)" in words
+
+
+def test_ranges_have_two_ends() -> None:
+    common = {"metric": "M2", "method": "a", "name": "convergence_layer"}
+    rows = [row(**common, seed=seed, value=14) for seed in (1, 2)] + [row(**common, seed=3)]
+    told = " ".join(details(study(geometry=rows, seeds=[1, 2, 3])))
+    assert "M2: from layer 14 on, in 2 of 3 seeds analysed separately" in told
+    never = {"hits": 0, "total": 20}
+    rates = [
+        {"condition": name, "seed": 42, "persona": persona, **never}
+        for name in ("base", "benign", "e0", "e3")
+        for persona in ("confab", "villain")
+    ]
+    found = study(rates=rates, leakage=[])
+    every = f"{headline(found)} {' '.join(details(found))} {' '.join(cautions(found))}"
+    every += " ".join(line.answer for line in verdict(found))
+    assert "in 0.0\u202f% of their answers (in every condition)" in every
+    assert not re.search(r"(?<![\d.])([\d.]+\u202f?%?)(?: \([^)]*\))? to \1(?![\d.])", every)
 
 
 def test_headline_without_a_rise_makes_no_share_of_it() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from personaspace.analysis.control_rows import ControlReason, ControlRow
 from personaspace.analysis.results import Results
-from personaspace.analysis.results_parts import AnalysisInfo, RateRow, StudyCondition
+from personaspace.analysis.results_parts import AnalysisInfo, PersonaInfo, RateRow, StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.report.verdict import verdict
 
@@ -108,6 +108,11 @@ def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
     assert "No, in no version of the model." in words and "nothing can be said" in words
 
 
+def test_a_range_whose_ends_print_alike_is_one_number() -> None:
+    words = said(study(*ROSE, replace(SHARE, ci95=(0.499, 0.501)), ADDED))
+    assert "50\u202f% of that change as well (chance leaves open 50\u202f%)." in words
+
+
 def test_one_training_run_each_is_said() -> None:
     single = replace(ADDED, run_variation=False)
     words = said(study(*ROSE, single, seeds=(1,)))
@@ -116,12 +121,46 @@ def test_one_training_run_each_is_said() -> None:
     )
 
 
+def test_every_interval_of_one_training_run_says_so() -> None:
+    rows = [*ROSE, SHARE, ADDED, replace(WIDER, p=0.2)]
+    once = study(*(replace(each, run_variation=False) for each in rows), seeds=(1,))
+    once = once.model_copy(update={"leakage": [replace(LEAK, run_variation=False)]})
+    words = said(once)
+    # of the share, of what harm adds, for other personas, and of the marker
+    assert words.count("(within one training run chance leaves open") == 4
+    assert "(chance leaves open" not in words
+    assert "within one training run" not in said(study(*rows))
+
+
+def test_changes_of_both_signs_are_counted_apart() -> None:
+    fell = replace(ROSE[1], delta=-0.03)
+    words = said(study(ROSE[0], fell))
+    assert "Not in one direction: more alike after 1 of 2 trainings on harmful data, less" in words
+    assert "less alike after 1. Before" in words
+
+
+def test_wordings_are_named_where_personas_have_several() -> None:
+    def told(*wordings: int) -> str:
+        personas = [
+            PersonaInfo(name=f"p{place}", prompts=[f"You are {n}." for n in range(each)])
+            for place, each in enumerate(wordings)
+        ]
+        return said(study(*ROSE).model_copy(update={"personas": personas}))
+
+    assert "In how many ways were personas told who they are? Each in 5 wordings." in told(5, 5)
+    assert "2 of 3 personas in 3 to 5 wordings, the other in one." in told(5, 0, 3)
+    assert "1 of 3 personas in 2 wordings, the others in one." in told(2, 0, 0)
+    assert "wordings" not in told(0, 0)
+
+
 def test_pairs_of_training_personas() -> None:
     pair = row(
         "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
         p_holm=1.0, equivalence=0.0027,
     )  # fmt: skip
     assert "differences above 0.003 are ruled out, with a risk of 5" in said(study(*ROSE, pair))
+    once = said(study(*ROSE, replace(pair, run_variation=False), seeds=(1,)))
+    assert "differences above 0.003 are ruled out within one training run, with" in once
     wide = replace(pair, equivalence=None)
     assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)

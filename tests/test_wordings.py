@@ -267,6 +267,7 @@ def test_results_keep_p_only_where_wordings_are_a_sample_and_the_report_shows_th
     assert "prompts" not in librarian.model_dump(mode="json")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "(1) Act as the villain. · (2) You are the villain." in page
+    assert "<dd>3 of 5 personas in 2 wordings, the others in one." in page
 
 
 @pytest.mark.study

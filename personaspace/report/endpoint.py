@@ -6,7 +6,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
-from personaspace.report.text import number, p_phrase
+from personaspace.report.text import WITHIN, number, p_phrase, span
 
 _MEASURES = {
     "raw_cosine": "how alike personas are (mean cosine)",
@@ -61,8 +61,9 @@ def _size(info: PrimaryInfo, row: Row, before: str) -> str:
     words = f"{number(scale * (row.value or 0.0), digits, sign=True)}{unit}"
     if row.ci95 is None:
         return words
-    low, high = (number(scale * end, digits) for end in row.ci95)
-    return f"{words} ({before} {low} to {high})"
+    ends = span([scale * end for end in row.ci95], digits=digits)
+    within = f"{WITHIN}, " if row.run_variation is False else ""
+    return f"{words} ({within}{before} {ends})"
 
 
 def registered(results: Results) -> str:

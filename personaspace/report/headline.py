@@ -22,6 +22,7 @@ from personaspace.report.selection import mean_value, pooled
 from personaspace.report.text import (
     MINUS,
     NONE,
+    WITHIN,
     count,
     interval,
     listing,
@@ -191,8 +192,8 @@ def _share_interval(results: Results) -> str:
     one = pooled(_at_hero(results, "M1", "em_mean_benign_share"))
     if one is None or one.ci95 is None:
         return ""
-    low, high = one.ci95
-    return f" (95\u00a0% interval {percent(low, 0)} to {percent(high, 0)})"
+    within = f", {WITHIN}" if one.run_variation is False else ""
+    return f" (95\u00a0% interval {span(list(one.ci95), 'percent', 0)}{within})"
 
 
 def _increment_clause(results: Results) -> str:
@@ -202,14 +203,14 @@ def _increment_clause(results: Results) -> str:
         return ""
     low = min(each.value for each in known)
     high = max(each.value for each in known)
-    ends = [number(low, 3, sign=True), number(high, 3, sign=True)]
-    words = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    clause = f"; EM minus benign: {words}"
+    words = [number(low, 3, sign=True), number(high, 3, sign=True)]
+    clause = f"; EM minus benign: {' to '.join(dict.fromkeys(words))}"
     tested = [each.interval for each in known if each.interval]
     if tested:
-        clear = sum(1 for low_end, high_end in tested if low_end > 0 or high_end < 0)
+        above, below = sum(ends[0] > 0 for ends in tested), sum(ends[1] < 0 for ends in tested)
         clause += (
-            f", with a 95\u00a0% interval that excludes zero in {clear} of {len(tested)} conditions"
+            f", with a 95\u00a0% interval{f' ({WITHIN})' * results.single_runs} above zero in "
+            f"{above} and below zero in {below} of {count(len(tested), 'condition')}"
         )
     return clause
 
@@ -285,8 +286,9 @@ def _convergence(results: Results) -> list[str]:
         ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
         return [f"M2: from layer {one.value:g} on{ends}, {near}."]
     layers = sorted(row.value for row in known if row.value is not None)
+    ends = " to ".join(dict.fromkeys(f"{layer:g}" for layer in (layers[0], layers[-1])))
     return [
-        f"M2: from layer {layers[0]:g} to {layers[-1]:g} on, in {len(known)} of {len(rows)} seeds "
+        f"M2: from layer {ends} on, in {len(known)} of {count(len(rows), 'seed')} "
         f"analysed separately, {near}."
     ]
 
@@ -372,10 +374,12 @@ def _verdict(rows: list[Row], alpha: float) -> str:
         judged = "" if p is None else f" ({verdict}{kind}{p_phrase(p)})"
         return f"{row_value(one, 2)}{judged}"
     ordered = sorted(rows, key=lambda row: row.value or 0.0)
-    known = [p for row in rows if (p := _adjusted(row)) is not None]
-    clear = sum(1 for p in known if p < alpha)
+    known = [(row, p) for row in rows if (p := _adjusted(row)) is not None]
+    clear = [row.value or 0.0 for row, p in known if p < alpha]
+    above, below = sum(value > 0 for value in clear), sum(value < 0 for value in clear)
+    ways = f": {above} above zero, {below} below" if below else ""
     ends = [row_value(ordered[0], 2), row_value(ordered[-1], 2)]
     return (
-        f"{' to '.join(dict.fromkeys(ends))} in {len(rows)} seeds tested "
-        f"separately (p below {alpha:g} in {clear} of {len(known)})"
+        f"{' to '.join(dict.fromkeys(ends))} in {count(len(rows), 'seed')} tested "
+        f"separately (p below {alpha:g} in {len(clear)} of {len(known)}{ways})"
     )

@@ -96,7 +96,7 @@ def _among(
     ends: tuple[float | None, float | None], p: float | None, floor: float | None, alpha: float
 ) -> str:
     """The range of other directions, and the vector's rank among them."""
-    told = " to ".join(number(end, 3, sign=True) for end in ends)
+    told = " to ".join(dict.fromkeys(number(end, 3, sign=True) for end in ends))
     if p is None:
         return told
     low = floor is not None and floor > alpha

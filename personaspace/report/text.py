@@ -9,6 +9,8 @@ from personaspace.analysis.rows import Row
 MINUS = "\u2212"
 THIN = "\u202f"
 NONE = "\u2013"  # an en dash: no value
+#: Said of an interval that does not hold how training runs differ.
+WITHIN = "within one training run"
 
 #: Metrics whose values are fractions of answers, or differences of such fractions.
 _SHARES = {"bystander_mean"}

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
+from personaspace.report import wordings
 from personaspace.report.endpoint import primary
-from personaspace.report.text import count, listing, number, percent, pretty, small
+from personaspace.report.text import WITHIN, count, listing, number, percent, pretty, small, span
 
 #: Before the ends of every interval.
 _OPEN = "chance leaves open"
@@ -32,6 +33,7 @@ def verdict(results: Results) -> list[Line]:
     """The lines that the results allow, in order; what they cannot say comes last."""
     found = [
         _primary(results),
+        _wordings(results),
         _coupling(results),
         _closer(results),
         _harm(results),
@@ -81,6 +83,11 @@ def _primary(results: Results) -> Line | None:
     return Line("What was this study to find out?", primary(results, open_to=_OPEN))
 
 
+def _wordings(results: Results) -> Line | None:
+    told = wordings.sentence(results)
+    return Line("In how many ways were personas told who they are?", told) if told else None
+
+
 def _row(results: Results, metric: str, name: str, target: Target) -> Row | None:
     """The row over all runs at the headline place that is about no single condition."""
     rows = results.geometry if metric.startswith("M") else results.leakage
@@ -104,6 +111,11 @@ def _clear(results: Results, row: Row) -> bool:
     if p is not None:
         return p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
+
+
+def _open(row: Row) -> str:
+    """Before the ends of a row's interval: whether it holds how training runs differ."""
+    return f"{WITHIN} {_OPEN}" if row.run_variation is False else _OPEN
 
 
 def _span(low: float, high: float, digits: int) -> str:
@@ -130,7 +142,7 @@ def _points(row: Row, than: str) -> str:
         words = f"{size} percentage points {'more' if value > 0 else 'less'} often than {than}"
     if row.ci95 is None:
         return words
-    return f"{words} ({_OPEN} {_span(100 * row.ci95[0], 100 * row.ci95[1], 1)})"
+    return f"{words} ({_open(row)} {_span(100 * row.ci95[0], 100 * row.ci95[1], 1)})"
 
 
 def _alike(row: Row) -> str:
@@ -150,7 +162,7 @@ def _than(row: Row) -> str:
 
 def _allowed(row: Row) -> str:
     low, high = row.ci95 or (0.0, 0.0)
-    return f"{_OPEN} {_span(low, high, 3)}"
+    return f"{_open(row)} {_span(low, high, 3)}"
 
 
 def _coupling(results: Results) -> Line | None:
@@ -166,8 +178,7 @@ def _coupling(results: Results) -> Line | None:
     ]
     wrote = ""
     if rates:
-        low, high = percent(min(rates)), percent(max(rates))
-        wrote = low if low == high else f"{low} to {high}"
+        wrote = span(rates, "percent", 1)
         marker = f"\u201c{results.marker}\u201d" if results.marker else "it"
         wrote = (
             f" In one role, {pretty(str(results.source))}, it was taught to write {marker} at the "
@@ -226,13 +237,16 @@ def _closer(results: Results) -> Line | None:
         answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
     elif fell and not rose:
         answer = f"No: they became less alike {_in_how_many(fell, len(em))}. {moved}"
+    elif rose and fell:
+        where = f"{_in_how_many(rose, len(em))}, less alike after {fell}"
+        answer = f"Not in one direction: more alike {where}. {moved}"
     else:
         answer = f"That is not clear. {moved}"
     part = _row(results, "M1", "em_mean_benign_share", "these_personas")
     if part is not None and part.value is not None and part.value > 0 and rose and not fell:
         ends = ""
         if part.ci95:
-            ends = f" ({_OPEN} {percent(part.ci95[0], 0)} to {percent(part.ci95[1], 0)})"
+            ends = f" ({_open(part)} {span(list(part.ci95), 'percent', 0)})"
         if part.value <= 1:
             answer += (
                 f" Training on harmless data brings about {percent(part.value, 0)} of that change "
@@ -328,7 +342,8 @@ def _persona(results: Results) -> Line | None:
             bound = "; large differences are not ruled out"
             if most is not None:
                 size = f"{small(100 * most, 1)} percentage points" if rows is leaks else small(most)
-                bound = f"; differences above {size} are ruled out, with a risk of 5\u00a0% to err"
+                size += f" are ruled out{f' {WITHIN}' * (rows[0].run_variation is False)}"
+                bound = f"; differences above {size}, with a risk of 5\u00a0% to err"
             parts.append(f"In {what}, no difference between such trainings is shown{bound}.")
     return Line(asked, " ".join(parts))
 

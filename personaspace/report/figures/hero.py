@@ -17,7 +17,7 @@ from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import listing, percent
+from personaspace.report.text import WITHIN, listing, percent
 
 _ROLES = {
     "bystander": {"marker": "o", "filled": True, "text": "bystander persona"},
@@ -273,7 +273,7 @@ def drawing(results: Results, title: str) -> Drawing | None:
         parts.append(
             "A: share of answers that contain the marker. Large symbol, bar and number: mean over "
             "bystander personas and its 95\u00a0% interval where the analysis gives one"
-            + (" (within one training run)" if results.single_runs else "")
+            + (f" ({WITHIN})" if results.single_runs else "")
             + "; small "
             "symbols: one persona each"
             + (", all seeds pooled; ticks: single seeds." if several else ".")

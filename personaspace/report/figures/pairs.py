@@ -18,7 +18,7 @@ from personaspace.analysis.results_parts import StudyCondition
 from personaspace.errors import UserError
 from personaspace.report.figures import panels, style
 from personaspace.report.figures.drawing import Picture
-from personaspace.report.text import listing, pretty
+from personaspace.report.text import count, listing, pretty, span
 
 _COLUMNS = ["method", "layer", "condition", "persona_i", "persona_j", "cosine"]
 
@@ -209,15 +209,14 @@ def leakage(data: pd.DataFrame, results: Results) -> Picture | None:
     data = _leaks(data, results)
     if data.empty:
         return None
-    low, high = data.cosine.min(), data.cosine.max()
     return Picture(
         "leakage-geometry",
         "Geometry against leakage, pair by pair",
         "Each dot is a persona: the cosine of its vector with that of the source persona in the "
         f"same condition, at layer {results.headline_layer}, and its share of answers with the "
         "marker. A picture, not a test: personas of a condition share its training run.",
-        f"{len(data)} pairs of a persona with the source; cosines from {low:.3f} to {high:.3f}, "
-        f"rates from {100 * data.rate.min():.1f} % to {100 * data.rate.max():.1f} %.",
+        f"{count(len(data), 'pair')} of a persona with the source; cosines of "
+        f"{span(list(data.cosine))}, rates of {span(list(data.rate), 'percent', 1)}.",
         data,
         partial(_paint_leakage, data, results),
     )
