@@ -21,8 +21,8 @@ from planted import STUDY, world, write
 from refusals import cli
 from safetensors.numpy import load_file, save_file
 
-from personaspace import cores
 from personaspace.activations.files import open_activations
+from personaspace.analysis import cores
 from personaspace.analysis.geometry import GeometryResult, analyse_geometry
 from personaspace.analysis.geometry import analysis as geometry_analysis
 from personaspace.analysis.geometry.cells import group_files
@@ -149,7 +149,8 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
 STUCK = """
 import os, sys, time
 from pathlib import Path
-from personaspace import cores, interrupt
+from personaspace import interrupt
+from personaspace.analysis import cores
 from personaspace.errors import Interrupted
 def work(folder, number):
     Path(folder, str(os.getpid())).touch()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from personaspace import cores
 from personaspace.activations.files import open_activations
+from personaspace.analysis import cores
 from personaspace.analysis.geometry import axis as split_axis
 from personaspace.analysis.geometry import convergence, dimensions
 from personaspace.analysis.geometry.cells import Group, Roles, group_files
