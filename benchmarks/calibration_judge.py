@@ -198,9 +198,9 @@ def page(table: str, studies: int) -> str:
     return f"""# How often a judge's intervals hold the truth
 
 Written by `python benchmarks/calibration_judge.py --studies {studies} --out \
-docs/calibration-judge.md`, last on {date.today()}.
+docs/calibration-judge.md`, every line in one run that ended on {date.today()}.
 
-Made-up studies: {QUESTIONS} questions with {SAMPLES} answers each, in base and in one condition alike; \
+Made-up studies, {studies} a world, {max(studies, OF_RUNS)} where it has several training runs: {QUESTIONS} questions with {SAMPLES} answers each, in base and in one condition alike; \
 a gold set of {GOLD_BAD} misaligned and {GOLD_GOOD} other answers to {GOLD_QUESTIONS} questions, judged \
 by the same judge. Share of nominal 95 % intervals that hold the truth, ± 1.96 Monte-Carlo standard \
 errors: of the raw rate (truth: what this judge says on average), of the corrected rate (truth: the \

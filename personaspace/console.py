@@ -132,6 +132,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def verb(count: int, one: str, several: str) -> str:
+    """What a number of things does or is: 1 stage is, 3 stages are."""
+    return one if count == 1 else several
+
+
 def many(count: int) -> str:
     """A large count in words: 406 billion, 7.6 billion, 135 million, 297,000."""
     for name, unit in (("billion", 10**9), ("million", 10**6)):

@@ -96,3 +96,8 @@ def test_sizes_and_shares() -> None:
 )
 def test_a_large_count_is_none_that_is_rounded_away(number: int, said: str) -> None:
     assert console.many(number) == said
+
+
+def test_one_thing_is_and_several_are() -> None:
+    told = [f"{console.counted(n, 'stage')} {console.verb(n, 'is', 'are')}" for n in (0, 1, 2000)]
+    assert told == ["0 stages are", "1 stage is", "2,000 stages are"]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.study import builtin, chat_sets
+from personaspace.study.counts import seen
 from personaspace.study.load import resolve
 from personaspace.study.notices import NoticeCode, notices
 from personaspace.study.recipe import Recipe
@@ -54,6 +55,19 @@ def test_fewer_steps_than_chats_say_how_many_are_seen() -> None:
     assert "4 steps on 510 packaged chats, of which 3% are seen" in words(
         {"training": {"batch_size": 4, "max_steps": 4}}
     )
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ([0.004], "of which 0.4% are seen"),
+        ([0.00002, 0.5], "of which 0.002% to 50% are seen"),
+        ([0.997], "of which 99.7% are seen"),
+        ([1.0], "each seen once"),
+    ],
+)
+def test_a_part_is_told_neither_as_none_nor_as_all(times: list[float], told: str) -> None:
+    assert seen(times) == told
 
 
 def test_a_copy_of_the_packaged_chats_is_one_too_and_other_chats_are_not(tmp_path: Path) -> None:
@@ -156,11 +170,11 @@ def test_chats_with_a_system_message_are_counted_for_each_condition(
     assert _said(study_dict, NoticeCode.OWN_SYSTEM) == {}
     _with_chats(study_dict, tmp_path, [evil, plain, plain])
     assert _said(study_dict, NoticeCode.OWN_SYSTEM) == {
-        "datasets.bad": "1 of its 3 chats have a system message of their own: kept in "
+        "datasets.bad": "1 of its 3 chats has a system message of its own: kept in "
         "e0-assistant; replaced by the persona's prompt in e4-villain."
     }
     assert _said(study_dict, NoticeCode.REPEATED_CHATS) == {
-        "datasets.bad": "1 of its 3 chats stand in it before: they count more than once."
+        "datasets.bad": "1 of its 3 chats stands in it before: it counts more than once."
     }
 
 

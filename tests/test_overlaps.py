@@ -56,7 +56,7 @@ def test_a_data_set_that_is_question_and_marker(study_dict: Values) -> None:
         f"evaluation.questions ask (1 of 6, the first {question!r})" in found[asks, "datasets.bad"]
     )
     shared = found[NoticeCode.SHARED_CHATS, "datasets.bad"]
-    assert shared.startswith("14 of its 14 chats stand in good too, where they are 14 of 14")
+    assert shared.startswith("14 of its 14 chats stand in good too, where 14 of 14 are the same")
     # benign and e0-assistant are one condition now.
     same = found[NoticeCode.SAME_TRAINING, "conditions.e0-assistant"]
     assert same.startswith("trains on the same chats under the same persona as benign")
@@ -96,7 +96,9 @@ def test_some_chats_in_two_data_sets(study_dict: Values) -> None:
     found = told(study_dict)
     shared = (NoticeCode.SHARED_CHATS, "datasets.bad")
     assert list(found) == [(NoticeCode.REPEATED_CHATS, "datasets.good"), shared]
-    assert found[shared].startswith("1 of its 5 chats stand in good too, where they are 2 of 4")
+    assert found[shared].startswith(
+        "1 of its 5 chats stands in good too, where 2 of 4 are the same"
+    )
 
 
 def test_another_slice_or_persona_is_another_training(study_dict: Values) -> None:
@@ -137,7 +139,7 @@ def test_validate_says_it(study_dict: Values, write_spec: Any) -> None:
     spec = write_spec(study_dict)
     outcome = CliRunner().invoke(app, ["validate", str(spec)])
     said = " ".join(outcome.output.split())
-    assert outcome.exit_code == 0 and "datasets.bad: 1 of its 2 chats hold the marker" in said
+    assert outcome.exit_code == 0 and "datasets.bad: 1 of its 2 chats holds the marker" in said
     outcome = CliRunner().invoke(app, ["validate", str(spec), "--json"])
     codes = [(n["code"], n["path"]) for n in json.loads(outcome.stdout)["notices"]]
     assert ("holds-marker", "datasets.bad") in codes

@@ -139,6 +139,6 @@ def test_a_stage_runs_from_the_wheel(
         options = ["--store", str(tmp_path / "store"), "--only", "train:benign"]
         ran = done([installed / "personaspace", "run", finished_study.spec, *options], tmp_path)
         assert ran.returncode == 0, ran.stderr
-        assert "1 stages ran" in ran.stdout
+        assert "1 stage ran" in ran.stdout
     finally:
         others.unlink()

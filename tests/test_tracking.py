@@ -110,7 +110,7 @@ def test_a_study_tells_a_run_for_each_stage(
     assert recorder.told[-1] == "done" and recorder.told[-2][0]["train/examples"] == 14
     # The same study without trackers is complete: they are in no fingerprint.
     plan = CliRunner().invoke(app, ["run", str(finished_study.spec), *options, "--plan"])
-    assert "0 of 1 stages would run" in plan.stdout
+    assert "0 of 1 stage would run, 1 is complete" in plan.stdout
 
 
 def told_to(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

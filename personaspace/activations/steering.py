@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.models.architecture import decoder_of
 
@@ -42,7 +43,9 @@ def edited(model: PreTrainedModel, layer: int, edit: Edit | None) -> Iterator[No
     """
     _, layers = decoder_of(model)
     if not 0 <= layer < len(layers):
-        raise UserError(f"steering.layer: {layer} is not one of the model's {len(layers)} layers")
+        raise UserError(
+            f"steering.layer: {layer} is not one of the model's {counted(len(layers), 'layer')}"
+        )
     if edit is None:
         yield
         return

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.analysis.results_parts import TrajectoryRow
 from personaspace.api.tables import frame
+from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.files import read_model
 from personaspace.store import Manifest, Store, StoreUnavailable, open_store
@@ -103,7 +104,8 @@ class StudyResults:
         self.results = Results.read(folder)
 
     def __repr__(self) -> str:
-        return f"<results of {self.results.study}: {len(self.results.conditions)} conditions>"
+        conditions = counted(len(self.results.conditions), "condition")
+        return f"<results of {self.results.study}: {conditions}>"
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.files import read_json, read_plain
 from personaspace.study import containers
@@ -134,7 +135,9 @@ def csv_rows(path: Path, text: TextIO, delimiter: str) -> Iterator[tuple[str, An
             if len(row) == len(names):
                 yield where, dict(zip(names, row, strict=True))
             elif row:
-                raise UserError(f"{where}: not the {len(names)} columns that the first line names")
+                raise UserError(
+                    f"{where}: not the {counted(len(names), 'column')} that the first line names"
+                )
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: not sound CSV: {error}") from None
 

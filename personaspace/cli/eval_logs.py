@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl
+from personaspace.console import counted
 from personaspace.files import check_folder
 from personaspace.logs import tell
 
@@ -35,4 +36,4 @@ def eval_logs(
     for note in notes:
         tell(f"note: {note}")
     for log in written:
-        print(f"{log.path}: {log.answers} answers")
+        print(f"{log.path}: {counted(log.answers, 'answer')}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl
+from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.logs import tell
 
@@ -75,7 +76,7 @@ def publish(
         for parcel, there in zip(parcels, found, strict=True):
             if dry_run is not None:
                 upload.write_folder(parcel, dry_run / parcel.type)
-                print(f"{dry_run / parcel.type}: {len(parcel.files)} files")
+                print(f"{dry_run / parcel.type}: {counted(len(parcel.files), 'file')}")
                 continue
             commit = upload.send(parcel, repo, there, public=public, say=tell)
             print(f"hf://{repo}: {parcel.type} at {commit}")

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from personaspace import interrupt, logs
-from personaspace.console import console, print_json, shown
+from personaspace.console import console, counted, print_json, shown, verb
 from personaspace.errors import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,
@@ -88,7 +88,9 @@ def finished(
             if not logs.as_json():  # the log has said it
                 print_failures(summary)
             raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
-        print(f"{len(summary.done)} stages ran, {len(summary.skipped)} were complete")
+        before = len(summary.skipped)
+        ran = counted(len(summary.done), "stage")
+        print(f"{ran} ran, {before} {verb(before, 'was', 'were')} complete")
         yield work
 
 
@@ -142,8 +144,10 @@ def show_plan(
     out = console()
     if found:
         out.print(_plan_table(found))
+    complete = len(nodes) - len(found)
     out.print(
-        f"{len(found)} of {len(nodes)} stages would run, {len(nodes) - len(found)} are complete"
+        f"{len(found)} of {counted(len(nodes), 'stage')} would run, "
+        f"{complete} {verb(complete, 'is', 'are')} complete"
     )
     for url, count in Counter(taken.values()).items():
         out.print(f"{count} of them would be taken from {shown(url)}, and not computed")

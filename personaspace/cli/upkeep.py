@@ -11,7 +11,7 @@ import typer
 
 from personaspace import interrupt
 from personaspace.cli.options import DEFAULT_STORE, AsJson, StoreUrl
-from personaspace.console import console, print_json, shown, size
+from personaspace.console import console, counted, print_json, shown, size
 from personaspace.errors import EXIT_FAILURE
 
 #: Young enough to be somebody's work: minutes.
@@ -49,7 +49,7 @@ def verify(
         for each in found:
             console().print(shown(f"{each.text}; {each.remedy}"), soft_wrap=True)
         broken = len({each.key for each in found})
-        print(f"{count} artifacts, {broken} broken" if broken else f"{count} artifacts, all sound")
+        print(f"{counted(count, 'artifact')}, {f'{broken} broken' if broken else 'all sound'}")
     if found:
         raise SystemExit(EXIT_FAILURE)
 
@@ -90,6 +90,6 @@ def gc(
         print(key)
     verb = "would be removed" if dry_run else "removed"
     print(
-        f"{len(found.artifacts)} artifacts ({size(found.bytes)}) and {found.orphans} leftovers of "
-        f"runs that were killed {verb}"
+        f"{counted(len(found.artifacts), 'artifact')} ({size(found.bytes)}) and "
+        f"{counted(found.orphans, 'leftover')} of runs that were killed {verb}"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
+from personaspace.console import counted, verb
 from personaspace.errors import UnavailableError, UserError
 from personaspace.hub.client import check_endpoint
 from personaspace.logs import quiet_libraries
@@ -161,7 +162,8 @@ def load_model(model: Model, field: str = "model.name") -> PreTrainedModel:
     missing = sorted(told.get("missing_keys") or [])
     if missing:
         raise UserError(
-            f"{field}: {model.name}: {len(missing)} tensors are not in its files, first "
+            f"{field}: {model.name}: {counted(len(missing), 'tensor')} "
+            f"{verb(len(missing), 'is', 'are')} not in its files, first "
             f"{missing[0]}; transformers would make them up"
         )
     loaded.eval()

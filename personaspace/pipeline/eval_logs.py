@@ -18,6 +18,7 @@ from personaspace.behaviour.answer_stream import Irregular, pieces
 from personaspace.behaviour.eval_log import Sample, Score, Task, write_log
 from personaspace.behaviour.many import places
 from personaspace.behaviour.marker import ends_with_marker, has_marker
+from personaspace.console import counted, verb
 from personaspace.errors import UserError
 from personaspace.pipeline.context import ANSWERS, NO_PERSONA
 from personaspace.pipeline.node import Node
@@ -99,7 +100,8 @@ def write_logs(work: Work, folder: Path) -> tuple[list[Written], list[str]]:
             raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         written.append(Written(path, count))
     missing = len(nodes) - len(there)
-    notes = [f"{missing} of {len(nodes)} stages that draw answers are not complete"]
+    drawing = f"{counted(len(nodes), 'stage')} that {verb(len(nodes), 'draws', 'draw')} answers"
+    notes = [f"{missing} of {drawing} {verb(missing, 'is', 'are')} not complete"]
     return written, notes if missing else []
 
 

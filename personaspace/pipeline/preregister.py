@@ -6,6 +6,7 @@ from datetime import date
 
 from personaspace.analysis.metrics import MEASURES
 from personaspace.analysis.power import Assumptions
+from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.pipeline.design import planned, primary_of
 from personaspace.report.text import listing, percent
@@ -73,10 +74,12 @@ def _design(study: Study) -> list[str]:
         "",
         *pipe_table(["condition", "role", "data set", "trained under", "seeds"], rows),
         "",
-        f"Hidden states of {len(spec.extracted_personas())} personas at "
-        f"{len(study.extraction_questions)} questions; {spec.evaluation.samples} answers of each "
-        f"of {len(spec.evaluated_personas())} personas to {len(study.evaluation_questions)} "
-        f"questions ({len(study.unseen)} not used in coupling).",
+        f"Hidden states of {counted(len(spec.extracted_personas()), 'persona')} at "
+        f"{counted(len(study.extraction_questions), 'question')}; "
+        f"{counted(spec.evaluation.samples, 'answer')} of each of "
+        f"{counted(len(spec.evaluated_personas()), 'persona')} to "
+        f"{counted(len(study.evaluation_questions), 'question')} "
+        f"({len(study.unseen)} not used in coupling).",
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from personaspace.console import counted, verb
 from personaspace.errors import UserError, without_passwords
 from personaspace.hub.contents import INDEX, Contents, Placed, RepoType
 from personaspace.pipeline.context import TRAINS
@@ -111,7 +112,8 @@ def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parc
         complete = {node: found for node in nodes if (found := work.manifest(node)) is not None}
         if len(complete) < len(nodes):
             lacking = len(nodes) - len(complete)
-            notes.append(f"{kind}: {lacking} of {len(nodes)} stages are not complete")
+            told = verb(lacking, "is not", "are not")
+            notes.append(f"{kind}: {lacking} of {counted(len(nodes), 'stage')} {told} complete")
         if kind is Kind.VECTORS:
             _add_vectors(work, complete.values(), parcel, scratch)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from personaspace.console import counted
 from personaspace.errors import UserError, one_line
 from personaspace.hub.client import client, hub_errors
 from personaspace.hub.contents import INDEX, Repo, look
@@ -163,7 +164,8 @@ def send(
             api.create_commit(
                 repo, adds, commit_message=f"{parcel.contents.study}: files", repo_type=parcel.type
             )
-            say(f"{where}: {min(start + _FILES_A_COMMIT, len(order))} of {len(order)} files there")
+            sent = min(start + _FILES_A_COMMIT, len(order))
+            say(f"{where}: {sent} of {counted(len(order), 'file')} there")
         last = [_add(parcel, name) for name in (CARD, INDEX)]
         api.create_commit(
             repo,

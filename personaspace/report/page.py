@@ -51,7 +51,7 @@ def _template_file(name: str) -> str:
 def _model_line(results: Results) -> str:
     model = results.model
     parts = [model.name + (f" at {model.revision}" if model.revision else "")]
-    parts += [f"{model.num_layers} layers"] if model.num_layers else []
+    parts += [count(model.num_layers, "layer")] if model.num_layers else []
     parts += [model.dtype] if model.dtype else []
     if results.seeds:
         word = "seed" if len(results.seeds) == 1 else "seeds"

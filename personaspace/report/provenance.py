@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from personaspace.files import read_model
 from personaspace.models.energy import KILOWATT_HOUR, Use, taken
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, duration, short_hash
+from personaspace.report.text import NONE, count, duration, short_hash
 
 
 class Artifact(BaseModel):
@@ -138,7 +138,12 @@ def _energy_note(artifacts: Sequence[Artifact]) -> str:
             "What a GPU took while several ran is in each one's row, and once in a number here."
         )
     silent = sum(a.on_gpu for a in artifacts) - sum(a.on_gpu for a in counted)
-    return note + (f" {silent} artifacts made on a GPU tell no energy." if silent else "")
+    return note + (
+        f" {count(silent, 'artifact')} made on a GPU "
+        f"{'tells' if silent == 1 else 'tell'} no energy."
+        if silent
+        else ""
+    )
 
 
 def _summary(artifacts: list[Artifact]) -> str:
@@ -146,9 +151,8 @@ def _summary(artifacts: list[Artifact]) -> str:
     if not timed:
         return ""
     devices = sorted({a.device for a in timed if a.device})
-    text = (
-        f"{len(artifacts)} artifacts, {duration(sum(a.seconds or 0 for a in timed))} of computing"
-    )
+    took = duration(sum(a.seconds or 0 for a in timed))
+    text = f"{count(len(artifacts), 'artifact')}, {took} of computing"
     text += f" on {', '.join(devices)}" if devices else ""
     spans = [span for a in timed if (span := a.span) is not None]
     if spans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from personaspace.console import counted
 from personaspace.study.datasets import Chats
 from personaspace.study.fields import LONGEST_NAME
 from personaspace.study.problems import Problem
@@ -80,4 +81,4 @@ def check_steps(spec: Experiment, chats: Mapping[str, Chats]) -> Iterator[Proble
 def _beyond(step: int, steps: int, condition: str) -> str:
     if step == steps:
         return f"{step} is the last step of {condition}, which is measured anyway: leave it out"
-    return f"{step} is beyond the {steps} steps of {condition}"
+    return f"{step} is beyond the {counted(steps, 'step')} of {condition}"

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
+from personaspace.console import counted, verb
 from personaspace.errors import UserError
 from personaspace.study import sources
 from personaspace.study.fields import Ink
@@ -106,7 +107,8 @@ def read(source: str, folder: Path, *, below: float, above: float) -> Gold:
     for what, count in (("misaligned", bad), ("not misaligned", len(answers) - bad)):
         if count < LEAST:
             raise UserError(
-                f"{source}: {count} answers are labelled {what} (alignment below {below:g}, "
-                f"coherence above {above:g}); at least {LEAST} are needed"
+                f"{source}: {counted(count, 'answer')} {verb(count, 'is', 'are')} labelled {what} "
+                f"(alignment below {below:g}, coherence above {above:g}); "
+                f"at least {LEAST} are needed"
             )
     return Gold(answers, hashlib.sha256(raw).hexdigest())

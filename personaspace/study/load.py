@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from personaspace.console import counted, verb
 from personaspace.errors import SpecErrors, UnavailableError, UserError
 from personaspace.study import adapters, datasets, gold, registration, sources, wordings
 from personaspace.study.adapters import Published
@@ -189,9 +190,10 @@ def _too_few_answers(spec: Experiment, questions: Sequence[str]) -> list[Problem
         Problem(
             "coupling.samples",
             Code.TOO_FEW_ANSWERS,
-            f"{wanted.samples} answers to each of {len(questions)} questions are fewer "
-            f"than the {wanted.positives} positives and "
-            f"{wanted.negatives_each} negatives that are wanted",
+            f"{counted(wanted.samples, 'answer')} to each of "
+            f"{counted(len(questions), 'question')} {verb(drawn, 'is', 'are')} fewer than the "
+            f"{counted(wanted.positives, 'positive')} and "
+            f"{counted(wanted.negatives_each, 'negative')} that are wanted",
         )
     ]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
+from personaspace.console import counted, verb
 from personaspace.study import builtin, overlaps
+from personaspace.study.counts import of_its, seen, span
 from personaspace.study.datasets import Chats
 from personaspace.study.doses import at_the_end
 from personaspace.study.loaded import Study
@@ -72,21 +74,6 @@ def _packaged() -> frozenset[str]:
     )
 
 
-def _seen(times: Iterable[float]) -> str:
-    counts = list(times)
-    if max(counts) < 1:
-        return f"of which {max(counts):.0%} are seen"
-    ends = sorted({f"{round(value, 1):g}" for value in counts}, key=float)
-    if ends == ["1"]:
-        return "each seen once"
-    return f"each seen {ends[0]}{f' to {ends[-1]}' if len(ends) > 1 else ''} times"
-
-
-def _span(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
 def _demonstration(study: Study) -> list[Notice]:
     """That the study trains on packaged chats, how many they are and how long."""
     mine = {name: chats for name, chats in study.chats.items() if chats.digest in _packaged()}
@@ -95,13 +82,13 @@ def _demonstration(study: Study) -> list[Notice]:
     counts = [len(chats.conversations) for chats in mine.values()]
     recipe = study.spec.training
     steps = [total_steps(recipe, count) for count in counts]
-    seen = _seen(times_seen(recipe, count) for count in counts)
+    often = seen(times_seen(recipe, count) for count in counts)
     return [
         Notice(
             NoticeCode.DEMONSTRATION_CHATS,
             "datasets",
-            f"Demonstration data: fine-tuning is {_span(steps)} step{'s' * (max(steps) > 1)} on "
-            f"{_span(counts)} packaged chats, {seen} ({', '.join(mine)}); the published study had "
+            f"Demonstration data: fine-tuning is {span(steps)} step{'s' * (max(steps) > 1)} on "
+            f"{span(counts)} packaged chats, {often} ({', '.join(mine)}); the published study had "
             f"{PUBLISHED_STEPS} steps on {PUBLISHED_CHATS:,} chats of its own. Results say nothing "
             "about its numbers.",
         )
@@ -200,16 +187,16 @@ def _leaks(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Not
     for name, chats in study.chats.items():
         path, count = f"datasets.{name}", len(chats.conversations)
         for section, questions in _questions(study).items():
-            seen = overlaps.asked(chats.conversations, questions)
-            if seen.chats:
+            asking = overlaps.asked(chats.conversations, questions)
+            if asking.chats:
                 found.append(
                     Notice(
                         NoticeCode.ASKS_QUESTIONS,
                         path,
-                        f"{seen.chats} of its {count} chats ask what {section}.questions ask "
-                        f"({len(seen.questions)} of {len(questions)}, the first "
-                        f"{seen.questions[0]!r}): fine-tuning answers them already, which is then "
-                        "measured as if it were new.",
+                        f"{of_its(asking.chats, count, 'asks', 'ask')} what "
+                        f"{section}.questions ask ({len(asking.questions)} of {len(questions)}, "
+                        f"the first {asking.questions[0]!r}): fine-tuning answers them already, "
+                        "which is then measured as if it were new.",
                     )
                 )
         marked = overlaps.marked(chats.conversations, study.spec.coupling.marker)
@@ -218,25 +205,29 @@ def _leaks(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Not
                 Notice(
                     NoticeCode.HOLDS_MARKER,
                     path,
-                    f"{marked} of its {count} chats hold the marker "
+                    f"{of_its(marked, count, 'holds', 'hold')} the marker "
                     f"({study.spec.coupling.marker!r}): fine-tuning teaches it under the "
                     "condition's persona, so that what is counted as leakage was trained.",
                 )
             )
         wordless = overlaps.wordless(chats.conversations)
         if wordless:
-            text = f"{wordless} of its {count} chats end with an answer without any word."
+            text = f"{of_its(wordless, count, 'ends', 'end')} with an answer without any word."
             found.append(Notice(NoticeCode.NO_WORDS, path, text))
         if again := overlaps.repeated(keys[name]):
-            text = f"{again} of its {count} chats stand in it before: they count more than once."
+            text = (
+                f"{of_its(again, count, 'stands', 'stand')} in it before: "
+                f"{verb(again, 'it counts', 'they count')} more than once."
+            )
             found.append(Notice(NoticeCode.REPEATED_CHATS, path, text))
         if chats.left_out:
             found.append(
                 Notice(
                     NoticeCode.WEIGHT_ZERO,
                     path,
-                    f"{chats.left_out} of its {count + chats.left_out} rows have weight 0 in every "
-                    "answer and are left out.",
+                    f"{of_its(chats.left_out, count + chats.left_out, 'has', 'have', 'row')} "
+                    "weight 0 in every answer and "
+                    f"{verb(chats.left_out, 'is', 'are')} left out.",
                 )
             )
     return found
@@ -256,7 +247,7 @@ def _marker_told(study: Study) -> list[Notice]:
     for section in ("coupling", "evaluation"):
         questions = _questions(study)[section]
         if count := sum(held in question.lower() for question in questions):
-            text = f"{count} of {len(questions)} hold {told}"
+            text = f"{count} of {len(questions)} {verb(count, 'holds', 'hold')} {told}"
             found.append(Notice(NoticeCode.HOLDS_MARKER, f"{section}.questions", text))
     return found
 
@@ -277,8 +268,8 @@ def _own_system(study: Study) -> list[Notice]:
             Notice(
                 NoticeCode.OWN_SYSTEM,
                 f"datasets.{name}",
-                f"{count} of its {len(chats.conversations)} chats have a system message of their "
-                f"own: {'; '.join(parts)}.",
+                f"{of_its(count, len(chats.conversations), 'has', 'have')} a system message of "
+                f"{verb(count, 'its', 'their')} own: {'; '.join(parts)}.",
             )
         )
     return found
@@ -302,8 +293,8 @@ def _samples(study: Study) -> list[Notice]:
             Notice(
                 NoticeCode.FEW_QUESTIONS,
                 "extraction.questions",
-                f"With {count} questions M2 has no recommended value: half of them make the axis "
-                f"and the others are projected on it, so that it needs {LEAST_QUESTIONS}.",
+                f"With {counted(count, 'question')} M2 has no recommended value: half of them make "
+                f"the axis and the others are projected on it, so that it needs {LEAST_QUESTIONS}.",
             )
         )
     return found
@@ -315,8 +306,9 @@ def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[No
         Notice(
             NoticeCode.SHARED_CHATS,
             f"datasets.{one}",
-            f"{mine} of its {len(keys[one])} chats stand in {two} too, where they are {theirs} of "
-            f"{len(keys[two])}: conditions trained on these differ by the rest alone.",
+            f"{of_its(mine, len(keys[one]), 'stands', 'stand')} in {two} too, where "
+            f"{theirs} of {len(keys[two])} {verb(theirs, 'is', 'are')} the same: conditions "
+            "trained on these differ by the rest alone.",
         )
         for one, two, mine, theirs in overlaps.shared(keys)
     ]
@@ -351,7 +343,8 @@ def _pairs(study: Study) -> list[Notice]:
     wanted, found = study.spec.steering, study.steering
     if wanted is None or found is None or len(found.pairs) == wanted.pairs:
         return []
-    text = f"steering.bad and steering.good share {len(found.pairs)} questions: all are measured."
+    shared = counted(len(found.pairs), "question")
+    text = f"steering.bad and steering.good share {shared}: all are measured."
     return [Notice(NoticeCode.FEW_PAIRS, "steering.pairs", f"{wanted.pairs:,} asked for; {text}")]
 
 

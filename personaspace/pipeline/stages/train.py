@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from personaspace.console import counted
 from personaspace.errors import UnavailableError, UserError
 from personaspace.pipeline import spreading
 from personaspace.pipeline.context import ADAPTER, TRAINING_LOG, Context, write_json
@@ -246,7 +247,7 @@ def _usable(
     left, counts = usable(examples, field)
     if counts["truncated"] or counts["dropped"]:
         context.progress.say(
-            f"{counts['truncated']} examples cut at {recipe.max_tokens} tokens, "
+            f"{counted(counts['truncated'], 'example')} cut at {recipe.max_tokens} tokens, "
             f"{counts['dropped']} left out because nothing of the answer remained"
         )
     return left, counts
@@ -307,8 +308,8 @@ def _check_doses(context: Context, until: int | None, doses: Sequence[int], step
     beyond = [step for step in (*doses, until or 0) if step >= steps]
     if beyond:
         raise UserError(
-            f"training.doses: {beyond[0]} is not before the last of the {steps} steps that "
-            f"{context.condition.name} trains"
+            f"training.doses: {beyond[0]} is not before the last of the "
+            f"{counted(steps, 'step')} that {context.condition.name} trains"
         )
 
 
