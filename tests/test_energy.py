@@ -158,7 +158,7 @@ def test_the_report_tells_energy_beside_gpu_hours_and_that_stages_shared_a_card(
     assert "energy" in [column.title for column in table.columns]
     assert [row[4].text for row in table.rows] == ["0.20 kWh", "–"]
     assert "added up one by one it would be 0.40 kWh" in (table.note or "")
-    assert "1 artifacts made on a GPU tell no energy" in (table.note or "")
+    assert "1 artifact made on a GPU tells no energy" in (table.note or "")
     for each in artifacts:
         del each["energy"]
     path.write_text(json.dumps({"artifacts": artifacts}))
