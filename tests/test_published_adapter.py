@@ -172,6 +172,46 @@ def test_another_base_model_is_refused(published: Path) -> None:
     adapters.check_base(found, "/models/folder")
     with pytest.raises(adapters.AdapterError, match="base_model_name_or_path is org/Some-Model"):
         adapters.check_base(found, "org/Another-Model")
+    with pytest.raises(adapters.AdapterError, match="and the study's model is builtin:smollm2"):
+        adapters.check_base(found, "builtin:smollm2-135m-instruct")
+    edit(published, base_model_name_or_path="HuggingFaceTB/SmolLM2-135M-Instruct")
+    found = adapters.read(str(published), Path("/nowhere"))
+    adapters.check_base(found, "builtin:smollm2-135m-instruct")
+
+
+@pytest.mark.parametrize(
+    ("targets", "sound"),
+    [
+        (["down_proj"], True),
+        (["mlp.down_proj"], True),
+        (r".*\.(up|down)_proj", True),
+        ("all-linear", True),
+        (["q_proj"], False),
+        (["proj"], False),
+        (r".*q_proj", False),
+        ("(", False),
+    ],
+)
+def test_weights_that_peft_would_leave_out_are_refused(
+    published: Path, targets: Any, sound: bool
+) -> None:
+    edit(published, target_modules=targets)
+    if sound:
+        adapters.read(str(published), Path("/nowhere"))
+        return
+    with pytest.raises(adapters.AdapterError, match=r"adapter_config\.json: target_modules"):
+        adapters.read(str(published), Path("/nowhere"))
+
+
+def test_one_that_changes_nothing_is_refused(published: Path, tmp_path: Path) -> None:
+    found = adapters.read(str(published), Path("/nowhere"))
+    weights = load_file(published / WEIGHTS)
+    save_file({name: 0 * tensor for name, tensor in weights.items()}, published / WEIGHTS)
+    with pytest.raises(adapters.AdapterError, match="every B is zero"):
+        lora.adopt(published, tmp_path / "adopted", found, "org/Some-Model")
+    edit(published, lora_alpha=0)
+    with pytest.raises(adapters.AdapterError, match="lora_alpha is 0"):
+        adapters.read(str(published), Path("/nowhere"))
 
 
 def test_where_there_is_none(study_dict: dict[str, Any], write_spec: Write) -> None:

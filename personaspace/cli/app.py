@@ -18,7 +18,7 @@ from personaspace.cli import run as running
 from personaspace.cli.compare import compare
 from personaspace.cli.eval_logs import eval_logs
 from personaspace.cli.guard import guarded
-from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl
+from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl, local_path
 from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
 from personaspace.cli.publish import publish
@@ -156,9 +156,7 @@ def run(
     as_json: running.PlanAsJson = False,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the work.")] = 1,
     substitute: running.Substitute = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Copy results, figures and report to this folder.")
-    ] = None,
+    out: running.Out = None,
     serve: Serve = None,
 ) -> None:
     """Run a study on this machine; what is complete is not run again."""
@@ -297,7 +295,12 @@ def results(
 def report(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
-    out: Annotated[Path, typer.Option(help="Folder for report, figures, tables.")] = Path("report"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for report, figures, tables.", parser=local_path, metavar="FOLDER"
+        ),
+    ] = Path("report"),
 ) -> None:
     """Copy a finished study's report to a folder; it is drawn again if something of it changed."""
     from personaspace.pipeline import executor

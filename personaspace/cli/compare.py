@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.options import AsJson
+from personaspace.cli.options import AsJson, local_path
 from personaspace.console import print_json
 from personaspace.files import check_folder
 
@@ -18,7 +18,12 @@ def compare(
         list[Path], typer.Argument(help="Folders with results.json, or such files; two or more.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for compare.md, compare.csv and compare.png.")
+        Path | None,
+        typer.Option(
+            help="Folder for compare.md, compare.csv and compare.png.",
+            parser=local_path,
+            metavar="FOLDER",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

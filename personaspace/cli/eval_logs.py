@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl
+from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl, local_path
 from personaspace.console import counted
 from personaspace.files import check_folder
 from personaspace.logs import tell
@@ -16,7 +16,9 @@ from personaspace.logs import tell
 def eval_logs(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
-    out: Annotated[Path, typer.Option(help="Folder for the logs.")] = Path("eval-logs"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the logs.", parser=local_path, metavar="FOLDER")
+    ] = Path("eval-logs"),
 ) -> None:
     """Write a study's answers, their scores and a judge's verdicts as logs for `inspect view`.
 

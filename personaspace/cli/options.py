@@ -7,6 +7,20 @@ from typing import Annotated
 
 import typer
 
+
+def local_path(given: str | Path) -> Path:
+    """A path on this machine, as an option has it.
+
+    Raises:
+        typer.BadParameter: It is empty, as of a shell's unset variable, or an address.
+    """
+    if not str(given).strip():
+        raise typer.BadParameter("is empty; it is a path on this machine")
+    if "://" in str(given):
+        raise typer.BadParameter(f"{given} is an address; it is a path on this machine")
+    return Path(given)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SpecPath = Annotated[Path, typer.Argument(help="The study (YAML).", metavar="SPEC")]
 StoreUrl = Annotated[

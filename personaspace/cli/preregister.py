@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.options import SpecPath
+from personaspace.cli.options import SpecPath, local_path
 from personaspace.errors import UserError
 
 
 def preregister(
     spec: SpecPath,
     out: Annotated[
-        Path | None, typer.Option(help="Write the page to this new file instead of printing it.")
+        Path | None,
+        typer.Option(
+            help="Write the page to this new file instead of printing it.",
+            parser=local_path,
+            metavar="FILE",
+        ),
     ] = None,
 ) -> None:
     """Write one page that registers the study: hypotheses, tests, power, exclusions, digest."""

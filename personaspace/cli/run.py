@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from personaspace import interrupt, logs
+from personaspace.cli.options import local_path
 from personaspace.console import console, counted, print_json, shown, verb
 from personaspace.errors import (
     EXIT_FAILURE,
@@ -44,6 +45,14 @@ Substitute = Annotated[
 Plan = Annotated[
     bool,
     typer.Option("--plan", help="Run nothing: say what would run, why, and for about how long."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Copy results, figures and report to this folder.",
+        parser=local_path,
+        metavar="FOLDER",
+    ),
 ]
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")]
 

@@ -249,9 +249,13 @@ def adopt(folder: Path, out: Path, found: Published, base_name: str) -> None:
         base_name: The base model's name as in the spec.
 
     Raises:
-        UserError: Its weights hold NaN or infinity.
+        UserError: Its weights hold NaN or infinity, or change nothing.
     """
     config, weights = _read(folder)
+    if not any(tensor.any() for name, tensor in weights.items() if ".lora_B." in name):
+        raise AdapterError(
+            f"{found.source}/{WEIGHTS}: every B is zero: it changes nothing of the base model"
+        )
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{found.source}/{WEIGHTS}: {name} holds NaN or infinity")

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,13 +166,15 @@ def read(source: str, spec_folder: Path) -> Published:
         UnavailableError: The hub does not answer.
     """
     if is_pinned(source):
-        base, rank = _config(_from_hub(source, CONFIG), source)
+        base, rank, targets = _config(_from_hub(source, CONFIG), source)
         modules = _modules(_shapes_on_hub(source), source, rank)
+        _check_targets(targets, modules, source)
         digest = hashlib.sha256(source.encode()).hexdigest()
         return Published(source, digest, base, rank, modules, None)
     folder = folder_of(source, spec_folder)
-    base, rank = _config(folder / CONFIG, source)
+    base, rank, targets = _config(folder / CONFIG, source)
     modules = modules_of(folder, source, rank)
+    _check_targets(targets, modules, source)
     whole = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         whole.update(checkpoint.file_digest(folder / name).encode())
@@ -223,8 +225,8 @@ def whole(published: Published, folder: Path) -> Published:
     return replace(published, modules=modules, folder=folder)
 
 
-def _config(path: Path, source: str) -> tuple[str, int]:
-    """Base model and rank that the configuration names."""
+def _config(path: Path, source: str) -> tuple[str, int, Any]:
+    """Base model, rank and layers that the configuration names."""
     where = f"{source}/{CONFIG}"
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -239,7 +241,28 @@ def _config(path: Path, source: str) -> tuple[str, int]:
         raise AdapterError(f"{where}: r: no rank")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise AdapterError(f"{where}: lora_alpha: no number")
-    return str(config.get("base_model_name_or_path") or ""), rank
+    if alpha == 0:
+        raise AdapterError(f"{where}: lora_alpha is 0: it changes nothing of the base model")
+    return str(config.get("base_model_name_or_path") or ""), rank, config.get("target_modules")
+
+
+def _check_targets(targets: Any, modules: Iterable[str], source: str) -> None:
+    """Refuse weights of layers that the configuration leaves out: PEFT would not load them."""
+    if not targets or targets == "all-linear":
+        return
+    for name in modules:
+        if isinstance(targets, str):
+            try:
+                named = re.fullmatch(targets, name) is not None
+            except re.error as error:
+                raise AdapterError(f"{source}/{CONFIG}: target_modules: {error}") from None
+        else:
+            named = any(f".{name}".endswith(f".{target}") for target in targets)
+        if not named:
+            raise AdapterError(
+                f"{source}/{CONFIG}: target_modules does not name {name}, of which {WEIGHTS} has "
+                "weights: PEFT would leave them out"
+            )
 
 
 def modules_of(folder: Path, source: str, rank: int) -> dict[str, tuple[int, int]]:
@@ -286,21 +309,24 @@ def _modules(
 def check_base(published: Published, model: str) -> None:
     """Refuse an adapter of another base model.
 
-    A name's last part decides: mirrors have another first part. A folder has no name to compare,
-    so there shapes decide alone.
+    A name's last part decides: mirrors have another first part, and so has the built-in model. A
+    folder has no name to compare, so there shapes decide alone.
 
     Raises:
         AdapterError: It says that it was trained on another model.
     """
-    named = re.compile(r"[\w.-]+/[\w.-]+")
-    base = published.base
-    if not named.fullmatch(base) or not named.fullmatch(model):
-        return
-    if base.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
+    said, wanted = _own_name(published.base), _own_name(model)
+    if said is not None and wanted is not None and said != wanted:
         raise AdapterError(
-            f"{published.source}/{CONFIG}: base_model_name_or_path is {base}, and the study's "
-            f"model is {model}"
+            f"{published.source}/{CONFIG}: base_model_name_or_path is {published.base}, and the "
+            f"study's model is {model}"
         )
+
+
+def _own_name(model: str) -> str | None:
+    """A model's own name, of the hub's or the built-in one's; None of a folder."""
+    found = re.fullmatch(r"(?:builtin:|[\w.-]+/)(?P<own>[\w.-]+)", model)
+    return found["own"].lower() if found else None
 
 
 def check_modules(published: Published, shapes: Mapping[str, tuple[int, int]]) -> None:
