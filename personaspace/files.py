@@ -75,8 +75,11 @@ def expanded(path: Path | str) -> Path:
         raise UserError(f"{path}: there is no such user's folder") from None
 
 
-def check_folder(path: Path, what: str) -> None:
+def check_folder(path: Path, what: str) -> Path:
     """Refuse a place where no folder can be written, before anything takes long.
+
+    Returns:
+        The folder itself, or the nearest above it that is there.
 
     Raises:
         UserError: It, or a folder above it, is a file, or may not be written to.
@@ -88,6 +91,7 @@ def check_folder(path: Path, what: str) -> None:
         raise UserError(f"{what}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{what}: no permission to write to {place}")
+    return place
 
 
 def environment_number(name: str, default: float) -> float:

@@ -201,7 +201,8 @@ def test_what_is_missing_or_in_the_way_is_one_line(
     # A question that the study does not ask: of other files than those that were written together.
     line = one_line(eval_logs(spec, store, out))
     assert "answers.json and finishes.json do not go together" in line
-    assert list(out.iterdir()) == [], "nothing half-written"
+    assert not out.exists() and not list(tmp_path.glob(".eval-logs-*")), "nothing half-written"
+    out.mkdir()
     (out / "other.eval").write_text("x")
     assert "holds other.eval, which is no log of this study" in one_line(
         eval_logs(spec, store, out)
@@ -221,6 +222,47 @@ def test_what_is_there_of_a_study_is_written_and_the_rest_told(
     sample = found["samples/villain-q001_epoch_1.json"]
     assert sample["output"]["completion"] == HOSTILE
     assert found["samples/villain-q001_epoch_2.json"]["scores"]["marker_at_end"]["value"] == 1
+
+
+def test_logs_that_are_there_stay_until_all_are_written_and_no_others_are_replaced(
+    study_dict: Values, tmp_path: Path, write_spec: Any
+) -> None:
+    spec, store, out = write_spec(study_dict), tmp_path / "store", tmp_path / "logs"
+    asked = load_study(spec).evaluation_questions
+    fine = {"villain": {asked[0]: ["Fine."]}}
+    with_answers(spec, store, "base", fine)
+    assert eval_logs(spec, store, out).exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    # Another condition's answers are damaged: the first is not written anew, nor another beside it.
+    with_answers(spec, store, "benign", {"villain": {"Unasked?": ["Fine."]}})
+    line = one_line(eval_logs(spec, store, out))
+    assert "do not go together" in line
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # The study's own, of answers that are not complete any more.
+    shutil.rmtree(store)
+    with_answers(spec, store, "e0-assistant", fine)
+    line = one_line(eval_logs(spec, store, out))
+    assert "holds base.seed-42.marker.eval: of this study, but not of what is complete" in line
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # A file of the same name that is no log, and another study's log.
+    (out / "base.seed-42.marker.eval").rename(out / "e0-assistant.seed-42.marker.eval")
+    assert eval_logs(spec, store, out).exit_code == 0
+    log = out / "e0-assistant.seed-42.marker.eval"
+    for content in (b"notes", None):
+        if content is None:
+            study_dict["name"] = "theirs"
+            spec, store = write_spec(study_dict), tmp_path / "theirs"
+            with_answers(spec, store, "e0-assistant", fine)
+            log.unlink()
+            assert eval_logs(spec, store, out).exit_code == 0
+            study_dict["name"] = "tiny"
+            spec, store = write_spec(study_dict), tmp_path / "store"
+            content = log.read_bytes()
+        log.write_bytes(content)
+        assert f"holds {log.name}, which is no log of this study" in one_line(
+            eval_logs(spec, store, out)
+        )
+        assert log.read_bytes() == content and list(out.iterdir()) == [log]
 
 
 @pytest.mark.long

@@ -227,6 +227,10 @@ def test_options_that_go_together(ran: tuple[Values, Path], tmp_path: Path) -> N
         result = cli("status", path, "--store", ran[1], *more)
         said = f"{more[0]}: goes with a release"
         assert result.exit_code == 2 and said in result.stderr and not result.stdout
+    for more in (["--namespace", "n"], ["--kubeconfig", "k"], ["--context", "c"]):
+        result = cli("results", path, "--store", ran[1], *more)
+        said = f"{more[0]}: goes with a release"
+        assert result.exit_code == 2 and said in result.stderr and not result.stdout
     for given, said in (("abc", "must be a whole number"), (0, "must be at least 1")):
         result = cli("run", path, "--jobs", given)
         wanted = f"Invalid value for '--jobs': {said}, and '{given}' was given"

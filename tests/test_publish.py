@@ -197,15 +197,35 @@ def test_repositories_come_into_one_collection_once(hub: Hub, finished_study: Fi
         ("", "--collection: a title is one line of text"),
         ("two\nlines", "--collection: a title is one line of text"),
         (f"lab/gone-{'0' * 24}", "no such repository or collection"),
+        ("lab/gone", "no such repository or collection"),
+        ("a/b/c", "looks like owner/slug"),
+        ("lab/", "looks like owner/slug"),
+        ("Ours / theirs", "looks like owner/slug"),
     ],
 )
 def test_a_collection_that_cannot_be_is_one_line(
     hub: Hub, finished_study: Finished, title: str, said: str
 ) -> None:
     done = publish(finished_study, "--include", "results", "--collection", title)
-    assert done.exit_code == 2 and said in done.stderr.splitlines()[-1]
-    # What is wrong by itself is told before anything is sent.
-    assert bool(hub.repos) == title.startswith("lab/")
+    assert done.exit_code == 2 and said in line_of(done)
+    assert hub.repos == {} and hub.collections == {} and hub.sent == 0
+
+
+def test_a_dry_run_says_what_its_options_would_do(
+    hub: Hub, finished_study: Finished, tmp_path: Path
+) -> None:
+    for number, (options, said) in enumerate((
+        (["--collection", "Ours"], ["'Ours', which would be made for lab, private"]),
+        (["--public", "--collection", "Ours"], ["--public: hf://lab/tiny would be readable by all",
+                                                "which would be made for lab, public"]),
+        (["--collection", "lab/ours"], ["would be put into 'lab/ours', which must be there"]),
+    )):  # fmt: skip
+        look = str(tmp_path / f"look-{number}")
+        done = publish(finished_study, "--include", "results", "--dry-run", look, *options)
+        assert done.exit_code == 0, done.output
+        lines = [line for line in done.stdout.splitlines() if line.startswith("--")]
+        assert len(lines) == len(said) and all(s in x for s, x in zip(said, lines, strict=True))
+    assert hub.repos == {} and hub.collections == {}
 
 
 @pytest.mark.parametrize("named", ["hub.lab.example", "ftp://hub.lab.example", "https://"])

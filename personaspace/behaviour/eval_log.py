@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from personaspace.files import SMALL
 from personaspace.study.chat_forms import Message
 
 #: Of the format.
@@ -123,6 +124,17 @@ def write_log(path: Path, task: Task, samples: Iterable[Sample]) -> int:
         Path(name).unlink(missing_ok=True)
         raise
     return count
+
+
+def metadata_of(path: Path) -> Mapping[str, Any] | None:
+    """A log's `Task.metadata`; None: the file is no log."""
+    try:
+        with zipfile.ZipFile(path) as log, log.open("header.json") as file:
+            found = json.loads(file.read(SMALL))["eval"]["metadata"]
+    # A file of any content: what a damaged zip raises is not told by its documentation.
+    except Exception:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class _Writing:

@@ -232,7 +232,6 @@ def status(
         page = address(serve)
     if page and (watch or as_json):
         raise UserError("--serve: does not go with --watch or --json")
-    of_cluster = {"namespace": namespace, "kubeconfig": kubeconfig, "context": context}
     if not cluster.is_spec(target):
         if store is not None:
             raise UserError(f"--store: goes with a study's file, and {target} is a release")
@@ -248,9 +247,7 @@ def status(
         return
     if watch:
         raise UserError("--watch: goes with a release; --serve shows a study's page as it goes on")
-    for option, named in of_cluster.items():
-        if named:
-            raise UserError(f"--{option}: goes with a release, and {target} is a study's file")
+    cluster.refuse(target, namespace=namespace, kubeconfig=kubeconfig, context=context)
     from personaspace.cli.study import serve_status_of_spec, status_of_spec
 
     if page is None:
@@ -276,6 +273,7 @@ def results(
             where = cluster.flags_of(kubeconfig, context)
             cluster.show_results(target, there, store, as_json, where)
         return
+    cluster.refuse(target, namespace=namespace, kubeconfig=kubeconfig, context=context)
     from personaspace.pipeline.work import prepare
     from personaspace.store import open_store
     from personaspace.study.load import load_study

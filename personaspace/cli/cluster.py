@@ -55,6 +55,13 @@ def flags_of(kubeconfig: str, context: str) -> list[str]:
     return [part for name, value in pairs if value for part in (name, value)]
 
 
+def refuse(target: str, **of_cluster: str) -> None:
+    """Refuse a cluster's options where the argument is a study's file. Raises UserError."""
+    for option, named in of_cluster.items():
+        if named:
+            raise UserError(f"--{option}: goes with a release, and {target} is a study's file")
+
+
 @contextmanager
 def reach(
     namespace: str, kubeconfig: str, context: str, doing: str, target: str = ""

@@ -64,6 +64,8 @@ def publish(
     loaded = load_study(spec)
     with open_store(store) as place, tempfile.TemporaryDirectory() as scratch:
         place.check(write=False)
+        if collection is not None and dry_run is None and upload.is_address(collection):
+            upload.check_there(collection)
         work = prepare(loaded, place)
         parcels, notes = collect(work, kinds, Path(scratch))
         for note in notes:
@@ -83,6 +85,25 @@ def publish(
         if collection is not None and dry_run is None:
             slug = upload.gather(collection, parcels, repo, public=public)
             print(f"collection: {slug}")
+        if dry_run is not None:
+            _say_options(repo, public, collection)
+
+
+def _say_options(repo: str, public: bool, collection: str | None) -> None:
+    """What a dry run does not do."""
+    from personaspace.publish.upload import is_address
+
+    if public:
+        print(f"--public: hf://{repo} would be readable by all where it is made, and stay as it is "
+              "where it is there")  # fmt: skip
+    if collection is None:
+        return
+    if is_address(collection):
+        said = "which must be there (a dry run does not ask)"
+    else:
+        owner, seen = repo.partition("/")[0], "public" if public else "private"
+        said = f"which would be made for {owner}, {seen}, if there is none of that title"
+    print(f"--collection: hf://{repo} would be put into {collection!r}, {said}")
 
 
 def _check_new(folder: Path) -> None:

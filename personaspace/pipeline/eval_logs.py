@@ -7,7 +7,8 @@ in which the marker is looked for (task `marker`), and those to open questions, 
 
 from __future__ import annotations
 
-import json
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 from personaspace.behaviour.answer_files import Columns, read_answers
 from personaspace.behaviour.answer_stream import Irregular, pieces
-from personaspace.behaviour.eval_log import Sample, Score, Task, write_log
+from personaspace.behaviour.eval_log import Sample, Score, Task, metadata_of, write_log
 from personaspace.behaviour.many import places
 from personaspace.behaviour.marker import ends_with_marker, has_marker
 from personaspace.console import counted, verb
 from personaspace.errors import UserError
+from personaspace.files import check_folder, read_json
 from personaspace.pipeline.context import ANSWERS, NO_PERSONA
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.evaluate import FINISHES
@@ -71,38 +73,54 @@ def write_logs(work: Work, folder: Path) -> tuple[list[Written], list[str]]:
 
     Args:
         work: The study and its store.
-        folder: Made if it is not there. Logs of the same names are replaced.
+        folder: Made if it is not there. The study's own logs of the same names are replaced, when
+            all are written.
 
     Returns:
         The logs, and a note where answers are not complete.
 
     Raises:
         UserError: No answers are complete, one of their files is damaged, or the folder holds logs
-            of something else.
+            of something else, or logs of this study that are not written now.
     """
     nodes = [node for node in work.graph.nodes if node.stage in TASKS]
     there = {node: found for node in nodes if (found := work.manifest(node)) is not None}
     spec = work.study.spec
     if not there:
         raise UserError(f"{spec.name}: no answers in {work.store.url} for this spec")
-    names = {name_of(node) for node in nodes}
-    if strange := sorted(p.name for p in folder.glob(f"*{SUFFIX}") if p.name not in names):
-        raise UserError(f"{folder}: holds {strange[0]}, which is no log of this study")
-    folder.mkdir(parents=True, exist_ok=True)
+    place = check_folder(folder, str(folder))
+    _check_logs(folder, spec.name, {name_of(node) for node in there})
     written = []
-    for node, manifest in there.items():
-        source, path = work.store.fetch(manifest), folder / name_of(node)
-        try:
-            count = write_log(
-                path, _task(work, node, manifest), _samples(work, node, manifest, source)
-            )
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-        written.append(Written(path, count))
+    try:
+        # Where the folder is, so that a log is moved and not copied.
+        with tempfile.TemporaryDirectory(prefix=".eval-logs-", dir=place) as scratch:
+            for node, manifest in there.items():
+                source, name = work.store.fetch(manifest), name_of(node)
+                samples = _samples(work, node, manifest, source)
+                count = write_log(Path(scratch) / name, _task(work, node, manifest), samples)
+                written.append(Written(folder / name, count))
+            folder.mkdir(parents=True, exist_ok=True)
+            for log in written:
+                os.replace(Path(scratch) / log.path.name, log.path)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
     missing = len(nodes) - len(there)
     drawing = f"{counted(len(nodes), 'stage')} that {verb(len(nodes), 'draws', 'draw')} answers"
     notes = [f"{missing} of {drawing} {verb(missing, 'is', 'are')} not complete"]
     return written, notes if missing else []
+
+
+def _check_logs(folder: Path, study: str, names: set[str]) -> None:
+    """That the folder's logs are the study's, and are those that are written now."""
+    there = sorted(folder.glob(f"*{SUFFIX}"))
+    for path in there:
+        if (metadata_of(path) or {}).get("study") != study:
+            raise UserError(f"{folder}: holds {path.name}, which is no log of this study")
+    if stale := [path.name for path in there if path.name not in names]:
+        raise UserError(
+            f"{folder}: holds {', '.join(stale)}: of this study, but not of what is complete for "
+            "this spec; remove them, or name another folder"
+        )
 
 
 # --- what a log says of itself --------------------------------------------------------------------
@@ -186,8 +204,8 @@ def _samples(work: Work, node: Node, manifest: Manifest, source: Path) -> Iterat
     spec, unseen = work.study.spec, work.study.unseen
     _, questions, _ = _settings(work, node)
     number = {question: place for place, question in enumerate(questions, 1)}
-    ends = _read(source / FINISHES)
-    wordings = _read(source / WORDINGS) if WORDINGS in manifest.files else {}
+    ends = read_json(source / FINISHES)
+    wordings = read_json(source / WORDINGS) if WORDINGS in manifest.files else {}
     # Artifacts of former versions do not tell; those versions knew system messages alone.
     place = manifest.fields.get("prompts", {}).get("personas_in", "system")
     how = Rendering(personas_in=place)
@@ -218,10 +236,6 @@ def _samples(work: Work, node: Node, manifest: Manifest, source: Path) -> Iterat
             group=at.persona,
             metadata=metadata,
         )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _answers(source: Path) -> Iterator[tuple[list[_Place], list[str]]]:
@@ -271,7 +285,10 @@ def _judged(work: Work, source: Path) -> _Scored:
 
     judge = work.study.spec.judge
     assert judge is not None
-    verdicts = _verdicts(_read(source / VERDICTS))
+    try:
+        verdicts = _verdicts(read_json(source / VERDICTS))
+    except (KeyError, TypeError):
+        raise UserError(f"{source / VERDICTS}: is not as the stage wrote it") from None
     for at, texts in _answers(source):
         for place, text in zip(at, texts, strict=True):
             row = verdicts.get(place)

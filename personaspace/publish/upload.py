@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HUBS_OWN = {".gitattributes", CARD}
 #: Of one commit: what a stop loses is at most that, and the Hub takes it in one request.
 _FILES_A_COMMIT = 200
+_ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def check_name(repo: str) -> None:
@@ -42,9 +43,30 @@ def check_name(repo: str) -> None:
 
 
 def check_title(title: str) -> None:
-    """That a collection may be called so. Raises UserError."""
+    """That a collection may be called so, or be at this address. Raises UserError."""
     if not title.strip() or not title.isprintable():
         raise UserError("--collection: a title is one line of text")
+    if is_address(title) and not _ADDRESS.fullmatch(title):
+        raise UserError(
+            f"--collection {title}: not a collection's address, which looks like owner/slug (a "
+            "title has no slash)"
+        )
+
+
+def is_address(title: str) -> bool:
+    """Whether a collection is named by its address, so that none is made."""
+    return "/" in title
+
+
+def check_there(address: str) -> None:
+    """That there is such a collection.
+
+    Raises:
+        UserError: There is none.
+        UnavailableError: The Hub does not answer.
+    """
+    with hub_errors(f"--collection {address}"):
+        client().get_collection(address)
 
 
 def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) -> str:
@@ -52,7 +74,7 @@ def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) ->
 
     Args:
         title: Of a collection of the repositories' owner, which is made where there is none; or the
-            address of one that is there (`owner/title-` and its number).
+            address of one that is there (`owner/slug`), which alone has a slash.
         parcels: What was sent.
         repo: `owner/name`, of both.
         public: Whether a collection that is made now may be seen by all.
@@ -66,7 +88,7 @@ def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) ->
     """
     api, owner = client(), repo.partition("/")[0]
     with hub_errors(f"--collection {title}"):
-        if re.fullmatch(r"[^/\s]+/[^/\s]+-[0-9a-f]{24}", title):
+        if is_address(title):
             found = api.get_collection(title)
         else:
             found = api.create_collection(
