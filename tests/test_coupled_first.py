@@ -124,6 +124,7 @@ def test_forecasts_know_what_lies_below(study_dict: Values, monkeypatch: Any) ->
 
     def keep(wanted: Any, model: Any, adapters: Any, field: str, *, here: bool) -> Any:
         told[field] = [(each.rank, each.trained) for each in adapters]
+        return implementation.Choice(field, wanted, None)
 
     monkeypatch.setattr(implementation, "forecast", keep)
     study_dict["training"]["rank"] = 2

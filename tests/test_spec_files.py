@@ -162,7 +162,7 @@ def test_questions_from_files_of_each_kind(
         ("q.yaml", "a: b", "q.yaml: a list of questions is needed"),
         ("q.yaml", "- a\n- 3\n", "q.yaml: question 2 is not a text"),
         ("q.yaml", "- a\n- b\n- a\n", 'q.yaml: "a" is listed twice'),
-        ("q.json", '["a", "b"', "q.json: not valid YAML"),
+        ("q.json", '["a", "b"', "q.json: not valid JSON"),
         ("q.json", None, "q.json: no such file"),
         ("builtin:nothing", None, "builtin:nothing: no such built-in; there are"),
         ("builtin:questions-couplin", None, "builtin:questions-couplin: no such built-in; did you"),
