@@ -56,11 +56,7 @@ def publish(
     from personaspace.study.load import load_study
 
     kinds = parse_kinds(",".join(include)) if include else USUAL
-    upload.check_name(repo)
-    if collection is not None:
-        upload.check_title(collection)
-    if dry_run is not None:
-        _check_new(dry_run)
+    _check_places(repo, collection, dry_run)
     loaded = load_study(spec)
     with open_store(store) as place, tempfile.TemporaryDirectory() as scratch:
         place.check(write=False)
@@ -106,6 +102,14 @@ def _say_options(repo: str, public: bool, collection: str | None) -> None:
     print(f"--collection: hf://{repo} would be put into {collection!r}, {said}")
 
 
-def _check_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or next(folder.iterdir(), None) is not None):
-        raise UserError(f"--dry-run {folder}: is there already and not an empty folder")
+def _check_places(repo: str, collection: str | None, dry_run: Path | None) -> None:
+    """Refuse names that cannot be, and a folder that would be mixed with what is there."""
+    from personaspace.publish import upload
+
+    upload.check_name(repo)
+    if collection is not None:
+        upload.check_title(collection)
+    if dry_run is None or not dry_run.exists():
+        return
+    if not dry_run.is_dir() or next(dry_run.iterdir(), None) is not None:
+        raise UserError(f"--dry-run {dry_run}: is there already and not an empty folder")
