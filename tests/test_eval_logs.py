@@ -302,7 +302,7 @@ def test_a_hundred_thousand_answers_take_little_memory(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     more, said = json.loads(done.stdout)
-    assert "100000 answers" in said
+    assert "100,000 answers" in said
     # The answers are 105 MB; held as Python's texts and rows they would be a multiple of that.
     print(f"{more:.0f} MiB, {resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime:.1f} s")
     assert more < 160
