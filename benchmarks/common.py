@@ -8,8 +8,9 @@ import random
 import re
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,39 @@ def peak_gib() -> float:
     peak = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
     return peak
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A `personaspace run`.
+
+    Attributes:
+        code: Its exit code.
+        seconds: From the command's start to its end.
+        text: All that it printed.
+    """
+
+    code: int
+    seconds: float
+    text: str
+
+
+def run_study(
+    spec: Path, store: Path, only: Sequence[str], jobs: int, more: Mapping[str, str]
+) -> Ran:
+    """Stages of a study, as a user runs them, with `more` in the environment."""
+    command = [sys.executable, "-m", "personaspace", "run", str(spec), "--store", str(store)]
+    command += ["--jobs", str(jobs), *(part for name in only for part in ("--only", name))]
+    began = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env={**os.environ, **more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return Ran(done.returncode, time.perf_counter() - began, done.stdout)
 
 
 def _peaks(pid: int) -> dict[int, int]:

@@ -17,11 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +74,11 @@ def run(spec: Any, folder: Path, jobs: int, visible: str | None) -> dict[str, An
     """`personaspace run --only train --only extract` of it; wall time and how it ended."""
     folder.mkdir()
     (folder / "study.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    command = [sys.executable, "-m", "personaspace", "run", str(folder / "study.yaml")]
-    command += ["--store", str(folder / "store"), "--jobs", str(jobs)]
-    command += ["--only", "train", "--only", "extract"]
     chosen = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, env={**os.environ, **chosen}, capture_output=True, text=True, check=False
-    )
-    found = {"exit code": done.returncode, "seconds": time.perf_counter() - began}
-    return found if done.returncode == 0 else found | {"log": done.stderr[-3000:]}
+    only = ("train", "extract")
+    ran = common.run_study(folder / "study.yaml", folder / "store", only, jobs, chosen)
+    found = {"exit code": ran.code, "seconds": ran.seconds}
+    return found if ran.code == 0 else found | {"log": ran.text[-3000:]}
 
 
 def artifacts(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:

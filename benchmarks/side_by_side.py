@@ -18,9 +18,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -86,20 +84,10 @@ def mps(on: bool, folder: Path) -> Iterator[dict[str, str]]:
 
 def run(spec: Path, store: Path, only: list[str], jobs: int, more: dict[str, str]) -> Any:
     """One way: tokens a second over all trainings, and each one's losses."""
-    command = [sys.executable, "-m", "personaspace", "run", str(spec), "--store", str(store)]
-    command += ["--jobs", str(jobs), *(part for name in only for part in ("--only", name))]
-    began = time.perf_counter()
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PERSONASPACE_LOG": "json", **more},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds = time.perf_counter() - began
-    if done.returncode != 0:
-        return {"exit code": done.returncode, "log": (done.stdout + done.stderr)[-3000:]}
-    lines = (done.stdout + done.stderr).splitlines()
+    ran = common.run_study(spec, store, only, jobs, {"PERSONASPACE_LOG": "json", **more})
+    if ran.code != 0:
+        return {"exit code": ran.code, "log": ran.text[-3000:]}
+    lines = ran.text.splitlines()
     speed = steps_a_second([json.loads(line) for line in lines if line.startswith("{")])
     losses, tokens = {}, 0
     uses: list[energy.Use] = []
@@ -118,7 +106,7 @@ def run(spec: Path, store: Path, only: list[str], jobs: int, more: dict[str, str
         "tokens/s": speed * tokens / sum(map(len, losses.values())),
         "steps/s": speed,
         "joules a million tokens": energy.taken(uses) / tokens * 1e6 if uses else None,
-        "s from the command's start to its end": seconds,
+        "s from the command's start to its end": ran.seconds,
         "losses": losses,
     }
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ from personaspace.errors import UserError
 START: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
 #: Seconds between looks at whether a child has said something.
 LOOK = 0.2
+#: Seconds between looks at whether a parent that multiprocessing does not know is there.
+_PARENT = 0.5
 #: Seconds in which a child whose pipe has broken is gone.
 _DYING = 10.0
 
@@ -138,17 +141,32 @@ def those_that_said(children: Iterable[Child], seconds: float) -> list[Child]:
     return [pipes[pipe] for pipe in wait_for_pipes(list(pipes), seconds)]  # type: ignore[index]
 
 
-def end_with_parent() -> None:
-    """Whatever this process is doing, it does not go on when its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
+def end_with_parent(parent_id: int | None = None) -> None:
+    """Whatever this process is doing, it does not go on when its parent was killed.
+
+    Args:
+        parent_id: The parent's, where multiprocessing did not start this process (but loky, say)
+            and so cannot wait for it.
+    """
+    parent = multiprocessing.parent_process() if parent_id is None else None
+    if parent is None and parent_id is None:
         return
 
     def watch() -> None:
-        parent.join()
+        if parent is not None:
+            parent.join()
+        while parent is None and os.getppid() == parent_id:
+            time.sleep(_PARENT)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def work_for_parent(parent_id: int | None = None) -> None:
+    """A pool's process: it ends with its parent (`end_with_parent`), which says when to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(parent_id)
 
 
 @contextmanager

@@ -33,9 +33,15 @@ def extra_of(module: str) -> str | None:
     return next((extra for name, extra in found if _plain(name) == wanted), None)
 
 
+def command_for(module: str) -> str | None:
+    """The command that installs the extra with a module; None if no extra has it."""
+    extra = extra_of(module)
+    return f"pip install 'personaspace[{extra}]'" if extra else None
+
+
 def missing(error: ModuleNotFoundError) -> UserError:
     """What is told where a package is not installed: how to install it."""
     name = (error.name or str(error)).partition(".")[0]
-    extra = extra_of(name)
-    how = f": pip install 'personaspace[{extra}]'" if extra else ""
-    return UserError(f"this needs the package {name}, which is not installed here{how}")
+    how = command_for(name)
+    told = f": {how}" if how else ""
+    return UserError(f"this needs the package {name}, which is not installed here{told}")

@@ -8,15 +8,14 @@ by affinity, by a container's quota of processor time and by `LOKY_MAX_CPU_COUNT
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from personaspace import children
 
 Found = TypeVar("Found")
 
@@ -28,8 +27,6 @@ _SHARE = 0.8
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "BLIS")}
 #: Tasks that are given out for each process before the first of them is done.
 _AHEAD = 2
-#: Seconds between looks at whether the parent is still there.
-_LOOK = 0.5
 _CGROUP = Path("/sys/fs/cgroup")
 
 _shared: Any = None
@@ -126,17 +123,8 @@ def _in_order(
 
 
 def _begin(parent: int, common: Any) -> None:
-    """A process that ends with its parent, and lets that say when to stop."""
     global _shared
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent").start()
+    children.work_for_parent(parent)
     _shared = common
 
 

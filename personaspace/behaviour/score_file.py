@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -92,7 +91,9 @@ def _each(read: Iterable[Piece], columns: Columns, marker: str, processes: int) 
             yield _counted(piece, columns, marker)
         return
     waiting: deque[Future[Found]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=children.START, initializer=_begin) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=children.START, initializer=children.work_for_parent
+    ) as pool:
         try:
             for piece in read:
                 waiting.append(pool.submit(_counted, piece, columns, marker))
@@ -102,13 +103,6 @@ def _each(read: Iterable[Piece], columns: Columns, marker: str, processes: int) 
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin() -> None:
-    """A process that ends with its parent, and lets that say when to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    children.end_with_parent()
 
 
 def _counted(piece: Piece, columns: Columns, marker: str) -> Found:

@@ -18,7 +18,7 @@ from personaspace.cli import run as running
 from personaspace.cli.compare import compare
 from personaspace.cli.eval_logs import eval_logs
 from personaspace.cli.guard import guarded
-from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl, local_path
+from personaspace.cli.options import DEFAULT_STORE, AsJson, Serve, SpecPath, StoreUrl, local
 from personaspace.cli.power import power
 from personaspace.cli.preregister import preregister
 from personaspace.cli.publish import publish
@@ -293,12 +293,7 @@ def results(
 def report(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for report, figures, tables.", parser=local_path, metavar="FOLDER"
-        ),
-    ] = Path("report"),
+    out: Annotated[Path, local("Folder for report, figures, tables.")] = Path("report"),
 ) -> None:
     """Copy a finished study's report to a folder; it is drawn again if something of it changed."""
     from personaspace.pipeline import executor

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.options import AsJson, local_path
+from personaspace.cli.options import AsJson, local
 from personaspace.console import print_json
 from personaspace.files import check_folder
 
@@ -18,12 +18,7 @@ def compare(
         list[Path], typer.Argument(help="Folders with results.json, or such files; two or more.")
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for compare.md, compare.csv and compare.png.",
-            parser=local_path,
-            metavar="FOLDER",
-        ),
+        Path | None, local("Folder for compare.md, compare.csv and compare.png.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

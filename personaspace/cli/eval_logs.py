@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl, local_path
+from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl, local
 from personaspace.console import counted
 from personaspace.files import check_folder
 from personaspace.logs import tell
@@ -16,9 +14,7 @@ from personaspace.logs import tell
 def eval_logs(
     spec: SpecPath,
     store: StoreUrl = DEFAULT_STORE,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the logs.", parser=local_path, metavar="FOLDER")
-    ] = Path("eval-logs"),
+    out: Annotated[Path, local("Folder for the logs.")] = Path("eval-logs"),
 ) -> None:
     """Write a study's answers, their scores and a judge's verdicts as logs for `inspect view`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,11 @@ def local_path(given: str | Path) -> Path:
     if "://" in str(given):
         raise typer.BadParameter(f"{given} is an address; it is a path on this machine")
     return Path(given)
+
+
+def local(help: str, metavar: str = "FOLDER") -> Any:
+    """An option whose value is a path on this machine."""
+    return typer.Option(help=help, parser=local_path, metavar=metavar)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

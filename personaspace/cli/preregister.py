@@ -7,19 +7,14 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.options import SpecPath, local_path
+from personaspace.cli.options import SpecPath, local
 from personaspace.errors import UserError
 
 
 def preregister(
     spec: SpecPath,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the page to this new file instead of printing it.",
-            parser=local_path,
-            metavar="FILE",
-        ),
+        Path | None, local("Write the page to this new file instead of printing it.", "FILE")
     ] = None,
 ) -> None:
     """Write one page that registers the study: hypotheses, tests, power, exclusions, digest."""

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from personaspace import interrupt, logs
-from personaspace.cli.options import local_path
+from personaspace.cli.options import local
 from personaspace.console import console, counted, print_json, shown, verb
 from personaspace.errors import (
     EXIT_FAILURE,
@@ -46,14 +46,7 @@ Plan = Annotated[
     bool,
     typer.Option("--plan", help="Run nothing: say what would run, why, and for about how long."),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Copy results, figures and report to this folder.",
-        parser=local_path,
-        metavar="FOLDER",
-    ),
-]
+Out = Annotated[Path | None, local("Copy results, figures and report to this folder.")]
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")]
 
 

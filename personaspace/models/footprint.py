@@ -9,11 +9,10 @@ from enum import StrEnum
 from personaspace.console import many
 from personaspace.errors import UserError
 from personaspace.models.architecture import Architecture
-from personaspace.models.targets import named
 from personaspace.study import base_model
 from personaspace.study.fields import Implementation
 from personaspace.study.inputs import Model
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import Recipe, named
 from personaspace.study.spec import Experiment
 
 #: Cards that people have, in GB of their makers (10^9 bytes): RTX 4090 and L4, A100 and H100, H200,

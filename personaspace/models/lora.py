@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from personaspace.errors import UserError
 from personaspace.models import architecture
-from personaspace.models.targets import check_target, chosen_targets, named
+from personaspace.models.targets import check_target, chosen_targets
 from personaspace.study.adapters import CONFIG, WEIGHTS, AdapterError, Published, unsupported
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import Recipe, named
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

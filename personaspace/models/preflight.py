@@ -26,7 +26,7 @@ from personaspace.study import adapters, base_model
 from personaspace.study.chat_forms import Message
 from personaspace.study.inputs import Model
 from personaspace.study.model_checks import recipes_of
-from personaspace.study.recipe import Recipe
+from personaspace.study.recipe import Recipe, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -189,15 +189,15 @@ def adapted(made: Architecture, recipe: Recipe, field: str) -> Adapted:
     wanted = targets.chosen_targets(recipe, made.adaptable, field)
     known = [*made.linears, *made.outside]
     for target in wanted:
-        if not target or not any(targets.named(name, target) for name in known):
+        if not target or not any(named(name, target) for name in known):
             raise UserError(f"{field}.targets: the model has no linear layer {target!r}")
         targets.check_target(target, made.linears, made.adaptable, field)
-    chosen = [n for n in made.adaptable if any(targets.named(n, target) for target in wanted)]
+    chosen = [n for n in made.adaptable if any(named(n, target) for target in wanted)]
     blocks = {_block(name) for name in chosen}
     uneven = tuple(
         target
         for target in wanted
-        if 0 < len({_block(n) for n in made.adaptable if targets.named(n, target)}) < made.layers
+        if 0 < len({_block(n) for n in made.adaptable if named(n, target)}) < made.layers
     )
     could = [name for name in made.linears if not architecture.routes(name)]
     return Adapted(tuple(wanted), len(chosen), len(could), len(blocks), uneven)

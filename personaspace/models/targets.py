@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from personaspace.errors import UserError
-from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe
-
-
-def named(name: str, target: str) -> bool:
-    """PEFT's rule: the whole name, or its last parts."""
-    return f".{name}".endswith(f".{target}")
+from personaspace.study.recipe import PUBLISHED_TARGETS, Recipe, named
 
 
 def chosen_targets(recipe: Recipe, adaptable: Sequence[str], field: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from personaspace.errors import UnavailableError, UserError
 from personaspace.files import expanded
 from personaspace.hub.client import check_endpoint, client, hub_errors
-from personaspace.study import checkpoint
+from personaspace.study import checkpoint, recipe
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -257,7 +257,7 @@ def _check_targets(targets: Any, modules: Iterable[str], source: str) -> None:
             except re.error as error:
                 raise AdapterError(f"{source}/{CONFIG}: target_modules: {error}") from None
         else:
-            named = any(f".{name}".endswith(f".{target}") for target in targets)
+            named = any(recipe.named(name, target) for target in targets)
         if not named:
             raise AdapterError(
                 f"{source}/{CONFIG}: target_modules does not name {name}, of which {WEIGHTS} has "

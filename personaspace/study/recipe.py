@@ -31,6 +31,11 @@ PUBLISHED_TARGETS = (
 )
 
 
+def named(name: str, target: str) -> bool:
+    """Whether a layer is a target, by PEFT's rule: the whole name, or its last parts."""
+    return f".{name}".endswith(f".{target}")
+
+
 class Learning(Section):
     """What decides what an adapter learns: its shape (Hu et al. 2021), optimiser and schedule."""
 
