@@ -21,6 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a file, by itself too
+
+from benchmarks.shapes import SHAPES as PUBLISHED
+
 QWEN_7B: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -41,6 +45,17 @@ QWEN_7B: dict[str, Any] = {
 TINY = {**QWEN_7B, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "dtype": "float32"}
 SHAPES = {"qwen2.5-7b": QWEN_7B, "tiny": TINY}
+#: As vLLM calls what `benchmarks.shapes` has by its type.
+ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+for _name in ("Qwen2.5-32B", "Llama-3.3-70B"):
+    _kind, _sizes = PUBLISHED[_name]
+    SHAPES[_name.lower()] = {
+        "architectures": [ARCHITECTURES[_kind]],
+        "model_type": _kind,
+        "dtype": "bfloat16",
+        "hidden_act": "silu",
+        **_sizes,
+    }
 END = 151645
 #: Multiplied with each token: all parameters but the input embedding.
 MATMUL_PARAMETERS = 7.07e9
@@ -91,12 +106,13 @@ def write_adapter(folder: Path, shape: dict[str, Any], rank: int) -> None:
     from safetensors.torch import save_file
 
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    narrow = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
+    head = shape.get("head_dim", hidden // shape["num_attention_heads"])
+    wide, narrow = head * shape["num_attention_heads"], head * shape["num_key_value_heads"]
     shapes = {
-        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.q_proj": (hidden, wide),
         "self_attn.k_proj": (hidden, narrow),
         "self_attn.v_proj": (hidden, narrow),
-        "self_attn.o_proj": (hidden, hidden),
+        "self_attn.o_proj": (wide, hidden),
         "mlp.gate_proj": (hidden, inner),
         "mlp.up_proj": (hidden, inner),
         "mlp.down_proj": (inner, hidden),

@@ -7,8 +7,9 @@
 
 Parts, each in processes of its own and within a time of its own, so that one that fails loses no
 other: `whole`, the shape of Qwen2.5-32B unsharded on one card; `sharded`, the same over all cards,
-compared with it; `large`, that of Llama-3.3-70B over all cards; `parallel`, `benchmarks.parallel`
-at Qwen2.5-7B's shape. Weights are random and made on the cards, each process its own rows, the same
+compared with it; `stopped`, the same told to stop by SIGTERM half-way, and gone on with, compared
+with that; `large`, that of Llama-3.3-70B over all cards; `parallel`, `benchmarks.parallel` at
+Qwen2.5-7B's shape. Weights are random and made on the cards, each process its own rows, the same
 however many there are. A step has 16 examples of about 200 + 200 tokens; the clock runs from the
 end of the step `--warm`. Dropout is off, so that runs learn alike.
 """
@@ -24,7 +25,8 @@ import sys
 import tempfile
 import time
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,28 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.shapes import SHAPES
+from personaspace import interrupt
 from personaspace.activations import spread
 from personaspace.activations.extract import Passage, States, hidden_states
+from personaspace.errors import Interrupted
 from personaspace.models import sharding
 from personaspace.models.team import Team, gpus, leading
 from personaspace.study.inputs import Model
 from personaspace.study.recipe import Recipe
 from personaspace.training import data_parallel
+from personaspace.training.checkpoints import Checkpoints
 from personaspace.training.trainer import StepLog
 
 #: Shape of each part and seconds that it may take.
 PARTS = {
     "whole": ("Qwen2.5-32B", 130),
     "sharded": ("Qwen2.5-32B", 130),
+    "stopped": ("Qwen2.5-32B", 130),
     "large": ("Llama-3.3-70B", 130),
     "parallel": ("Qwen2.5-7B", 180),
 }
+#: Which part another is compared with.
+AGAINST = {"sharded": "whole", "stopped": "sharded"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Work:
         texts: Passages whose hidden states are taken; 0: none.
         folder: Where processes leave what they measured.
         changed: Fields of the shape that differ.
+        checkpoint: Training goes on from there.
+        stop: After so many steps the first process gets SIGTERM; 0: never.
     """
 
     shape: str
@@ -71,6 +81,8 @@ class Work:
     texts: int
     folder: Path
     changed: dict[str, int]
+    checkpoint: Path | None = None
+    stop: int = 0
 
 
 def fill_by_name(model: Any, device: torch.device) -> sharding.Fill:
@@ -128,7 +140,7 @@ def job(work: Work, vocabulary: int, sharded: bool) -> data_parallel.Job:
         adapter_seed=3,
         run_seed=7,
         field="training",
-        checkpoint=None,
+        checkpoint=work.checkpoint,
         sharded=sharded,
     )
 
@@ -146,12 +158,21 @@ def train(work: Work, base: Any, team: Team | None) -> dict[str, Any]:
 
     def advance(entry: StepLog) -> None:
         ends.append(time.perf_counter())
+        if entry.step == work.stop:
+            os.kill(os.getpid(), signal.SIGTERM)
 
+    def save(step: int, write: Callable[[Path], None]) -> None:
+        kept = work.folder / f"step-{step}"
+        kept.mkdir()
+        write(kept)
+
+    first = team is None or team.rank == 0
+    kept = Checkpoints(load=lambda: work.checkpoint, save=save if first else None)
     with data_parallel.adapter(made, base) as model:
         common.wait()
         trainer = data_parallel.trainer(made, model, team)
         plan: Any = getattr(trainer.engine, "engine", trainer.engine)
-        log = trainer.run(advance=advance)
+        log = trainer.run(kept if work.stop or work.checkpoint else None, advance)
         seconds = ends[-1] - ends[work.warm - 1]
     return {
         "tokens/s": sum(entry.tokens for entry in log[work.warm :]) / seconds,
@@ -223,6 +244,22 @@ def _follow(work: Work, team: Team) -> None:
     measure(work, team)
 
 
+def stopped(work: Work, devices: list[str]) -> None:
+    """A training that SIGTERM stops half-way, and another that goes on from its checkpoint."""
+    began = time.perf_counter()
+    with interrupt.caught():
+        try:
+            run_part(replace(work, texts=0, stop=(work.warm + work.steps) // 2), devices)
+        except Interrupted:
+            interrupt.reset()
+        else:
+            raise SystemExit("SIGTERM did not stop the training")
+    (latest,) = work.folder.glob("step-*")
+    facts = {"stopped after": latest.name, "s until then": time.perf_counter() - began}
+    run_part(replace(work, texts=0, checkpoint=latest), devices)
+    (work.folder / "stop.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
 # --- all parts -----------------------------------------------------------------------------------
 
 
@@ -290,6 +327,8 @@ def row(name: str, options: argparse.Namespace, root: Path, left: float) -> dict
     facts: dict[str, Any] = {"part": name, "shape": shape}
     facts |= bounded(command, max(5.0, min(limit, left)), root / f"{name}.log")
     facts["processes"] = figures(folder)
+    if (folder / "stop.json").exists():
+        facts |= json.loads((folder / "stop.json").read_text(encoding="utf-8"))
     if (folder / "parallel.json").exists():
         facts["parallel"] = json.loads((folder / "parallel.json").read_text(encoding="utf-8"))
     return facts
@@ -316,19 +355,22 @@ def main() -> None:
             PARTS[options.only][0],
             options.warm,
             min(options.steps, 5) if large else options.steps,
-            0 if large else options.texts,
+            options.texts,
             options.folder,
             {} if on_gpu else common.TINY,
         )
-        run_part(work, several[:1] if options.only == "whole" else several)
+        if options.only == "stopped":
+            stopped(work, several)
+        else:
+            run_part(work, several[:1] if options.only == "whole" else several)
         return
     began, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="sharded-") as scratch:
         root = Path(scratch)
         for name in options.parts:
             rows.append(row(name, options, root, options.seconds - time.perf_counter() + began))
-            if name == "sharded":
-                rows[-1]["against the whole"] = compared(root / "whole", root / "sharded")
+            if name in AGAINST:
+                rows[-1][f"against {AGAINST[name]}"] = compared(root / AGAINST[name], root / name)
             text = json.dumps({**common.describe(), "rows": rows}, indent=1)
             if options.out is not None:  # after each part: what comes next may fail
                 options.out.write_text(text + "\n", encoding="utf-8")
