@@ -97,6 +97,10 @@ MATRIX: dict[str, dict[str, Any]] = {
         },
     },
     "hub token": {"hubToken": {"existingSecret": "hub", "key": "token"}},
+    "published": {
+        "experiment": {**SMALL, "publish": {"repo": "lab/small"}},
+        "publishToken": {"existingSecret": "writer", "key": "token"},
+    },
     "shared cache": {"modelCache": {"type": "pvc", "claim": "models", "offline": True}},
     "cache on the node": {"modelCache": {"type": "hostPath", "path": "/models"}},
     "Kueue by annotation": {"queue": {"name": "gpus"}},

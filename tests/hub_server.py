@@ -112,6 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self._token not in ("", READ, WRITE):
             return self._refuse(401, "Invalid credentials in Authorization header")
         path = unquote(urlsplit(self.path).path)
+        if path == "/api/whoami-v2":
+            if not self._token:
+                return self._refuse(401, "Unauthorized")
+            role = "write" if self._token == WRITE else "read"
+            about = {"displayName": "test", "role": role}
+            auth = {"type": "access_token", "accessToken": about}
+            return self._answer(200, {"type": "user", "name": "lab", "auth": auth})
         if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             if (commits := self._repo(f"{found[1]}/{found[2]}")) is not None:
                 files = commits[-1].files

@@ -135,6 +135,11 @@ FAULTS: dict[str, dict[str, Any]] = {
         "steering": {"conditions": ["x-at-2"]},
     },
     "doses of nothing": {"training": {"doses": [3]}, "conditions": [BASE]},
+    "a repository that cannot be": {
+        "publish": {"repo": "lab/a--b", "include": ["results", "results"], "collection": "a/b/c"},
+        "rerun": [{"stage": "publish", "seed": 42}],
+    },
+    "a collection without a title": {"publish": {"repo": "lab/a", "collection": " "}},
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }
 
@@ -146,7 +151,9 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
     said = refused({"experiment": FAULTS[fault]})
     told = said[said.index("experiment.") :].strip().split("; experiment.")
     for problem in problems:
-        text = re.split(r" \((?:got|known|the default)", problem.message)[0].replace("'", '"')
+        text = re.split(r" \((?:got|known|the default|Cannot)", problem.message)[0].replace(
+            "'", '"'
+        )
         start = f"{problem.path}: {text}"
         assert any(line.removeprefix("experiment.").startswith(start) for line in told)
     paths = {problem.path for problem in problems}

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helm_charts import CHART, by_node, names_of, needs_helm, nodes_of, of_kind, render, stage_jobs
+from helm_charts import CHART, by_node, names_of, needs_helm, nodes_of, of_kind, stage_jobs
+from helm_charts import render as render_values
 
 from personaspace.errors import UserError
 from personaspace.pipeline import graph
@@ -99,7 +100,9 @@ CASES: dict[str, dict[str, Any]] = {
         "rerun": [{"stage": "train", "condition": TINY["conditions"][3]["name"], "nonce": "a"}],
         "substitutes": ["s3://lab/runs"],
         "tracking": ["tensorboard"],
+        "publish": {"repo": "lab/tiny"},
     },
+    "sent": {**TINY, "publish": {"repo": "lab/tiny"}},
     "doses-coupled-first": {
         **TINY,
         "seeds": [7, 0],
@@ -115,6 +118,14 @@ CASES: dict[str, dict[str, Any]] = {
         "judge": {"model": "judge", "url": "http://judge/v1"},
     },
 }
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The chart's objects, with the token that a study that is published needs."""
+    token = (
+        {"publishToken": {"existingSecret": "hub"}} if values["experiment"].get("publish") else {}
+    )
+    return render_values({**token, **values})
 
 
 def expected(values: dict[str, Any]) -> tuple[graph.Graph, dict[str, str]]:
@@ -160,7 +171,7 @@ def test_jobs_and_needs_are_those_of_the_graph(case: str, fuse: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["three-seeds", "log-odds", "judged", "judged-coupled-first", "steered"]
+    "case", ["three-seeds", "log-odds", "judged", "judged-coupled-first", "steered", "sent"]
 )
 def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None:
     """Stage by stage: which Jobs it has, in which order, and what each of them needs."""
@@ -170,9 +181,12 @@ def test_every_stage_stands_in_the_chart_as_it_says_of_itself(case: str) -> None
     stages = [job["metadata"]["labels"]["personaspace.dev/stage"] for job in jobs]
     ordered = [STAGES[name] for name in graph.stages_of(spec)]
     of_condition = [stage for stage in ordered if stage.scope is Scope.CONDITION]
-    assert list(dict.fromkeys(stages[:-1])) == [stage.name for stage in of_condition]
-    # What is of the whole study is one Job, which runs its stages one after another.
-    assert nodes_of(jobs[-1]) == [s.name for s in STAGES.values() if s.scope is Scope.STUDY]
+    # What is computed of the whole study is one Job, which runs its stages one after another; who
+    # tells others of it has a Job of its own.
+    of_study = [stage for stage in ordered if stage.scope is Scope.STUDY]
+    last = [[s.name for s in of_study if not s.outward], *([s.name] for s in of_study if s.outward)]
+    assert [nodes_of(job) for job in jobs[-len(last) :]] == last
+    assert list(dict.fromkeys(stages[: -len(last)])) == [stage.name for stage in of_condition]
     for stage in of_condition:
         wanted = {}
         for seed in spec.seeds:

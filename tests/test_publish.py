@@ -47,7 +47,11 @@ def line_of(result: Result) -> str:
 
 
 def test_a_published_study_is_read_back_from_its_address(
-    hub: Hub, finished_study: Finished, tmp_path: Path, tiny_model: Path
+    hub: Hub,
+    finished_study: Finished,
+    tmp_path: Path,
+    tiny_model: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -62,9 +66,11 @@ def test_a_published_study_is_read_back_from_its_address(
     assert files["results/results.json"] == (finished_study.out / "results.json").read_bytes()
     assert "vectors/base.seed-42.a.safetensors" in files
 
-    # Again: nothing is sent and no commit is made.
+    # Again: nothing is sent, no commit is made, and it says so in no words but its own.
     commits, sent = {repo: len(found) for repo, found in hub.repos.items()}, hub.sent
-    assert publish(finished_study, "--include", ALL).exit_code == 0
+    again = publish(finished_study, "--include", ALL)
+    assert again.exit_code == 0 and again.stdout.count(", as before\n") == 2
+    assert not any("empty commit" in record.getMessage() for record in caplog.records)
     assert ({repo: len(found) for repo, found in hub.repos.items()}, hub.sent) == (commits, sent)
 
     with personaspace.load_results("hf://lab/tiny") as read:
@@ -109,8 +115,28 @@ def test_the_card_says_what_it_is_and_no_path_or_token(
                 assert (folder / placed["folder"] / name).stat().st_size == entry["size"]
                 assert entry["sha256"] in card
     assert front["tags"] == ["personaspace", "persona-vectors"]
-    again = publish(finished_study, "--dry-run", str(tmp_path / "look"))
-    assert "is there already" in line_of(again)
+
+
+def test_a_dry_run_replaces_what_one_wrote_before_and_nothing_else(
+    hub: Hub, finished_study: Finished, tmp_path: Path
+) -> None:
+    look = tmp_path / "look"
+    assert publish(finished_study, "--dry-run", str(look)).exit_code == 0
+    before = sorted(path for path in look.rglob("*") if path.is_file())
+    again = publish(finished_study, "--include", "results", "--dry-run", str(look))
+    assert again.exit_code == 0, again.output
+    after = sorted(path for path in look.rglob("*") if path.is_file())
+    gone = {path.relative_to(look).parts[:2] for path in set(before) - set(after)}
+    assert gone == {("dataset", "vectors"), ("dataset", "answers"), ("dataset", "report")}
+    for stranger in ("notes.txt", "dataset/results/notes.txt", "dataset/vectors/notes.txt"):
+        (look / stranger).parent.mkdir(exist_ok=True)
+        (look / stranger).write_text("mine")
+        refused = line_of(publish(finished_study, "--dry-run", str(look)))
+        assert f"holds {stranger}, which no look" in refused
+        assert sorted(p for p in look.rglob("*") if p.is_file()) == sorted(
+            [*after, look / stranger]
+        )
+        (look / stranger).unlink()
 
 
 def test_the_licence_of_the_base_is_carried_over(
@@ -194,8 +220,8 @@ def test_repositories_come_into_one_collection_once(hub: Hub, finished_study: Fi
 @pytest.mark.parametrize(
     ("title", "said"),
     [
-        ("", "--collection: a title is one line of text"),
-        ("two\nlines", "--collection: a title is one line of text"),
+        ("", "a title of a collection is one line of text"),
+        ("two\nlines", "a title of a collection is one line of text"),
         (f"lab/gone-{'0' * 24}", "no such repository or collection"),
         ("lab/gone", "no such repository or collection"),
         ("a/b/c", "looks like owner/slug"),

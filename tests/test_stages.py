@@ -12,11 +12,15 @@ import pytest
 
 from personaspace.cluster.conductor import plan as plans
 from personaspace.cluster.pod_settings import Stages
+from personaspace.pipeline.context import TRAINS
 from personaspace.pipeline.graph import build
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
+from personaspace.publish import contents as published
 from personaspace.study.concluding import Rerun
+from personaspace.study.cross_checks import OF_STUDY
 from personaspace.study.load import load_study, resolve
+from personaspace.study.publishing import Kind
 from personaspace.study.spec import Experiment
 
 BUILT_IN = "builtin:smollm2-135m-instruct"
@@ -84,7 +88,19 @@ def test_the_spec_lets_every_stage_be_computed_again() -> None:
 def test_the_charts_values_have_settings_for_every_job() -> None:
     jobs = {name for name, stage in STAGES.items() if stage.scope is Scope.CONDITION}
     # Aggregate's Job runs the report as well; a fused condition and the conductor are no stages.
-    assert set(Stages.model_fields) == jobs | {"aggregate", "condition", "conductor"}
+    assert set(Stages.model_fields) == jobs | {"aggregate", "publish", "condition", "conductor"}
+
+
+def test_what_is_published_comes_from_stages_that_there_are() -> None:
+    """The room that publishes knows no pipeline, so the names stand there a second time."""
+    named = {name for stages in published.STAGES.values() for name in stages}
+    # What publishes has nothing to publish; all else that is stored is somebody's to read.
+    assert named == {name for name, stage in STAGES.items() if not stage.outward}
+    assert published.STAGES[Kind.ADAPTERS] == TRAINS
+    of_study = [name for name, stage in STAGES.items() if stage.scope is Scope.STUDY]
+    assert set(OF_STUDY) == {name for name in of_study if name in get_args(
+        Rerun.model_fields["stage"].annotation
+    )}  # fmt: skip
 
 
 @pytest.mark.parametrize("partial", [False, True])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personaspace.api.results import StudyResults, load_results
 from personaspace.api.tables import frame
-from personaspace.errors import SpecErrors, UserError
+from personaspace.errors import SpecErrors, UserError, one_line
 from personaspace.study.load import load_study as _load_study
 from personaspace.study.load import resolve
 from personaspace.study.loaded import Study
@@ -88,9 +89,14 @@ def run(
             substitutes=[str(url) for url in substitutes],
         )
         for node, error in summary.failed.items():
-            if isinstance(error, UserError):
+            if summary.computed:  # the results are there, though not all were told of them
+                warnings.warn(
+                    f"{node.id}: {one_line(error)}; another run tries again", stacklevel=2
+                )
+            elif isinstance(error, UserError):
                 raise error
-            raise RuntimeError(f"{node.id} failed") from error
+            else:
+                raise RuntimeError(f"{node.id} failed") from error
         if work.manifest(Node("aggregate")) is None:
             return None
         if out is not None:

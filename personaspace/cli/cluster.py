@@ -177,7 +177,9 @@ def show_results(
 
 def logs(
     release: Release,
-    condition: Annotated[str, typer.Argument(help="A condition; or aggregate, conductor.")],
+    condition: Annotated[
+        str, typer.Argument(help="A condition; or aggregate, publish, conductor.")
+    ],
     stage: Annotated[str, typer.Option(help="Only this stage.")] = "",
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until they have ended.")] = False,

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl
-from personaspace.console import counted
+from personaspace.cli.options import DEFAULT_STORE, SpecPath, StoreUrl, local
 from personaspace.errors import UserError
 from personaspace.logs import tell
+
+if TYPE_CHECKING:
+    from personaspace.study.publishing import Kind, Publish
 
 
 def publish(
     spec: SpecPath,
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hub.", metavar="OWNER/NAME")],
+    repo: Annotated[
+        str | None,
+        typer.Argument(
+            help="owner/name on the Hub; without it, the study's own (publish.repo).",
+            metavar="[OWNER/NAME]",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreUrl = DEFAULT_STORE,
     include: Annotated[
         list[str] | None,
@@ -38,58 +46,105 @@ def publish(
     ] = None,
     dry_run: Annotated[
         Path | None,
-        typer.Option(help="Send nothing: write to this folder what would be sent."),
+        local(
+            "Send nothing: write to this folder what would be sent, instead of what a former dry "
+            "run wrote."
+        ),
     ] = None,
 ) -> None:
     """Put a study's adapters, vectors, answers, results and report on the Hugging Face Hub.
 
     Adapters go to the model OWNER/NAME, all else to the data set of that name, each with a card.
-    Private at first. What is there already is not sent again. The token is HF_TOKEN's or that of
-    the Hub's own login; nothing of it is printed or kept.
+    Private at first. What is there already is not sent again. What the study says of this
+    (publish) holds where nothing else is said here. The token is HF_TOKEN's or that of the Hub's
+    own login; nothing of it is printed or kept.
     """
-    from personaspace.hub.contents import INDEX
+    from personaspace.pipeline.publishing import finished
     from personaspace.pipeline.work import prepare
-    from personaspace.publish import card, upload
-    from personaspace.publish.contents import CARD, USUAL, collect, parse_kinds
-    from personaspace.publish.licence import base_of
+    from personaspace.publish import finished as publishing
+    from personaspace.publish import preview
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
-    kinds = parse_kinds(",".join(include)) if include else USUAL
-    _check_places(repo, collection, dry_run)
+    kinds = _kinds(include)
+    _check_names(repo, collection)
+    if dry_run is not None:
+        preview.check_folder(dry_run)
     loaded = load_study(spec)
-    with open_store(store) as place, tempfile.TemporaryDirectory() as scratch:
+    target = _target(loaded.spec.publish, repo, kinds, public, collection)
+    with open_store(store) as place:
         place.check(write=False)
-        if collection is not None and dry_run is None and upload.is_address(collection):
-            upload.check_there(collection)
-        work = prepare(loaded, place)
-        parcels, notes = collect(work, kinds, Path(scratch))
-        for note in notes:
-            tell(f"note: {note}")
-        found = [None if dry_run else upload.join(parcel, repo) for parcel in parcels]
-        base = base_of(loaded.spec.model, ask=dry_run is None)
-        for parcel in parcels:
-            parcel.files[INDEX] = parcel.contents.to_bytes()
-            parcel.files[CARD] = card.write(parcel, work, repo, base)
-        for parcel, there in zip(parcels, found, strict=True):
-            if dry_run is not None:
-                upload.write_folder(parcel, dry_run / parcel.type)
-                print(f"{dry_run / parcel.type}: {counted(len(parcel.files), 'file')}")
-                continue
-            commit = upload.send(parcel, repo, there, public=public, say=tell)
-            print(f"hf://{repo}: {parcel.type} at {commit}")
-        if collection is not None and dry_run is None:
-            slug = upload.gather(collection, parcels, repo, public=public)
-            print(f"collection: {slug}")
+        work = finished(prepare(loaded, place))
         if dry_run is not None:
-            _say_options(repo, public, collection)
+            for line in publishing.show(work, target, dry_run, tell):
+                print(line)
+            _say_options(target)
+            return
+        for line in publishing.publish(work, target, tell).lines():
+            print(line)
 
 
-def _say_options(repo: str, public: bool, collection: str | None) -> None:
+def _kinds(given: list[str] | None) -> list[Kind] | None:
+    """Kinds from `adapters,vectors`. Raises UserError for one that there is not."""
+    from personaspace.study.publishing import Kind
+
+    if not given:
+        return None
+    found = []
+    for name in filter(None, (part.strip() for part in ",".join(given).split(","))):
+        if name not in set(Kind):
+            raise UserError(f"--include: no {name!r} (there are {', '.join(Kind)})")
+        found.append(Kind(name))
+    if not found:
+        raise UserError(f"--include: name something of {', '.join(Kind)}")
+    return list(dict.fromkeys(found))
+
+
+def _check_names(repo: str | None, collection: str | None) -> None:
+    from personaspace.hub import names
+
+    if repo is not None:
+        names.check_name(repo)
+    if collection is not None:
+        try:
+            names.check_title(collection)
+        except UserError as error:
+            raise UserError(f"--collection {error}") from None
+
+
+def _target(
+    own: Publish | None,
+    repo: str | None,
+    kinds: list[Kind] | None,
+    public: bool,
+    collection: str | None,
+) -> Publish:
+    """What is meant: what is said here, and what the study says of the rest.
+
+    Raises:
+        UserError: Neither names a repository.
+    """
+    from personaspace.study.publishing import Publish
+
+    if repo is None and own is None:
+        raise UserError("publish: name OWNER/NAME, here or in the study (publish.repo)")
+    # Of another place than the study's own nothing is known but what is said here.
+    given = own is not None and repo in (None, own.repo)
+    values: dict[str, Any] = own.model_dump() if own is not None and given else {"repo": repo}
+    if kinds is not None:
+        values["include"] = kinds
+    if collection is not None:
+        values["collection"] = collection
+    values["public"] = public or values.get("public", False)
+    return Publish(**values)
+
+
+def _say_options(target: Publish) -> None:
     """What a dry run does not do."""
-    from personaspace.publish.upload import is_address
+    from personaspace.hub.names import is_address
 
-    if public:
+    repo, collection = target.repo, target.collection
+    if target.public:
         print(f"--public: hf://{repo} would be readable by all where it is made, and stay as it is "
               "where it is there")  # fmt: skip
     if collection is None:
@@ -97,19 +152,6 @@ def _say_options(repo: str, public: bool, collection: str | None) -> None:
     if is_address(collection):
         said = "which must be there (a dry run does not ask)"
     else:
-        owner, seen = repo.partition("/")[0], "public" if public else "private"
+        owner, seen = repo.partition("/")[0], "public" if target.public else "private"
         said = f"which would be made for {owner}, {seen}, if there is none of that title"
     print(f"--collection: hf://{repo} would be put into {collection!r}, {said}")
-
-
-def _check_places(repo: str, collection: str | None, dry_run: Path | None) -> None:
-    """Refuse names that cannot be, and a folder that would be mixed with what is there."""
-    from personaspace.publish import upload
-
-    upload.check_name(repo)
-    if collection is not None:
-        upload.check_title(collection)
-    if dry_run is None or not dry_run.exists():
-        return
-    if not dry_run.is_dir() or next(dry_run.iterdir(), None) is not None:
-        raise UserError(f"--dry-run {dry_run}: is there already and not an empty folder")

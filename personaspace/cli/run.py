@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.table import Table
@@ -14,12 +14,7 @@ from rich.table import Table
 from personaspace import interrupt, logs
 from personaspace.cli.options import local
 from personaspace.console import console, counted, print_json, shown, verb
-from personaspace.errors import (
-    EXIT_FAILURE,
-    EXIT_USER_ERROR,
-    StoreMissing,
-    one_line,
-)
+from personaspace.errors import StoreMissing, one_line
 
 if TYPE_CHECKING:
     from personaspace.pipeline.executor import Summary
@@ -62,7 +57,8 @@ def finished(
 ) -> Iterator[Work]:
     """Run a study; what was run, while its store is open. `serve`: where a page shows how far.
 
-    Ends the process if a stage failed: 2 if the input was at fault, else 1.
+    Ends the process if a stage failed: 2 if the input was at fault, 69 if something did not answer,
+    else 1; where all is computed and only publishing failed, after the results were shown.
     """
     from personaspace.pipeline.local import run_study
     from personaspace.store import open_store
@@ -86,14 +82,20 @@ def finished(
             substitutes=substitutes,
             watched=page,
         )
-        if summary.failed:
-            if not logs.as_json():  # the log has said it
-                print_failures(summary)
-            raise SystemExit(EXIT_USER_ERROR if summary.only_user_errors else EXIT_FAILURE)
+        if not summary.computed:
+            _fail(summary)
         before = len(summary.skipped)
         ran = counted(len(summary.done), "stage")
         print(f"{ran} ran, {before} {verb(before, 'was', 'were')} complete")
         yield work
+        if summary.failed:
+            _fail(summary)
+
+
+def _fail(summary: Summary) -> NoReturn:
+    if not logs.as_json():  # the log has said it
+        print_failures(summary)
+    raise SystemExit(summary.exit_code)
 
 
 def print_failures(summary: Summary) -> None:

@@ -23,7 +23,7 @@ class KeptLogs:
     Attributes:
         cluster: Where the release is.
         release: Its name.
-        condition: A condition, or `aggregate`.
+        condition: A condition, or `aggregate` or `publish`.
         stage: Only this stage; empty: all.
         seed: Only this seed; None: all.
         store: Where artifacts are; None: as the release says.

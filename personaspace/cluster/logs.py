@@ -43,7 +43,7 @@ _unread = threading.Event()
 
 
 def _labels(condition: str, stage: str, seed: int | None) -> dict[str, str]:
-    if condition in ("aggregate", "conductor"):
+    if condition in ("aggregate", "publish", "conductor"):
         return {"stage": condition}
     found = {"condition": condition}
     if stage:
@@ -203,7 +203,7 @@ def show(
     Args:
         cluster: Where.
         release: Its name.
-        condition: A condition, or `aggregate` or `conductor`.
+        condition: A condition, or `aggregate`, `publish` or `conductor`.
         stage: Only this stage.
         seed: Only this seed.
         follow: Continue until all these Jobs have ended.

@@ -223,6 +223,17 @@ class Stages(Part):
         ),
         description="Statistics, figures and report; never a GPU.",
     )
+    publish: Settings = Field(
+        Settings(
+            resources={
+                "requests": {"cpu": "500m", "memory": "2Gi"},
+                "limits": {"memory": "8Gi"},
+            },
+            shm_size="",
+        ),
+        description="Sends the study to the Hub where `experiment.publish` asks for it; never a "
+        "GPU.",
+    )
     conductor: Settings = Field(
         Settings(
             resources={

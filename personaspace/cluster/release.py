@@ -297,18 +297,19 @@ def compute_again(
 def delete_failed(cluster: Cluster, release: str) -> list[str]:
     """Delete failed Jobs and the ended conductor, so that an upgrade makes them anew.
 
-    An aggregate that did without some of them (`analysis.partial`) is made anew as well.
+    An aggregate that did without some of them (`analysis.partial`) is made anew as well, and what
+    was published of it.
     """
     gone = []
     jobs = jobs_of(cluster, release)
     lost = any(
         job_view(raw).phase is JobPhase.FAILED
-        and raw["metadata"]["labels"][names.STAGE] != "conductor"
+        and raw["metadata"]["labels"][names.STAGE] not in ("conductor", "publish")
         for raw in jobs
     )
     for raw in jobs:
         stage, phase = raw["metadata"]["labels"][names.STAGE], job_view(raw).phase
-        again = stage == "conductor" or (stage == "aggregate" and lost)
+        again = stage == "conductor" or (stage in ("aggregate", "publish") and lost)
         if phase is JobPhase.FAILED or (again and phase is not JobPhase.ACTIVE):
             _delete(cluster, raw["metadata"]["name"])
             gone.append(raw["metadata"]["name"])

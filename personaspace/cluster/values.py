@@ -37,6 +37,15 @@ class HubToken(Part):
     key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
 
 
+class PublishToken(Part):
+    """Token that may write to the Hub, for `experiment.publish`; only that Job's pod has it."""
+
+    existing_secret: k8s.ObjectName = Field(
+        "", description="Secret that holds the token; empty: `hubToken`'s."
+    )
+    key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
+
+
 class JudgeKey(Part):
     """Key of the judge's server, for `experiment.judge.key_env`."""
 
@@ -187,6 +196,7 @@ class Values(Part):
     image_pull_secrets: list[k8s.PullSecret] = Field([], description="As in a pod: [{name: …}].")
     store: Store = Store()
     hub_token: HubToken = HubToken()
+    publish_token: PublishToken = PublishToken()
     judge_key: JudgeKey = JudgeKey()
     model_cache: ModelCache = ModelCache()
     gpu: Gpu = Gpu()

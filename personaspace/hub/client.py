@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR
 from typing import TYPE_CHECKING
 
 from personaspace.errors import UnavailableError, UserError, one_line, without_passwords
@@ -20,18 +21,28 @@ if TYPE_CHECKING:
 
 
 def client() -> HfApi:
-    """The Hub's client for the server that the environment names; it shows no bars of its own.
+    """The Hub's client for the server that the environment names; it shows no bars or messages.
 
     Raises:
         UserError: The environment names none.
     """
     check_endpoint()
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    # What was sent and what was there already we say ourselves.
+    logging.set_verbosity(ERROR)
 
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="personaspace")
+
+
+def token() -> str | None:
+    """The token that the client would send; None: there is none."""
+    from huggingface_hub import get_token
+
+    return get_token()
 
 
 def check_endpoint() -> None:
@@ -78,7 +89,7 @@ def hub_errors(where: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError:
-        raise UserError(f"{where}: not a repository's name; it looks like owner/name") from None
+        raise UserError(f"{where}: not a name of a repository; it looks like owner/name") from None
     except LocalTokenNotFoundError:
         raise UserError(f"{where}: {_REFUSED[401]}") from None
     except OfflineModeIsEnabled:

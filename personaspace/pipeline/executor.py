@@ -9,7 +9,16 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.children import LOOK, those_that_said
-from personaspace.errors import Interrupted, UserError, one_line
+from personaspace.errors import (
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_UNAVAILABLE,
+    EXIT_USER_ERROR,
+    Interrupted,
+    UnavailableError,
+    UserError,
+    one_line,
+)
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
@@ -37,9 +46,17 @@ class Summary:
     blocked: list[Node] = field(default_factory=list)
 
     @property
-    def only_user_errors(self) -> bool:
-        """Whether every failure is an error in the input."""
-        return all(isinstance(error, UserError) for error in self.failed.values())
+    def exit_code(self) -> int:
+        """What a program that ran it ends with."""
+        errors = self.failed.values()
+        if all(isinstance(error, UnavailableError) for error in errors):
+            return EXIT_UNAVAILABLE if errors else EXIT_OK
+        return EXIT_USER_ERROR if all(isinstance(e, UserError) for e in errors) else EXIT_FAILURE
+
+    @property
+    def computed(self) -> bool:
+        """Whether nothing failed that computes: what others are told of is not all."""
+        return not self.blocked and all(STAGES[node.stage].outward for node in self.failed)
 
 
 class _Schedule:

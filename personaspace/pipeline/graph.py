@@ -132,9 +132,9 @@ def _of_part(study: Study, node: Node) -> bool:
 def build(study: Study) -> Graph:
     """The study's graph.
 
-    train → extract; train → couple → evaluate; all → aggregate → report; with a judge also
-    train → judge → aggregate. Where the marker is coupled before fine-tuning: couple (of base) →
-    train → extract, evaluate and judge. A dose of a condition has some of these stages again, and
+    train → extract; train → couple → evaluate; all → aggregate → report (→ publish); with a judge
+    also train → judge → aggregate. Where the marker is coupled before fine-tuning: couple (of base)
+    → train → extract, evaluate and judge. A dose of a condition has some of these stages again, and
     its train needs the condition's.
     """
     spec, part = study.spec, study.part
@@ -155,7 +155,7 @@ def build(study: Study) -> Graph:
                     needs[node] = tuple(need for need in theirs if need is not None)
     rank = {name: place for place, name in enumerate(stages_of(spec))}
     for stage in STAGES.values():
-        if stage.scope is Scope.STUDY:
+        if stage.scope is Scope.STUDY and stage.wanted(spec):
             wanted = {need.stage for need in stage.needs_of(spec)}
             inputs = sorted(
                 (node for node in needs if node.stage in wanted),

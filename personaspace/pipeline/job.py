@@ -79,8 +79,12 @@ def run_condition(spec: Path, store_url: str, condition: str, seed: int) -> None
 
 
 def conclude(spec: Path, store_url: str) -> None:
-    """Run the stages that are of the whole study: aggregate and report."""
-    of_study = [Node(stage.name) for stage in STAGES.values() if stage.scope is Scope.STUDY]
+    """Run the stages that compute of the whole study: aggregate and report."""
+    of_study = [
+        Node(stage.name)
+        for stage in STAGES.values()
+        if stage.scope is Scope.STUDY and not stage.outward
+    ]
     run_job(spec, store_url, lambda graph: of_study, of_study[0].id)
 
 

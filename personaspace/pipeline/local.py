@@ -68,6 +68,7 @@ def run_study(
         judging.check(study, store)
     with interrupt.caught():
         taking.take(work, nodes, substitutes, tell)
+    _foretell_publishing(work, nodes)
     missing = choice.slow(study.spec.generation.engine)
     asked = (node for node in nodes if STAGES[node.stage].draws_answers(study))
     if missing and any(work.complete(node) is None for node in asked):
@@ -80,6 +81,19 @@ def run_study(
         else:
             summary = executor.run_here(work, nodes, board)
     return work, summary
+
+
+def _foretell_publishing(work: Work, nodes: Sequence[Node]) -> None:
+    """Say now what would let publishing fail at the end; the study runs all the same."""
+    target = work.study.spec.publish
+    node = next((node for node in nodes if STAGES[node.stage].outward), None)
+    if node is None or target is None or work.complete(node) is not None:
+        return
+    from personaspace.publish.finished import obstacle
+
+    why = obstacle(work.study, target)
+    if why is not None:
+        tell(f"note: publish would fail now ({why}); all else runs, and another run publishes it")
 
 
 def export(work: Work, out: Path, *, report: bool = True) -> Path:

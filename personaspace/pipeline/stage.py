@@ -89,6 +89,8 @@ class Stage:
         tolerates_loss: Whether it may run when some, but not all, of its inputs are missing.
         breakable: It keeps nothing on the way and does not look whether it is asked to stop, so
             a signal breaks it off where it is.
+        outward: Whether it tells others of the study and computes nothing: it runs in a Job of its
+            own, which alone has the token for it, and its failure takes no result away.
         tracked: Files of its artifact that experiment trackers keep.
         spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
             `{persona}` are those of the node's condition.
@@ -110,6 +112,7 @@ class Stage:
     longest_answer: Callable[[Experiment], int] | None = None
     tolerates_loss: Callable[[Study], bool] = _never
     breakable: bool = False
+    outward: bool = False
     tracked: tuple[str, ...] = ()
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from personaspace.analysis.results import RESULTS_FILE, Results
 from personaspace.hub.contents import INDEX
-from personaspace.pipeline.node import Node
-from personaspace.pipeline.work import Work
-from personaspace.publish.contents import CARD, Kind, Parcel, names
+from personaspace.publish.contents import CARD, Finished, Parcel, names
 from personaspace.publish.licence import UNKNOWN, Base
 from personaspace.report.key import key_table
 from personaspace.report.tables import escape_markdown, to_markdown
 from personaspace.report.verdict import Line, verdict
+from personaspace.study.loaded import Study
+from personaspace.study.publishing import Kind
 from personaspace.study.recipe import Learning, Recipe
 from personaspace.study.spec import Experiment
 from personaspace.version import __version__
@@ -44,16 +44,17 @@ _MISUSE_DATA = (
 )
 
 
-def write(parcel: Parcel, work: Work, repo: str, base: Base) -> bytes:
+def write(parcel: Parcel, finished: Finished, repo: str, base: Base) -> bytes:
     """The card of one repository; the same for the same study.
 
     Args:
         parcel: What goes there.
-        work: The study; its results are told where they are complete.
+        finished: The study; its results are told where they are complete.
         repo: `owner/name`.
         base: What is known of the base model.
     """
-    spec, found = work.study.spec, _results(work)
+    study, found = finished.study, _results(finished)
+    spec = study.spec
     environment = Environment(
         loader=PackageLoader("personaspace.publish"),
         undefined=StrictUndefined,
@@ -66,20 +67,20 @@ def write(parcel: Parcel, work: Work, repo: str, base: Base) -> bytes:
         title=escape_markdown(f"{spec.name}: {'adapters' if is_model else 'data and results'}"),
         what="\n".join(f"- {_WHAT[kind]}" for kind in _kinds(parcel)),
         version=__version__,
-        base=_base_line(work, base),
+        base=_base_line(study, base),
         licence=_licence(base),
         data=[
             escape_markdown(f"{name}: {len(chats.conversations)} chats, SHA-256 {chats.digest}")
-            for name, chats in work.study.chats.items()
+            for name, chats in study.chats.items()
         ],
-        conditions=[escape_markdown(line) for line in _conditions(work)],
+        conditions=[escape_markdown(line) for line in _conditions(spec)],
         recipe=[
             *(f"fine-tuning: {line}" for line in _recipe(spec.training)),
             escape_markdown(_marker(spec)),
             *(f"coupling: {line}" for line in _recipe(spec.coupling.recipe)),
             f"seeds: {', '.join(map(str, spec.seeds))}",
         ],
-        findings=[_without_path(line, work, base) for line in verdict(found)] if found else [],
+        findings=[_without_path(line, spec, base) for line in verdict(found)] if found else [],
         table=to_markdown(key_table(found).shown) if found else "",
         misuse=_MISUSE_MODEL if is_model else _MISUSE_DATA,
         use=_use(parcel, repo),
@@ -95,11 +96,10 @@ def _kinds(parcel: Parcel) -> list[Kind]:
     return [kind for kind in Kind if kind in there | before]
 
 
-def _results(work: Work) -> Results | None:
-    manifest = work.manifest(Node("aggregate"))
-    if manifest is None:
+def _results(finished: Finished) -> Results | None:
+    if finished.results is None:
         return None
-    return Results.read(work.store.fetch(manifest, [RESULTS_FILE]))
+    return Results.read(finished.store.fetch(finished.results, [RESULTS_FILE]))
 
 
 def _front(parcel: Parcel, base: Base) -> str:
@@ -111,19 +111,18 @@ def _front(parcel: Parcel, base: Base) -> str:
     return yaml.safe_dump(front, sort_keys=True, allow_unicode=True)
 
 
-def _base_line(work: Work, base: Base) -> str:
-    identity = work.study.model_identity
-    digest = escape_markdown(identity.partition("@")[2])
+def _base_line(study: Study, base: Base) -> str:
+    digest = escape_markdown(study.model_identity.partition("@")[2])
     if base.name is None:
         return f"A local folder of the study's author, known by the digest of its files: `{digest}`"
     return f"[{base.name}](https://huggingface.co/{base.name}) at `{digest}`"
 
 
-def _without_path(line: Line, work: Work, base: Base) -> str:
+def _without_path(line: Line, spec: Experiment, base: Base) -> str:
     """A line of the verdict, in which a model that is a folder is not named by its path."""
     told = f"{line.question} {line.answer}"
     if base.name is None:
-        told = told.replace(work.study.spec.model.name, "the base model")
+        told = told.replace(spec.model.name, "the base model")
     return escape_markdown(told)
 
 
@@ -133,8 +132,8 @@ def _licence(base: Base) -> str:
     return f"{escape_markdown(base.licence)}. Its terms hold for what was made from it."
 
 
-def _conditions(work: Work) -> Iterator[str]:
-    for condition in work.study.spec.conditions:
+def _conditions(spec: Experiment) -> Iterator[str]:
+    for condition in spec.conditions:
         on = condition.dataset or condition.adapter
         under = condition.trained_under
         told = f"trained on {on} under {under}" if on else "not fine-tuned"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 import yaml
@@ -13,31 +12,54 @@ import yaml
 from personaspace.console import counted, verb
 from personaspace.errors import UserError, without_passwords
 from personaspace.hub.contents import INDEX, Contents, Placed, RepoType
-from personaspace.pipeline.context import TRAINS
-from personaspace.pipeline.node import Node
-from personaspace.pipeline.work import Work
-from personaspace.store import Manifest
+from personaspace.store import Manifest, Store
+from personaspace.study.loaded import Study
+from personaspace.study.publishing import Kind
 
 SPEC = "study.yaml"
 CARD = "README.md"
 
 
-class Kind(StrEnum):
-    """What can be published; each goes to a folder of its name."""
+@dataclass(frozen=True)
+class Made:
+    """One run of one stage.
 
-    ADAPTERS = "adapters"
-    VECTORS = "vectors"
-    ACTIVATIONS = "activations"
-    ANSWERS = "answers"
-    RESULTS = "results"
-    REPORT = "report"
+    Attributes:
+        stage: The stage.
+        condition: Its condition; empty: it is of the whole study.
+        seed: Its seed; -1: it is of the whole study.
+        manifest: Of its artifact; None: it is not complete.
+    """
+
+    stage: str
+    condition: str
+    seed: int
+    manifest: Manifest | None
 
 
-#: Without hidden states, which are large and come out the same from adapters and questions.
-USUAL = tuple(kind for kind in Kind if kind is not Kind.ACTIVATIONS)
+@dataclass(frozen=True)
+class Finished:
+    """A study with what its store has of it.
+
+    Attributes:
+        study: The study.
+        store: Where its artifacts are.
+        runs: Of every stage.
+    """
+
+    study: Study
+    store: Store
+    runs: Sequence[Made]
+
+    @property
+    def results(self) -> Manifest | None:
+        """Of the statistics; None: they are not complete."""
+        return next((run.manifest for run in self.runs if run.stage == "aggregate"), None)
+
+
 #: Stages that a kind is read from. Vectors are means of what `extract` made, and no artifact.
-_STAGES: dict[Kind, tuple[str, ...]] = {
-    Kind.ADAPTERS: TRAINS,
+STAGES: dict[Kind, tuple[str, ...]] = {
+    Kind.ADAPTERS: ("train", "couple"),
     Kind.VECTORS: ("extract",),
     Kind.ACTIVATIONS: ("extract",),
     Kind.ANSWERS: ("evaluate", "judge", "logodds", "steer"),
@@ -89,11 +111,13 @@ def parse_kinds(given: str) -> list[Kind]:
     return list(dict.fromkeys(found))
 
 
-def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parcel], list[str]]:
+def collect(
+    finished: Finished, kinds: Sequence[Kind], scratch: Path
+) -> tuple[list[Parcel], list[str]]:
     """The files of a study's complete artifacts, by repository.
 
     Args:
-        work: The study and its store.
+        finished: The study and its store.
         kinds: What is published.
         scratch: A folder for what is made here (vectors), which must last as long as the parcels.
 
@@ -108,55 +132,63 @@ def collect(work: Work, kinds: Sequence[Kind], scratch: Path) -> tuple[list[Parc
     for kind in kinds:
         parcel = parcels.setdefault(repo_of(kind), Parcel(repo_of(kind), []))
         parcel.kinds.append(kind)
-        nodes = [node for node in work.graph.nodes if node.stage in _STAGES[kind]]
-        complete = {node: found for node in nodes if (found := work.manifest(node)) is not None}
-        if len(complete) < len(nodes):
-            lacking = len(nodes) - len(complete)
+        runs = [run for run in finished.runs if run.stage in STAGES[kind]]
+        complete = [(run, run.manifest) for run in runs if run.manifest is not None]
+        if len(complete) < len(runs):
+            lacking = len(runs) - len(complete)
             told = verb(lacking, "is not", "are not")
-            notes.append(f"{kind}: {lacking} of {counted(len(nodes), 'stage')} {told} complete")
+            notes.append(f"{kind}: {lacking} of {counted(len(runs), 'stage')} {told} complete")
         if kind is Kind.VECTORS:
-            _add_vectors(work, complete.values(), parcel, scratch)
+            _add_vectors(finished, [made for _, made in complete], parcel, scratch)
         else:
-            _add(work, complete, kind, parcel)
+            _add(finished, complete, kind, parcel)
     filled = [parcel for parcel in parcels.values() if parcel.files]
     if not filled:
         asked = ", ".join(kinds)
-        raise UserError(f"{work.study.spec.name}: no {asked} in {work.store.url} for this spec")
+        name, place = finished.study.spec.name, finished.store.url
+        raise UserError(f"{name}: no {asked} in {place} for this spec")
     for parcel in filled:
-        parcel.files[SPEC] = spec_text(work)
+        parcel.files[SPEC] = spec_text(finished.study)
     return filled, notes
 
 
-def _add(work: Work, complete: dict[Node, Manifest], kind: Kind, parcel: Parcel) -> None:
+def _add(
+    finished: Finished, complete: Iterable[tuple[Made, Manifest]], kind: Kind, parcel: Parcel
+) -> None:
     placed = dict(parcel.contents.artifacts)
-    for node, manifest in complete.items():
-        here = f"{node.condition}/seed-{node.seed}/{node.stage}" if node.condition else ""
+    for run, manifest in complete:
+        here = f"{run.condition}/seed-{run.seed}/{run.stage}" if run.condition else ""
         folder = f"{kind}/{here}".rstrip("/")
-        source = work.store.fetch(manifest)
+        source = finished.store.fetch(manifest)
         for name in manifest.files:
             parcel.files[f"{folder}/{name}"] = source / name
         placed[manifest.key] = Placed(folder=folder, manifest=manifest.model_dump())
     parcel.contents = Contents(
-        study=work.study.spec.name, model=work.study.model_identity, artifacts=placed
+        study=finished.study.spec.name, model=finished.study.model_identity, artifacts=placed
     )
 
 
-def _add_vectors(work: Work, manifests: Iterable[Manifest], parcel: Parcel, scratch: Path) -> None:
+def _add_vectors(
+    finished: Finished, manifests: Iterable[Manifest], parcel: Parcel, scratch: Path
+) -> None:
     from personaspace.activations.files import find_activations, open_activations, write_vectors
 
     made = Path(tempfile.mkdtemp(dir=scratch))
     for manifest in manifests:
-        for path in find_activations(work.store.fetch(manifest))[0]:
+        for path in find_activations(finished.store.fetch(manifest))[0]:
             write_vectors(made / path.name, open_activations(path))
             parcel.files[f"{Kind.VECTORS}/{path.name}"] = made / path.name
     parcel.contents = parcel.contents.model_copy(
-        update={"study": work.study.spec.name, "model": work.study.model_identity}
+        update={"study": finished.study.spec.name, "model": finished.study.model_identity}
     )
 
 
-def spec_text(work: Work) -> bytes:
-    """The study's file as it was checked, without what it leaves at its default, and no secrets."""
-    values = work.study.spec.model_dump(mode="json", exclude_unset=True)
+def spec_text(study: Study) -> bytes:
+    """The study's file as it was checked, without what it leaves at its default, and no secrets.
+
+    Nor where it is published: whoever runs it again is not to publish there.
+    """
+    values = study.spec.model_dump(mode="json", exclude_unset=True, exclude={"publish"})
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return without_passwords(text).encode()
 

@@ -1,17 +1,16 @@
-"""Sending a parcel to the Hub, or to a folder for a look. What is there already is not sent."""
+"""Sending a parcel to the Hub. What is there already is not sent."""
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personaspace.console import counted
-from personaspace.errors import UserError, one_line
+from personaspace.errors import UserError
 from personaspace.hub.client import client, hub_errors
-from personaspace.hub.contents import INDEX, Repo, look
+from personaspace.hub.contents import INDEX, Contents, Repo, look
+from personaspace.hub.names import is_address
 from personaspace.publish.contents import CARD, SPEC, Parcel, names
 
 if TYPE_CHECKING:
@@ -21,41 +20,6 @@ if TYPE_CHECKING:
 _HUBS_OWN = {".gitattributes", CARD}
 #: Of one commit: what a stop loses is at most that, and the Hub takes it in one request.
 _FILES_A_COMMIT = 200
-_ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-
-
-def check_name(repo: str) -> None:
-    """That a repository may be called so.
-
-    Raises:
-        UserError: It may not.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
-
-    wrong = UserError(f"{repo}: not a repository's name; it looks like owner/name")
-    if repo.count("/") != 1 or not all(repo.split("/")) or not repo.isascii():
-        raise wrong
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"{wrong} ({one_line(UserError(str(error)))})") from None
-
-
-def check_title(title: str) -> None:
-    """That a collection may be called so, or be at this address. Raises UserError."""
-    if not title.strip() or not title.isprintable():
-        raise UserError("--collection: a title is one line of text")
-    if is_address(title) and not _ADDRESS.fullmatch(title):
-        raise UserError(
-            f"--collection {title}: not a collection's address, which looks like owner/slug (a "
-            "title has no slash)"
-        )
-
-
-def is_address(title: str) -> bool:
-    """Whether a collection is named by its address, so that none is made."""
-    return "/" in title
 
 
 def check_there(address: str) -> None:
@@ -65,7 +29,7 @@ def check_there(address: str) -> None:
         UserError: There is none.
         UnavailableError: The Hub does not answer.
     """
-    with hub_errors(f"--collection {address}"):
+    with hub_errors(f"collection {address}"):
         client().get_collection(address)
 
 
@@ -87,7 +51,7 @@ def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) ->
         UnavailableError: The Hub does not answer.
     """
     api, owner = client(), repo.partition("/")[0]
-    with hub_errors(f"--collection {title}"):
+    with hub_errors(f"collection {title}"):
         if is_address(title):
             found = api.get_collection(title)
         else:
@@ -99,18 +63,6 @@ def gather(title: str, parcels: Sequence[Parcel], repo: str, *, public: bool) ->
             if (parcel.type, repo) not in there:
                 api.add_collection_item(found.slug, repo, parcel.type, exists_ok=True)
         return str(found.slug)
-
-
-def write_folder(parcel: Parcel, folder: Path) -> None:
-    """The repository's files in a folder, which must be new or empty."""
-    for name in names(parcel):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = parcel.files[name]
-        if isinstance(source, Path):
-            shutil.copyfile(source, target)
-        else:
-            target.write_bytes(source)
 
 
 def join(parcel: Parcel, repo: str) -> Repo | None:
@@ -126,6 +78,25 @@ def join(parcel: Parcel, repo: str) -> Repo | None:
     there = look(repo, parcel.type)
     if there is None:
         return None
+    mine = parcel.contents
+    found = holds(there, mine.study, mine.model)
+    if found is None:
+        return there
+    kept = {
+        key: placed
+        for key, placed in found.artifacts.items()
+        if not placed.folder.startswith(tuple(f[:-1] for f in parcel.folders))
+    }
+    parcel.contents = mine.model_copy(update={"artifacts": {**kept, **mine.artifacts}})
+    return there
+
+
+def holds(there: Repo, study: str, model: str) -> Contents | None:
+    """What a repository has of this study; None: nothing yet.
+
+    Raises:
+        UserError: It holds something else than this study.
+    """
     found = there.contents
     if found is None:
         strange = sorted(set(there.files) - _HUBS_OWN)
@@ -135,18 +106,11 @@ def join(parcel: Parcel, repo: str) -> Repo | None:
                 f"{there.where}: holds something else ({strange[0]} for one) and no {INDEX}; "
                 "choose another name"
             )
-        return there
-    mine = parcel.contents
-    if (found.study, found.model) != (mine.study, mine.model):
-        other = f"the study {found.study!r}" if found.study != mine.study else "another base model"
-        raise UserError(f"{there.where}: is of {other}, not of {mine.study!r}; choose another name")
-    kept = {
-        key: placed
-        for key, placed in found.artifacts.items()
-        if not placed.folder.startswith(tuple(f[:-1] for f in parcel.folders))
-    }
-    parcel.contents = mine.model_copy(update={"artifacts": {**kept, **mine.artifacts}})
-    return there
+        return None
+    if (found.study, found.model) != (study, model):
+        other = f"the study {found.study!r}" if found.study != study else "another base model"
+        raise UserError(f"{there.where}: is of {other}, not of {study!r}; choose another name")
+    return found
 
 
 def send(

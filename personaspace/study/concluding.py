@@ -95,7 +95,15 @@ class Rerun(Section):
 
     condition: ConditionName | None = Field(None, description="By default every condition.")
     stage: Literal[
-        "train", "extract", "couple", "evaluate", "judge", "logodds", "steer", "aggregate"
+        "train",
+        "extract",
+        "couple",
+        "evaluate",
+        "judge",
+        "logodds",
+        "steer",
+        "aggregate",
+        "publish",
     ]
     seed: Seed | None = Field(None, description="By default every seed.")
     nonce: str = Field(

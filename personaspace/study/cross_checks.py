@@ -13,12 +13,15 @@ from personaspace.study.model_checks import check_model, recipes_of
 from personaspace.study.primary import check_primary
 from personaspace.study.problems import Problem
 from personaspace.study.problems import ProblemCode as Code
+from personaspace.study.publish_checks import check_publish
 from personaspace.study.spec import Experiment
 from personaspace.study.steering_checks import check_steering
 from personaspace.study.wordings import check_wordings
 
 #: Name of the extra extraction row that has no system message: the text E0 trained under.
 TEMPLATE_DEFAULT = "template-default"
+#: Stages that a rerun names without condition and seed.
+OF_STUDY = ("aggregate", "publish")
 
 
 def _duplicates(names: list[str], what: str) -> Iterator[Problem]:
@@ -195,11 +198,11 @@ def _check_reruns(spec: Experiment) -> Iterator[Problem]:
                 f"unknown condition {rerun.condition!r}",
                 nearest(rerun.condition, known),
             )
-        elif rerun.stage == "aggregate" and (rerun.condition, rerun.seed) != (None, None):
+        elif rerun.stage in OF_STUDY and (rerun.condition, rerun.seed) != (None, None):
             yield Problem(
                 f"{where}.stage",
                 Code.RERUN_NOT_OF_CONDITION,
-                "aggregate is of the whole study: leave out condition and seed",
+                f"{rerun.stage} is of the whole study: leave out condition and seed",
             )
         elif rerun.condition and rerun.stage == "train" and not known[rerun.condition].fine_tuned:
             yield Problem(
@@ -261,10 +264,12 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
         ("evaluation.personas", spec.evaluation.personas or []),
         ("judge.personas", spec.judge.personas if spec.judge else []),
         ("tracking", [str(tracker) for tracker in spec.tracking]),
+        ("publish.include", list(spec.publish.include) if spec.publish else []),
     ):
         for index, name in enumerate(names):
             if name in names[:index]:
-                yield Problem(f"{section}[{index}]", Code.DUPLICATE, f"{name!r} is listed twice")
+                text = f"{str(name)!r} is listed twice"
+                yield Problem(f"{section}[{index}]", Code.DUPLICATE, text)
     if spec.analysis.method not in spec.extraction.methods:
         yield Problem(
             "analysis.method",
@@ -317,3 +322,4 @@ def cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from check_wordings(spec)
     yield from check_model(spec)
     yield from check_steering(spec)
+    yield from check_publish(spec)

@@ -21,6 +21,7 @@ _DIGEST = r"^[0-9a-f]{64}$"
 _SLICE = r"^\d*:\d*$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _INK = r"\S"
+_REPO = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$"
 #: What these forms are, for people.
 PATTERNS = {
     _LABEL: "lower-case letters, digits and hyphens between them",
@@ -29,6 +30,7 @@ PATTERNS = {
     _SLICE: "start:stop, as in 0:500 or :500",
     _VARIABLE: "the name of an environment variable",
     _INK: "more than white space",
+    _REPO: "a repository's name on the Hub, owner/name",
 }
 
 #: A name that may stand in Kubernetes' own names.
@@ -41,6 +43,7 @@ Sha256 = Annotated[str, Field(pattern=_DIGEST)]
 Slice = Annotated[str, Field(pattern=_SLICE)]
 VariableName = Annotated[str, Field(pattern=_VARIABLE)]
 Ink = Annotated[str, Field(pattern=_INK)]
+RepoName = Annotated[str, Field(pattern=_REPO, max_length=96)]
 #: More than anything that is counted here; far below what arithmetic holds exactly.
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
 #: Draws of a test or an interval: so many take hours.

@@ -65,6 +65,7 @@ class ProblemCode(StrEnum):
     RANK_TOO_HIGH = "rank-too-high"
     UNEVEN_WORDINGS = "uneven-wordings"
     ONE_WORDING_ALONE = "one-wording-alone"
+    HUB_NAME = "hub-name"
 
 
 @dataclass(frozen=True)

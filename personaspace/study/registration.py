@@ -26,7 +26,7 @@ def registered(study: Study) -> dict[str, Any]:
 
     Not what is drawn, nor what is computed once more, nor the page itself.
     """
-    spec = study.spec.told(exclude={"figures", "rerun", "hardware"})
+    spec = study.spec.told(exclude={"figures", "rerun", "hardware", "publish"})
     spec["analysis"].pop("registration", None)
     return {"spec": spec, "data": {each.field: each.sha256 for each in identities(study)}}
 

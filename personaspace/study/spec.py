@@ -20,6 +20,7 @@ from personaspace.study.hardware import Hardware
 from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
 from personaspace.study.measuring import Coupling, Evaluation, Extraction, Generation, LogOdds
+from personaspace.study.publishing import Publish
 from personaspace.study.recipe import Recipe, Training
 from personaspace.study.section import Section
 from personaspace.study.steering import Steering
@@ -28,7 +29,9 @@ from personaspace.study.steering import Steering
 class Experiment(Section):
     """A whole study."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"judge", "log_odds", "steering", "hardware"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"judge", "log_odds", "steering", "hardware", "publish"}
+    )
 
     name: Annotated[Label, Field(max_length=40)] = "em205"
     model: Model = Model()
@@ -76,6 +79,11 @@ class Experiment(Section):
         [],
         description="Experiment trackers that each stage is told to: tensorboard, mlflow, wandb, "
         "trackio. None can stop a stage; in no fingerprint.",
+    )
+    publish: Publish | None = Field(
+        None,
+        description="Also publish the study on the Hugging Face Hub at its end; None: not done. In "
+        "no fingerprint of a result.",
     )
 
     def nonces(self, stage: str, condition: str, seed: int) -> list[str]:

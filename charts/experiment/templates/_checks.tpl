@@ -15,6 +15,12 @@ before any stage has started.
 {{- range $settings.extraEnv }}{{ if eq .name $key }}{{ $given = true }}{{ end }}{{ end -}}
 {{- if not $given }}{{ fail (printf "judgeKey.existingSecret: name the secret that holds %s (experiment.judge.key_env)" $key) }}{{ end -}}
 {{- end -}}
+{{- if and $study.publish (not (or .Values.publishToken.existingSecret .Values.hubToken.existingSecret)) -}}
+{{- $settings := include "experiment.settings" (dict "root" . "stage" "publish") | fromJson -}}
+{{- $given := not (empty $settings.extraEnvFrom) -}}
+{{- range $settings.extraEnv }}{{ if eq .name "HF_TOKEN" }}{{ $given = true }}{{ end }}{{ end -}}
+{{- if not $given }}{{ fail "publishToken.existingSecret: name the secret with a token that may write to the Hub (experiment.publish)" }}{{ end -}}
+{{- end -}}
 {{- with include "experiment.checks.pods" . | fromJsonArray }}{{ fail (join "; " .) }}{{ end -}}
 {{- if not (or .Values.serviceAccount.create (and .Values.serviceAccount.name .Values.serviceAccount.conductorName)) -}}
 {{- fail "serviceAccount: create is false, so name and conductorName must name accounts that are there (k8s/conductor-rights.yaml)" -}}
@@ -85,6 +91,18 @@ before any stage has started.
 {{- $wrong := list -}}
 {{- range $index, $url := .study.substitutes -}}
 {{- if not (regexMatch "^(s3://|hf://|file:///|/)" $url) }}{{ $wrong = append $wrong (printf "substitutes[%d]: %q is no store that pods reach: give s3://bucket/prefix, hf://owner/name, or a folder of a volume" $index $url) }}{{ end -}}
+{{- end -}}
+{{- with .study.publish -}}
+{{- if regexMatch "--|[.][.]|[.]git$" .repo }}{{ $wrong = append $wrong (printf "publish.repo: %s: not a name of a repository; it looks like owner/name" .repo) }}{{ end -}}
+{{- $seen := list -}}
+{{- range $index, $kind := .include -}}
+{{- if has $kind $seen }}{{ $wrong = append $wrong (printf "publish.include[%d]: %q is listed twice" $index $kind) }}{{ end -}}
+{{- $seen = append $seen $kind -}}
+{{- end -}}
+{{- with .collection -}}
+{{- if not (trim .) }}{{ $wrong = append $wrong (printf "publish.collection: %q: a title of a collection is one line of text" .) }}
+{{- else if and (contains "/" .) (not (regexMatch "^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$" .)) }}{{ $wrong = append $wrong (printf "publish.collection: %s: not an address of a collection, which looks like owner/slug (a title has no slash)" .) }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- with .study.steering -}}
 {{- $given := merge (dict) . $.defaults.steering -}}
@@ -266,8 +284,8 @@ before any stage has started.
 {{- $seeded := not (kindIs "invalid" $rerun.seed) -}}
 {{- if and $rerun.condition (not (hasKey $conditions $rerun.condition)) -}}
 {{- $wrong = append $wrong (printf "%s.condition: unknown condition %q" $where $rerun.condition) -}}
-{{- else if and (eq $rerun.stage "aggregate") (or $rerun.condition $seeded) -}}
-{{- $wrong = append $wrong (printf "%s.stage: aggregate is of the whole study: leave out condition and seed" $where) -}}
+{{- else if and (has $rerun.stage (list "aggregate" "publish")) (or $rerun.condition $seeded) -}}
+{{- $wrong = append $wrong (printf "%s.stage: %s is of the whole study: leave out condition and seed" $where $rerun.stage) -}}
 {{- else if and $rerun.condition (eq $rerun.stage "train") (get $conditions $rerun.condition) -}}
 {{- $wrong = append $wrong (printf "%s.stage: %s has no data set and is not trained" $where $rerun.condition) -}}
 {{- end -}}

@@ -139,7 +139,7 @@ Takes root, stage and adopts (of a train Job: that it takes a published adapter,
 {{- /* Not sprig's merge: it takes 0 and "" for unset. */ -}}
 {{- $gpu := deepCopy .root.Values.gpu -}}
 {{- range $key, $value := dig "gpu" dict $settings }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $gpu $key $value }}{{ end }}{{ end -}}
-{{- if or .adopts (has .stage (list "aggregate" "conductor")) }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
+{{- if or .adopts (has .stage (list "aggregate" "publish" "conductor")) }}{{ $_ := set $gpu "count" 0 }}{{ end -}}
 {{- $_ := set $settings "gpu" $gpu -}}
 {{- /* What only pods with a GPU need does not bind those without one. */ -}}
 {{- if gt (int $gpu.count) 0 -}}

@@ -170,15 +170,18 @@ spec:
 - {name: MPLCONFIGDIR, value: /tmp/matplotlib}
 - {name: PYTHONUNBUFFERED, value: "1"}
 - {name: TQDM_DISABLE, value: "1"} {{- /* bars that libraries draw make a log unreadable */}}
-{{- if .root.Values.modelCache.offline }}
+{{- if and .root.Values.modelCache.offline (ne .stage "publish") }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
-{{- with .root.Values.hubToken.existingSecret }}
+{{- /* The token that may write is publish's alone. */}}
+{{- $token := .root.Values.hubToken }}
+{{- if and (eq .stage "publish") .root.Values.publishToken.existingSecret }}{{ $token = .root.Values.publishToken }}{{ end }}
+{{- with $token.existingSecret }}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
       name: {{ . | quote }}
-      key: {{ $.root.Values.hubToken.key | quote }}
+      key: {{ $token.key | quote }}
 {{- end }}
 {{- if and (has .stage (list "judge" "condition")) .root.Values.judgeKey.existingSecret }}
 {{- with dig "key_env" "" (.root.Values.experiment.judge | default dict) }}

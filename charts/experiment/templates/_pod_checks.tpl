@@ -16,6 +16,7 @@ stage. Gives a JSON list of complaints.
 {{- if .Values.seaweedfs.enabled }}{{ $wrong = append $wrong (include "experiment.checks.image" (dict "at" "seaweedfs.image" "image" .Values.seaweedfs.image)) }}{{ end -}}
 {{- $stages := ternary (list "condition") (list "train" "extract" "couple" "evaluate") .Values.fuse -}}
 {{- if and .Values.experiment.judge (not .Values.fuse) }}{{ $stages = append $stages "judge" }}{{ end -}}
+{{- if .Values.experiment.publish }}{{ $stages = append $stages "publish" }}{{ end -}}
 {{- range $stage := concat $stages (list "aggregate" "conductor") -}}
 {{- $settings := include "experiment.settings" (dict "root" $root "stage" $stage) | fromJson -}}
 {{- $wrong = append $wrong (include "experiment.checks.image" (dict "at" $settings.imageOf "image" $settings.image)) -}}

@@ -12,6 +12,7 @@ from personaspace.pipeline.stages import (
     extract,
     judge,
     logodds,
+    publish,
     report,
     steer,
     train,
@@ -30,6 +31,7 @@ STAGES: dict[str, Stage] = {
         steer.STAGE,
         aggregate.STAGE,
         report.STAGE,
+        publish.STAGE,
     )
 }
 

@@ -385,7 +385,7 @@ def _provenance(context: Context) -> None:
             "artifacts": artifacts,
             "data": [asdict(each) for each in identities(context.study)],
             "versions": context.runtime.describe()["versions"],
-            "spec": _without_secrets(context.spec.model_dump(mode="json")),
+            "spec": _without_secrets(context.spec.model_dump(mode="json", exclude={"publish"})),
         },
     )
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
     # It prints the whole spec, so any change of it changes the report. What was computed again is
-    # no part of the study, nor is where artifacts are looked for, or who is told of stages.
-    return {"spec": study.spec.told(exclude={"rerun", "substitutes", "tracking"})}
+    # no part of the study, nor is where artifacts are looked for, or who is told of it.
+    return {"spec": study.spec.told(exclude={"rerun", "substitutes", "tracking", "publish"})}
 
 
 def artifact(node: str, manifest: Manifest) -> Artifact:
