@@ -27,11 +27,10 @@ def main(
     queue: Annotated[str, typer.Option(envvar="PERSONASPACE_QUEUE")] = "",
     queue_gate: Annotated[str, typer.Option(envvar="PERSONASPACE_QUEUE_GATE")] = "annotation",
     patience: Annotated[float, typer.Option(envvar="PERSONASPACE_PATIENCE")] = 600.0,
-    metrics_port: Annotated[int, typer.Option(envvar="PERSONASPACE_METRICS_PORT")] = 0,
     pod: Annotated[str, typer.Option(envvar="PERSONASPACE_POD")] = "",
 ) -> None:
     """Release pods whose inputs are complete until the study has ended."""
-    settings = (release, jobs, spec, store, namespace, queue, queue_gate, patience, metrics_port)
+    settings = (release, jobs, spec, store, namespace, queue, queue_gate, patience)
     as_job(conduct)(Settings(*settings, pod))
 
 

@@ -168,5 +168,12 @@ def test_stores_to_take_from_must_be_in_reach_of_pods(url: str) -> None:
     assert f'experiment.substitutes[1]: "{url}" is no store that pods reach' in said
 
 
+@each_helm
+def test_a_value_of_another_type_is_named_with_what_is_wanted(program: str) -> None:
+    said = refused({"experiment": {"hardware": {"cores": "two"}}}, program)
+    assert re.search(r"experiment[./]hardware[./]cores", said)
+    assert "integer" in said and "string" in said
+
+
 def test_a_release_without_a_store_is_refused() -> None:
     assert "store.url: name the bucket" in refused({"store": {"existingSecret": ""}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ import pytest
 from conftest import Finished
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from personaspace.cli.app import app
+from personaspace.models import energy
 from personaspace.models.energy import Meter, Use, taken
+from personaspace.pipeline.runtime import device_name
+from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import PROVENANCE, SOME
 from personaspace.report import provenance
 
@@ -105,6 +111,35 @@ def test_where_there_is_no_card_nothing_is_said(
         assert manifests and not any("energy" in each["fields"] for each in manifests)
         assert told and not any("energy" in each for each in told)
         assert "energy" not in (finished_study.out / "report.html").read_text().lower()
+
+
+@pytest.mark.slow
+def test_what_runs_no_model_takes_no_gpu(
+    cards: Cards, finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a card, whatever it counts while statistics and report are made."""
+    monkeypatch.setattr(energy, "_module", lambda: cards)
+    spec, store = finished_study.spec, tmp_path / "store"
+    only = ["--only", "train:benign", "--only", "report"]
+    shutil.copytree(finished_study.store, store)
+    for gone in (*store.glob("benign/*/train/*"), *store.glob("report/*")):
+        shutil.rmtree(gone)
+    done = CliRunner().invoke(app, ["run", str(spec), "--store", str(store), *only])
+    assert done.exit_code == 0, done.output
+    fields = {
+        (told := json.loads(path.read_text())["fields"])["node"]: told
+        for path in store.rglob("manifest.json")
+    }
+    assert {use["card"] for use in fields["train:benign:42"]["energy"]} == {"GPU-aa", "GPU-ab"}
+    assert "energy" not in fields["report"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Card 9000")
+    assert device_name() == "Card 9000" and device_name(uses_model=False).startswith("CPU, ")
+    assert {name for name, stage in STAGES.items() if not stage.uses_model} == {
+        "aggregate",
+        "report",
+        "publish",
+    }
 
 
 def use(card: str, began: float, ended: float, first: int, last: int) -> Use:

@@ -205,7 +205,8 @@ def _totals(found: Sequence[Forecast]) -> list[str]:
         hours = max(seconds[Basis.H100] / 3600, 0.01)
         lines.append(
             f"about {hours:.2g} hours on one H100 for {len(of[Basis.H100])} of them, from counted "
-            "tokens (none like them has run on this machine; start-up not included)"
+            "tokens, answers drawn by vLLM (none like them has run on this machine; start-up not "
+            "included)"
         )
     if of[Basis.UNKNOWN]:
         lines.append(f"for {len(of[Basis.UNKNOWN])} of them nothing is known of how long they take")

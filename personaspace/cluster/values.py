@@ -152,8 +152,29 @@ class LivePage(Part):
     )
 
 
+class Metrics(Part):
+    """Numbers of running stages for Prometheus: units done, loss, tokens per second, memory."""
+
+    enabled: StrictBool = Field(
+        False, description="Each stage's pod serves them, and the conductor its counts of Jobs."
+    )
+    port: Annotated[StrictInt, Field(ge=1024, le=65535)] = Field(
+        9400, description="Where stages serve /metrics, named `metrics`; without a password."
+    )
+
+
+class Dashboard(Part):
+    """A Grafana dashboard of these numbers, in a ConfigMap for its sidecar."""
+
+    enabled: StrictBool = Field(False, description="Needs `metrics` to show anything of stages.")
+    labels: k8s.Labels = Field(
+        {"grafana_dashboard": "1"}, description="By which the sidecar finds it."
+    )
+    annotations: k8s.Annotations = Field({}, description="Such as the sidecar's folder.")
+
+
 class PodMonitor(Part):
-    """For the Prometheus operator: the conductor's counts."""
+    """For the Prometheus operator: the conductor's counts, and with `metrics` those of stages."""
 
     enabled: StrictBool = Field(False, description="Needs the PodMonitor CRD.")
     labels: k8s.Labels = Field({}, description="By which a Prometheus finds it.")
@@ -169,7 +190,7 @@ class Conductor(Part):
         "what needs them ends.",
     )
     metrics_port: Annotated[StrictInt, Field(ge=1024, le=65535)] = Field(
-        9400, description="Where `podMonitor` finds the counts."
+        9400, description="Where `podMonitor` finds the conductor's counts."
     )
 
 
@@ -210,7 +231,9 @@ class Values(Part):
     network_policy: NetworkPolicy = NetworkPolicy()
     seaweedfs: Seaweedfs = Seaweedfs()
     live_page: LivePage = LivePage()
+    metrics: Metrics = Metrics()
     pod_monitor: PodMonitor = PodMonitor()
+    dashboard: Dashboard = Dashboard()
     pod_security_context: k8s.PodSecurity = Field(
         {
             "runAsNonRoot": True,

@@ -94,8 +94,12 @@ def _times(known: dict[Node, Manifest]) -> dict[Node, float]:
     timed = {n: m for n, m in known.items() if m.fields.get("seconds") is not None}
     if not timed:
         return {}
-    device = device_name()
-    return {n: m.fields["seconds"] for n, m in timed.items() if m.fields.get("device") == device}
+    here = {uses_model: device_name(uses_model) for uses_model in (True, False)}
+    return {
+        node: manifest.fields["seconds"]
+        for node, manifest in timed.items()
+        if manifest.fields.get("device") == here[STAGES[node.stage].uses_model]
+    }
 
 
 def _seconds(

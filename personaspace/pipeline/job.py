@@ -14,7 +14,7 @@ from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.files import environment_number
 from personaspace.logs import RunEvent, log_line, tell
-from personaspace.pipeline import executor, job_log, runtime, substitutes, termination
+from personaspace.pipeline import executor, job_log, metrics, runtime, substitutes, termination
 from personaspace.pipeline.graph import Graph
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import WORDS, Board, StageProgress
@@ -50,7 +50,7 @@ class JobBoard(Board):
         return super().stage(
             node,
             f"fingerprint {self.work.fingerprints[node][:16]}, inputs {needs}, "
-            f"{runtime.device_name()}",
+            f"{runtime.device_name(STAGES[node.stage].uses_model)}",
         )
 
     def finish(self, node: Node, state: NodeState, note: str = "") -> None:
@@ -128,7 +128,8 @@ def _run(
         board = JobBoard(work, nodes)
         errors: list[Exception] = []
         try:
-            summary = executor.run_here(work, nodes, board)
+            with metrics.served(board.say, metrics.Stages(loaded.spec.name, board)):
+                summary = executor.run_here(work, nodes, board)
             errors += summary.failed.values()
         finally:
             begun = [node for node in nodes if board.states[node].since]

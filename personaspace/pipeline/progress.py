@@ -26,7 +26,7 @@ from rich.text import Text
 from personaspace.console import console, duration, shown, stage_table
 from personaspace.logs import RunEvent, as_json, log_line, shows
 from personaspace.pipeline.node import Node
-from personaspace.pipeline.states import NodeState
+from personaspace.pipeline.states import Measured, NodeState
 
 #: Seconds between two lines of one stage in a log, at first and after `SETTLED` seconds.
 LINE_EVERY = 10.0
@@ -49,7 +49,10 @@ _CELLS = {
 
 @dataclass
 class NodeProgress:
-    """How far one node is; times are `time.monotonic`'s, `losses` a training's by step."""
+    """How far one node is.
+
+    Times are `time.monotonic`'s; of a training `losses` are by step, `measured` its last step's.
+    """
 
     state: NodeState = NodeState.WAITING
     what: str = ""
@@ -61,6 +64,7 @@ class NodeProgress:
     said: float = 0.0
     took: float | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,10 @@ class StageProgress:
     def advance(self, count: int = 1, note: str = "", loss: float | None = None) -> None:
         """`count` more units are finished; of a training's step, its loss."""
         self._board.advance(self._node, count, note, loss)
+
+    def measure(self, measured: Measured) -> None:
+        """Numbers of a training's step that was made."""
+        self._board.measure(self._node, measured)
 
     def say(self, text: str) -> None:
         """Something worth a line of its own."""
@@ -196,6 +204,10 @@ class Board:
                 **self._whole_run(),
             )
         self.refresh()
+
+    def measure(self, node: Node, measured: Measured) -> None:
+        """See `StageProgress.measure`."""
+        self.states[node].measured = measured
 
     def finish(self, node: Node, state: NodeState, note: str = "") -> None:
         """A stage ended: done, skipped, failed or blocked; `note` says where or why."""

@@ -103,7 +103,8 @@ def _computed(
 ) -> Manifest:
     """The node's artifact, computed; or another run's that was there first."""
     stage = STAGES[node.stage]
-    began, meter = time.monotonic(), energy.Meter()
+    # What does not run the model takes no GPU, whatever others do on it meanwhile.
+    began, meter = time.monotonic(), energy.Meter() if stage.uses_model else None
     store, key = work.store, work.key(node)
     stale = store.find(key)
     # What a killed process left behind; where writers are not known, only what is surely nobody's.
@@ -124,7 +125,7 @@ def _computed(
             key=key,
         )
         run_tracked(context, work.fingerprints[node])
-        uses = meter.uses()
+        uses = meter.uses() if meter is not None else []
         committed = writer.commit(
             {
                 "node": node.id,
@@ -140,7 +141,7 @@ def _computed(
                 "metrics": context.metrics,
                 **({energy.FIELD: uses} if uses else {}),
                 **context.taken,
-                **runtime.describe(),
+                **runtime.describe(stage.uses_model),
             },
             # Of two runs at once the first to end holds.
             replace=stale or False,

@@ -51,13 +51,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device_name() -> str:
-    """The device in words: the GPU's name, or the processor with its threads."""
+def device_name(uses_model: bool = True) -> str:
+    """The device in words: the GPU's name, or the processor with its threads.
+
+    Args:
+        uses_model: Of what runs the model; all else runs on the processor, whatever is beside it.
+    """
     if importlib.util.find_spec("torch") is None:  # statistics and report do without
         return f"CPU, {os.cpu_count()} threads"
     import torch
 
-    if torch.cuda.is_available():
+    if uses_model and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"CPU, {torch.get_num_threads()} threads"
 
@@ -321,9 +325,9 @@ class Runtime:
         self._close_vllm()
         self._release_model()
 
-    def describe(self) -> dict[str, Any]:
-        """Device and versions, for manifests."""
-        return {"device": device_name(), "versions": versions()}
+    def describe(self, uses_model: bool = True) -> dict[str, Any]:
+        """Device (see `device_name`) and versions, for manifests."""
+        return {"device": device_name(uses_model), "versions": versions()}
 
 
 #: Answers in flight in vLLM's CPU build.

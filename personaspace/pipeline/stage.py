@@ -116,6 +116,11 @@ class Stage:
     tracked: tuple[str, ...] = ()
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def uses_model(self) -> bool:
+        """Whether it runs on the model's device; what is of the whole study only reads files."""
+        return self.scope is Scope.CONDITION
+
     def node(self, spec: Experiment, condition: Condition, seed: int) -> Node | None:
         """The run that serves a condition and seed; None if there is none.
 

@@ -67,6 +67,33 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Numbers of a training's step.
+
+    Attributes:
+        loss: Mean over the step's tokens, nats.
+        learning_rate: Of the optimiser.
+        gradient_norm: Before it is clipped.
+        tokens_per_second: Since the step before.
+        gpu_memory: The most that was reserved so far, bytes; None: there is no GPU.
+    """
+
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    gpu_memory: int | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training made a step."""
+
+    node: Node
+    measured: Measured
+
+
+@dataclass(frozen=True)
 class Said:
     """Something worth a line of its own."""
 
@@ -74,4 +101,4 @@ class Said:
     text: str
 
 
-WorkerEvent = Started | PhaseStarted | Advanced | Said
+WorkerEvent = Started | PhaseStarted | Advanced | Step | Said

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from personaspace.models.footprint import GIB
 from personaspace.pipeline.context import Context
+from personaspace.pipeline.states import Measured
 
 if TYPE_CHECKING:
     from personaspace.training.trainer import StepLog
@@ -21,22 +22,25 @@ def teller(context: Context) -> Callable[[StepLog], None]:
 
     def tell(entry: StepLog) -> None:
         nonlocal clock
-        context.progress.advance(1, f"loss {entry.loss:.3f}", entry.loss)
-        if not context.spec.tracking:
-            return
         took, clock = time.monotonic() - clock, time.monotonic()
-        on_gpu = torch.cuda.is_initialized()
-        context.track.log(
-            {
-                f"{context.node.stage}/loss": entry.loss,
-                f"{context.node.stage}/learning_rate": entry.learning_rate,
-                f"{context.node.stage}/gradient_norm": entry.gradient_norm,
-                f"{context.node.stage}/tokens_per_second": entry.tokens / max(took, 1e-9),
-                f"{context.node.stage}/gpu_memory_gib": (
-                    torch.cuda.max_memory_reserved() / GIB if on_gpu else None
-                ),
-            },
-            entry.step,
+        measured = Measured(
+            loss=entry.loss,
+            learning_rate=entry.learning_rate,
+            gradient_norm=entry.gradient_norm,
+            tokens_per_second=entry.tokens / max(took, 1e-9),
+            gpu_memory=torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None,
         )
+        context.progress.advance(1, f"loss {entry.loss:.3f}", entry.loss)
+        context.progress.measure(measured)
+        memory = measured.gpu_memory
+        numbers = {
+            "loss": measured.loss,
+            "learning_rate": measured.learning_rate,
+            "gradient_norm": measured.gradient_norm,
+            "tokens_per_second": measured.tokens_per_second,
+            "gpu_memory_gib": None if memory is None else memory / GIB,
+        }
+        stage = context.node.stage
+        context.track.log({f"{stage}/{name}": value for name, value in numbers.items()}, entry.step)
 
     return tell

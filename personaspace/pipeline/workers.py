@@ -18,7 +18,15 @@ from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
-from personaspace.pipeline.states import Advanced, NodeState, PhaseStarted, Said, Started
+from personaspace.pipeline.states import (
+    Advanced,
+    Measured,
+    NodeState,
+    PhaseStarted,
+    Said,
+    Started,
+    Step,
+)
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
@@ -102,6 +110,8 @@ class Worker:
                 board.phase(node, what, total)
             case (Advanced(_, count, note, loss),):
                 board.advance(node, count, note, loss)
+            case (Step(_, measured),):
+                board.measure(node, measured)
             case (Said(_, text),):
                 board.tell(node, text)
             case (Ended() as ended,):
@@ -140,6 +150,9 @@ class _RemoteProgress(StageProgress):
 
     def advance(self, count: int = 1, note: str = "", loss: float | None = None) -> None:
         self._pipe.send((Advanced(self._node, count, note, loss),))
+
+    def measure(self, measured: Measured) -> None:
+        self._pipe.send((Step(self._node, measured),))
 
     def say(self, text: str) -> None:
         self._pipe.send((Said(self._node, text),))

@@ -81,10 +81,10 @@ spec:
       securityContext:
         {{- toYaml $root.Values.securityContext | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
-      {{- if and (eq .stage "conductor") $root.Values.podMonitor.enabled }}
+      {{- with include "experiment.metricsPort" . }}
       ports:
         - name: metrics
-          containerPort: {{ int $root.Values.conductor.metricsPort }}
+          containerPort: {{ . }}
       {{- end }}
       volumeMounts:
         {{- $mounts := include "experiment.mounts" $settings | fromYamlArray }}
@@ -143,6 +143,18 @@ spec:
             {{- end }}
 {{- end }}
 
+{{/*
+Where a pod serves its numbers for Prometheus; empty: nowhere. The conductor's port is older than those of stages.
+Takes root and stage.
+*/}}
+{{- define "experiment.metricsPort" -}}
+{{- if eq .stage "conductor" -}}
+{{- if or .root.Values.podMonitor.enabled .root.Values.metrics.enabled }}{{ int .root.Values.conductor.metricsPort }}{{ end -}}
+{{- else if .root.Values.metrics.enabled -}}
+{{- int .root.Values.metrics.port -}}
+{{- end -}}
+{{- end }}
+
 {{- define "experiment.env" -}}
 - {name: PERSONASPACE_SPEC, value: /etc/personaspace/experiment.yaml}
 {{- with include "experiment.storeUrl" .root }}
@@ -191,6 +203,9 @@ spec:
       name: {{ $.root.Values.judgeKey.existingSecret | quote }}
       key: {{ $.root.Values.judgeKey.key | default . | quote }}
 {{- end }}
+{{- end }}
+{{- with include "experiment.metricsPort" (dict "root" .root "stage" .stage) }}
+- {name: PERSONASPACE_METRICS_PORT, value: {{ . | quote }}}
 {{- end }}
 {{- with .more }}
 {{ toYaml . }}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import sys
-import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from personaspace import interrupt
 from personaspace.cluster import names
@@ -25,9 +24,12 @@ from personaspace.cluster.states import Cause, JobPhase, JobState, Reason, count
 from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError, one_line
 from personaspace.logs import RunEvent, as_json, log_line
-from personaspace.pipeline import termination
+from personaspace.pipeline import metrics, termination
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
 #: A conductor that crashed starts again so often, after so many seconds, doubled each time.
@@ -47,7 +49,6 @@ class Settings:
     queue: str = ""
     queue_gate: str = "annotation"
     patience: float = 600.0
-    metrics_port: int = 0
     pod: str = ""
 
 
@@ -127,9 +128,8 @@ def _conduct(settings: Settings) -> None:
             settings.patience,
             settings.pod,
         )
-        if settings.metrics_port:
-            _serve_metrics(conductor, settings.metrics_port)
-        decision = conductor.run()
+        with metrics.served(say, Jobs(conductor)):
+            decision = conductor.run()
     _verdict(conductor, decision)
 
 
@@ -208,36 +208,30 @@ def _verdict(conductor: Conductor, decision: Decision) -> None:
     raise SystemExit(EXIT_FAILURE)
 
 
-class _Metrics(BaseHTTPRequestHandler):
-    conductor: Conductor
+class Jobs:
+    """Reads a conductor for Prometheus.
 
-    def do_GET(self) -> None:
-        """Counts of Jobs, in Prometheus' text format."""
-        found, me = self.conductor.decision, self.conductor
-        counts = {
-            "done": len(found.done),
-            "failed": len(found.failed),
-            "waiting": len(found.waiting),
-            "started": len(me.world.started() & set(me.plan.jobs)),
-        }
-        lines = ["# TYPE personaspace_jobs gauge"]
-        lines += [f'personaspace_jobs{{state="{name}"}} {n}' for name, n in counts.items()]
-        lines += [
-            "# TYPE personaspace_patches_total counter",
-            f"personaspace_patches_total {me.patches}",
-        ]
-        body = ("\n".join(lines) + "\n").encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    Args:
+        conductor: Whose.
+    """
 
-    def log_message(self, *_: object) -> None:
-        """Nothing: a scrape is no news."""
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
 
+    def collect(self) -> Iterator[Metric]:
+        """Counts of Jobs by where they are, and of patches."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-def _serve_metrics(conductor: Conductor, port: int) -> None:
-    handler = type("Handler", (_Metrics,), {"conductor": conductor})
-    server = ThreadingHTTPServer(("", port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+        me = self._conductor
+        found = me.decision
+        jobs = GaugeMetricFamily("personaspace_jobs", "Jobs of the release.", labels=["state"])
+        for name, count in (
+            ("done", len(found.done)),
+            ("failed", len(found.failed)),
+            ("waiting", len(found.waiting)),
+            ("started", len(me.world.started() & set(me.plan.jobs))),
+        ):
+            jobs.add_metric([name], count)
+        yield jobs
+        text = "Patches that the conductor sent."
+        yield CounterMetricFamily("personaspace_patches", text, value=me.patches)
