@@ -50,12 +50,12 @@ def test_validate_counts_wordings(study_dict: dict[str, Any], write_spec: Any) -
     for persona in study_dict["personas"]:
         if persona["name"] == "librarian":
             text = persona.pop("prompt")
-            persona["prompts"] = [text, "You lend books.", "You keep a library."]
+            persona["prompts"] = [text, "You lend books."]
     path = write_spec(study_dict)
     line = wordings_in_words(load_study(path).spec)
     others = [name for name in names if name != "librarian"]
-    assert line == f"personas: in 3 wordings librarian; in 1 wording {', '.join(others)}"
+    assert line == f"personas: in 2 wordings librarian; in 1 wording {', '.join(others)}"
     told = CliRunner().invoke(app, ["validate", str(path)])
     assert told.exit_code == 0, told.output
-    assert "in 3 wordings librarian" in " ".join(told.stdout.split())
-    assert Experiment.model_validate(study_dict).wordings == 3
+    assert "in 2 wordings librarian" in " ".join(told.stdout.split())
+    assert Experiment.model_validate(study_dict).wordings == 2
