@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,22 @@ def test_other_words_are_known_within_but_not_from_base() -> None:
     assert (rows["em", "within_above_chance"].value or 0) > 0.8
     assert (rows["em", "from_base_above_chance"].value or 1) < 0.45
     assert (rows["em", "from_base_delta"].value or 0) < -0.4
+
+
+def test_the_number_of_processes_changes_nothing() -> None:
+    """Seeds with a base of their own, one without, and one whose answers have no words."""
+    written = {
+        **{("base", seed): answers(seed, 0.9) for seed in (1, 2)},
+        **{("em", seed): answers(10 + seed, 0.4) for seed in (1, 2, 3)},
+        ("mute", 1): {"p0": {"q0": ["..."]}},
+    }
+    one, three = (
+        analyse_persona_text(written, base="base", permutations=99, processes=count)
+        for count in (1, 3)
+    )
+    assert one == three
+    counted = Counter(row.condition for row in one)
+    assert counted["base"] == 2 and counted["mute"] == 2 and counted["em"] > 6
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from personaspace.analysis import cores
 from personaspace.analysis.leakage.scores import Key
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
@@ -44,6 +46,11 @@ FOLDS = 5
 WORDS = 20_000
 #: Draws of the test against chance, at most: it is not adjusted for multiplicity.
 _CHANCE_DRAWS = 2000
+
+#: Characters read that are worth starting a process: a few seconds.
+_WORTH_A_PROCESS = 12_000_000
+#: Bytes that a process takes for each character of all texts: its copy of them, and their words.
+_LIKE_TEXTS = 6
 
 _WORD = r"\b\w+\b"
 
@@ -100,33 +107,84 @@ def _folds(questions: Sequence[str], seed: int, themes: Themes | None = None) ->
     return {text: fold_of[int(place)] for text, place in zip(ordered, places_Q, strict=True)}
 
 
-def _predicted(train: _Labelled, test: _Labelled, folds: Mapping[str, int]) -> Integers:
-    """Persona of each answer of `test`, in `test`'s numbers; −1 where none could be learned."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import RidgeClassifier
+class _Readers:
+    """Classifiers of every condition and seed, and what they make of others' answers.
 
-    train_fold_N = np.array([folds.get(q, -1) for q in train.questions])[train.question_N]
-    test_fold_N = np.array([folds.get(q, -1) for q in test.questions])[test.question_N]
-    number = np.array(
-        [test.personas.index(p) if p in test.personas else -1 for p in train.personas]
-    )
-    found = np.full(len(test.texts), -1, dtype=np.int64)
-    for fold in range(FOLDS):
-        learn, ask = np.flatnonzero(train_fold_N != fold), np.flatnonzero(test_fold_N == fold)
-        if not len(ask) or len(np.unique(train.persona_N[learn])) < 2:
-            continue
-        words = TfidfVectorizer(
-            sublinear_tf=True,
-            max_features=WORDS,
-            token_pattern=_WORD,
-            dtype=np.float32,
+    Args:
+        every: Answers by condition and seed.
+        base: Whose classifiers read all conditions' answers, so that they are kept.
+        folds: Of the questions.
+        themes: Of the questions.
+        draws: Of the test against chance.
+        seed: Its own.
+    """
+
+    def __init__(
+        self,
+        every: Mapping[Key, _Labelled],
+        base: str,
+        folds: Mapping[str, int],
+        themes: Themes | None,
+        draws: int,
+        seed: int,
+    ) -> None:
+        self.every, self.base, self.folds, self.themes = every, base, folds, themes
+        self.draws, self.seed = draws, seed
+        self._kept: dict[tuple[Key, int], Any] = {}
+
+    def folds_of(self, of: _Labelled) -> Integers:
+        """The fold of each answer's question."""
+        return np.array([self.folds.get(q, -1) for q in of.questions])[of.question_N]
+
+    def learned(self, key: Key, fold: int) -> tuple[Any, Any] | None:
+        """Words and classifier of all folds but one; None where there is nothing to learn."""
+        if (key, fold) in self._kept:
+            return cast("tuple[Any, Any] | None", self._kept[key, fold])
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import RidgeClassifier
+
+        train = self.every[key]
+        learn = np.flatnonzero(self.folds_of(train) != fold)
+        found = None
+        if len(np.unique(train.persona_N[learn])) > 1:
+            words = TfidfVectorizer(
+                sublinear_tf=True,
+                max_features=WORDS,
+                token_pattern=_WORD,
+                dtype=np.float32,
+            )
+            weights = words.fit_transform([train.texts[place] for place in learn])
+            classifier = RidgeClassifier(alpha=1.0, solver="sparse_cg")
+            found = words, classifier.fit(weights, train.persona_N[learn])
+        if key[0] == self.base:
+            self._kept[key, fold] = found
+        return found
+
+    def predicted(self, trained: Key, tested: Key) -> Integers:
+        """Persona of each answer tested, in that condition's numbers; −1: none could be learned."""
+        train, test = self.every[trained], self.every[tested]
+        fold_N = self.folds_of(test)
+        number = np.array(
+            [test.personas.index(p) if p in test.personas else -1 for p in train.personas]
         )
-        learned = words.fit_transform([train.texts[place] for place in learn])
-        classifier = RidgeClassifier(alpha=1.0, solver="sparse_cg")
-        classifier.fit(learned, train.persona_N[learn])
-        asked = words.transform([test.texts[place] for place in ask])
-        found[ask] = number[classifier.predict(asked)]
-    return found
+        found = np.full(len(test.texts), -1, dtype=np.int64)
+        for fold in range(FOLDS):
+            ask = np.flatnonzero(fold_N == fold)
+            learned = self.learned(trained, fold) if len(ask) else None
+            if learned is None:
+                continue
+            words, classifier = learned
+            asked = words.transform([test.texts[place] for place in ask])
+            found[ask] = number[classifier.predict(asked)]
+        return found
+
+
+def _read(readers: _Readers, task: tuple[Key, Key]) -> tuple[Integers, float]:
+    """Persona of each answer, and p against chance."""
+    predicted_N = readers.predicted(*task)
+    test = readers.every[task[1]]
+    places_Q = places_of(test.questions, readers.themes)
+    return predicted_N, _chance_p(predicted_N, test, readers.draws, readers.seed, places_Q)
 
 
 def _chance_p(
@@ -164,6 +222,7 @@ def analyse_persona_text(
     themes: Themes | None = None,
     permutations: int = 2_000,
     seed: int = 42,
+    processes: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[Row]:
     """Accuracy of every condition and seed, against chance and against base.
@@ -176,6 +235,8 @@ def analyse_persona_text(
         themes: Of the questions, which are then the clusters and in one fold each.
         permutations: Draws of the test against chance, 2,000 at most.
         seed: Of folds and draws.
+        processes: How many share the work; None: as many as cores and memory allow, where it is
+            worth it. Rows are the same whatever their number.
         advance: Called with 1 after each condition and seed.
 
     Returns:
@@ -187,37 +248,58 @@ def analyse_persona_text(
     every = {key: _Labelled.of(texts) for key, texts in sorted(answers.items())}
     folds = _folds(list({q for one in every.values() for q in one.questions}), seed, themes)
     of_base = {training_seed: one for (name, training_seed), one in every.items() if name == base}
-    draws = min(permutations, _CHANCE_DRAWS)
+    readers = _Readers(every, base, folds, themes, min(permutations, _CHANCE_DRAWS), seed)
+    # Base first: the others are compared with it.
+    keys = sorted(every, key=lambda key: key[0] != base)
+    beside = {key: key[1] if key[1] in of_base else min(of_base, default=None) for key in keys}
+    trained = {
+        key: {"within": key}
+        | ({} if key[0] == base or beside[key] is None else {"from_base": (base, beside[key])})
+        for key in keys
+    }
+    usable = {key for key, one in every.items() if one.usable}
+    tasks = [
+        (of, key) for key in keys for of in trained[key].values() if key in usable and of in usable
+    ]
     right_of_base: dict[int, Array] = {}
     rows = []
-    # Base first: the others are compared with it.
-    for (name, training_seed), test in sorted(every.items(), key=lambda item: item[0][0] != base):
-        row = Row(METRIC, "recommended", method, condition=name, seed=training_seed)
-        beside = training_seed if training_seed in of_base else min(of_base, default=None)
-        trained: dict[str, _Labelled] = {"within": test}
-        if name != base and beside is not None:
-            trained["from_base"] = of_base[beside]
-        for kind, train in trained.items():
-            named = replace(row, name=f"{kind}_above_chance")
-            if not (test.usable and train.usable):
-                rows.append(replace(named, note=TOO_LITTLE))
-                continue
-            predicted_N = _predicted(train, test, folds)
-            right_QP = test.counts((predicted_N == test.persona_N).astype(np.float64))
-            totals_QP = test.counts(np.ones(len(test.texts)))
-            rates_QP = _shares(right_QP, totals_QP)
-            if name == base:
-                right_of_base[training_seed] = rates_QP
-            places_Q = places_of(test.questions, themes)
-            filled = _against_chance(named, right_QP, totals_QP, places_Q)
-            filled = replace(filled, p=_chance_p(predicted_N, test, draws, seed, places_Q))
-            rows.append(filled)
-            if name != base and beside in right_of_base and _alike(test, of_base[beside]):
-                before = right_of_base[beside]
-                rows.extend(_against_base(filled, kind, rates_QP, before, places_Q))
-        if advance is not None:
-            advance(1)
+    with cores.shared(_read, readers, tasks, _processes(every, tasks, processes)) as found:
+        for key in keys:
+            name, training_seed = key
+            test, partner = every[key], beside[key]
+            before = None if partner is None else right_of_base.get(partner)
+            row = Row(METRIC, "recommended", method, condition=name, seed=training_seed)
+            for kind, of in trained[key].items():
+                named = replace(row, name=f"{kind}_above_chance")
+                if not (key in usable and of in usable):
+                    rows.append(replace(named, note=TOO_LITTLE))
+                    continue
+                predicted_N, p = next(found)
+                right_QP = test.counts((predicted_N == test.persona_N).astype(np.float64))
+                totals_QP = test.counts(np.ones(len(test.texts)))
+                rates_QP = _shares(right_QP, totals_QP)
+                if name == base:
+                    right_of_base[training_seed] = rates_QP
+                places_Q = places_of(test.questions, themes)
+                filled = replace(_against_chance(named, right_QP, totals_QP, places_Q), p=p)
+                rows.append(filled)
+                if before is not None and partner is not None and _alike(test, of_base[partner]):
+                    rows.extend(_against_base(filled, kind, rates_QP, before, places_Q))
+            if advance is not None:
+                advance(1)
     return [described(row) for row in rows]
+
+
+def _processes(
+    every: Mapping[Key, _Labelled], tasks: Sequence[tuple[Key, Key]], wanted: int | None
+) -> int:
+    """How many are to share the reading."""
+    if wanted is not None:
+        return max(1, min(wanted, len(tasks)))
+    sizes = {key: sum(map(len, one.texts)) for key, one in every.items()}
+    work = sum(sizes[of] + sizes[key] for of, key in tasks)
+    most = min(len(tasks), work // _WORTH_A_PROCESS)
+    return cores.worthwhile(most, _LIKE_TEXTS * sum(sizes.values()))
 
 
 def _shares(right_QP: Array, totals_QP: Array) -> Array:

@@ -77,6 +77,7 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
             themes=themes[method],
             permutations=spec.analysis.permutations,
             seed=spec.analysis.seed,
+            processes=spec.hardware.cores,
             advance=context.progress.advance,
         )
     return unheld(rows) if spec.wordings > 1 else rows
