@@ -102,7 +102,8 @@ def compared(one: Path, several: Path) -> dict[str, Any]:
     for key in sorted(left.keys() & right.keys()):
         for name, a in left[key][1].items():
             x, y = a.astype(np.float64), right[key][1][name].astype(np.float64)
-            kind = key.split("/")[-2]
+            # Method B's are means over a model's own answers, which part at a close call.
+            kind = f"{key.split('/')[-2]} {name.split('/')[0]}"
             gap = float(np.linalg.norm(x - y)) / max(float(np.linalg.norm(x)), 1e-30)
             gaps[kind] = max(gap, gaps.get(kind, 0.0))
     return {
