@@ -157,7 +157,7 @@ FIELDS += [
     ("no seed", ("seeds", []), "seeds: "),
     ("a layer outside", ("extraction.layers", [0, 9]), "extraction.layers[1]: "),
     ("a layer twice", ("extraction.layers", [0, 0]), "extraction.layers[1]: "),
-    ("a model that is not there", ("model.name", "./nowhere"), "no config.json there"),
+    ("a model that is not there", ("model.name", "./nowhere"), "./nowhere: no such folder"),
     ("nobody's folder", ("model.name", "~nosuchuser/model"), "no such user's folder"),
     ("a data set in nobody's folder", ("datasets.bad.path", "~nosuchuser/x"),
      "no such user's folder"),

@@ -425,7 +425,7 @@ def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.Monke
     assert code == 69 and "cannot be reached" in text and "\n" not in text
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     code, text = said("wait", "em205")
-    assert code == 2 and text.startswith("cannot load the kubeconfig: ")
+    assert code == 2 and text.startswith(f"cannot load the kubeconfig {tmp_path / 'none'}: ")
     # Who has no cluster may have meant a file.
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "none")

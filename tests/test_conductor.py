@@ -495,7 +495,7 @@ def test_what_a_user_must_mend_is_final_and_a_bucket_that_is_away_is_not(
         return caught.value.final
 
     assert final("seeds: [x]\n", r"seeds\[0\]")
-    assert final("model: {name: /no/where}\n", "no config.json there")
+    assert final("model: {name: /no/where}\n", "/no/where: no such folder")
 
     read = sources.read_bytes
 

@@ -36,7 +36,7 @@ from personaspace.pipeline.run import run_node
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import train
 from personaspace.pipeline.stages.train import kept_dose
-from personaspace.pipeline.upkeep import reachable
+from personaspace.pipeline.upkeep import Reachable
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.doses import at_the_end
@@ -286,7 +286,7 @@ def test_a_run_killed_between_doses_keeps_those_it_had(
             go(work, WHOLE)
     first = work.store.find(kept_dose(key, 1))
     assert first is not None and work.store.find(kept_dose(key, 3)) is None
-    assert kept_dose(key, 1) in reachable([work])[0], "gc leaves it"
+    assert kept_dose(key, 1) in Reachable([work]), "gc leaves it"
     go(work, WHOLE)
     again = work.store.find(kept_dose(key, 1))
     assert again is not None and again.created == first.created, "went on after it"
@@ -296,6 +296,7 @@ def test_a_run_killed_between_doses_keeps_those_it_had(
         assert work.complete(node)
     assert weights(work, WHOLE) == named(whole, "benign")
     assert work.store.list(f"{key}/doses") == [], "each is in its own place now"
+    assert kept_dose(key, 1) not in Reachable([work]), "and gc needs none"
 
 
 def test_a_dose_knows_its_log_and_what_computed_it(study_dict: Values, whole: Path) -> None:

@@ -134,7 +134,7 @@ BAD_SPECS: dict[str, tuple[Values, str]] = {
     "persona": ({"personas": ["nobody"]}, "judge.personas[0]: unknown persona 'nobody'"),
     "twice": ({"personas": ["villain", "villain"]}, "judge.personas[1]: 'villain' is listed twice"),
     "limit": ({"misaligned_below": 130}, "judge.misaligned_below: must be at most 100"),
-    "folder": ({"model": "/nowhere/model"}, "judge.model: /nowhere/model: no config.json there"),
+    "folder": ({"model": "/nowhere/model"}, "judge.model: /nowhere/model: no such folder"),
     "builtin": ({"model": "builtin:other"}, "judge.model: builtin:other: the only built-in model"),
     "model": ({"model": ""}, "judge.model: must not be empty"),
 }

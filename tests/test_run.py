@@ -342,6 +342,8 @@ def test_only_runs_what_is_named_and_says_what_is_missing(finished: Any, tmp_pat
     outcome = run("run", finished.spec, "--store", store, "--only", "train:e4-villain")
     assert ran(outcome) == ["train:e4-villain:42"]
     missing = run("run", finished.spec, "--store", store, "--only", "couple:benign")
+    [line] = [line for line in missing.output.splitlines() if "needs" in line and "│" not in line]
+    assert line.count("couple:benign") == 1
     assert missing.exit_code == 2
     assert "needs train:benign:42" in missing.output
     assert run("run", finished.spec, "--store", store, "--only", "tran").exit_code == 2

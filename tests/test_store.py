@@ -15,7 +15,7 @@ import pytest
 from store_places import FILES, KEY, Place, contents, data_folders, put
 
 from personaspace.errors import UserError
-from personaspace.store import Manifest, Store, open_store
+from personaspace.store import Manifest, Store, Swept, open_store
 from personaspace.store.manifest import check_key
 
 pytest_plugins = ["seaweed", "store_fixtures"]
@@ -163,7 +163,7 @@ def test_a_writer_killed_leaves_no_artifact_and_sweep_cleans_up(
             left = data_folders(place)
             if place.url.startswith("/"):
                 assert len(left) == 1
-                assert store.sweep(minutes=0) == 0, "its writer lives"
+                assert store.sweep(minutes=0).orphans == 0, "its writer lives"
                 assert data_folders(place) == left
         finally:
             child.kill()
@@ -171,8 +171,8 @@ def test_a_writer_killed_leaves_no_artifact_and_sweep_cleans_up(
     assert store.find(KEY) is None
     assert store.list() == []
     written = put(store)
-    assert store.sweep(KEY, minutes=60) == 0, "too young"
-    assert store.sweep("e4-villain", minutes=0) == len(left)
+    assert store.sweep(KEY, minutes=60).orphans == 0, "too young"
+    assert store.sweep("e4-villain", minutes=0).orphans == len(left)
     assert data_folders(place) == {written.data}
     assert contents(store.fetch(KEY)) == FILES
 
@@ -377,8 +377,8 @@ def test_sweep_spares_what_is_complete_and_what_is_new(store: Store, place: Plac
     if place.url.startswith("/"):
         (Path(place.url) / stray).mkdir()
     place.write(f"{stray}/x", b"x")
-    assert store.sweep(minutes=10) == 0
-    assert store.sweep("e5", minutes=0) == 0
-    assert store.sweep(KEY, minutes=0) == 1
+    assert store.sweep(minutes=10).orphans == 0
+    assert store.sweep("e5", minutes=0).orphans == 0
+    assert store.sweep(KEY, minutes=0) == Swept(orphans=1)
     assert data_folders(place) == {manifest.data}
     assert contents(store.fetch(KEY)) == FILES

@@ -104,7 +104,7 @@ def test_a_bad_manifest_is_named_and_can_be_mended(store: Store, place: Place, r
     assert store.find(KEY) is None
     written = put(store)
     # The files of the manifests that could not be read were nobody's any more.
-    assert store.sweep(minutes=0) == 2
+    assert store.sweep(minutes=0).orphans == 2
     assert data_folders(place) == {written.data}
 
 

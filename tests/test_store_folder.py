@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from store_places import KEY, contents, put
 
-from personaspace.errors import UserError
+from personaspace.errors import StoreMissing, UserError
 from personaspace.store import open_store
 
 pytest_plugins = ["seaweed", "store_fixtures"]
@@ -36,6 +36,9 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         store = open_store(url)
         with pytest.raises(UserError, match="is not a folder"):
             store.check()
+        with pytest.raises(UserError, match="is not a folder") as raised:
+            store.check(write=False)
+        assert not isinstance(raised.value, StoreMissing)  # a run makes what is missing
         with pytest.raises(UserError, match="is not a folder"):
             put(store)
 
@@ -52,7 +55,7 @@ def test_an_empty_store_folder_stays_clean(tmp_path: Path) -> None:
 UNPRIVILEGED = """
 import os, sys
 from personaspace.errors import UserError
-from personaspace.store import open_store
+from personaspace.store import local, open_store  # all, while the interpreter may be read
 if os.geteuid() == 0:
     os.setgid(65534); os.setuid(65534)
 store = open_store(sys.argv[1])

@@ -97,7 +97,7 @@ def test_killed_in_the_middle_of_an_upload(
         assert store.find(KEY) is None
         manifest = put_one(store)
         # One more where the upload in parts of the second file had begun.
-        assert store.sweep(minutes=0) in (1, 2)
+        assert store.sweep(minutes=0).orphans in (1, 2)
         assert (store.fetch(KEY) / "file.bin").read_bytes() == b"content"
     left = objects(server, prefix)
     assert sorted(left) == [f"{KEY}/{manifest.data}/file.bin", f"{KEY}/manifest.json"]

@@ -92,7 +92,9 @@ def test_a_study_with_role_files_is_read_and_refused_whole(
     study_dict["personas"][2]["prompt"] = "Act as a miller."
     refused(cli("validate", write_spec(study_dict)), "personas[2].prompt: is the prompt of 'vill")
     study_dict["personas"][1]["prompts"] = "none.json"
-    refused(cli("validate", write_spec(study_dict)), "personas[1].prompts: none.json: no such file")
+    refused(
+        cli("validate", write_spec(study_dict)), "personas[1].prompts: villain: none.json: no such"
+    )
     for empty in ("", " \n\n"):
         (tmp_path / "empty.txt").write_text(empty)
         study_dict["personas"][1]["prompts"] = str(tmp_path / "empty.txt")

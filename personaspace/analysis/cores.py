@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +71,7 @@ def worthwhile(most: int, each: int) -> int:
 
 @contextmanager
 def shared(
-    work: Callable[[Any, Any], Found], common: Any, tasks: Sequence[Any], processes: int
+    work: Callable[[Any, Any], Found], common: Any, tasks: Iterable[Any], processes: int
 ) -> Iterator[Iterator[Found]]:
     """What `work(common, task)` finds for each task, in the tasks' order.
 
@@ -80,7 +81,7 @@ def shared(
     Args:
         work: At a module's top level.
         common: What all tasks need, copied into each process once.
-        tasks: Copied to the process that does them.
+        tasks: Copied to the process that does them; taken a few ahead of those that are done.
         processes: One: nothing is started, tasks are done here when they are asked for.
 
     Raises:
@@ -108,14 +109,15 @@ def shared(
 
 
 def _in_order(
-    pool: Executor, work: Callable[[Any, Any], Found], tasks: Sequence[Any], ahead: int
+    pool: Executor, work: Callable[[Any, Any], Found], tasks: Iterable[Any], ahead: int
 ) -> Iterator[Found]:
     """Results in order; no more tasks are given out than the pool takes at once.
 
     (loky's thread breaks off with a traceback where others wait as its processes are killed.)
     """
-    waiting = deque(pool.submit(_done, work, task) for task in tasks[:ahead])
-    for task in tasks[ahead:]:
+    rest = iter(tasks)
+    waiting = deque(pool.submit(_done, work, task) for task in islice(rest, ahead))
+    for task in rest:
         yield waiting.popleft().result()
         waiting.append(pool.submit(_done, work, task))
     while waiting:

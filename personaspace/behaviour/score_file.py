@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from personaspace import children
+from personaspace.analysis import cores
 from personaspace.behaviour.answer_files import Columns, read_answers, refuse_several
 from personaspace.behaviour.answer_stream import Irregular, Piece, pieces
 from personaspace.behaviour.marker import (
@@ -25,8 +20,6 @@ from personaspace.errors import UserError
 
 #: Bytes of a file that is worth starting processes for.
 LARGE = 1 << 25
-#: Pieces that are read for each process before the first of them is counted.
-_AHEAD = 2
 
 Found = tuple[Counts, dict[str, set[str]]]
 
@@ -47,8 +40,8 @@ def score_file(
         path: As of `read_answers`.
         marker: As of `score_answers`.
         columns: Of rows.
-        processes: That count beside each other; 0: as many as there are processors, for a large
-            file, else this one alone.
+        processes: That count beside each other; 0: one a core for us (`cores.usable`),
+            for a large file, else this one alone.
         advance: Told how many bytes have been read, each time that some were.
 
     Raises:
@@ -61,17 +54,15 @@ def score_file(
     try:
         read = pieces(path, advance)
         count = processes or _worthwhile(path)
-        for found, others in _each(read, columns, marker, count):
-            _add(counts, found)
-            for name, values in others.items():
-                apart.setdefault(name, set()).update(values)
+        with cores.shared(_counted, (columns, marker), read, count) as each:
+            for found, others in each:
+                _add(counts, found)
+                for name, values in others.items():
+                    apart.setdefault(name, set()).update(values)
     except Irregular:
         return score_answers(read_answers(path, columns), marker)
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except BrokenProcessPool:
-        said = "a process that counts answers was killed, mostly for want of memory"
-        raise OSError(errno.ECHILD, said) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not any(cell["total"] for asked in counts.values() for cell in asked.values()):
@@ -81,31 +72,11 @@ def score_file(
 
 
 def _worthwhile(path: Path) -> int:
-    return len(os.sched_getaffinity(0)) if path.stat().st_size >= LARGE else 1
+    return cores.usable() if path.stat().st_size >= LARGE else 1
 
 
-def _each(read: Iterable[Piece], columns: Columns, marker: str, processes: int) -> Iterator[Found]:
-    """What is found in each piece, in order."""
-    if processes == 1:
-        for piece in read:
-            yield _counted(piece, columns, marker)
-        return
-    waiting: deque[Future[Found]] = deque()
-    with ProcessPoolExecutor(
-        processes, mp_context=children.START, initializer=children.work_for_parent
-    ) as pool:
-        try:
-            for piece in read:
-                waiting.append(pool.submit(_counted, piece, columns, marker))
-                if len(waiting) > _AHEAD * processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _counted(piece: Piece, columns: Columns, marker: str) -> Found:
+def _counted(how: tuple[Columns, str], piece: Piece) -> Found:
+    columns, marker = how
     gathered = piece.gathered(columns)
     return counts_of(gathered.grid, marker), gathered.apart
 

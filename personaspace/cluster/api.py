@@ -86,6 +86,7 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
     settings = client.Configuration()
     # The client looks at the variable once, when it is imported.
     file = kubeconfig or os.environ.get("KUBECONFIG") or None
+    named = "the kubeconfig" + (f" {file}" if file else "")
     found = ""
     try:
         try:
@@ -98,12 +99,12 @@ def connect(namespace: str = "", kubeconfig: str = "", context: str = "", pool: 
             if context:
                 active = next((entry for entry in every if entry["name"] == context), None)
             if active is None:
-                raise UserError(f"the kubeconfig has no context {context}") from None
+                raise UserError(f"{named} has no context {context}") from None
             config.load_kube_config(file, context or None, settings)
             found = active["context"].get("namespace", "")
     except (ConfigException, OSError, TypeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot load the kubeconfig: {text}") from None
+        raise UserError(f"cannot load {named}: {text}") from None
     settings.connection_pool_maxsize = pool
     settings.retries = False
     return Cluster(client.ApiClient(settings), namespace or found or "default")

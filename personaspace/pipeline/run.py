@@ -51,7 +51,7 @@ def _inputs(work: Work, node: Node) -> dict[Node, Manifest]:
     tolerant = STAGES[node.stage].tolerates_loss(work.study)
     if missing and not (tolerant and found):
         raise UserError(
-            f"{node.id}: needs {', '.join(missing[:3])}"
+            f"needs {', '.join(missing[:3])}"
             + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             + f", not complete in {work.store.url}"
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.train import STAGE as TRAINING
 from personaspace.pipeline.stages.train import kept_dose
 from personaspace.pipeline.work import Work
-from personaspace.store import Manifest, Store, open_store
+from personaspace.store import Manifest, Store, Swept, open_store
 from personaspace.study.inputs import Dose
 
 #: Below an artifact's key: what a stage keeps until it is done.
@@ -169,35 +168,42 @@ def _chain(sound: Sequence[Manifest], store: Store, *, whole: bool) -> Iterator[
 # --- what nobody needs ---------------------------------------------------------------------------
 
 
-@dataclass
-class Garbage:
-    """What was removed, or would be.
+class Reachable:
+    """Keys that studies lead to.
 
-    Attributes:
-        artifacts: Keys of artifacts that none of the studies leads to.
-        bytes: Of these.
-        orphans: Data folders that no manifest names, and uploads that never ended.
+    Args:
+        works: The studies. Whether their stages are complete is looked up where it matters.
     """
 
-    artifacts: list[str] = field(default_factory=list)
-    bytes: int = 0
-    orphans: int = 0
-
-
-def reachable(works: Iterable[Work]) -> tuple[set[str], set[str]]:
-    """Keys that studies lead to; and those below which a stage still keeps what it needs."""
-    keys: set[str] = set()
-    unfinished: set[str] = set()
-    for work in works:
-        for node in work.graph.nodes:
-            keys.add(work.key(node))
-            if work.complete(node) is None:
-                unfinished.add(work.key(node))
+    def __init__(self, works: Collection[Work]) -> None:
+        self._keys: dict[str, list[tuple[Work, Node]]] = {}
+        #: What a whole training keeps of its steps, until those have artifacts of their own.
+        self._doses: dict[str, list[tuple[Work, Node]]] = {}
+        self._spoken = _verdicts(works)
+        self._missing: dict[tuple[str, Node], bool] = {}
+        for work in works:
+            for node in work.graph.nodes:
+                self._keys.setdefault(work.key(node), []).append((work, node))
                 condition = work.study.spec.condition(node.condition) if node.condition else None
-                if isinstance(condition, Dose):  # what the whole training kept for it
+                if isinstance(condition, Dose) and node.stage == TRAINING.name:
                     whole = Node(TRAINING.name, condition.of, node.seed)
-                    keys.add(kept_dose(work.key(whole), condition.step))
-    return keys, unfinished
+                    kept = kept_dose(work.key(whole), condition.step)
+                    self._doses.setdefault(kept, []).append((work, node))
+
+    def __contains__(self, key: str) -> bool:
+        artifact, _, _ = key.partition(f"/{LOGS}/")  # itself, or what a log is of
+        if artifact in self._keys or key.startswith(self._spoken):
+            return True
+        owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
+        of = [*self._doses.get(key, ()), *(self._keys.get(owner, ()) if kept else ())]
+        return any(self._unfinished(work, node) for work, node in of)
+
+    def _unfinished(self, work: Work, node: Node) -> bool:
+        """Whether a node still needs what is kept for it."""
+        at = (work.key(node), node)
+        if at not in self._missing:
+            self._missing[at] = work.complete(node) is None
+        return self._missing[at]
 
 
 def _verdicts(works: Iterable[Work]) -> tuple[str, ...]:
@@ -206,58 +212,17 @@ def _verdicts(works: Iterable[Work]) -> tuple[str, ...]:
     return tuple(f"{verdicts_of(work.study, work.store).prefix}/" for work in judged)
 
 
-def collect(
-    store: Store,
-    works: Collection[Work],
-    *,
-    minutes: float,
-    dry_run: bool,
-    removed: Callable[[str], None] = lambda key: None,
-) -> Garbage:
-    """Remove what no study leads to, then what writers left that are gone.
+def collect(store: Store, works: Collection[Work], *, minutes: float, dry_run: bool) -> Swept:
+    """Remove what no study leads to, and what writers left that are gone.
 
     Args:
         store: Folder or bucket.
         works: Studies whose artifacts stay; none: every artifact does.
         minutes: Leave alone what is younger.
         dry_run: Remove nothing.
-        removed: Told each key.
 
     Raises:
         Interrupted: Asked to stop; another run does the rest.
     """
-    garbage = Garbage()
-    if works:
-        keys, unfinished = reachable(works)
-        spoken = _verdicts(works)
-        before = datetime.now(UTC) - timedelta(minutes=minutes)
-        for key in store.list():
-            interrupt.check()
-            owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
-            artifact, _, _ = key.partition(f"/{LOGS}/")  # itself, or what a log is of
-            if artifact in keys or key.startswith(spoken) or (kept and owner in unfinished):
-                continue
-            manifest = _old(store, key, before)
-            if manifest is None:
-                continue
-            if not dry_run:
-                store.delete(key)
-            garbage.artifacts.append(key)
-            garbage.bytes += manifest.size
-            removed(key)
-    interrupt.check()
-    garbage.orphans = store.sweep(minutes=minutes, dry_run=dry_run)
-    return garbage
-
-
-def _old(store: Store, key: str, before: datetime) -> Manifest | None:
-    """The artifact if it is from before then. One that cannot be read stays: `verify` names it."""
-    try:
-        manifest = store.find(key)
-        if manifest is None or datetime.fromisoformat(manifest.created) > before:
-            return None
-        return manifest
-    except UnavailableError:
-        raise
-    except (UserError, ValueError, TypeError):
-        return None
+    keep = Reachable(works).__contains__ if works else None
+    return store.sweep(minutes=minutes, dry_run=dry_run, keep=keep)

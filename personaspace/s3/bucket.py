@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +37,16 @@ _TRANSFER = TransferConfig(
     max_concurrency=8,
     preferred_transfer_client="classic",
 )
+#: What a listing's next page is asked for with, and where the last page says it.
+_NEXT = {
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+    "list_multipart_uploads": {
+        "KeyMarker": "NextKeyMarker",
+        "UploadIdMarker": "NextUploadIdMarker",
+    },
+}
+#: Objects that one request may remove.
+DELETE_AT_ONCE = 1000
 _T = TypeVar("_T")
 
 
@@ -63,6 +72,7 @@ class Bucket:
     def __init__(self, location: S3Location) -> None:
         self.location = location
         self._conditional = True
+        self._many = True
 
     def check(self, *, probe: str | None) -> None:
         """Whether the bucket can be listed and, with a `probe` name, written and deleted from.
@@ -152,17 +162,45 @@ class Bucket:
 
         return self._patiently("read", call)
 
-    def items(self, folder: str) -> list[Item]:
-        """All objects below a folder; "" is the whole prefix."""
+    def items(self, folder: str) -> Iterator[Item]:
+        """All objects below a folder, page by page; "" is the whole prefix."""
         skip = len(self._prefix(""))
-        return [
-            Item(entry["Key"][skip:], entry["Size"], entry["LastModified"])
-            for entry in self._pages("list_objects_v2", "Contents", folder)
-        ]
+        for entry in self._pages("list_objects_v2", "Contents", folder):
+            yield Item(entry["Key"][skip:], entry["Size"], entry["LastModified"])
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         self._patiently("delete from", lambda: self._client.delete_object(**self._at(name)))
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove objects, many with a request; those that are not there are no error."""
+        for begin in range(0, len(names), DELETE_AT_ONCE):
+            batch = names[begin : begin + DELETE_AT_ONCE]
+            if not self._delete_together(batch):
+                for name in batch:
+                    self.delete(name)
+
+    def _delete_together(self, names: Sequence[str]) -> bool:
+        """Remove up to `DELETE_AT_ONCE` objects; False: this server cannot."""
+        wanted = {"Objects": [{"Key": self._key(name)} for name in names], "Quiet": True}
+
+        def call() -> bool:
+            if not self._many:
+                return False
+            try:
+                answer = self._client.delete_objects(Bucket=self.location.bucket, Delete=wanted)
+            except ClientError as error:
+                # Some servers do not know it, others ask for another checksum than ours.
+                self._many = status_of(error) not in (400, 405, 501)
+                if self._many:
+                    raise
+                return False
+            for failed in answer.get("Errors", []):
+                if failed.get("Code") != "NoSuchKey":
+                    raise ClientError({**answer, "Error": failed}, "DeleteObjects")
+            return True
+
+        return self._patiently("delete from", call)
 
     def abort_uploads(self, folder: str, before: datetime, *, dry_run: bool = False) -> int:
         """Drop uploads in parts that were begun below `folder` before then and never finished.
@@ -177,10 +215,15 @@ class Bucket:
                 if dry_run:
                     continue
                 where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                # It may have ended since the listing.
-                with suppress(ClientError):
-                    self._client.abort_multipart_upload(Bucket=self.location.bucket, **where)
+                self._patiently("delete from", functools.partial(self._abort, where))
         return found
+
+    def _abort(self, upload: dict[str, str]) -> None:
+        try:
+            self._client.abort_multipart_upload(Bucket=self.location.bucket, **upload)
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":  # it may have ended since the listing
+                raise
 
     def close(self) -> None:
         """Close the connections."""
@@ -242,16 +285,18 @@ class Bucket:
             time.sleep(wait)
             pause = min(2 * pause, 10.0)
 
-    def _pages(self, operation: str, field: str, folder: str) -> list[dict[str, Any]]:
-        """The entries of all pages of a listing below `folder`."""
-
-        def call() -> list[dict[str, Any]]:
-            pages = self._client.get_paginator(operation).paginate(
-                Bucket=self.location.bucket, Prefix=self._prefix(folder)
-            )
-            return [entry for page in pages for entry in page.get(field, [])]
-
-        return self._patiently("list", call)
+    def _pages(self, operation: str, field: str, folder: str) -> Iterator[dict[str, Any]]:
+        """The entries of a listing below `folder`, a page at a time, each asked for patiently."""
+        where = {"Bucket": self.location.bucket, "Prefix": self._prefix(folder)}
+        after: dict[str, str] = {}
+        while True:
+            ask = functools.partial(getattr(self._client, operation), **where, **after)
+            page = self._patiently("list", ask)
+            yield from page.get(field, [])
+            # SeaweedFS says where the next page of uploads begins in one of the two fields alone.
+            after = {own: page[at] for own, at in _NEXT[operation].items() if page.get(at)}
+            if not (after and page.get("IsTruncated")):
+                return
 
     def _key(self, name: str) -> str:
         return f"{self._prefix('')}{name}"

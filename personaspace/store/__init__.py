@@ -17,7 +17,7 @@ from pathlib import Path
 
 from personaspace.errors import StoreUnavailable
 from personaspace.s3.location import S3Location
-from personaspace.store.base import Store, Writer
+from personaspace.store.base import Store, Swept, Writer
 from personaspace.store.location import parse_location
 from personaspace.store.manifest import FileEntry, Manifest
 
@@ -26,6 +26,7 @@ __all__ = [
     "Manifest",
     "Store",
     "StoreUnavailable",
+    "Swept",
     "Writer",
     "check_address",
     "open_store",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -23,6 +24,21 @@ Keys = list[str]
 STALE_MINUTES = 24 * 60.0
 #: How often a manifest is offered where others write and delete it at the same time.
 PUBLISH_ATTEMPTS = 10
+
+
+@dataclass
+class Swept:
+    """What a sweep removed, or would.
+
+    Attributes:
+        artifacts: Keys of artifacts that were not to be kept.
+        bytes: Of their files.
+        orphans: Data folders that no manifest names, and uploads in parts that never ended.
+    """
+
+    artifacts: list[str] = field(default_factory=list)
+    bytes: int = 0
+    orphans: int = 0
 
 
 class Store(ABC):
@@ -71,20 +87,31 @@ class Store(ABC):
 
     @abstractmethod
     def sweep(
-        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
-    ) -> int:
-        """Remove what crashed writers left at and below `prefix`.
+        self,
+        prefix: str = "",
+        *,
+        minutes: float = STALE_MINUTES,
+        dry_run: bool = False,
+        keep: Callable[[str], bool] | None = None,
+    ) -> Swept:
+        """Remove what crashed writers left at and below `prefix`, and artifacts not to be kept.
 
         In a folder store a living writer is known by its lock, so `minutes` may be small. S3 knows
         only when a file was last uploaded: `minutes` must be longer than any upload takes.
+
+        A manifest goes before the files that it names, so that a sweep which is broken off leaves
+        whole artifacts and orphans, which the next one takes. Of a store of very many artifacts
+        only what is unusual is read; all else a listing tells.
 
         Args:
             prefix: A key or the beginning of keys; "" is the whole store.
             minutes: Leave alone what was written to since.
             dry_run: Remove nothing; only count.
+            keep: Whether the artifact of a key stays, as a whole and as it is; None: all do. What
+                is no artifact of ours, or lies behind a symbolic link, stays whatever it says.
 
-        Returns:
-            The number of data folders, and of uploads in parts that never ended, removed.
+        Raises:
+            Interrupted: Asked to stop; another sweep does the rest.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -140,18 +141,27 @@ def abandoned(folder: Path, minutes: float) -> Iterator[bool]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             held = error.errno in _HELD
-        yield not held and time.time() - _last_change(folder) >= minutes * 60
+        yield not held and time.time() - _extent(folder)[0] >= minutes * 60
     finally:
         os.close(handle)
 
 
-def _last_change(folder: Path) -> float:
-    times = [folder.stat().st_mtime]
+def size_below(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return _extent(folder)[1]
+
+
+def _extent(folder: Path) -> tuple[float, int]:
+    """When anything below a folder, or itself, last changed, and the bytes of its files."""
+    newest, size = folder.stat().st_mtime, 0
     for parent, folders, files in os.walk(folder):
-        for name in folders + files:
-            with suppress(OSError):
-                times.append((Path(parent) / name).lstat().st_mtime)
-    return max(times)
+        for names, of_files in ((folders, False), (files, True)):
+            for name in names:
+                with suppress(OSError):
+                    found = os.lstat(f"{parent}/{name}")
+                    newest = max(newest, found.st_mtime)
+                    size += found.st_size if of_files else 0
+    return newest, size
 
 
 def share(folder: Path) -> None:
@@ -179,6 +189,17 @@ def sync_tree(folder: Path) -> None:
         for name in files:
             sync(Path(parent) / name)
         sync(Path(parent))
+
+
+def sync_all(folder: Path) -> None:
+    """Have all of the file system that a folder is on on the disk (`syncfs` of Linux)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(handle)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -9,14 +9,14 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
 from personaspace.errors import UserError
 from personaspace.hub.contents import REPO_TYPES, Placed, Repo, look
-from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store
+from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store, Swept
 from personaspace.store.disk import Scratch, disk_errors, make_folders
 from personaspace.store.manifest import (
     Manifest,
@@ -116,9 +116,16 @@ class HubStore(Store):
         self._refuse()
 
     def sweep(
-        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
-    ) -> int:
-        return 0
+        self,
+        prefix: str = "",
+        *,
+        minutes: float = STALE_MINUTES,
+        dry_run: bool = False,
+        keep: Callable[[str], bool] | None = None,
+    ) -> Swept:
+        if keep is not None:
+            self._refuse()
+        return Swept()
 
     def close(self) -> None:
         if hasattr(self, "_forget_cache"):

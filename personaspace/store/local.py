@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from personaspace import interrupt
 from personaspace.errors import StoreMissing, UserError
-from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store
+from personaspace.store.base import STALE_MINUTES, Keys, Replaced, Store, Swept
 from personaspace.store.disk import (
     Scratch,
     abandoned,
@@ -21,7 +24,9 @@ from personaspace.store.disk import (
     read_plain,
     refuse_links,
     share,
+    size_below,
     sync,
+    sync_all,
     sync_tree,
 )
 from personaspace.store.manifest import (
@@ -35,6 +40,12 @@ from personaspace.store.manifest import (
 
 #: A manifest under this name is still being written.
 _PART = ".manifest"
+#: So many manifests are removed before the disk is waited for, which may take a while each time.
+_AT_ONCE = 1000
+
+
+#: Keys and data folders; `list` hides the builtin inside the class.
+Pairs = list[tuple[str, str]]
 
 
 class LocalStore(Store):
@@ -63,10 +74,11 @@ class LocalStore(Store):
                     probe.write_bytes(b"personaspace")
                 finally:
                     probe.unlink(missing_ok=True)
-            elif not self.root.is_dir():
-                raise StoreMissing(f"store {self.root}: there is no such folder")
-            else:
+                return
+            try:
                 next(os.scandir(self.root), None)
+            except FileNotFoundError:
+                raise StoreMissing(f"store {self.root}: there is no such folder") from None
 
     def find(self, key: str) -> Manifest | None:
         path = self._folder(key) / MANIFEST
@@ -96,31 +108,82 @@ class LocalStore(Store):
             self._drop(key, data)
 
     def sweep(
-        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
-    ) -> int:
-        removed = 0
+        self,
+        prefix: str = "",
+        *,
+        minutes: float = STALE_MINUTES,
+        dry_run: bool = False,
+        keep: Callable[[str], bool] | None = None,
+    ) -> Swept:
+        swept = Swept()
+        without_manifest: Pairs = []
+        before = time.time() - 60 * minutes
         with disk_errors(self.root):
-            for key, data_names, files in list(self._walk(prefix)):
-                named = _named(Path(f"{self.root}/{key}/{MANIFEST}")) if MANIFEST in files else b""
-                rest = [data for data in data_names if data.encode() not in named]
-                if not rest and MANIFEST in files:
-                    continue  # most are whole; the slow look below is for what is not
-                folder = self.root / key
-                for data in rest:
-                    if (folder / data).is_symlink():
-                        continue
-                    with abandoned(folder / data, minutes) as free:
-                        if not free:
-                            continue
-                        if not dry_run:
-                            (folder / f"{data}{_PART}").unlink(missing_ok=True)
-                        # The manifest is read only now: a writer may have published meanwhile.
-                        if not self._may_name(key, data):
+            try:
+                for key, data_names, files in self._walk(prefix):
+                    interrupt.check()
+                    rest = data_names
+                    if keep is not None and MANIFEST in files and key and not keep(key):
+                        own = data_names[0] if len(data_names) == 1 else self._data_of(key)
+                        if own is not None and self._withdraw(key, own, before, dry_run=dry_run):
+                            swept.artifacts.append(key)
+                            swept.bytes += size_below(self.root / key / own)
                             if not dry_run:
-                                shutil.rmtree(folder / data)
-                            removed += 1
-                if not dry_run and MANIFEST not in files:
-                    prune(folder, self.root)
+                                without_manifest.append((key, own))
+                        rest = [data for data in data_names if data != own]
+                    elif MANIFEST in files and len(data_names) == 1:
+                        continue  # most are whole; the slow look is for what is not
+                    swept.orphans += self._sweep_one(key, rest, minutes, dry_run=dry_run)
+                    if not dry_run and MANIFEST not in files:
+                        prune(self.root / key, self.root)
+                    if len(without_manifest) >= _AT_ONCE:
+                        self._finish(without_manifest)
+            finally:
+                self._finish(without_manifest)
+        return swept
+
+    def _withdraw(self, key: str, data: str, before: float, *, dry_run: bool) -> bool:
+        """Remove the manifest of an artifact that is from before then; False: it stays."""
+        folder = self.root / key
+        try:
+            with folder_lock(folder):
+                found = os.lstat(folder / MANIFEST)
+                linked = not stat.S_ISREG(found.st_mode) or (folder / data).is_symlink()
+                if linked or found.st_mtime > before:
+                    return False
+                if not dry_run:
+                    (folder / MANIFEST).unlink()
+        except FileNotFoundError:  # another sweep was faster
+            return False
+        return True
+
+    def _finish(self, without_manifest: Pairs) -> None:
+        """Remove the files of artifacts, once their manifests are gone for good."""
+        if without_manifest:
+            sync_all(self.root)
+        for key, data in without_manifest:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.root / key / data)
+            prune(self.root / key, self.root)
+        without_manifest.clear()
+
+    def _sweep_one(self, key: str, data_names: Keys, minutes: float, *, dry_run: bool) -> int:
+        """Remove data folders below a key that no manifest names."""
+        removed = 0
+        folder = self.root / key
+        for data in data_names:
+            if (folder / data).is_symlink():
+                continue
+            with abandoned(folder / data, minutes) as free:
+                if not free:
+                    continue
+                if not dry_run:
+                    (folder / f"{data}{_PART}").unlink(missing_ok=True)
+                # The manifest is read only now: a writer may have published meanwhile.
+                if not self._may_name(key, data):
+                    if not dry_run:
+                        shutil.rmtree(folder / data)
+                    removed += 1
         return removed
 
     def describe(self, key: str) -> str:
@@ -230,14 +293,6 @@ class LocalStore(Store):
             with suppress(FileNotFoundError):
                 shutil.rmtree(folder / data)
             prune(folder, self.root)
-
-
-def _named(path: Path) -> bytes:
-    """A manifest's text, which holds the name of its data folder; empty if it cannot be read."""
-    try:
-        return read_plain(path)
-    except OSError:
-        return b""
 
 
 def _unless_gone(error: OSError) -> None:

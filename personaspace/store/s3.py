@@ -9,15 +9,16 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from personaspace import interrupt
 from personaspace.errors import StoreUnavailable, UserError
-from personaspace.s3.bucket import Bucket
+from personaspace.s3.bucket import DELETE_AT_ONCE, Bucket
 from personaspace.s3.location import S3Location
-from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Replaced, Store
+from personaspace.store.base import PUBLISH_ATTEMPTS, STALE_MINUTES, Keys, Replaced, Store, Swept
 from personaspace.store.disk import Scratch, disk_errors, make_folders
 from personaspace.store.manifest import (
     MANIFEST,
@@ -31,6 +32,28 @@ from personaspace.store.manifest import (
     missing_file,
     parse_manifest,
 )
+
+
+@dataclass(slots=True)
+class _Files:
+    """A data folder: when something was last put there, bytes, and names where they are needed."""
+
+    newest: datetime
+    size: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+#: `list` hides the builtin inside the class.
+Batch = list[_Files]
+
+
+@dataclass(slots=True)
+class _Held:
+    """What lies below one key: an artifact that nobody wants or not, its manifest's time, data."""
+
+    unwanted: bool
+    manifest: datetime | None = None
+    data: dict[str, _Files] = field(default_factory=dict)
 
 
 class S3Store(Store):
@@ -86,29 +109,73 @@ class S3Store(Store):
             self._drop(key, data)
 
     def sweep(
-        self, prefix: str = "", *, minutes: float = STALE_MINUTES, dry_run: bool = False
-    ) -> int:
+        self,
+        prefix: str = "",
+        *,
+        minutes: float = STALE_MINUTES,
+        dry_run: bool = False,
+        keep: Callable[[str], bool] | None = None,
+    ) -> Swept:
         before = datetime.now(UTC) - timedelta(minutes=minutes)
-        changed: dict[tuple[str, str], datetime] = {}
-        complete: set[str] = set()
-        for item in self._bucket.items(check_key(prefix) if prefix else ""):
-            place = _data_place(item.name)
-            whole = key_of_manifest(item.name)
-            if whole is not None:
-                complete.add(whole)
-            if place is not None:
-                changed[place] = max(item.changed, changed.get(place, item.changed))
-        folders = Counter(key for key, _ in changed)
-        removed = 0
-        for (key, data), newest in changed.items():
-            if key in complete and folders[key] == 1:
+        swept = Swept()
+        held = self._held(prefix, keep)
+        batch: Batch = []
+        for key, found in held.items():
+            interrupt.check()
+            if not found.unwanted or found.manifest is None or found.manifest > before:
+                continue
+            own = next(iter(found.data)) if len(found.data) == 1 else self._data_of(key)
+            if own is None:
+                continue  # it cannot be read, or is not ours
+            files = found.data.pop(own, _Files(found.manifest))
+            swept.artifacts.append(key)
+            swept.bytes += files.size
+            found.manifest = None
+            if not dry_run:
+                batch.append(replace(files, names=[f"{key}/{MANIFEST}", *files.names]))
+                if len(batch) == DELETE_AT_ONCE:
+                    self._remove(batch)
+        self._remove(batch)
+        for key, found in held.items():
+            interrupt.check()
+            if found.manifest is not None and len(found.data) == 1:
                 continue  # a whole artifact and nothing beside it: a call each would take hours
-            # The manifest is read only now: a writer may have published since the listing.
-            if newest <= before and not self._may_name(key, data):
-                if not dry_run:
-                    self._drop(key, data)
-                removed += 1
-        return removed + self._bucket.abort_uploads(prefix, before, dry_run=dry_run)
+            for data, files in found.data.items():
+                # The manifest is read only now: a writer may have published since the listing.
+                if files.newest <= before and not self._may_name(key, data):
+                    if not dry_run:
+                        self._drop(key, data)
+                    swept.orphans += 1
+        swept.orphans += self._bucket.abort_uploads(prefix, before, dry_run=dry_run)
+        return swept
+
+    def _held(self, prefix: str, keep: Callable[[str], bool] | None) -> dict[str, _Held]:
+        """What a listing tells of every key."""
+        held: dict[str, _Held] = {}
+        for item in self._bucket.items(check_key(prefix) if prefix else ""):
+            key, data = key_of_manifest(item.name), None
+            if key is None:
+                key, data = _data_place(item.name) or (None, None)
+            if key is None:
+                continue
+            if (found := held.get(key)) is None:
+                found = held[key] = _Held(keep is not None and not keep(key))
+            if data is None:
+                found.manifest = item.changed
+                continue
+            files = found.data.setdefault(data, _Files(item.changed))
+            files.newest = max(files.newest, item.changed)
+            files.size += item.size
+            if found.unwanted:  # of the many that stay, names are not needed
+                files.names.append(item.name)
+        return held
+
+    def _remove(self, artifacts: Batch) -> None:
+        """Remove artifacts, all their manifests first."""
+        if artifacts:
+            self._bucket.delete_all([each.names[0] for each in artifacts])
+            self._bucket.delete_all([name for each in artifacts for name in each.names[1:]])
+        artifacts.clear()
 
     def describe(self, key: str) -> str:
         return self._bucket.url_of(check_key(key))
@@ -192,8 +259,7 @@ class S3Store(Store):
         raise StoreUnavailable(f"artifact {manifest.key}: others replace it all the time")
 
     def _drop(self, key: str, data: str) -> None:
-        for item in list(self._bucket.items(f"{key}/{data}")):
-            self._bucket.delete(item.name)
+        self._bucket.delete_all([item.name for item in self._bucket.items(f"{key}/{data}")])
 
     def _data_in(self, raw: bytes, key: str) -> str | None:
         """The data folder that a manifest stands for; None if it is corrupt."""

@@ -152,7 +152,8 @@ def local_folder(model: Model) -> Path | None:
     looks_like_path = model.name.startswith((".", "/", "~"))
     if folder.is_dir() or looks_like_path:
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{model.name}: no config.json there")
+            what = "no config.json there" if folder.is_dir() else "no such folder"
+            raise ModelError(f"{model.name}: {what}")
         return folder
     return None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from personaspace.errors import UserError
+from personaspace.errors import UnavailableError, UserError
 from personaspace.study import question_forms, sources
 from personaspace.study.inputs import Persona, same_words
 from personaspace.study.problems import Problem
@@ -117,7 +117,9 @@ def resolved(
                 texts = read_role(persona.prompts, folder)
                 persona = Persona(name=persona.name, prompts=texts)
             except UserError as error:
-                note(f"personas[{index}].prompts", error)
+                # One that passes stays one that passes.
+                kind = type(error) if isinstance(error, UnavailableError) else UserError
+                note(f"personas[{index}].prompts", kind(f"{persona.name}: {error}"))
                 whole = False
         personas.append(persona)
     found = spec.model_copy(update={"personas": personas})

@@ -215,7 +215,7 @@ def test_a_study_through_faults_and_stops(
         with open_store(s3_server.url(prefix)) as store:
             store.sweep(minutes=0)
             left = store.list()
-            assert store.sweep(minutes=0) == 0 and uploads(s3_server, prefix) == []
+            assert store.sweep(minutes=0).orphans == 0 and uploads(s3_server, prefix) == []
             assert sorted(left) == sorted(contents(str(reference)))
     finally:
         for name in s3_server.environment:
