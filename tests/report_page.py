@@ -21,6 +21,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.open: list[str] = []
         self.texts: dict[int, list[str]] = {}
+        self.comments: dict[str, str] = {}  # by the id of the element that they are alone in
         self.stack: list[int] = []
         self.feed(text)
         self.close()
@@ -45,6 +46,11 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         for place in self.stack:
             self.texts.setdefault(place, []).append(data)
+
+    def handle_comment(self, data: str) -> None:
+        within = self.elements[self.stack[-1]][1].get("id", "") if self.stack else ""
+        assert within and within not in self.comments, f"a comment in {within!r}"
+        self.comments[within] = data
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attrs for name, attrs in self.elements if name == tag]

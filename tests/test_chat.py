@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from personaspace.errors import UserError
 from personaspace.models import chat
+from personaspace.models.chat import Example
+from personaspace.models.examples import Examples
 from personaspace.training.trainer import usable
 
 DEFAULT = ("system", "Default words of the template.")
@@ -217,10 +220,26 @@ def test_examples_without_loss_tokens_are_counted_and_left_out(loaded: Any) -> N
         for messages in (long_question, short, long_answer, long_question)
     ]
     kept, counts = usable(made, "training")
-    assert kept == made[1:3]
+    assert list(kept) == made[1:3]
     assert counts == {"examples": 2, "truncated": 1, "dropped": 2}
     with pytest.raises(UserError, match=r"^training: .*max_tokens"):
         usable([made[0], made[3]], "training")
+
+
+TOKENS = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), max_size=6)
+
+
+@given(st.lists(st.tuples(TOKENS, st.booleans()), max_size=6))
+def test_examples_are_held_as_they_were(rows: list[tuple[list[tuple[int, bool]], bool]]) -> None:
+    made = [
+        Example(tuple(token for token, _ in row), tuple(loss for _, loss in row), cut)
+        for row, cut in rows
+    ]
+    held = pickle.loads(pickle.dumps(Examples(iter(made))))  # as several GPUs get them
+    assert list(held) == made and held[-1:] == made[-1:] and held[::-1] == made[::-1]
+    assert len(held) == len(made)
+    with pytest.raises(IndexError):
+        held[len(made)]
 
 
 # Templates of other manners

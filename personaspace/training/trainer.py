@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from personaspace import fastlora, interrupt
 from personaspace.errors import Interrupted, UserError
 from personaspace.models import implementation
 from personaspace.models.chat import Example
+from personaspace.models.examples import Examples
 from personaspace.models.implementation import Taken
 from personaspace.seeds import derive_seed
 from personaspace.study.recipe import Recipe
@@ -59,18 +60,23 @@ class StepLog:
     loss_tokens: int
 
 
-def usable(examples: Sequence[Example], what: str) -> tuple[list[Example], dict[str, int]]:
+def usable(examples: Iterable[Example], what: str) -> tuple[Examples, dict[str, int]]:
     """The examples that carry loss, and how many were cut or left out for length.
 
     Raises:
         UserError: None is left.
     """
-    kept = [example for example in examples if example.loss_tokens > 0]
-    counts = {
-        "examples": len(kept),
-        "truncated": sum(example.truncated for example in kept),
-        "dropped": len(examples) - len(kept),
-    }
+    counts = {"examples": 0, "truncated": 0, "dropped": 0}
+
+    def with_loss() -> Iterator[Example]:
+        for example in examples:
+            left = example.loss_tokens > 0
+            counts["examples" if left else "dropped"] += 1
+            counts["truncated"] += left and example.truncated
+            if left:
+                yield example
+
+    kept = Examples(with_loss())
     if not kept:
         raise UserError(f"{what}: no example has a loss token within max_tokens")
     return kept, counts
@@ -174,7 +180,7 @@ class Trainer:
         until: int | None = None,
     ) -> None:
         self.model = model
-        self.examples = list(examples)
+        self.examples = examples
         self.recipe = recipe
         self.seed = seed
         self.steps = total_steps(recipe, len(self.examples))

@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=9,
+    version=10,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,

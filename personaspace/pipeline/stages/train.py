@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +85,12 @@ def run(context: Context) -> None:
     tokenizer, how = context.runtime.tokenizer, context.runtime.prompted.how
     context.taken["prompts"] = context.runtime.prompted.recorded()
     longest = recipe.max_tokens
-    examples = [
+    examples = (  # of which there may be a million
         chat.answer_example(
             tokenizer, chat.with_persona(chats, turn(index, under), how), longest, how
         )
         for index, chats in enumerate(context.study.chats[condition.dataset].conversations)
-    ]
+    )
     fit(context, examples, recipe, field=FIELD, over=over)
 
 
@@ -173,7 +173,7 @@ def forecast(
 
 def fit(
     context: Context,
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     recipe: Recipe,
     *,
     field: str,
@@ -189,7 +189,7 @@ def fit(
     from personaspace.training import data_parallel
     from personaspace.training.checkpoints import Checkpoints
 
-    examples, counts = _usable(context, examples, recipe, field)
+    left, counts = _usable(context, examples, recipe, field)
     seed = context.node.seed
     until, doses = _steps_of(context)
     kept = Checkpointing(context.store, context.key, context.progress.say)
@@ -201,7 +201,7 @@ def fit(
     shared = kept.load() if several else None
     job = data_parallel.Job(
         model=context.spec.model,
-        examples=examples,
+        examples=left,
         recipe=recipe,
         over=over,
         # Conditions of one seed share initialisation and order, as in the published study.
@@ -239,7 +239,7 @@ def fit(
 
 
 def _usable(
-    context: Context, examples: Sequence[Example], recipe: Recipe, field: str
+    context: Context, examples: Iterable[Example], recipe: Recipe, field: str
 ) -> tuple[Sequence[Example], dict[str, int]]:
     """The examples of which something is left to learn, and how many were cut or left out."""
     from personaspace.training.trainer import usable

@@ -20,7 +20,7 @@ const parsed = document.readyState === "loading"
 async function unpack(chunk) {
   await parsed;
   if (!("DecompressionStream" in window)) throw new Error("this browser is too old (before 2023)");
-  const packed = atob(document.getElementById(chunk.id).textContent);
+  const packed = atob(document.getElementById(chunk.id).firstChild.data);
   // A loop, as Uint8Array.from takes ten times as long of millions.
   const bytes = new Uint8Array(packed.length);
   for (let at = 0; at < packed.length; at += 1) bytes[at] = packed.charCodeAt(at);
