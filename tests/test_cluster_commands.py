@@ -413,7 +413,8 @@ def test_errors_are_one_line(api: Api, tmp_path: Path, monkeypatch: pytest.Monke
 
     code, text = said("status", "nothere")
     assert code == 2 and text.startswith("nothere: ") and "\n" not in text
-    assert said("status", "em205", "--context", "no") == (2, "the kubeconfig has no context no")
+    no_context = f"the kubeconfig {tmp_path / 'kubeconfig'} has no context no"
+    assert said("status", "em205", "--context", "no") == (2, no_context)
     study(api)
     assert said("results", "em205")[0] == 2
     api.status = 403

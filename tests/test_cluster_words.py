@@ -47,7 +47,8 @@ class Book:
 
     def command(self, heading: str, *arguments: str) -> None:
         shown = run(*arguments)
-        told = f"$ personaspace {' '.join(arguments)}\n{shown.stdout}{shown.stderr}"
+        said = f"{shown.stdout}{shown.stderr}".replace(f"{Path.cwd()}/", "")
+        told = f"$ personaspace {' '.join(arguments)}\n{said}"
         self.add(heading, f"{told}exit code {shown.exit_code}")
 
 
