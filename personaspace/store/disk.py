@@ -100,6 +100,13 @@ def read_plain(path: Path) -> bytes:
         return file.read()
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, though somebody else does so at the same time."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+
 def prune(folder: Path, root: Path) -> None:
     """Remove `folder` and those above it as long as they are empty and below `root`."""
     while folder != root and root in folder.parents:
@@ -153,7 +160,9 @@ def size_below(folder: Path) -> int:
 
 def _extent(folder: Path) -> tuple[float, int]:
     """When anything below a folder, or itself, last changed, and the bytes of its files."""
-    newest, size = folder.stat().st_mtime, 0
+    newest, size = 0.0, 0
+    with suppress(FileNotFoundError):
+        newest = folder.stat().st_mtime
     for parent, folders, files in os.walk(folder):
         for names, of_files in ((folders, False), (files, True)):
             for name in names:

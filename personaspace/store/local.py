@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 import uuid
@@ -23,6 +22,7 @@ from personaspace.store.disk import (
     prune,
     read_plain,
     refuse_links,
+    remove_tree,
     share,
     size_below,
     sync,
@@ -162,8 +162,7 @@ class LocalStore(Store):
         if without_manifest:
             sync_all(self.root)
         for key, data in without_manifest:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(self.root / key / data)
+            remove_tree(self.root / key / data)
             prune(self.root / key, self.root)
         without_manifest.clear()
 
@@ -182,7 +181,7 @@ class LocalStore(Store):
                 # The manifest is read only now: a writer may have published meanwhile.
                 if not self._may_name(key, data):
                     if not dry_run:
-                        shutil.rmtree(folder / data)
+                        remove_tree(folder / data)
                     removed += 1
         return removed
 
@@ -290,8 +289,7 @@ class LocalStore(Store):
     def _drop(self, key: str, data: str) -> None:
         folder = self._folder(key)
         with disk_errors(self.root):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder / data)
+            remove_tree(folder / data)
             prune(folder, self.root)
 
 
