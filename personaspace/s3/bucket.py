@@ -15,6 +15,7 @@ import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.utils import parse_timestamp
 
 from personaspace import interrupt
 from personaspace.errors import StoreUnavailable, UserError, without_passwords
@@ -257,6 +258,7 @@ class Bucket:
         """A session of our own, so that credentials are looked for afresh."""
         core = botocore.session.get_session()
         core.register_component("data_loader", _loader())
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
         return boto3.session.Session(botocore_session=core)
 
     @property
@@ -340,6 +342,17 @@ class Bucket:
                 )
             except ValueError as error:
                 raise UserError(f"store {where.place}: {without_passwords(str(error))}") from None
+
+
+def _time(value: Any) -> datetime:
+    """A time as S3's listings have it, or any other: botocore's way alone takes 60 µs for each."""
+    try:
+        found = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.tzinfo is None:
+        found = parse_timestamp(value)
+    return found
 
 
 @functools.cache
