@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.utils import parse_timestamp
 from relay import Relay, Request, faulty
 from store_places import KEY, complaint, objects, put_one, use
 
 from personaspace.errors import StoreUnavailable
+from personaspace.s3 import bucket
 from personaspace.store import open_store
 
 if TYPE_CHECKING:
@@ -289,3 +291,12 @@ def test_a_slash_at_the_end_changes_nothing() -> None:
     for url in ("s3://bucket/", "s3://bucket/a/b/"):
         with open_store(url) as store:
             assert store.url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2026-11-30T10:10:10.123Z", "2026-11-30T10:10:10+02:00", "2026-11-30T10:10:10",
+     "Mon, 30 Nov 2026 10:10:10 GMT", "1700000000", 1700000000, 1.5],
+)  # fmt: skip
+def test_times_are_those_that_botocore_reads(value: str | float) -> None:
+    assert bucket._time(value) == parse_timestamp(value)
