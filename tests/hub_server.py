@@ -41,7 +41,8 @@ class Hub:
         private: Those that only a token may read.
         sent: Bytes of files that were uploaded, in either way.
         collections: Title, whether private, and items (type, id) of each, by its address.
-        fail_after: After so many uploads of large files the server answers 503; None: never.
+        fail_after: After so many uploads of large files the server refuses them; None: never.
+        cut_after: After so many the connection breaks in the middle, as do all others; None: never.
     """
 
     url: str = ""
@@ -51,6 +52,7 @@ class Hub:
     collections: dict[str, tuple[str, bool, list[tuple[str, str]]]] = field(default_factory=dict)
     sent: int = 0
     fail_after: int | None = None
+    cut_after: int | None = None
 
     def files(self, repo: str) -> dict[str, bytes]:
         """The newest files of a repository."""
@@ -139,7 +141,21 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, raw, ETag=etag, X_Repo_Commit=commit.id)
         return self._refuse(404, "Not found")
 
+    def parse_request(self) -> bool:
+        if self.hub.cut_after == 0:
+            self.connection.close()
+            self.close_connection = True
+            return False
+        return super().parse_request()
+
     def do_PUT(self) -> None:
+        if self.hub.cut_after is not None:
+            self.hub.cut_after -= 1
+        if self.hub.cut_after == 0:
+            self.rfile.read(10)
+            self.connection.close()
+            self.close_connection = True
+            return None
         raw = self._body()
         if self.hub.fail_after is not None:
             if self.hub.fail_after == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -162,6 +163,26 @@ def test_what_stopped_half_way_goes_on(hub: Hub, finished_study: Finished) -> No
     large = sum(len(raw) for name, raw in hub.files(MODEL).items() if name.endswith("tensors"))
     small = sum(len(raw) for name, raw in hub.files(MODEL).items() if not name.endswith("tensors"))
     assert hub.sent - sent < large + small and sent > 0
+
+
+def test_a_network_that_is_gone_half_way_is_one_line_and_what_was_sent_stays(
+    hub: Hub, finished_study: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.utils._http as client
+
+    # The client tries again by itself, and waits the longer each time.
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=lambda _: None))
+    hub.cut_after = 3
+    stopped = publish(finished_study, "--include", "adapters")
+    assert stopped.exit_code == 69 and "the Hub does not answer" in line_of(stopped)
+    assert "personaspace.json" not in hub.files(MODEL)
+    hub.cut_after, there = None, dict(hub.objects)
+    assert there
+    assert publish(finished_study, "--include", "adapters").exit_code == 0
+    files = {name: raw for name, raw in hub.files(MODEL).items() if name != ".gitattributes"}
+    large = {name: raw for name, raw in files.items() if name.endswith("tensors")}
+    small = sum(len(raw) for name, raw in files.items() if name not in large)
+    assert hub.sent == sum(map(len, set(large.values()))) + small, "nothing was sent twice"
 
 
 @pytest.mark.parametrize(

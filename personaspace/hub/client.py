@@ -98,15 +98,22 @@ def hub_errors(where: str) -> Iterator[None]:
         raise _told(where, error) from None
     except (RuntimeError, ValueError) as error:
         # An upload's own error is the cause of one that names the file alone.
-        if isinstance(error.__cause__, HfHubHTTPError):
-            raise _told(where, error.__cause__) from None
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise _told(where, cause) from None
+        if isinstance(cause, transport | ConnectionError | TimeoutError):
+            raise _away(where, cause) from None
         raise UnavailableError(f"{where}: {one_line(error)}") from None
     except (transport, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnavailableError(
-            f"{where}: the Hub does not answer ({without_passwords(reason)}); try again: "
-            "what was done already is not done again"
-        ) from None
+        raise _away(where, error) from None
+
+
+def _away(where: str, error: BaseException) -> UnavailableError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UnavailableError(
+        f"{where}: the Hub does not answer ({without_passwords(reason)}); try again: "
+        "what was done already is not done again"
+    )
 
 
 def _told(where: str, error: HfHubHTTPError) -> UserError:
