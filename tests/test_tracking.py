@@ -118,7 +118,8 @@ def told_to(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[st
     monkeypatch.setenv(trackers.FOLDER, str(folder))
     (kept := folder / "results.json").write_text("{}")
     said: list[str] = []
-    run = Run("em-205", "train:e4-villain:42", "train", {"recipe.rank": "32"})
+    asked = {f"themes.What would you do, and why? ({n})": n for n in range(150)}
+    run = Run("em-205", "train:e4-villain:42", "train", {"recipe.rank": "32", **asked})
     with tracked({name: BACKENDS[name]}, run, said.append) as track:
         for step in (1, 2, 3):
             track.log({"train/loss": 3.0 / step}, step)
@@ -151,12 +152,31 @@ def test_mlflow_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("em-205")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("train:e4-villain:42", "FINISHED")
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(each.step, each.value) for each in history] == [(1, 3.0), (2, 1.5), (3, 1.0)]
-    assert run.data.params == {"recipe.rank": "32"}
+    # Questions are parts of names, of which MLflow takes no marks, and 100 at once.
+    asked = {f"themes.What would you do_ and why_ _{n}_": str(n) for n in range(150)}
+    assert run.data.params == {"recipe.rank": "32", **asked}
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["results.json"]
+
+
+@pytest.mark.slow
+def test_a_server_of_mlflows_that_is_down_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    (said,) = told_to("mlflow", tmp_path, monkeypatch)
+    assert said.startswith("mlflow: is left out: ") and "127.0.0.1" in said
+    # Its own client tries again for minutes; a stage waits no longer than it says.
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    monkeypatch.setattr(trackers, "PATIENCE", 0.5)
+    (said,) = told_to("mlflow", tmp_path, monkeypatch)
+    assert said == "mlflow: does not answer; what it was told last may be missing there"
 
 
 @pytest.mark.slow

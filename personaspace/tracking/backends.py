@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from personaspace.tracking.trackers import Run, Tracker
+from personaspace.version import __version__
 
 
 class _TensorBoard:
@@ -42,11 +45,29 @@ class _TensorBoard:
         self._writer.close()
 
 
+#: What MLflow takes of parameters: characters of names, lengths, how many at once.
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_LONGEST_NAME, _LONGEST_VALUE, _PARAMS_AT_ONCE = 250, 500, 100
+
+
+def _params(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A run's configuration as MLflow takes it: questions are parts of names, and have marks.
+
+    Of names that become equal the first stands.
+    """
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        found.setdefault(_NOT_IN_A_NAME.sub("_", name)[:_LONGEST_NAME], text[:_LONGEST_VALUE])
+    return list(found.items())
+
+
 class _MLflow:
     """A run of the experiment `<study>` on MLFLOW_TRACKING_URI, or in `mlflow.db`."""
 
     def __init__(self, run: Run) -> None:
         from mlflow import MlflowClient
+        from mlflow.entities import Param
 
         run.folder.mkdir(parents=True, exist_ok=True)
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder}/mlflow.db"
@@ -57,12 +78,17 @@ class _MLflow:
             if found
             else self._experiment(run, "MLFLOW_TRACKING_URI" in os.environ)
         )
-        tags = {"personaspace.study": run.study, "personaspace.stage": run.stage}
+        tags = {
+            "personaspace.study": run.study,
+            "personaspace.stage": run.stage,
+            "mlflow.source.name": f"personaspace {__version__}",
+        }
         begun = self._client.create_run(experiment, run_name=run.name, tags=tags)
         self._id = begun.info.run_id
-        for name, value in run.config.items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            self._client.log_param(self._id, name, text[:500])
+        params = _params(run.config)
+        for start in range(0, len(params), _PARAMS_AT_ONCE):
+            some = [Param(*pair) for pair in params[start : start + _PARAMS_AT_ONCE]]
+            self._client.log_batch(self._id, params=some)
 
     def _experiment(self, run: Run, served: bool) -> str:
         from mlflow.exceptions import MlflowException
@@ -70,7 +96,10 @@ class _MLflow:
         study, files = run.study, (run.folder / "mlflow-files").as_uri()
         try:
             place = None if served else files
-            return str(self._client.create_experiment(study, artifact_location=place))
+            # Its page would else take runs for those of an application, and show no curves.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            made = self._client.create_experiment(study, artifact_location=place, tags=kind)
+            return str(made)
         except MlflowException:
             found = self._client.get_experiment_by_name(study)  # another stage was first
             if found is None:
