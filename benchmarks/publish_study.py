@@ -11,7 +11,9 @@ What is there already is drawn and written anew, by the code of today, with the 
 source: the rows of all layers are in `rows.parquet`, and the page itself carries the other tables
 and the run's provenance.
 
-    python benchmarks/publish_study.py docs/study docs/study --layers 9,20,29 --title TITLE
+    python benchmarks/publish_study.py docs/study docs/study
+
+It keeps its title, where --title names no other, and its layers.
 """
 
 from __future__ import annotations
@@ -57,6 +59,12 @@ def unpack(page: Path, folder: Path) -> None:
         if name.endswith(".gz"):
             name, content = name.removesuffix(".gz"), gzip.decompress(content)
         (folder / ("tables" if name.endswith(".csv") else "") / name).write_bytes(content)
+
+
+def title_of(page: Path) -> str:
+    """The title of a report in Markdown; none: an empty one."""
+    found = re.match(r"# (.+)", page.read_text(encoding="utf-8")) if page.is_file() else None
+    return found[1].strip() if found else ""
 
 
 def thin(results: dict[str, Any], layers: set[int], method: str) -> dict[str, Any]:
@@ -145,7 +153,9 @@ def main() -> None:
         if again:
             unpack(source / "report.html", whole)
             (whole / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        settings = Figures(title=arguments.title or results["title"], formats=["png"], dpi=100)
+        former = title_of(source / "report.md") if again else ""
+        title = arguments.title or former or results["title"]
+        settings = Figures(title=title, formats=["png"], dpi=100)
         build(whole, Path(scratch) / "page", settings)
         for name in ("report.html", "report.md"):
             shutil.copy(Path(scratch) / "page" / name, target / name)

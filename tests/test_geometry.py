@@ -343,7 +343,8 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
     axis = Axis.make(shifts, cell.valid[2], halves)
     base = Halves.make(cell.states_of("base")[others], measures, axis)
     mine = Halves.make(cell.states_of("benign")[others], measures, axis)
-    whole, without = split_cosines(mine, measures, axis)
+    found = split_cosines(mine, measures, axis)
+    whole, without = found.whole, found.without
     states = cell.states_of("benign")[others].astype(np.float64)
 
     def fresh(p: int, s: int, left_out: int | None) -> float:
@@ -357,7 +358,8 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
         for q in range(12):
             assert without[q, p, s] == pytest.approx(fresh(p, s, q), abs=1e-4)
     states -= cell.states_of("base")[others]
-    whole, without = split_cosines(mine.minus(base), measures, axis)
+    found = split_cosines(mine.minus(base), measures, axis)
+    whole, without = found.whole, found.without
     for p, s in itertools.product(range(4), range(6)):
         assert whole[p, s] == pytest.approx(fresh(p, s, None), abs=1e-5)
         assert without[3, p, s] == pytest.approx(fresh(p, s, 3), abs=1e-4)

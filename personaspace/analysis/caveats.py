@@ -72,13 +72,7 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
         )
     several = [persona.name for persona in results.personas if persona.prompts]
     if several and len(several) < len(results.personas):
-        found.append(
-            Caveat(
-                CaveatCode.WORDINGS,
-                f"Of {len(results.personas)} personas {len(several)} have several wordings "
-                f"({', '.join(several)}); what is said of the others is said of their one wording.",
-            )
-        )
+        found.append(Caveat(CaveatCode.WORDINGS, _wordings(several, len(results.personas))))
     em = results.of_kind("em")
     if 1 < len(em) < 6:
         orders = math.factorial(len(em))
@@ -113,6 +107,20 @@ def caveats(results: Results, unseen: Collection[str]) -> list[Caveat]:
     return found
 
 
+def _wordings(several: Sequence[str], personas: int) -> str:
+    left = personas - len(several)
+    others = (
+        "the other is said of its one wording"
+        if left == 1
+        else ("the others is said of their one wording")
+    )
+    have = "has" if len(several) == 1 else "have"
+    return (
+        f"Of {personas} personas {len(several)} {have} several wordings ({', '.join(several)}); "
+        f"what is said of {others}."
+    )
+
+
 #: How often, stands in docs/calibration-runs.md and docs/calibration-themes.md.
 _UNKNOWN_THEMES = (
     "each counts as a sample of its own. Should several ask for one kind of thing, and fine-tuning "
@@ -139,9 +147,10 @@ def _theme_caveats(results: Results) -> list[Caveat]:
                 "questions: so few leave wide intervals and little power."
             )
         if asked.unthemed:
+            have, counts = ("has", "it") if asked.unthemed == 1 else ("have", "each")
             texts.append(
-                f"Of the {asked.what} {asked.unthemed} have no theme, while others do: each counts "
-                "as a theme of its own."
+                f"Of the {asked.what} {asked.unthemed} {have} no theme, while others do: {counts} "
+                "counts as a theme of its own."
             )
         found += [Caveat(CaveatCode.THEMES, text) for text in texts]
     return found

@@ -225,7 +225,8 @@ _LEAKAGE = (
         "H1", "recommended", "own_minus_other_conditions", "own minus other conditions",
         "the persona's excess in its own condition over that in the others: what it leaks in every "
         "condition cancels out",
-        "separate training under the persona from chance in one run",
+        "separate training under the persona from chance in one run, or speak of other personas: "
+        "where training moves single personas by chance, these do differ, and it says so",
         "the excess in its own condition equals that in the others",
     ),
     Measure(
@@ -237,7 +238,8 @@ _LEAKAGE = (
     *(
         Measure(
             "H2", "recommended", name, title, shows,
-            "separate the induction persona's effect from run-to-run variation, with one run each",
+            "separate the induction persona's effect from run-to-run variation, with one run each, "
+            "or speak of other personas: where training moves single ones by chance, it says so",
             _LEAK_NULL, "standard deviation between conditions net of sampling noise",
         )
         for name, title, shows in (
@@ -262,7 +264,7 @@ _LEAKAGE = (
     Measure(
         "H2", "recommended", "between_runs", "range, runs as units",
         "whether conditions differ by more than training runs of one condition do",
-        "say which persona, or what about it, makes the difference",
+        "say which persona, or what about it, makes the difference, or speak of other personas",
         "the conditions' means over runs are equal, however much their runs vary",
         "standard deviation between conditions net of run-to-run variation",
     ),

@@ -268,6 +268,7 @@ def leakage(
     found, known = {name for name, _ in scores}, [c.name for c in study.conditions]
     for name in sorted(found.difference(known)):
         raise UserError(f"{folder}: scores of {name!r}, which is not a condition of {spec}")
+    _check_seeds(folder, scores, study, spec)
     _check_study(folder, scores, study)
     _say(f"{name} has no scores" for name in known if name not in found)
     unseen, themes = _of_questions(study, spec.absolute().parent, _questions(scores.values()))
@@ -278,6 +279,31 @@ def leakage(
         print_json({"rows": to_dicts(rows)})
         return
     _print_rows(rows, "Leakage of the marker")
+
+
+def _check_seeds(
+    folder: Path, scores: Iterable[tuple[str, int]], study: Experiment, spec: Path
+) -> None:
+    """Refuse scores of a seed that the study does not have; say which of its seeds have none.
+
+    Raises:
+        UserError: Names the file.
+    """
+    found = set(scores)
+    for condition in study.conditions:
+        seeds = study.seeds_of(condition)
+        for name, seed in sorted(found):
+            if name == condition.name and seed not in seeds:
+                raise UserError(
+                    f"{folder / name}.seed-{seed}.json: {spec} has no run of {name} with seed "
+                    f"{seed}; its seeds are: {', '.join(map(str, seeds)) or 'none'}"
+                )
+        if any(name == condition.name for name, _ in found):
+            _say(
+                f"{condition.name} has no scores of seed {seed}"
+                for seed in seeds
+                if (condition.name, seed) not in found
+            )
 
 
 def _check_study(folder: Path, scores: Mapping[tuple[str, int], Any], study: Experiment) -> None:

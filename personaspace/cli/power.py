@@ -63,6 +63,7 @@ def _print(made: Plan, name: str) -> None:
     table.add_column("what")
     for column in (
         f"detected with {percent(guess.power)} power",
+        "found again",
         "after Holm, at worst",
         "p floor",
     ):
@@ -78,11 +79,19 @@ def _print(made: Plan, name: str) -> None:
             f"{finding.metric} {finding.name}",
             finding.what,
             shown(finding.effect),
+            "" if finding.found is None else percent(finding.found, 0),
             shown(finding.corrected),
             "" if finding.floor is None else f"{finding.floor:.2g}",
             finding.note,
         )
     out.print(table)
+    drawn = made.drawn
+    near, far = (drawn.error(count) for count in (drawn.t_tests, drawn.ranges))
+    out.print(
+        "Found again: how often a test finds this effect in other drawn studies "
+        f"({drawn.t_tests:,}, of H2 {drawn.ranges:,}: at 80 % good to {near:.1f} and {far:.1f} "
+        "points)."
+    )
     for warning in made.warnings:
         out.print(Text("• ", style="yellow") + warning)
 

@@ -126,7 +126,7 @@ def tests_table(results: Results) -> Table | None:
     )
     return Table(
         "tests-table",
-        "Tests of leakage: as published, and as recommended",
+        "Tests of leakage in these very personas: as published, and as recommended",
         [
             Column("Test"),
             Column("Condition"),
@@ -139,7 +139,9 @@ def tests_table(results: Results) -> Table | None:
         note=". ".join(TESTS[metric] for metric in dict.fromkeys(pair.metric for pair in found))
         + ". A p-value above the level means that no effect could be shown, not that there is "
         f"none.{sizes} BH, Holm: corrected for several tests. At best: the smallest p "
-        "that so few conditions or personas can give.",
+        "that so few conditions or personas can give. H1 and H2 are about these very personas: "
+        "where training moves single personas by chance, these do differ, and the tests say so; of other "
+        "personas they say nothing.",
         footnotes=notes.texts,
     )
 

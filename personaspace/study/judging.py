@@ -92,7 +92,15 @@ class Judge(Section):
         return Model(name=self.model, revision=self.revision, dtype=self.dtype)
 
     @model_validator(mode="after")
-    def _key_of_a_server(self) -> Judge:
+    def _without_effect(self) -> Judge:
+        """Refuses what the kind of judge makes no use of."""
         if self.key_env is not None and self.url is None:
             raise ValueError("key_env goes with url: a local judge needs no key")
+        unused = ("concurrency", "timeout", "attempts") if self.url is None else ("dtype",)
+        for name in unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                why = "goes with url: a local judge has no requests"
+                if self.url is not None:
+                    why = "goes with a local judge: a server (url) chooses its own"
+                raise ValueError(f"{name} {why}")
         return self

@@ -142,6 +142,10 @@ def _roles(
         assistant=assistant or DEFAULT_ASSISTANT,
         placebo=tuple(sorted(placebo)),
     )
+    if roles.axis is not None and roles.axis == roles.benign:
+        raise UserError(
+            f"{roles.axis!r} is named as the axis condition and as the benign one; they must differ"
+        )
     notes = []
     if conditions and roles.axis is None:
         notes.append(
@@ -195,7 +199,8 @@ def analyse_geometry(
         No files, or base alone: no rows (there is nothing to compare), and a note that says so.
 
     Raises:
-        UserError: Malformed files, or a condition or persona that was named but is absent.
+        UserError: Malformed files, a condition or persona that was named but is absent, or one
+            condition as axis and benign.
     """
     if not files:
         return GeometryResult(notes=["there are no activation files"])

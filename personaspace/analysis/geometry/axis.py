@@ -40,13 +40,6 @@ if TYPE_CHECKING:
 #: Halvings of the questions, each used both ways round.
 HALVINGS = 25
 
-#: Below so many questions or themes M2's tests reject too often (docs/calibration-themes.md).
-FEW_SAMPLES = 16
-FEW_IN_HALVES = (
-    "The axis is made from half of fewer than 16 questions or themes: where it is no more than "
-    "noise, M2's tests reject in up to 12 % of studies at a nominal 5 %."
-)
-
 _ON_ITSELF = "This condition defines the axis, from the other half of the questions."
 
 
@@ -121,17 +114,28 @@ class Halves:
         )
 
 
-def split_cosines(
-    halves: Halves, measures_PSQ: NDArray[np.bool_], axis: Axis
-) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class Cosines:
+    """Cosines of half means with the axes of the other halves.
+
+    Attributes:
+        whole: `[P, S]`.
+        without: `[Q, P, S]`, the same without each question.
+        growth: `[P]`, by which factor the jackknife lengthens a persona's cosines: noise of few
+            questions makes means too long, and so cosines too short.
+    """
+
+    whole: Array
+    without: Array
+    growth: Array
+
+
+def split_cosines(halves: Halves, measures_PSQ: NDArray[np.bool_], axis: Axis) -> Cosines:
     """Cosines of half means with the axes of the other halves, whole and without each question.
 
     Args:
         halves: Half means of the personas.
         measures_PSQ: Which questions the half means are taken over.
-
-    Returns:
-        `[P, S]` and `[Q, P, S]`.
     """
     states = halves.states
     states_on_axis = halves.on_axis.astype(np.float64)
@@ -162,16 +166,29 @@ def split_cosines(
     )
     axis_squares = np.where(makes, without(axis_square, on_axis, shift_squares, m), axis_square)
     with np.errstate(divide="ignore", invalid="ignore"):
-        whole = (dot / np.sqrt(mean_square * axis_square))[:, 0]
-        left = dots / np.sqrt(mean_squares * axis_squares)
-    return whole, left.transpose(1, 0, 2)
+        length = 1 / np.sqrt(mean_square * axis_square)
+        lengths = 1 / np.sqrt(mean_squares * axis_squares)
+        whole, left = (dot * length)[:, 0], dots * lengths
+        used = axis.makes.any(axis=0) | measures_PSQ.any(axis=(0, 1))
+        inverse_P = length[:, 0].mean(axis=-1)
+        inverses_QP = lengths[:, used].mean(axis=-1).T
+        growth = leave_one_out_questions(inverse_P, inverses_QP).mean(axis=0) / inverse_P
+    growth = np.where(np.isfinite(growth), np.maximum(growth, 1.0), 1.0)
+    return Cosines(whole, left.transpose(1, 0, 2), growth)
 
 
-def _pseudo_values(whole_PS: Array, without_QPS: Array, absolute: bool) -> Array:
-    """Pseudo-values `[Q, P]` of the average over splits."""
+def _pseudo_values(found: Cosines, absolute: bool) -> Array:
+    """Pseudo-values `[Q, P]` of the average over splits.
+
+    The jackknife corrects estimates, but takes the variance of those that are not corrected: the
+    deviations of questions are enlarged by the factor that estimates are.
+    """
+    whole_PS, without_QPS = found.whole, found.without
     if absolute:
         whole_PS, without_QPS = np.abs(whole_PS), np.abs(without_QPS)
-    return leave_one_out_questions(whole_PS.mean(axis=-1), without_QPS.mean(axis=-1))
+    values = leave_one_out_questions(whole_PS.mean(axis=-1), without_QPS.mean(axis=-1))
+    middle = values.mean(axis=0)
+    return np.asarray(middle + found.growth * (values - middle))
 
 
 @dataclass(frozen=True)
@@ -219,9 +236,9 @@ def m2(
     axis = Axis.make(shifts, cell.valid[assistant], halves_SQ)
     used = cell.valid.any(axis=0)
 
-    def measure(halves: Halves) -> tuple[Array, Array]:
-        whole, without = split_cosines(halves, measures, axis)
-        return whole, without[used]
+    def measure(halves: Halves) -> Cosines:
+        found = split_cosines(halves, measures, axis)
+        return replace(found, without=found.without[used])
 
     base_halves = Halves.make(base[others], measures, axis)
     before = measure(base_halves)
@@ -232,15 +249,15 @@ def m2(
         rows.extend(_rows(cell, name, roles, before, after, moved))
         if kept is not None:
             names = [cell.personas[index] for index in others]
-            own, unmoved = (Pseudo(_pseudo_values(*pair, False)) for pair in (after, before))
+            own, unmoved = (Pseudo(_pseudo_values(pair, False)) for pair in (after, before))
             kept.add(cell, "M2", "split_half", name, own, unmoved, personas=names)
-            shifts_QP = _pseudo_values(*moved, absolute=False)
+            shifts_QP = _pseudo_values(moved, absolute=False)
             kept.add(cell, "M2", "displacement", name, Pseudo(shifts_QP), personas=names)
         if name not in roles.harmless:
-            positions.append(_pseudo_values(*after, absolute=False))
+            positions.append(_pseudo_values(after, absolute=False))
     if len(positions) < 2:
         return rows, None, None
-    start = _pseudo_values(*before, absolute=False)
+    start = _pseudo_values(before, absolute=False)
     return rows, Positions(cell.layer, np.stack(positions), start), None
 
 
@@ -248,14 +265,14 @@ def _rows(
     cell: Cell,
     name: str,
     roles: Roles,
-    before: tuple[Array, Array],
-    after: tuple[Array, Array],
-    moved: tuple[Array, Array],
+    before: Cosines,
+    after: Cosines,
+    moved: Cosines,
 ) -> list[Row]:
     rows = []
     note = _ON_ITSELF if name == roles.axis else None
     for measure, absolute in (("split_half", False), ("split_half_absolute", True)):
-        values, bases = (_pseudo_values(*pair, absolute) for pair in (after, before))
+        values, bases = (_pseudo_values(pair, absolute) for pair in (after, before))
         row = Row(
             "M2",
             "recommended",
@@ -270,7 +287,7 @@ def _rows(
         rows.extend(
             rows_against_base(row, Pseudo(values), Pseudo(bases), _standardised(values - bases))
         )
-    shifts = _pseudo_values(*moved, absolute=False)
+    shifts = _pseudo_values(moved, absolute=False)
     estimate = two_way_estimate(shifts)
     rows.append(
         Row(
@@ -291,8 +308,6 @@ def _rows(
             warning=lopsided(shifts),
         )
     )
-    if len(shifts) < FEW_SAMPLES:
-        rows = [replace(row, warning=row.warning or FEW_IN_HALVES) for row in rows]
     return rows
 
 

@@ -18,6 +18,7 @@ from personaspace.analysis.leakage.scores import Key, Scores, tabulate
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import Array, Estimate, permutation_p, tail_count
+from personaspace.console import counted
 
 HINGES = "Leaving out one of the conditions reverses the sign of the slope."
 
@@ -154,6 +155,6 @@ def within_seeds_row(
         effect=float(np.average([s for s, _ in known], weights=[w for _, w in known]))
         if known
         else None,
-        note=f"{len(blocks)} seeds.",
+        note=f"{counted(len(blocks), 'seed')}.",
         p_floor=2 / ways if exact else 1 / (permutations + 1),
     )

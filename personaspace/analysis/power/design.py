@@ -168,6 +168,8 @@ class Finding:
         unit: Of the effect.
         effect: Smallest effect that is detected with the wanted power; None: none is.
         corrected: The same where Holm asks most of it (alpha over the tests of its family).
+        found: In which share of other drawn studies `effect` was detected; None: it follows from a
+            formula.
         floor: Smallest p that the design allows.
         note: What the figure rests on, or why there is none.
     """
@@ -178,8 +180,27 @@ class Finding:
     unit: str
     effect: float | None
     corrected: float | None = None
+    found: float | None = None
     floor: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How many studies are drawn for each size of an effect.
+
+    Attributes:
+        t_tests: Of tests of a contrast.
+        ranges: Of H2.
+    """
+
+    t_tests: int = 1000
+    ranges: int = 500
+
+    @staticmethod
+    def error(studies: int) -> float:
+        """Half of a 95 % interval of a power of 80 %, in points."""
+        return 196.0 * float((0.8 * 0.2 / studies) ** 0.5)
 
 
 @dataclass
@@ -190,6 +211,7 @@ class Plan:
     assumptions: Assumptions
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    drawn: Drawn = Drawn()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -199,6 +221,7 @@ class Plan:
                 for name, value in asdict(self.design).items()
             },
             "assumptions": dict(vars(self.assumptions)),
+            "drawn": dict(vars(self.drawn)),
             "tests": [dict(vars(finding)) for finding in self.findings],
             "warnings": list(self.warnings),
         }

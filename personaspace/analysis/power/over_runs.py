@@ -1,32 +1,35 @@
-"""What tests over training runs detect: the tests themselves, on drawn studies without effects.
+"""What t-tests detect: the tests themselves, on drawn studies.
 
 An effect adds to a contrast's estimate and leaves its standard error and degrees of freedom as they
 are. So studies are drawn once, without an effect, and each tells from which effect on its own test
-rejects: the wanted quantile of these is the smallest effect that is detected so often. H2's
-statistic is no such sum, and is computed anew for each size of the effect.
+rejects: the wanted quantile of these is the smallest effect that is detected so often. Where the
+effect brings rates of answers so near to 0 or 1 that they scatter less, studies are drawn
+with it, until it is the quantile of these. Each effect is looked for again in other studies.
 
-Shape suffixes: N runs, Q questions, P personas.
+Shape suffixes: N runs, C conditions, Q questions, P personas.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import special
 
 from personaspace.analysis.leakage.trend import robust_slope
-from personaspace.analysis.power.design import Assumptions, Design
-from personaspace.analysis.runs import Omnibus, Runs, all_alike
+from personaspace.analysis.power.answers import Answers, scatter_alike
+from personaspace.analysis.power.design import Assumptions, Design, Drawn
+from personaspace.analysis.runs import Runs
 from personaspace.analysis.stats import Array, Estimate, generator
-from personaspace.analysis.themes import by_theme
 
 BENIGN = "benign"
-#: Studies drawn for a contrast and for H2: claimed power of 80 % has an error of 1.2 and 1.8.
-DRAWS, H2_DRAWS = 1000, 500
+DRAWS = Drawn().t_tests
+#: How often a size is looked for where the effect changes how answers scatter.
+_ROUNDS = 3
 
 Weights = Mapping[str, float]
 
@@ -90,60 +93,59 @@ def keys_of(layout: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
     return [(name, seed) for name, seeds in layout.items() for seed in seeds]
 
 
-def drawn(
+def answers(
     design: Design,
     guess: Assumptions,
-    *names: object,
     runs_vary: bool = True,
     bystanders: int | None = None,
-) -> Callable[[], Runs]:
-    """Draws runs of a share of answers, averaged over bystanders, where no condition differs.
+    only: Sequence[str] | None = None,
+) -> Answers:
+    """Where runs of a design are drawn from.
 
     Args:
-        runs_vary: Runs of a condition differ; where each has one and conditions are no sample,
-            that is in no interval, and counts as effect.
+        design: With its runs.
+        guess: What varies.
+        runs_vary: See `Answers`.
         bystanders: Over how many is averaged; None: those of every condition.
+        only: Conditions that are drawn; None: all.
     """
-    keys, rng = keys_of(design.layout), generator(0, "power", *names)
-    personas = max(1, design.bystanders if bystanders is None else bystanders)
-    run_sd = math.sqrt(guess.run_sd**2 + guess.persona_run_sd**2 / personas) if runs_vary else 0.0
-    cell = math.sqrt(guess.rate * (1 - guess.rate) / design.samples / personas)
-    conditions, seeds = tuple(name for name, _ in keys), tuple(seed for _, seed in keys)
-    places = [list(design.layout).index(name) for name in conditions]
-    questions = max(1, design.questions)
-
-    def draw() -> Runs:
-        of_run = run_sd * rng.normal(size=(len(keys), 1))
-        lasting = _by_condition(design, guess, rng)
-        tables = of_run + lasting[places] + cell * rng.normal(size=(len(keys), questions))
-        return Runs(conditions, seeds, by_theme(tables, design.theme_of)[:, :, None])
-
-    return draw
-
-
-def _by_condition(design: Design, guess: Assumptions, rng: np.random.Generator) -> Array:
-    """What questions have of their own in each condition, `[C, Q]`; with their themes, if any."""
-    conditions, theme_Q = len(design.layout), design.theme_of
-    own = guess.question_sd * rng.normal(size=(conditions, max(1, design.questions)))
-    if theme_Q is None:
-        return own
-    shared = guess.question_sd * rng.normal(size=(conditions, len(design.themes)))[:, theme_Q]
-    share = guess.theme_share
-    return np.asarray(math.sqrt(share) * shared + math.sqrt(1 - share) * own)
-
-
-def drawn_plain(layout: Mapping[str, Sequence[int]], *names: object) -> Callable[[], Runs]:
-    """Draws runs that differ by a standard deviation of 1, questions and personas without noise."""
-    keys, rng = keys_of(layout), generator(0, "power", *names)
-    conditions, seeds = tuple(name for name, _ in keys), tuple(seed for _, seed in keys)
-    return lambda: Runs(conditions, seeds, rng.normal(size=(len(keys), 1, 1)))
+    keys = [key for key in keys_of(design.layout) if only is None or key[0] in only]
+    shared = design.bystanders if bystanders is None else bystanders
+    return Answers(design, guess, keys, max(1, shared), runs_vary)
 
 
 @dataclass(frozen=True)
-class Needed:
-    """Estimates of drawn studies without an effect."""
+class Sampled:
+    """A t-test on drawn studies.
 
-    estimates: Sequence[Estimate]
+    Attributes:
+        study: One study's estimate of an effect of this size, planted in it.
+        alike: Whether an effect of this size leaves the estimate's scatter as it is.
+        names: Tell its random numbers from those of others.
+        most: The largest effect that can be.
+    """
+
+    study: Callable[[np.random.Generator, float], Estimate]
+    alike: Callable[[float], bool]
+    names: tuple[object, ...]
+    most: float = math.inf
+
+    def _drawn(self, size: float, *again: object) -> tuple[Array, Array, Array]:
+        """Estimates less the effect, and what they must exceed, in standard errors."""
+        rng = generator(0, "power", *self.names, *again)
+        found = [self.study(rng, size) for _ in range(DRAWS)]
+        values, ses, dfs = (
+            np.array([getattr(e, name) for e in found]) for name in ("value", "se", "df")
+        )
+        return values - size, ses, dfs
+
+    @cached_property
+    def _without(self) -> tuple[Array, Array, Array]:
+        return self._drawn(0.0)
+
+    def estimates(self) -> list[Estimate]:
+        """Of studies without an effect."""
+        return [Estimate(*map(float, each)) for each in zip(*self._without, strict=True)]
 
     def detectable(self, alpha: float, power: float) -> float | None:
         """The smallest effect that is detected with this power; None: none is.
@@ -152,76 +154,118 @@ class Needed:
             alpha: Two-sided level; only rejections to the right side are counted.
             power: Wanted.
         """
-        known = [e for e in self.estimates if e.se > 0 and e.df > 0]
-        if len(known) < len(self.estimates) or not known:
-            return None
-        values, ses, dfs = (np.array([getattr(e, f) for e in known]) for f in ("value", "se", "df"))
-        bounds = _bounds(dfs, alpha) * ses
+        errors, ses, dfs = self._without
+        bounds = _bounds(ses, dfs, alpha)
         # What is drawn is symmetric: each study counts with its mirror image.
-        found = float(np.quantile(np.concatenate([bounds - values, bounds + values]), power))
-        return max(0.0, found) if math.isfinite(found) else None
+        needed = np.concatenate([bounds - errors, bounds + errors])
+        size = max(0.0, float(np.quantile(needed, power, method="higher")))
+        for _ in range(_ROUNDS):
+            if math.isinf(size) or (size <= self.most and self.alike(size)):
+                break
+            errors, ses, dfs = self._drawn(min(size, self.most))
+            needed = _bounds(ses, dfs, alpha) - errors
+            before, size = size, max(0.0, float(np.quantile(needed, power, method="higher")))
+            if abs(size - before) < 0.01 * before:
+                break
+        return size if math.isfinite(size) and size <= self.most else None
+
+    def found(self, size: float, alpha: float) -> float:
+        """In which share of other studies an effect is detected."""
+        errors, ses, dfs = self._drawn(size, "again")
+        return float(np.mean(errors + size >= _bounds(ses, dfs, alpha)))
 
 
-def _bounds(dfs: Array, alpha: float) -> Array:
+def _bounds(ses: Array, dfs: Array, alpha: float) -> Array:
+    """What an estimate must exceed; infinite where there is no test."""
+    tested = (ses > 0) & (dfs > 0)
     normal = -special.ndtri(alpha / 2)
-    finite = np.isfinite(dfs)
+    finite = tested & np.isfinite(dfs)
     t = special.stdtrit(np.where(finite, dfs, 1.0), 1 - alpha / 2)
-    return np.asarray(np.where(finite, t, normal))
+    return np.where(tested, np.where(finite, t, normal) * ses, math.inf)
 
 
-def contrast_needed(draw: Callable[[], Runs], weights: Weights) -> Needed:
-    """Of a contrast over these personas."""
-    estimates = [draw().contrast(weights, "these_personas").estimate for _ in range(DRAWS)]
-    return Needed(estimates)
+def halves(weights: Weights, size: float) -> dict[str, float]:
+    """What is added to conditions so that a contrast of them is as large."""
+    return {name: math.copysign(size / 2, weight) for name, weight in weights.items()}
 
 
-def slope_needed(draw: Callable[[], Runs], cosines: Weights, runs_as_units: bool) -> Needed:
-    """Of H3's slope, as the change over the whole range of the cosines."""
+def contrast_of(world: Answers, weights: Weights, *names: object) -> Sampled:
+    """A contrast of bystanders' rates, over these personas."""
+    rate = world.guess.rate
+    return Sampled(
+        lambda rng, size: (
+            world.rates(rng, halves(weights, size)).contrast(weights, "these_personas").estimate
+        ),
+        lambda size: scatter_alike(rate, [-size / 2, size / 2]),
+        ("contrast", *names),
+        1.0,
+    )
+
+
+def plain_contrast(
+    layout: Mapping[str, Sequence[int]], weights: Weights, *names: object
+) -> Sampled:
+    """A contrast of runs that differ by a standard deviation of 1, without any other noise."""
+    keys = keys_of(layout)
+    conditions, seeds = tuple(name for name, _ in keys), tuple(seed for _, seed in keys)
+
+    def study(rng: np.random.Generator, size: float) -> Estimate:
+        runs = Runs(conditions, seeds, rng.normal(size=(len(keys), 1, 1)))
+        found = runs.contrast(weights, "these_personas").estimate
+        return replace(found, value=found.value + size)
+
+    return Sampled(study, lambda size: True, ("plain", *names))
+
+
+def own_less_others(world: Answers, condition: str, *names: object) -> Sampled:
+    """H1: a persona's excess in its own condition less that in the others, if there are any."""
+    found = dict.fromkeys(name for name, _ in world.keys)
+    weights = dict.fromkeys(found, -1 / max(1, len(found) - 1)) | {condition: 1.0}
+    rate = world.guess.rate
+    return Sampled(
+        lambda rng, size: (
+            world.excess(rng, condition, size).contrast(weights, "these_personas").estimate
+        ),
+        lambda size: scatter_alike(rate, [size if rate <= 0.5 else -size]),
+        ("H1", condition, *names),
+        max(rate, 1 - rate),
+    )
+
+
+def line(cosines: Weights, size: float) -> dict[str, float]:
+    """A straight line on the cosine, as high as this over the whole of their range."""
+    low, reach = min(cosines.values()), max(cosines.values()) - min(cosines.values())
+    return {name: size * ((each - low) / reach - 0.5) for name, each in cosines.items()}
+
+
+def slope_of(world: Answers, cosines: Weights, runs_as_units: bool) -> Sampled:
+    """H3's slope, as the change over the whole range of the cosines."""
     x = np.array(list(cosines.values()))
     reach = float(np.ptp(x))
     centred = (x - x.mean()) / float(((x - x.mean()) ** 2).sum()) * reach
     weights = dict(zip(cosines, centred.tolist(), strict=True))
-    found = []
-    for _ in range(DRAWS):
-        runs = draw()
+    rate = world.guess.rate
+
+    def study(rng: np.random.Generator, size: float) -> Estimate:
+        runs = world.rates(rng, line(cosines, size))
         if runs_as_units:
-            found.append(runs.contrast(weights, "these_personas").estimate)
-            continue
-        means = np.array([np.mean([mean for _, mean in runs.of(name)]) for name in cosines])
-        e = robust_slope(x, means)
-        found.append(Estimate(e.value * reach, e.se * reach, e.df))
-    return Needed(found)
+            return runs.contrast(weights, "these_personas").estimate
+        e = robust_slope(x, means_of(runs, cosines))
+        return Estimate(e.value * reach, e.se * reach, e.df)
+
+    return Sampled(
+        study,
+        lambda size: scatter_alike(rate, [-size / 2, size / 2]),
+        ("H3", "runs" if runs_as_units else "conditions"),
+        1.0,
+    )
 
 
-def between_studies(draw: Callable[[], Runs], names: Sequence[str]) -> list[Omnibus]:
-    """H2 over runs of drawn studies without an effect."""
-    return [all_alike(draw(), names) for _ in range(H2_DRAWS)]
+def means_of(runs: Runs, names: Iterable[str]) -> Array:
+    """Mean of each condition over its runs, `[C]`."""
+    return np.array([np.mean([mean for _, mean in runs.of(name)]) for name in names])
 
 
-def between_detectable(
-    studies: Sequence[Omnibus], alpha: float, power: float, unit: float
-) -> float | None:
-    """The smallest range of evenly spaced conditions' means that H2 over runs detects.
-
-    Args:
-        studies: Of `between_studies`.
-        alpha: Level.
-        power: Wanted.
-        unit: A size to begin with.
-    """
-    steps = np.linspace(0, 1, len(studies[0].means))
-
-    def power_at(size: float) -> float:
-        p = [study.moved(size * steps) for study in studies]
-        return float(np.mean([each is not None and each <= alpha for each in p]))
-
-    top = unit
-    while power_at(top) < power:
-        top *= 2
-        if top > 256 * unit:
-            return None
-    low = 0.0 if top == unit else top / 2
-    while top - low > 0.02 * top:
-        middle = (low + top) / 2
-        low, top = (low, middle) if power_at(middle) >= power else (middle, top)
-    return top
+def evenly(names: Sequence[str], size: float) -> dict[str, float]:
+    """Conditions whose means are evenly spaced, the farthest as far apart as this."""
+    return dict(zip(names, np.linspace(-size / 2, size / 2, len(names)).tolist(), strict=True))

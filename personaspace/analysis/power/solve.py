@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import optimize, special, stats
 
-from personaspace.analysis.stats import generator
+from personaspace.analysis.stats import Array, generator
 
 #: Draws for tests that are simulated.
 _DRAWS = 4000
@@ -76,10 +76,28 @@ def range_detectable(
     return smallest(power_at, power, sd)
 
 
+def order_p(cosines: Sequence[float], means_NC: Array, rng: np.random.Generator) -> Array:
+    """The p of the exact rank test over the orders of few conditions, of every study, `[N]`.
+
+    Args:
+        cosines: Of the conditions, without ties.
+        means_NC: Their means.
+        rng: Draws orders where there are too many to try all.
+    """
+    x = np.asarray(cosines, dtype=np.float64)
+    ranks = stats.rankdata(x) - (len(x) + 1) / 2
+    if len(x) > _EXACT:
+        null = np.abs(rng.permuted(np.tile(ranks, (_DRAWS, 1)), axis=1) @ ranks)
+    else:
+        null = np.abs(np.array(list(itertools.permutations(ranks))) @ ranks)
+    mine = np.abs((means_NC.argsort(axis=1).argsort(axis=1) - (len(x) - 1) / 2) @ ranks)
+    return np.asarray(1 - np.searchsorted(np.sort(null), mine - 1e-9) / len(null))
+
+
 def order_power(
     cosines: Sequence[float], slope: float, sd: float, alpha: float, rng: np.random.Generator
 ) -> float:
-    """Power of the exact rank test over the orders of few conditions, simulated.
+    """Power of that test, simulated.
 
     Args:
         cosines: Of the conditions, without ties.
@@ -89,13 +107,5 @@ def order_power(
         rng: Source of randomness.
     """
     x = np.asarray(cosines, dtype=np.float64)
-    ranks = stats.rankdata(x) - (len(x) + 1) / 2
-    if len(x) > _EXACT:
-        null = np.abs(rng.permuted(np.tile(ranks, (_DRAWS, 1)), axis=1) @ ranks)
-    else:
-        null = np.abs(np.array(list(itertools.permutations(ranks))) @ ranks)
-    levels = np.sort(null)
     drawn = slope * x + sd * rng.standard_normal((_DRAWS, len(x)))
-    mine = np.abs((drawn.argsort(axis=1).argsort(axis=1) - (len(x) - 1) / 2) @ ranks)
-    p = 1 - np.searchsorted(levels, mine - 1e-9) / len(levels)
-    return float((p <= alpha).mean())
+    return float((order_p(cosines, drawn, rng) <= alpha).mean())
