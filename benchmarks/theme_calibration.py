@@ -181,7 +181,8 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "Share of made-up studies in % with p ≤ 0.05 although the null hypothesis is true, "
         f"{studies} studies a world (at 5 %: ± {error:.1f}). "
         "Conditions move whole themes of questions, and every persona in them, at random, or not, "
-        "as each world says; 8 personas (12 in answers), 32 questions, one seed, and five conditions.",
+        "as each world says; 8 personas (12 in answers), 32 questions, one seed, and five "
+        "conditions.",
         "",
         *kept.by_test(shares),
         "",
@@ -190,14 +191,15 @@ def markdown(shares: dict[str, dict[str, float]], studies: int) -> str:
         "Where the analysis does not know of themes that act, most rows reject far too often, and "
         "nothing in the data could tell it: a report says of a file of questions without themes "
         "that each question counts as a sample of its own. Where it knows them, no test is above "
-        "7 % by more than the error of this count. M2's axis is made from half of so few "
-        "themes; its tests were at 9.7 % until the jackknife's variance was enlarged by the factor that "
-        "the jackknife lengthens cosines by, and are cautious now. With sizes that differ much "
-        "M3's p is near 7 %, and the tests of the centred cosine and of M2 are cautious. Where personas "
-        "act, M1 to M3 take them for a sample and keep their level. H1 and H2 of one run do not, and "
-        "cannot: one set of personas is one sample. These very personas do differ there, and the "
-        "tests say so; of other personas they say nothing, as the report's table of tests says. "
-        "With several runs, rows for new personas do ([calibration-runs.md](calibration-runs.md)).",
+        "7 % by more than the error of this count. M2's axis is made from half of so few themes: "
+        "its tests were at up to 9.7 % until the jackknife's variance was enlarged by the factor "
+        "that the jackknife lengthens cosines by, and are cautious now. With sizes that differ "
+        "much M3's p is near 7 %, and the tests of the centred cosine and of M2 are cautious. "
+        "Where personas act, M1 to M3 take them for a sample and keep their level. H1 and H2 do "
+        "not, and cannot: one set of personas is one sample. These very personas do differ there, "
+        "and the tests say so; of other personas they say nothing, as the report says at their "
+        "table. With several runs, rows for new personas do speak of them "
+        "([calibration-runs.md](calibration-runs.md)).",
         "",
         "Tests over training runs: [calibration-runs.md](calibration-runs.md).",
         "",

@@ -323,6 +323,20 @@ def test_scores(
     told(name, given("leakage", folder, "--spec", write_spec(study_dict)), words)
 
 
+def test_scores_of_a_seed_that_the_study_lacks(
+    study_dict: Values, write_spec: Callable[[Values], Path], tmp_path: Path
+) -> None:
+    for seed in (42, 7):
+        (tmp_path / f"base.seed-{seed}.json").write_text(json.dumps(counts()))
+    words = "base.seed-7.json: "
+    outcome = given("leakage", tmp_path, "--spec", write_spec(study_dict | {"seeds": [42]}))
+    told("a seed that the study lacks", outcome, words)
+    assert "no run of base with seed 7; its seeds are: 42" in outcome[1]
+    (tmp_path / "base.seed-7.json").unlink()
+    code, lines = given("leakage", tmp_path, "--spec", write_spec(study_dict | {"seeds": [42, 7]}))
+    assert code == 0 and "base has no scores of seed 7" in lines
+
+
 # --- activations ---------------------------------------------------------------------------------
 
 

@@ -9,7 +9,13 @@ import pytest
 from personaspace.analysis.caveats import CaveatCode, caveats
 from personaspace.analysis.control import assessed
 from personaspace.analysis.results import Results
-from personaspace.analysis.results_parts import RateRow, StudyCondition, TrainingRow
+from personaspace.analysis.results_parts import (
+    PersonaInfo,
+    QuestionsInfo,
+    RateRow,
+    StudyCondition,
+    TrainingRow,
+)
 from personaspace.analysis.rows import Row
 
 COUNTED = {"condition": "e0", "seed": 1, "degenerate": 0, "total": 100}
@@ -72,3 +78,25 @@ def test_each_warning_has_its_code() -> None:
     assert told(results(training=[fell, rose, once]), "q") == [(CaveatCode.LOSS_ROSE, "e0")]
     row = Row("M1", "recommended", "a", 3, "e0", 1, name="spread", warning="It is odd.")
     assert told(results(geometry=[row]), "q") == [(CaveatCode.FAILED_ASSUMPTION, None)]
+
+
+@pytest.mark.parametrize(
+    "several, words",
+    [
+        (1, "Of 3 personas 1 has several wordings (p0); what is said of the others"),
+        (2, "Of 3 personas 2 have several wordings (p0, p1); what is said of the other is"),
+    ],
+)
+def test_one_of_something_is_told_as_one(several: int, words: str) -> None:
+    personas = [
+        PersonaInfo(name=f"p{n}", prompts=["x", "y"] if n < several else []) for n in range(3)
+    ]
+    (said,) = caveats(results(personas=personas), {"q"})
+    assert said.code == CaveatCode.WORDINGS and said.text.startswith(words)
+
+
+@pytest.mark.parametrize("left, words", [(1, "1 has no theme"), (2, "2 have no theme")])
+def test_questions_without_a_theme_are_counted(left: int, words: str) -> None:
+    asked = QuestionsInfo(stage="evaluation", count=20, themes=12, unthemed=left)
+    (said,) = caveats(results(questions=[asked]), {"q"})
+    assert words in said.text

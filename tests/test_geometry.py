@@ -332,6 +332,23 @@ def test_left_out_personas_equal_a_fresh_computation() -> None:
     assert found.mean(axis=1) == pytest.approx([mean(matrix) for matrix in pairs])
 
 
+def _lengths(
+    states: np.ndarray,
+    shifts: np.ndarray,
+    halves: np.ndarray,
+    measures: np.ndarray,
+    cell: Cell,
+    p: int,
+    s: int,
+    left_out: int | None = None,
+) -> float:
+    """Length of a persona's half mean times that of the axis of the other half."""
+    used = np.arange(12) != left_out
+    vector = states[p][measures[p, s] & used].mean(axis=0)
+    direction = shifts[halves[s] & cell.valid[2] & used].astype(np.float64).mean(axis=0)
+    return float(np.linalg.norm(vector) * np.linalg.norm(direction))
+
+
 def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, some_valid(5, 12), personas=5, questions=12)
     halves = halve(12, np.random.default_rng(0), halvings=3)
@@ -357,6 +374,19 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
         assert whole[p, s] == pytest.approx(fresh(p, s, None), abs=1e-5)
         for q in range(12):
             assert without[q, p, s] == pytest.approx(fresh(p, s, q), abs=1e-4)
+    for p in range(4):
+        # How much the jackknife lengthens 1/(length · length), by leaving each question out.
+        whole_length = [
+            1 / _lengths(states, shifts, halves, measures, cell, p, s) for s in range(6)
+        ]
+        without = [
+            np.mean(
+                [1 / _lengths(states, shifts, halves, measures, cell, p, s, q) for s in range(6)]
+            )
+            for q in range(12)
+        ]
+        longer = 12 - 11 * np.mean(without) / np.mean(whole_length)
+        assert found.growth[p] == pytest.approx(max(1.0, longer), rel=1e-3)
     states -= cell.states_of("base")[others]
     found = split_cosines(mine.minus(base), measures, axis)
     whole, without = found.whole, found.without

@@ -131,6 +131,13 @@ BAD_SPECS: dict[str, tuple[Values, str]] = {
         "judge.key_env: must be the name of an environment variable",
     ),
     "key-alone": ({"key_env": "KEY"}, "judge: key_env goes with url"),
+    "concurrency": ({"concurrency": 2}, "judge: concurrency goes with url"),
+    "timeout": ({"timeout": 5.0}, "judge: timeout goes with url"),
+    "attempts": ({"attempts": 1}, "judge: attempts goes with url"),
+    "dtype": (
+        {"url": "http://judge/v1", "dtype": "float32"},
+        "judge: dtype goes with a local judge",
+    ),
     "persona": ({"personas": ["nobody"]}, "judge.personas[0]: unknown persona 'nobody'"),
     "twice": ({"personas": ["villain", "villain"]}, "judge.personas[1]: 'villain' is listed twice"),
     "limit": ({"misaligned_below": 130}, "judge.misaligned_below: must be at most 100"),
@@ -144,7 +151,8 @@ BAD_SPECS: dict[str, tuple[Values, str]] = {
 def test_a_bad_judge_is_named_by_its_field(kind: str, study_dict: Values) -> None:
     fields, words = BAD_SPECS[kind]
     study_dict["judge"] = {"model": "judge-1", **fields}
-    if "url" not in fields and kind not in ("folder", "builtin", "key-alone"):
+    local = ("folder", "builtin", "key-alone", "concurrency", "timeout", "attempts")
+    if "url" not in fields and kind not in local:
         study_dict["judge"]["url"] = "http://judge/v1"
     told = [str(problem) for problem in examine(study_dict)[1]]
     assert len(told) == 1 and told[0].startswith(words), told

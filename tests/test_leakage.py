@@ -569,7 +569,7 @@ def test_unseen_questions_come_from_the_spec(tmp_path: Path, command: Callable[.
     )
     folder.mkdir()
     for name in ("e0-assistant", "e4-villain"):
-        (folder / f"{name}.seed-1.json").write_text(json.dumps(counts(seed=len(name))))
+        (folder / f"{name}.seed-42.json").write_text(json.dumps(counts(seed=len(name))))
     done = command(folder, "--spec", spec, "--json", "--permutations", 50, "--bootstrap", 20)
     assert done.exit_code == 0, done.exception
     found = {r["name"]: r["n"] for r in json.loads(done.stdout)["rows"] if r["metric"] == "H2"}

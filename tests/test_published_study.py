@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.publish_study import with_numbers
+from benchmarks.publish_study import title_of, with_numbers
 from personaspace.analysis.results import Results
 
 FOLDER = Path(__file__).parent.parent / "docs" / "study"
@@ -25,6 +25,12 @@ def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> Non
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert with_numbers(page, results) == page
     assert "| E4 villain | 0.990 |" in page
+
+
+def test_a_page_that_is_written_anew_keeps_its_title(tmp_path: Path) -> None:
+    page = FOLDER / "report.md"
+    assert title_of(page) == "SmolLM2-135M-Instruct, coupled on whole answers"
+    assert title_of(tmp_path / "none.md") == ""
 
 
 def test_results_are_a_study_of_the_published_design(results: dict[str, Any]) -> None:

@@ -130,9 +130,10 @@ def _power(study: Study) -> list[str]:
 
     rows = [
         [
-            f"{f.metric} `{f.name}`",
+            f"{f.metric} `{f.name}`" if f.name else f.metric,
             f.what,
             shown(f.effect, f.unit),
+            "" if f.found is None else percent(f.found),
             "" if f.floor is None else f"{f.floor:.2g}",
             f.note,
         ]
@@ -142,9 +143,10 @@ def _power(study: Study) -> list[str]:
     return [
         "## Power",
         "",
-        "From the design and the assumptions of `personaspace power` (its defaults).",
+        "From the design and the assumptions of `personaspace power` (its defaults). Found again: "
+        "how often a test finds this effect in other drawn studies.",
         "",
-        *pipe_table([*columns, "least p", "note"], rows),
+        *pipe_table([*columns, "found again", "least p", "note"], rows),
         *(["", *(f"- {warning}" for warning in made.warnings)] if made.warnings else []),
     ]
 

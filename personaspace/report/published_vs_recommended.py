@@ -140,8 +140,8 @@ def tests_table(results: Results) -> Table | None:
         + ". A p-value above the level means that no effect could be shown, not that there is "
         f"none.{sizes} BH, Holm: corrected for several tests. At best: the smallest p "
         "that so few conditions or personas can give. H1 and H2 are about these very personas: "
-        "where training moves single personas by chance, these do differ, and the tests say so; of other "
-        "personas they say nothing.",
+        "where training moves single personas by chance, these do differ, and the tests say so; of "
+        "other personas they say nothing.",
         footnotes=notes.texts,
     )
 

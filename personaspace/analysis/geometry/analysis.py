@@ -144,7 +144,7 @@ def _roles(
     )
     if roles.axis is not None and roles.axis == roles.benign:
         raise UserError(
-            f"{roles.axis!r} is named as the axis condition and as the benign one; they must differ"
+            f"{roles.axis!r} is both the axis condition and the benign one; they must differ"
         )
     notes = []
     if conditions and roles.axis is None:

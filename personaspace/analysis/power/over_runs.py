@@ -29,7 +29,7 @@ from personaspace.analysis.stats import Array, Estimate, generator
 BENIGN = "benign"
 DRAWS = Drawn().t_tests
 #: How often a size is looked for where the effect changes how answers scatter.
-_ROUNDS = 3
+_ROUNDS = 8
 
 Weights = Mapping[str, float]
 
@@ -159,15 +159,20 @@ class Sampled:
         # What is drawn is symmetric: each study counts with its mirror image.
         needed = np.concatenate([bounds - errors, bounds + errors])
         size = max(0.0, float(np.quantile(needed, power, method="higher")))
+        if math.isinf(size) or (size <= self.most and self.alike(size)):
+            return size if math.isfinite(size) else None
+        low, high, size = 0.0, self.most, min(size, self.most)
         for _ in range(_ROUNDS):
-            if math.isinf(size) or (size <= self.most and self.alike(size)):
+            errors, ses, dfs = self._drawn(size)
+            wanted = float(np.quantile(_bounds(ses, dfs, alpha) - errors, power, method="higher"))
+            if abs(wanted - size) <= 0.02 * size:
                 break
-            errors, ses, dfs = self._drawn(min(size, self.most))
-            needed = _bounds(ses, dfs, alpha) - errors
-            before, size = size, max(0.0, float(np.quantile(needed, power, method="higher")))
-            if abs(size - before) < 0.01 * before:
-                break
-        return size if math.isfinite(size) and size <= self.most else None
+            if wanted > size >= self.most:
+                return None
+            low, high = (size, high) if wanted > size else (low, size)
+            # Half of the way: the farther out, the less is needed, and whole steps would swing.
+            size = min(max((size + wanted) / 2, (3 * low + high) / 4), (low + 3 * high) / 4)
+        return size
 
     def found(self, size: float, alpha: float) -> float:
         """In which share of other studies an effect is detected."""
