@@ -339,3 +339,12 @@ def test_h2_of_one_run_is_found_as_often_as_said() -> None:
         test = clustered_range(by_theme(means, places), 199, 1, rng)
         found += test.p <= 0.05
     assert found / studies == pytest.approx(0.8, abs=0.1)
+
+
+def test_few_questions_have_a_floor_in_h2() -> None:
+    """Two conditions in six questions: of 64 ways to name them the two whole ones are extreme."""
+    two = replace(STUDY, em=2, cosines=(), questions=6)
+    h2 = find(plan(two, GUESS), "H2", "common_set")
+    assert h2.floor == pytest.approx(2 / 64) and h2.effect is not None and h2.corrected is None
+    h2 = find(plan(replace(two, questions=4), GUESS), "H2", "common_set")
+    assert h2.floor == pytest.approx(2 / 16) and h2.effect is None and NEVER in h2.note

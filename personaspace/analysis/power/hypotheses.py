@@ -125,7 +125,15 @@ def h2(design: Design, guess: Assumptions, tests: int) -> list[Finding]:
         world = over_runs.answers(design, guess, runs_vary=False, only=em)
         sizes = _within(design, guess, tests, between.within_at(world, em))
         note = "Between runs, not between induction personas: one run each."
-        return [points("H2", "common_set", what, sizes, note, guess)]
+        # As extreme are all orders that only rename conditions.
+        floor = float(math.factorial(design.em)) ** (1 - design.clusters)
+        if floor > design.alpha:
+            sizes, note = {"effect": None, "corrected": None}, f"{note} {NEVER}"
+            return [Finding("H2", "common_set", what, "points", **sizes, floor=floor, note=note)]
+        if floor > design.alpha / tests:
+            sizes["corrected"] = None
+        least = floor if floor > 1e-4 else None
+        return [replace(points("H2", "common_set", what, sizes, note, guess), floor=least)]
     world = over_runs.answers(design, guess, only=em)
     power_at = between.between_at(world, several)
     sizes = twice(
