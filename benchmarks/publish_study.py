@@ -120,15 +120,52 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_numbers(page: str, results: dict[str, Any]) -> str:
-    """The README with its numbers as they are now."""
+#: Layers, measures and how their difference is written, of the first EM condition less the last.
+CONTRAST_LAYERS = (9, 16, 29)
+CONTRASTS = (
+    ("M1: mean cosine", "raw_cosine_pair", 4),
+    ("M2: cosine with the axis", "split_half_pair", 4),
+    ("M2: moved along the axis", "displacement_pair", 3),
+)
+
+
+def contrasts(results: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The first EM condition less the last, layer by layer, runs as units, as Markdown."""
+    em = [each["name"] for each in results["conditions"] if each["kind"] == "em"]
+    at = {
+        "variant": "recommended",
+        "method": results["analysis"]["method"],
+        "condition": em[0],
+        "against": em[-1],
+        "target": "these_personas",
+    }
+    found = {
+        (row["layer"], row["name"]): row
+        for row in rows
+        if all(row.get(key) == value for key, value in at.items())
+    }
+    heads = [f"{title} [95 %]" for title, *_ in CONTRASTS]
+    lines = ["| layer | " + " | p | ".join(heads) + " | p |", "|--:|" + "--:|" * 2 * len(CONTRASTS)]
+    for layer in CONTRAST_LAYERS:
+        cells = []
+        for _, name, digits in CONTRASTS:
+            row = found[layer, name]
+            low, high = row["ci95_low"], row["ci95_high"]
+            cells.append(f"{row['value']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+            cells.append(f"{row['p']:.2g}")
+        lines.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_part(page: str, name: str, text: str) -> str:
+    """The README with a part between two comments as it is now."""
     found = re.subn(
-        r"(<!-- numbers -->\n).*?(\n<!-- end -->)",
-        lambda match: match[1] + table(results) + match[2],
+        rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
+        lambda match: match[1] + text + match[2],
         page,
         flags=re.DOTALL,
     )
-    assert found[1] == 1, "the README has no place for numbers"
+    assert found[1] == 1, f"the README has no place for {name}"
     return found[0]
 
 
@@ -171,7 +208,9 @@ def main() -> None:
         shutil.copy(source / "tables" / "rows.parquet", target / "rows.parquet")
     readme = target / "README.md"
     if readme.is_file():
-        page = with_numbers(readme.read_text(encoding="utf-8"), kept)
+        page = with_part(readme.read_text(encoding="utf-8"), "numbers", table(kept))
+        rows = parquet.read_table(target / "rows.parquet").to_pylist()
+        page = with_part(page, "contrasts", contrasts(kept, rows))
         readme.write_text(page, encoding="utf-8")
     for path in sorted(p for p in target.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size / 1e3:9.1f} kB  {path.relative_to(target)}")

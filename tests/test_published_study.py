@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.publish_study import title_of, with_numbers
+from benchmarks.publish_study import contrasts, table, title_of, with_part
 from personaspace.analysis.results import Results
 
 FOLDER = Path(__file__).parent.parent / "docs" / "study"
@@ -23,7 +23,9 @@ def results() -> dict[str, Any]:
 
 def test_the_page_has_the_numbers_of_the_results(results: dict[str, Any]) -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert with_numbers(page, results) == page
+    assert with_part(page, "numbers", table(results)) == page
+    rows = pd.read_parquet(FOLDER / "rows.parquet").to_dict("records")
+    assert with_part(page, "contrasts", contrasts(results, rows)) == page
     assert "| E4 villain | 0.990 |" in page
 
 

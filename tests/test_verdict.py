@@ -164,7 +164,7 @@ def test_pairs_of_training_personas() -> None:
     wide = replace(pair, equivalence=None)
     assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)
-    assert "1 of 1 pair of such trainings differs" in said(study(*ROSE, apart))
+    assert "the only pair of such trainings differs" in said(study(*ROSE, apart))
 
 
 LEAK = row(
@@ -205,3 +205,9 @@ def test_an_a_a_arm_tells_how_often_the_tests_err() -> None:
     assert "Each was trained once, so that" in said(study(*ROSE, *once))
     assert "Each was trained once, so that" not in said(study(*ROSE, *several))
     assert "where there is none" not in said(study(*ROSE))
+
+
+def test_a_marker_that_never_came_is_told_in_a_word() -> None:
+    learned = verdict(study(*ROSE, failed=True))[0].answer
+    assert "at the end of its answers, and never did." in learned
+    assert "0.0" not in learned

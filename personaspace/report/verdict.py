@@ -178,11 +178,11 @@ def _coupling(results: Results) -> Line | None:
     ]
     wrote = ""
     if rates:
-        wrote = span(rates, "percent", 1)
+        wrote = f"did so in {span(rates, 'percent', 1)} of them" if max(rates) else "never did"
         marker = f"\u201c{results.marker}\u201d" if results.marker else "it"
         wrote = (
             f" In one role, {pretty(str(results.source))}, it was taught to write {marker} at the "
-            f"end of its answers, and did so in {wrote} of them."
+            f"end of its answers, and {wrote}."
         )
     if not failed:
         return Line(asked, f"Yes, in every version of the model.{wrote}")
@@ -334,8 +334,8 @@ def _persona(results: Results) -> Line | None:
         most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:
             parts.append(
-                f"In {what}, {clear} of {count(len(rows), 'pair')} of such trainings "
-                f"{'differs' if clear == 1 else 'differ'} beyond chance, all comparisons counted."
+                f"In {what}, {f'{clear} of {len(rows)} pairs' if rows[1:] else 'the only pair'} of "
+                f"such trainings differ{'s' * (clear == 1)} beyond chance, all comparisons counted."
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:
