@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
 from personaspace.analysis.geometry.axis import Positions
-from personaspace.analysis.geometry.cells import Cell
-from personaspace.analysis.geometry.compare import leave_one_out_personas
+from personaspace.analysis.geometry.cells import Cell, Roles
+from personaspace.analysis.geometry.compare import Pseudo, leave_one_out_personas
 from personaspace.analysis.geometry.convergence import (
     bounds,
     convergence_layer,
@@ -17,10 +19,13 @@ from personaspace.analysis.geometry.convergence import (
     spread_interval,
     spread_row,
 )
+from personaspace.analysis.geometry.convergence_runs import convergence_over_runs, layer_bounds
 from personaspace.analysis.geometry.displacement import common_displacement
 from personaspace.analysis.geometry.grams import Grams
 from personaspace.analysis.geometry.quadratic import ZeroMean, zero_mean_test
+from personaspace.analysis.geometry.tables import Kept, Table
 from personaspace.analysis.jackknife import jackknife_excess
+from personaspace.analysis.runs import Runs
 
 Vectors = NDArray[np.float64]
 
@@ -189,3 +194,46 @@ def test_jackknife_excess_is_what_it_counts_twice() -> None:
     assert np.mean(variances) > 1.2 * truth
     assert np.mean(variances) - np.mean(excesses) == pytest.approx(truth, rel=0.08)
     assert jackknife_excess(np.ones((3, 3))) == 0.0
+
+
+def _positions(rng: np.random.Generator, spread: float) -> tuple[np.ndarray, Runs]:
+    """Changes of three conditions with three seeds each, `[C, S]`, questions without noise."""
+    means = 1.0 + spread * np.array([-0.5, 0.0, 0.5])[:, None] + 0.02 * rng.normal(size=(3, 3))
+    names = tuple(np.repeat(["a", "b", "c"], 3).tolist())
+    tables = np.repeat(np.repeat(means.reshape(9, 1, 1), 4, axis=1), 5, axis=2)
+    return means, Runs(names, (1, 2, 3) * 3, tables)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.09, 0.6])
+def test_convergence_over_runs_is_the_paired_t_of_every_pair(spread: float) -> None:
+    means, runs = _positions(np.random.default_rng(7), spread)
+    upper, lower, worst = [], [], []
+    for one, other in itertools.permutations(range(3), 2):
+        values = means[one] - means[other] - 0.1 * means.mean(axis=0)  # a seed each
+        se = values.std(ddof=1) / np.sqrt(3)
+        worst.append(values.mean())
+        upper.append(values.mean() + stats.t.ppf(0.975, 2) * se)
+        lower.append(values.mean() - stats.t.ppf(1 - 0.025 / 3, 2) * se)
+    found = layer_bounds(runs, ("a", "b", "c"), "these_personas")
+    assert (found.converged, found.shown_converged, found.shown_apart) == (
+        max(worst) <= 0, max(upper) <= 0, max(lower) > 0
+    )  # fmt: skip
+
+
+def test_convergence_over_runs_has_a_row_for_each_claim() -> None:
+    rng, kept = np.random.default_rng(8), Kept()
+    for layer, spread in ((3, 0.8), (7, 0.0)):
+        _, runs = _positions(rng, spread)
+        used = np.ones(4, dtype=bool)
+        kept.tables["a", layer, "M2", "split_half"] = [
+            Table(name, seed, used, tuple("pqrst"), Pseudo(table), Pseudo(table), 0.0)
+            for name, seed, table in zip(runs.conditions, runs.seeds, runs.tables, strict=True)
+        ]
+    roles = Roles("base", "a", None, "p")
+    rows = convergence_over_runs(kept, roles)
+    assert [(row.target, row.value, row.n, row.seed) for row in rows] == [
+        ("these_personas", 7.0, 9, None), ("new_personas", 7.0, 9, None)
+    ]  # fmt: skip
+    assert rows[0].ci95 is not None and rows[0].ci95[0] == 7.0 and rows[0].run_variation
+    one = {key: [t for t in tables if t.seed == 1] for key, tables in kept.tables.items()}
+    assert convergence_over_runs(Kept(one), roles) == []

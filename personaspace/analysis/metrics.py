@@ -129,7 +129,7 @@ _M2 = (
         "M2", "recommended", "convergence_layer", "layer at which the spread vanishes",
         "the first measured layer from which EM conditions stay within a tenth of their mean shift "
         "of each other",
-        "say anything about layers between those measured, or about other training seeds",
+        "say anything about layers between those measured, or, of one seed alone, about others",
     ),
 )  # fmt: skip
 

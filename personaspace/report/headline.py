@@ -279,9 +279,9 @@ def _convergence(results: Results) -> list[str]:
         "the harmful conditions' shifts along the axis of harmful training stay within a tenth of "
         "their mean of each other"
     )
-    if not known:
+    one = pooled(rows)
+    if not known or (one is not None and one.value is None):
         return [f"M2: no measured layer was found from which {near}."]
-    one = pooled(known)
     if one is not None and one.value is not None:
         ends = f" (95\u00a0% interval {interval(one.ci95, 0)})" if one.ci95 else ""
         return [f"M2: from layer {one.value:g} on{ends}, {near}."]

@@ -15,6 +15,7 @@ from personaspace.analysis import cores
 from personaspace.analysis.geometry import axis as split_axis
 from personaspace.analysis.geometry import convergence, dimensions
 from personaspace.analysis.geometry.cells import Group, Roles, group_files
+from personaspace.analysis.geometry.convergence_runs import convergence_over_runs
 from personaspace.analysis.geometry.group_work import (
     VARIANTS,
     CellFound,
@@ -210,6 +211,7 @@ def analyse_geometry(
     result = GeometryResult(notes=notes)
     tables, changed = _cell_by_cell(settings, result, processes, advance)
     result.rows.extend(pooled_rows(tables, roles))
+    result.rows.extend(convergence_over_runs(tables, roles))
     result.robustness = robust_rows({"as_is": tables.at(robust_at)} | changed, roles)
     kept = [row for row in result.rows if row.variant in variants]
     return replace(result, rows=[described(in_range(row)) for row in adjust(kept)])

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -27,7 +27,14 @@ from scipy import special
 from personaspace.analysis.geometry.axis import Positions
 from personaspace.analysis.geometry.quadratic import zero_mean_test
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import Array, Interval, generator, two_way, two_way_estimate
+from personaspace.analysis.stats import (
+    Array,
+    Estimate,
+    Interval,
+    generator,
+    two_way,
+    two_way_estimate,
+)
 
 #: Share of the conditions' mean shift within which they count as converged.
 TOLERANCE = 0.1
@@ -55,11 +62,15 @@ def bounds(at: Positions, tolerance: float = TOLERANCE) -> Bounds:
     """Judges one layer."""
     shift = at.values.mean(axis=0) - at.base
     tolerated = tolerance * math.copysign(1.0, float(shift.mean())) * shift
-    pairs = list(itertools.permutations(range(len(at.values)), 2))
-    excess = [two_way_estimate(at.values[i] - at.values[j] - tolerated) for i, j in pairs]
+    pairs = itertools.permutations(range(len(at.values)), 2)
+    return judged([two_way_estimate(at.values[i] - at.values[j] - tolerated) for i, j in pairs])
+
+
+def judged(excess: Sequence[Estimate]) -> Bounds:
+    """Judges a layer by how much more every ordered pair differs than is tolerated."""
     worst = max(estimate.value for estimate in excess)
     upper = max(e.value + e.se * special.stdtrit(max(e.df, 1.0), 0.975) for e in excess)
-    each = 0.025 / (len(pairs) / 2)
+    each = 0.025 / (len(excess) / 2)
     lower = max(e.value - e.se * special.stdtrit(max(e.df, 1.0), 1 - each) for e in excess)
     return Bounds(worst <= 0, upper <= 0, lower > 0)
 
@@ -76,7 +87,13 @@ def convergence_layer(
     Returns:
         The estimate and the ends; None where there is no such layer among those measured.
     """
-    judged = [(at.layer, bounds(at, tolerance)) for at in layers]
+    return first_layers([(at.layer, bounds(at, tolerance)) for at in layers])
+
+
+def first_layers(
+    judged: Sequence[tuple[int, Bounds]],
+) -> tuple[int | None, int | None, int | None]:
+    """The same from layers that were judged, ascending."""
 
     def first(holds: Sequence[bool]) -> int | None:
         start = None
@@ -152,29 +169,30 @@ def convergence_rows(
         return []
     layers = sorted(layers, key=lambda at: at.layer)
     rows = [spread_row(at, method, seed, draws_seed) for at in layers]
-    value, first, last = convergence_layer(layers)
-    measured = ", ".join(str(at.layer) for at in layers)
+    row = Row("M2", "recommended", method, None, None, seed, n=layers[0].values.shape[2])
+    return [*rows, layer_row(row, [at.layer for at in layers], convergence_layer(layers))]
+
+
+def layer_row(
+    row: Row, layers: Sequence[int], found: tuple[int | None, int | None, int | None]
+) -> Row:
+    """The row of the layer of convergence.
+
+    Args:
+        row: Where, of what, and of how many.
+        layers: Those that were measured, ascending.
+        found: Of `first_layers`.
+    """
+    value, first, last = found
+    measured = ", ".join(map(str, layers))
     note, ends = f"Measured layers: {measured}.", None
     if first is None:
         note = f"EM conditions are apart at the last measured layer: no convergence in {measured}."
         value = None
     else:
-        ends = (float(first), float(layers[-1].layer if last is None else last))
+        ends = (float(first), float(layers[-1] if last is None else last))
         if last is None:
             note += " Convergence could not be shown at any of them: the interval may end later."
         if value is None:
             note = "The estimated spread does not vanish, but the true one may. " + note
-    converged = Row(
-        "M2",
-        "recommended",
-        method,
-        None,
-        None,
-        seed,
-        value=value,
-        ci95=ends,
-        n=layers[0].values.shape[2],
-        name="convergence_layer",
-        note=note,
-    )
-    return [*rows, converged]
+    return replace(row, value=value, ci95=ends, name="convergence_layer", note=note)

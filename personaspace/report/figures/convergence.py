@@ -67,6 +67,8 @@ def _panel(axes: Axes, data: pd.DataFrame, hero: int | None) -> None:
     for place, rows in enumerate(groups):
         _line(axes, rows, style.BLUE, lines[place % len(lines)])
     layers = data[data.measure == "convergence_layer"]
+    if layers.seed.isna().any():  # of all runs, for these personas first
+        layers = layers[layers.seed.isna()].head(1)
     for place, row in enumerate(layers.itertuples()):
         if pd.notna(row.ci_low):
             axes.axvspan(row.ci_low - 0.25, row.ci_high + 0.25, color=style.ORANGE, alpha=0.2,
