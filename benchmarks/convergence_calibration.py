@@ -79,6 +79,7 @@ WORLDS = (
     World("three seeds"),
     World("five seeds", ((1, 2, 3, 4, 5),) * 3),
     World("two seeds", ((1, 2),) * 3),
+    World("little noise", run=0.005, question=0.02),
     World("runs vary more", run=0.05),
     World("one noisy condition", noisy=5.0),
     World("unequal seeds", (THREE, (42,), THREE)),
