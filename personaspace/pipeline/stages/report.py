@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=10,
+    version=11,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,
