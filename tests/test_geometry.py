@@ -379,13 +379,13 @@ def test_split_cosines_equal_a_fresh_computation(tmp_path: Path) -> None:
         whole_length = [
             1 / _lengths(states, shifts, halves, measures, cell, p, s) for s in range(6)
         ]
-        without = [
+        shorter = [
             np.mean(
                 [1 / _lengths(states, shifts, halves, measures, cell, p, s, q) for s in range(6)]
             )
             for q in range(12)
         ]
-        longer = 12 - 11 * np.mean(without) / np.mean(whole_length)
+        longer = 12 - 11 * np.mean(shorter) / np.mean(whole_length)
         assert found.growth[p] == pytest.approx(max(1.0, longer), rel=1e-3)
     states -= cell.states_of("base")[others]
     found = split_cosines(mine.minus(base), measures, axis)
