@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class ActivationFile:
         layers: Decoder layers along axis 2, counted from 0.
         hidden: Size of axis 3.
         valid: `[persona, question]`, false where there was nothing to read.
+        places: Where personas and questions stand in the file; None: in this order.
     """
 
     path: Path
@@ -59,6 +60,31 @@ class ActivationFile:
     layers: tuple[int, ...]
     hidden: int
     valid: NDArray[np.bool_]
+    places: tuple[list[int], list[int]] | None = None
+
+    def ordered_like(self, other: ActivationFile) -> ActivationFile:
+        """The same with personas and questions in another file's order.
+
+        Of a file with other personas or questions, itself.
+        """
+        mine, theirs = (self.personas, self.questions), (other.personas, other.questions)
+        if mine == theirs or any(set(a) != set(b) for a, b in zip(mine, theirs, strict=True)):
+            return self
+        places = [
+            [names.index(name) for name in wanted]
+            for names, wanted in zip(mine, theirs, strict=True)
+        ]
+        valid = self.valid[np.ix_(*places)]
+        if self.places is not None:
+            places = [[at[i] for i in new] for at, new in zip(self.places, places, strict=True)]
+        rows, columns = places
+        return replace(
+            self,
+            personas=other.personas,
+            questions=other.questions,
+            valid=valid,
+            places=(rows, columns),
+        )
 
     def read_layer(self, layer: int) -> NDArray[np.float32]:
         """Activations of one layer, `[persona, question, hidden]`; invalid entries are 0.
@@ -74,6 +100,8 @@ class ActivationFile:
             raise UserError(f"{self.path}: cannot be read ({_one_line(error)})") from None
         except (ValueError, TypeError, KeyError) as error:  # its header names what is not there
             raise UserError(f"{self.path}: cannot be read ({_one_line(error)})") from None
+        if self.places is not None:
+            stored = stored[np.ix_(*self.places)]
         states: NDArray[np.float32] = stored.astype(np.float32)
         if not self.valid.all():
             states[~self.valid] = 0.0

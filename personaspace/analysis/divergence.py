@@ -42,6 +42,20 @@ class Divergences:
     personas: tuple[str, ...]
     pairs: Mapping[str, Sequence[float]]
 
+    def ordered_like(self, personas: tuple[str, ...]) -> Divergences:
+        """The same with personas in this order; of other personas, itself."""
+        if self.personas == personas or set(self.personas) != set(personas):
+            return self
+        places = [self.personas.index(name) for name in personas]
+        upper = np.triu_indices(len(places), 1)
+        pairs = {}
+        for question, values in self.pairs.items():
+            square = np.zeros((len(places), len(places)))
+            square[upper] = values
+            square += square.T
+            pairs[question] = square[np.ix_(places, places)][upper].tolist()
+        return Divergences(personas, pairs)
+
 
 def analyse_divergence(
     found: Mapping[Key, Divergences],
@@ -66,6 +80,8 @@ def analyse_divergence(
     keys.sort(key=lambda key: (named.index(key[0]), key[1]))
     if base is None or not keys:
         return []
+    first = found[base, keys[0][1]].personas
+    found = {key: run.ordered_like(first) for key, run in found.items()}
     bases = {seed: found[base, seed] for _, seed in keys}
     runs = [*bases.values(), *(found[key] for key in keys)]
     personas = runs[0].personas

@@ -167,6 +167,8 @@ def _plan_table(found: Sequence[Forecast]) -> Table:
     groups: dict[tuple[str, str], list[Forecast]] = {}
     for each in found:
         why = str(each.why)
+        if each.already is not None:
+            why += f" ({each.already})"
         if each.missing:
             missing = ", ".join(need.id for need in each.missing[:3])
             why += f"; would fail: {missing} not complete (--with-inputs brings what is needed)"

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from personaspace.analysis.rows import Row
 from personaspace.analysis.wordings import unheld
-from personaspace.pipeline.context import ANSWERS, Context
+from personaspace.pipeline.context import Context
 from personaspace.pipeline.design import infos
 from personaspace.pipeline.stages.logodds import LOG_ODDS
 from personaspace.pipeline.stages.steer import STEERING
-from personaspace.pipeline.tables import Answers, folders_of, read
+from personaspace.pipeline.tables import Answers, folders_of, read, read_answers
 
 if TYPE_CHECKING:
     from personaspace.analysis.form import Forms
@@ -51,11 +51,8 @@ def persona_text(context: Context, answers: Answers) -> list[Row]:
     from personaspace.behaviour.form import without_marker
 
     spec = context.spec
-    greedy: Answers = {
-        (node.condition, node.seed): read(folder / ANSWERS)
-        for node, folder in folders_of(context, "extract").items()
-        if (folder / ANSWERS).is_file()
-    }
+    personas, questions = spec.extracted_personas(), context.study.extraction_questions
+    greedy = read_answers(folders_of(context, "extract"), personas, questions)
     context.progress.start("persona from text", len(answers) + len(greedy))
     rows = []
     themes = {None: context.study.evaluation_themes, "b": context.study.extraction_themes}

@@ -15,6 +15,7 @@ from personaspace.generation.base import Answer, Prompt, Sampling
 from personaspace.pipeline import wordings
 from personaspace.pipeline.lent import Models
 from personaspace.pipeline.node import Node
+from personaspace.pipeline.rows import Offers
 from personaspace.store import Manifest, Store
 from personaspace.study.inputs import Condition
 from personaspace.study.judging import Judge
@@ -54,6 +55,7 @@ class Context:
             `implementation` (of training or hidden states), `engine` (of answers) and `prompts`
             (`Prompted.recorded`).
         track: The study's experiment trackers.
+        offers: Rows that the artifact is to have, and those that former artifacts have.
         spent: Keys in the store that nobody needs once the artifact is there.
     """
 
@@ -68,6 +70,7 @@ class Context:
     key: str
     metrics: dict[str, Any] = field(default_factory=dict)
     taken: dict[str, Any] = field(default_factory=dict)
+    offers: Offers = field(default_factory=Offers)
     spent: list[str] = field(default_factory=list)
     track: Tracking = field(default_factory=Tracking)
 
@@ -183,6 +186,7 @@ def sampled_answers(
     adapter: Path | None,
     what: str,
     without_persona: bool = False,
+    skip: Callable[[str, str], bool] = lambda persona, question: False,
 ) -> dict[str, dict[str, list[Answer]]]:
     """Draws answers of every persona to every question, with progress.
 
@@ -190,6 +194,7 @@ def sampled_answers(
         settings: The spec's section with samples, temperature, top_p and length.
         adapter: What is applied to the base model.
         what: Names the phase.
+        skip: Of a persona and a question: whether its answers are there, and not drawn.
         without_persona: Also ask without a system message, first, under the name `NO_PERSONA`.
 
     Returns:
@@ -200,7 +205,12 @@ def sampled_answers(
     grid += persona_rows(context.spec, names)
     prompts = persona_prompts(context, grid, questions)
     seed = context.node.seed
-    counts = [n for row in wordings.shares_of(grid, questions, settings.samples, seed) for n in row]
+    shares = wordings.shares_of(grid, questions, settings.samples, seed)
+    counts = [
+        0 if skip(name, question) else number
+        for (name, _), row in zip(grid, shares, strict=True)
+        for question, number in zip(questions, row, strict=True)
+    ]
     sampling = Sampling(
         settings.max_new_tokens,
         samples=settings.samples,
@@ -209,10 +219,11 @@ def sampled_answers(
         seed=context.node.seed,
         scope=f"{context.node.stage}:{context.node.condition}",
     )
-    engine = context.runtime.engine()
-    context.taken["engine"] = engine.name
-    context.progress.start(what, sum(counts))
     answers: list[list[Answer]] = [[] for _ in prompts]
+    if any(counts):
+        engine = context.runtime.engine()
+        context.taken["engine"] = engine.name
+        context.progress.start(what, sum(counts))
     for count in sorted(set(counts) - {0}):
         places = [place for place, mine in enumerate(counts) if mine == count]
         drawn = engine.generate(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from personaspace.pipeline import taking
 from personaspace.pipeline.cost import load_of
 from personaspace.pipeline.node import Node
+from personaspace.pipeline.rows import FIELD as ROWS
+from personaspace.pipeline.rows import Left
 from personaspace.pipeline.runtime import device_name
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.why import Why, former, reasons, trained_again
@@ -26,6 +29,36 @@ class Basis(StrEnum):
 
 
 @dataclass(frozen=True)
+class Already:
+    """What former artifacts have of a node that would run.
+
+    Attributes:
+        whole: The artifact that only the order of lists tells from this one; None: there is none.
+        left: Rows to compute; None: the whole is taken.
+    """
+
+    whole: Manifest | None = None
+    left: Left | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the work is left, 0 to 1."""
+        return 0.0 if self.left is None else self.left.share
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "whole": self.whole is not None,
+            "left": None if self.left is None else self.left.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        if self.left is None:
+            return "only the order of lists is another: taken whole, nothing to compute"
+        return str(self.left)
+
+
+@dataclass(frozen=True)
 class Forecast:
     """A node that would run.
 
@@ -35,6 +68,7 @@ class Forecast:
         missing: What it needs, is not complete and would not run: it would fail.
         seconds: For about how long.
         basis: What that is known from.
+        already: What is taken from former artifacts; None: nothing, as far as can be known.
     """
 
     node: Node
@@ -42,6 +76,7 @@ class Forecast:
     missing: tuple[Node, ...]
     seconds: float | None
     basis: Basis
+    already: Already | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -51,6 +86,7 @@ class Forecast:
             "missing": [need.id for need in self.missing],
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "basis": self.basis,
+            "already": None if self.already is None else self.already.to_dict(),
         }
 
 
@@ -62,24 +98,49 @@ def forecast(work: Work, nodes: Collection[Node]) -> list[Forecast]:
     pending: list[Node] = []
     known: dict[Node, Manifest] = {}
     why: dict[Node, Why] = {}
+    digests: dict[Node, str] = {}  # of what is complete, or will be taken whole
+    taken: dict[Node, Already] = {}
     for node in work.graph.nodes:
         manifest = work.complete(node)
         if manifest is not None:
-            known[node] = manifest
+            known[node], digests[node] = manifest, manifest.digest
         elif node in nodes:
             others = former(work, node)
             why[node] = reasons(work, node, pending, others)
             pending.append(node)
             if others:
                 known[node] = others[0]
+            inputs = {need.id: digests.get(need) for need in work.graph.needs[node]}
+            found = _already(work, node, inputs, others)
+            if found is not None:
+                taken[node] = found
+                if found.whole is not None:
+                    digests[node] = found.whole.digest
     times = _times(known)
     copied = {node for node in (*times, *pending) if _is_copied(work, node)}
     return [
         Forecast(
-            node, why[node], _missing(work, node, pending), *_seconds(work, node, times, copied)
+            node,
+            why[node],
+            _missing(work, node, pending),
+            *_seconds(work, node, times, copied, taken.get(node)),
+            taken.get(node),
         )
         for node in pending
     ]
+
+
+def _already(
+    work: Work, node: Node, inputs: Mapping[str, str | None], others: Sequence[Manifest]
+) -> Already | None:
+    """What former artifacts have of a node, where its inputs are known."""
+    if None in inputs.values():
+        return None
+    same = taking.whole(work, node, inputs, others)
+    if same is not None:
+        return Already(whole=same)
+    found = taking.offers(work, node, inputs, others)
+    return Already(left=found.left) if found.found else None
 
 
 def _missing(work: Work, node: Node, pending: Collection[Node]) -> tuple[Node, ...]:
@@ -95,14 +156,38 @@ def _times(known: dict[Node, Manifest]) -> dict[Node, float]:
     if not timed:
         return {}
     here = {uses_model: device_name(uses_model) for uses_model in (True, False)}
-    return {
-        node: manifest.fields["seconds"]
+    whole = {
+        node: _whole_seconds(manifest)
         for node, manifest in timed.items()
         if manifest.fields.get("device") == here[STAGES[node.stage].uses_model]
     }
+    return {node: seconds for node, seconds in whole.items() if seconds is not None}
+
+
+def _whole_seconds(manifest: Manifest) -> float | None:
+    """What all rows would have taken; None: it computed none."""
+    rows = manifest.fields.get(ROWS)
+    seconds: float = manifest.fields["seconds"]
+    if rows is None:
+        return seconds
+    return seconds * rows["of"] / rows["computed"] if rows["computed"] else None
 
 
 def _seconds(
+    work: Work,
+    node: Node,
+    times: dict[Node, float],
+    copied: Collection[Node],
+    already: Already | None,
+) -> tuple[float | None, Basis]:
+    """Seconds that a node takes, less what is taken from former artifacts."""
+    seconds, basis = _all_seconds(work, node, times, copied)
+    if already is None or seconds is None:
+        return seconds, basis
+    return seconds * already.share, basis
+
+
+def _all_seconds(
     work: Work, node: Node, times: dict[Node, float], copied: Collection[Node]
 ) -> tuple[float | None, Basis]:
     """As long as it took before, or as the mean of its like; else as counted for an H100."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from personaspace.errors import Interrupted, UserError, one_line
 from personaspace.models import energy
-from personaspace.pipeline import why
+from personaspace.pipeline import taking, why
 from personaspace.pipeline.context import Context
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import StageProgress
+from personaspace.pipeline.rows import Offers
 from personaspace.pipeline.runtime import Runtime
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.states import NodeState
@@ -79,7 +80,13 @@ def run_node(
     manifests = _inputs(work, node)
     progress = start()
     try:
-        committed = _computed(work, node, runtime, manifests, progress)
+        inputs = {need.id: manifest.digest for need, manifest in manifests.items()}
+        former = why.former(work, node, progress.say)
+        same = taking.whole(work, node, inputs, former)
+        committed = None if same is None else taking.take_whole(work, node, same, progress.say)
+        if committed is None:
+            offers = taking.offers(work, node, inputs, former)
+            committed = _computed(work, node, runtime, manifests, progress, offers)
     except Interrupted:
         raise
     except Exception as error:
@@ -100,6 +107,7 @@ def _computed(
     runtime: Runtime,
     manifests: Mapping[Node, Manifest],
     progress: StageProgress,
+    offers: Offers,
 ) -> Manifest:
     """The node's artifact, computed; or another run's that was there first."""
     stage = STAGES[node.stage]
@@ -123,6 +131,7 @@ def _computed(
             progress=progress,
             store=store,
             key=key,
+            offers=offers,
         )
         run_tracked(context, work.fingerprints[node])
         uses = meter.uses() if meter is not None else []
@@ -139,6 +148,7 @@ def _computed(
                 "inputs": {need.id: manifest.digest for need, manifest in manifests.items()},
                 "seconds": round(time.monotonic() - began, 3),
                 "metrics": context.metrics,
+                **taking.recorded(work, node),
                 **({energy.FIELD: uses} if uses else {}),
                 **context.taken,
                 **runtime.describe(stage.uses_model),

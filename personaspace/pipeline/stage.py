@@ -92,6 +92,9 @@ class Stage:
         outward: Whether it tells others of the study and computes nothing: it runs in a Job of its
             own, which alone has the token for it, and its failure takes no result away.
         tracked: Files of its artifact that experiment trackers keep.
+        rows: Names in what it reads of lists of personas, each of whom has a row for each of its
+            `questions`: what a former artifact has of these is taken from there; none: all is
+            computed.
         spec_paths: Where in the spec stands what it reads under a name of its own; `{dataset}` and
             `{persona}` are those of the node's condition.
     """
@@ -114,6 +117,7 @@ class Stage:
     breakable: bool = False
     outward: bool = False
     tracked: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     spec_paths: Mapping[str, str] = field(default_factory=dict)
 
     @property

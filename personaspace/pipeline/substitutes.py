@@ -9,7 +9,6 @@ What is of the whole study (statistics, report) is always computed here.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import TAKEN_FROM
+from personaspace.pipeline.taking import copy_files
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest, Store, check_address, open_store
 from personaspace.study.loaded import Study
@@ -209,17 +209,10 @@ def _taken(work: Work, node: Node, store: Store) -> Manifest | None:
         if not isinstance(inputs, dict) or inputs.get(need.id) != mine.digest:
             raise UserError(f"it was made from another version of {need.id} than is here")
     with work.store.writer(work.key(node)) as writer:
-        folder = store.fetch(theirs)
-        for name in theirs.files:
-            _copy(folder / name, writer.folder / name)
+        copy_files(store, theirs, writer.folder)
         origin = theirs.fields.get(TAKEN_FROM)
         chain = [*(origin if isinstance(origin, list) else []), store.url]
         manifest = writer.commit({**theirs.fields, TAKEN_FROM: chain})
     if manifest.digest != theirs.digest:
         raise UserError("it changed while it was read")
     return manifest
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)

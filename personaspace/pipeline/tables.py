@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from personaspace.analysis.results_parts import (
 )
 from personaspace.analysis.rows import to_dicts
 from personaspace.behaviour.coherence import coherence
-from personaspace.pipeline.context import TRAINING_LOG, TRAINS, Context
+from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, TRAINS, Context
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages.evaluate import FINISHES
 
@@ -33,6 +34,24 @@ Answers = dict[tuple[str, int], dict[str, dict[str, list[str]]]]
 def read(path: Path) -> Any:
     """A JSON file of an input."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_answers(
+    folders: Mapping[Node, Path], personas: Sequence[str], questions: Sequence[str]
+) -> Answers:
+    """Answers of every run in the study's order, whichever the runs were asked in."""
+    return {
+        (node.condition, node.seed): {
+            name: _in_order(asked, questions)
+            for name, asked in _in_order(read(folder / ANSWERS), personas).items()
+        }
+        for node, folder in folders.items()
+        if (folder / ANSWERS).is_file()
+    }
+
+
+def _in_order(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: found[name] for name in (*(n for n in names if n in found), *found)}
 
 
 def folders_of(context: Context, stage: str) -> dict[Node, Path]:

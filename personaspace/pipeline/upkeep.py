@@ -11,6 +11,7 @@ from pathlib import Path
 
 from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError, one_line
+from personaspace.pipeline import taking
 from personaspace.pipeline.job_log import LOGS
 from personaspace.pipeline.judging import verdicts_of
 from personaspace.pipeline.node import Node
@@ -181,9 +182,14 @@ class Reachable:
         self._doses: dict[str, list[tuple[Work, Node]]] = {}
         self._spoken = _verdicts(works)
         self._missing: dict[tuple[str, Node], bool] = {}
+        #: What lies beside a node's artifact, of which its run may take rows.
+        self._beside: dict[str, list[tuple[Work, Node]]] = {}
+        self._needed: dict[tuple[str, Node], set[str]] = {}
         for work in works:
             for node in work.graph.nodes:
                 self._keys.setdefault(work.key(node), []).append((work, node))
+                beside = work.key(node).rpartition("/")[0]
+                self._beside.setdefault(beside, []).append((work, node))
                 condition = work.study.spec.condition(node.condition) if node.condition else None
                 if isinstance(condition, Dose) and node.stage == TRAINING.name:
                     whole = Node(TRAINING.name, condition.of, node.seed)
@@ -196,7 +202,18 @@ class Reachable:
             return True
         owner, _, kept = key.partition(f"/{CHECKPOINTS}/")
         of = [*self._doses.get(key, ()), *(self._keys.get(owner, ()) if kept else ())]
-        return any(self._unfinished(work, node) for work, node in of)
+        if any(self._unfinished(work, node) for work, node in of):
+            return True
+        beside = self._beside.get(key.rpartition("/")[0], ())
+        return any(key in self._takes(work, node) for work, node in beside)
+
+    def _takes(self, work: Work, node: Node) -> set[str]:
+        """Former artifacts that a node's run would take something from."""
+        at = (work.key(node), node)
+        if at not in self._needed:
+            unfinished = self._unfinished(work, node)
+            self._needed[at] = taking.needed(work, node) if unfinished else set()
+        return self._needed[at]
 
     def _unfinished(self, work: Work, node: Node) -> bool:
         """Whether a node still needs what is kept for it."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from personaspace.errors import UnavailableError, UserError, one_line
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.train import FIELD as TRAINING
@@ -212,12 +213,31 @@ def data_read(study: Study, node: Node) -> dict[str, str]:
     }
 
 
-def former(work: Work, node: Node) -> list[Manifest]:
-    """Artifacts of the node with other fingerprints, the newest first."""
+def former(
+    work: Work, node: Node, say: Callable[[str], None] = lambda text: None
+) -> list[Manifest]:
+    """Artifacts of the node with other fingerprints, the newest first.
+
+    Args:
+        say: Told of those that cannot be read, which are left out.
+
+    Raises:
+        UnavailableError: The store does not answer.
+    """
     key = work.key(node)
     prefix = key.rpartition("/")[0]
     keys = [other for other in work.store.list(prefix) if other.count("/") == key.count("/")]
-    found = [manifest for other in keys if other != key and (manifest := work.store.find(other))]
+    found = []
+    for other in keys:
+        try:
+            manifest = work.store.find(other) if other != key else None
+        except UnavailableError:
+            raise
+        except UserError as error:
+            say(f"passed over: {one_line(error)}")
+            continue
+        if manifest is not None:
+            found.append(manifest)
     return sorted(found, key=lambda manifest: manifest.created, reverse=True)
 
 

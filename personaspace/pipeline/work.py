@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from personaspace.pipeline import graph as graphs
 from personaspace.pipeline.graph import Graph
@@ -10,6 +11,7 @@ from personaspace.pipeline.node import Node
 from personaspace.pipeline.states import Standing
 from personaspace.store import Manifest, Store
 from personaspace.study.loaded import Study
+from personaspace.study.order import in_one_order
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Work:
     graph: Graph
     fingerprints: dict[Node, str]
     store: Store
+
+    @cached_property
+    def unordered(self) -> dict[Node, str]:
+        """Fingerprints that are the same whatever the order of personas and questions is."""
+        return graphs.fingerprints(in_one_order(self.study), self.graph)
 
     def key(self, node: Node) -> str:
         """Where the node's artifact lies."""

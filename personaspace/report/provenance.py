@@ -17,12 +17,37 @@ from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, count, duration, short_hash
 
 
+class Source(BaseModel):
+    """A former artifact that rows were taken from; `personas` are those of the rows."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    key: str
+    digest: str
+    personas: list[str] = []
+
+
+class Rows(BaseModel):
+    """How many rows (persona and question) were computed, and where the others were taken from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    computed: int
+    of: int
+    taken: list[Source] = []
+
+    def __str__(self) -> str:
+        sources = " and ".join(short_hash(source.digest) for source in self.taken)
+        return f"{self.computed} of {self.of} computed, else from {sources}"
+
+
 class Artifact(BaseModel):
     """One stage's output.
 
     `seconds` is how long it took, `created` when it was done; `implementation` computed training or
     hidden states, in `processes` if there were several, `engine` drew the answers; `taken_from` are
-    the stores that it came through; `energy` is what each GPU counted meanwhile.
+    the stores that it came through; `copy_of` is the artifact in another order of lists that it is
+    a copy of, `rows` what it took of former ones; `energy` is what each GPU counted meanwhile.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -42,6 +67,8 @@ class Artifact(BaseModel):
     processes: int | None = None
     engine: str | None = None
     taken_from: list[str] = []
+    copy_of: str | None = None
+    rows: Rows | None = None
     energy: list[Use] = []
 
     @property
@@ -49,6 +76,14 @@ class Artifact(BaseModel):
         """Implementation and engine, as the study's file calls them, and how many processes."""
         several = f"{self.processes} processes" if self.processes else None
         return ", ".join(filter(None, (self.implementation, several, self.engine))) or None
+
+    @property
+    def origin(self) -> str:
+        """Where all of it or a part was taken from; empty: it was computed here."""
+        copied = f"copy of {self.copy_of}" if self.copy_of else ""
+        rows = str(self.rows) if self.rows else ""
+        stores = " via ".join(self.taken_from[::-1])
+        return "; ".join(filter(None, (stores, copied, rows)))
 
     @property
     def on_gpu(self) -> bool:
@@ -237,7 +272,7 @@ def _data_table(data: Sequence[Data]) -> Table:
 
 
 def _artifacts_table(artifacts: list[Artifact]) -> Table:
-    taken = any(a.taken_from for a in artifacts)
+    taken = any(a.origin for a in artifacts)
     rows = [
         [
             Cell(a.node, a.node, full=a.key or ""),
@@ -247,7 +282,7 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             Cell(a.computed_by or NONE, a.computed_by),
             Cell(duration(a.seconds) if a.seconds is not None else NONE, a.seconds),
             Cell(a.created or NONE, a.created),
-            *([Cell(" via ".join(a.taken_from[::-1]) or "computed here")] if taken else []),
+            *([Cell(a.origin or "computed here")] if taken else []),
         ]
         for a in artifacts
     ]

@@ -186,8 +186,9 @@ def group_files(paths: Sequence[Path], base: str) -> list[Group]:
 
 
 def _group(method: str, seed: int, files: dict[str, ActivationFile]) -> Group:
-    first, *rest = files.values()
-    for file in rest:
+    first = next(iter(files.values()))
+    files = {name: file.ordered_like(first) for name, file in files.items()}
+    for file in files.values():
         _check_alike(first, file)
     # A pair that one condition lacks is left out of all: the study's paired filter.
     valid = np.logical_and.reduce([file.valid for file in files.values()])

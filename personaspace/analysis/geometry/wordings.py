@@ -89,8 +89,9 @@ def wordings_of(group: Group) -> Wordings | None:
     if not any(path.is_file() for path in there):
         return None
     files = {name: open_activations(path) for name, path in zip(group.files, there, strict=True)}
-    first, *others = files.values()
-    for file in others:
+    first = next(iter(files.values()))
+    files = {name: file.ordered_like(first) for name, file in files.items()}
+    for file in files.values():
         for what in ("personas", "questions", "layers", "hidden"):
             if getattr(file, what) != getattr(first, what):
                 raise UserError(f"{file.path}: other {what} than {first.path.name}")

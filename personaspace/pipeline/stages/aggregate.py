@@ -25,8 +25,8 @@ from personaspace.analysis.results_parts import (
 from personaspace.analysis.rows import Row
 from personaspace.errors import without_passwords
 from personaspace.models import energy
-from personaspace.pipeline import beside
-from personaspace.pipeline.context import ANSWERS, TRAINING_LOG, Context, write_json
+from personaspace.pipeline import beside, rows
+from personaspace.pipeline.context import TRAINING_LOG, Context, write_json
 from personaspace.pipeline.design import leakage_of, primary_of
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Need, Scope, Stage, personas_read
@@ -34,11 +34,11 @@ from personaspace.pipeline.stages.evaluate import SCORES
 from personaspace.pipeline.stages.extract import INDUCTION_FILE
 from personaspace.pipeline.stages.judge import GOLD, VERDICTS
 from personaspace.pipeline.tables import (
-    Answers,
     Scores,
     folders_of,
     rate_rows,
     read,
+    read_answers,
     training_rows,
     write_tables,
 )
@@ -58,8 +58,8 @@ PROVENANCE = (
     *("data", "implementation", "processes", "engine"),
 )
 #: And these where an artifact has them: the stores that it came through, if it was not computed
-#: here; what GPUs counted.
-SOME = (TAKEN_FROM := "taken_from", energy.FIELD)
+#: here; the artifact that it is a copy of; where rows were taken from; what GPUs counted.
+SOME = (TAKEN_FROM := "taken_from", COPY_OF := "copy_of", rows.FIELD, energy.FIELD)
 
 
 def _reads(study: Study, _: Node) -> dict[str, Any]:
@@ -101,10 +101,8 @@ def run(context: Context) -> None:
         for node, folder in context.inputs.items()
         if node.stage == "evaluate"
     }
-    answers: Answers = {
-        (node.condition, node.seed): read(folder / ANSWERS)
-        for node, folder in folders_of(context, "evaluate").items()
-    }
+    personas, questions = context.spec.evaluated_personas(), context.study.evaluation_questions
+    answers = read_answers(folders_of(context, "evaluate"), personas, questions)
     leakage = _leakage(context, scores, measured)
     forms = beside.forms_of_answers(context, answers)
     leakage.extend(beside.form(context, forms))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
-from personaspace.pipeline import wordings
+from personaspace.generation.base import Answer
+from personaspace.pipeline import taken_rows, wordings
 from personaspace.pipeline.context import (
     ANSWERS,
     Context,
@@ -14,6 +18,7 @@ from personaspace.pipeline.context import (
     write_json,
 )
 from personaspace.pipeline.node import Node
+from personaspace.pipeline.rows import GRID
 from personaspace.pipeline.stage import Need, Scope, Stage, model_read, personas_read
 from personaspace.study.loaded import Study
 
@@ -45,16 +50,21 @@ def run(context: Context) -> None:
     from personaspace.behaviour.marker import counts_of, score_answers
 
     spec = context.spec
-    several = spec.several(spec.evaluated_personas())
-    with context.one_adapter() as composed:
-        answers = sampled_answers(
+    personas, questions = spec.evaluated_personas(), context.study.evaluation_questions
+    several = spec.several(personas)
+    taken = taken_rows.taken(context, answers=True)
+    with context.one_adapter() if taken.left else nullcontext() as composed:
+        drawn = sampled_answers(
             context,
             spec.evaluation,
-            spec.evaluated_personas(),
-            context.study.evaluation_questions,
+            personas,
+            questions,
             adapter=composed,
             what="answers",
+            skip=taken.has,
         )
+    former = {source.folder: _former(source.folder) for source in taken.sources}
+    answers = taken_rows.merged(personas, questions, drawn, former, taken)
     write_json(context.out / ANSWERS, texts(answers))
     write_json(context.out / FINISHES, finishes(answers))
     scores = score_answers(texts(answers), spec.coupling.marker)
@@ -82,6 +92,29 @@ def run(context: Context) -> None:
     )
 
 
+def _former(folder: Path) -> dict[str, dict[str, list[Answer]]]:
+    """The answers of a former artifact, without their tokens."""
+    said, ends = (json.loads((folder / name).read_bytes()) for name in (ANSWERS, FINISHES))
+    numbers = {}
+    if (folder / wordings.WORDINGS).is_file():
+        numbers = json.loads((folder / wordings.WORDINGS).read_bytes())
+    return {
+        name: {
+            question: [
+                Answer(text, (), finish, wording)
+                for text, finish, wording in zip(
+                    each,
+                    ends[name][question],
+                    numbers.get(name, {}).get(question, [0] * len(each)),
+                    strict=True,
+                )
+            ]
+            for question, each in asked.items()
+        }
+        for name, asked in said.items()
+    }
+
+
 STAGE = Stage(
     name="evaluate",
     version=1,
@@ -91,6 +124,7 @@ STAGE = Stage(
     run=run,
     draws_answers=lambda study: True,
     longest_answer=lambda spec: spec.evaluation.max_new_tokens,
+    rows=(GRID,),
     spec_paths={
         "questions": "evaluation.questions",
         "settings": "evaluation",
