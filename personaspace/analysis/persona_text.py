@@ -10,7 +10,7 @@ Shapes: N answers, P personas, Q questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -247,29 +247,20 @@ def analyse_persona_text(
         return []
     every = {key: _Labelled.of(texts) for key, texts in sorted(answers.items())}
     folds = _folds(list({q for one in every.values() for q in one.questions}), seed, themes)
-    of_base = {training_seed: one for (name, training_seed), one in every.items() if name == base}
     readers = _Readers(every, base, folds, themes, min(permutations, _CHANCE_DRAWS), seed)
-    # Base first: the others are compared with it.
-    keys = sorted(every, key=lambda key: key[0] != base)
-    beside = {key: key[1] if key[1] in of_base else min(of_base, default=None) for key in keys}
-    trained = {
-        key: {"within": key}
-        | ({} if key[0] == base or beside[key] is None else {"from_base": (base, beside[key])})
-        for key in keys
-    }
+    taught = _taught(every, base)
     usable = {key for key, one in every.items() if one.usable}
     tasks = [
-        (of, key) for key in keys for of in trained[key].values() if key in usable and of in usable
+        (of, key) for key in taught for of in taught[key].values() if key in usable and of in usable
     ]
-    right_of_base: dict[int, Array] = {}
+    right_of_base: dict[Key, Array] = {}
     rows = []
     with cores.shared(_read, readers, tasks, _processes(every, tasks, processes)) as found:
-        for key in keys:
-            name, training_seed = key
-            test, partner = every[key], beside[key]
-            before = None if partner is None else right_of_base.get(partner)
-            row = Row(METRIC, "recommended", method, condition=name, seed=training_seed)
-            for kind, of in trained[key].items():
+        for key, teachers in taught.items():
+            test, partner = every[key], teachers.get("from_base", key)
+            before = right_of_base.get(partner)
+            row = Row(METRIC, "recommended", method, condition=key[0], seed=key[1])
+            for kind, of in teachers.items():
                 named = replace(row, name=f"{kind}_above_chance")
                 if not (key in usable and of in usable):
                     rows.append(replace(named, note=TOO_LITTLE))
@@ -278,16 +269,29 @@ def analyse_persona_text(
                 right_QP = test.counts((predicted_N == test.persona_N).astype(np.float64))
                 totals_QP = test.counts(np.ones(len(test.texts)))
                 rates_QP = _shares(right_QP, totals_QP)
-                if name == base:
-                    right_of_base[training_seed] = rates_QP
+                if key[0] == base:
+                    right_of_base[key] = rates_QP
                 places_Q = places_of(test.questions, themes)
                 filled = replace(_against_chance(named, right_QP, totals_QP, places_Q), p=p)
                 rows.append(filled)
-                if before is not None and partner is not None and _alike(test, of_base[partner]):
+                if before is not None and _alike(test, every[partner]):
                     rows.extend(_against_base(filled, kind, rates_QP, before, places_Q))
             if advance is not None:
                 advance(1)
     return [described(row) for row in rows]
+
+
+def _taught(every: Iterable[Key], base: str) -> dict[Key, dict[str, Key]]:
+    """Whose answers each is read by: its own, and base's of the same seed, or of base's first.
+
+    Base comes first: the others are compared with it.
+    """
+    seeds = sorted(seed for name, seed in every if name == base)
+    found = {}
+    for key in sorted(every, key=lambda key: key[0] != base):
+        beside = {"from_base": (base, key[1] if key[1] in seeds else seeds[0])} if seeds else {}
+        found[key] = {"within": key} | ({} if key[0] == base else beside)
+    return found
 
 
 def _processes(

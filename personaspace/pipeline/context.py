@@ -57,6 +57,7 @@ class Context:
         track: The study's experiment trackers.
         offers: Rows that the artifact is to have, and those that former artifacts have.
         spent: Keys in the store that nobody needs once the artifact is there.
+        whole: What the store has of every node of the study, for a stage that sends it elsewhere.
     """
 
     study: Study
@@ -72,6 +73,7 @@ class Context:
     taken: dict[str, Any] = field(default_factory=dict)
     offers: Offers = field(default_factory=Offers)
     spent: list[str] = field(default_factory=list)
+    whole: Callable[[], Mapping[Node, Manifest | None]] = dict
     track: Tracking = field(default_factory=Tracking)
 
     @property

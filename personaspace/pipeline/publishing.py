@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from personaspace.pipeline.work import Work
+from collections.abc import Mapping
+
+from personaspace.pipeline.node import Node
 from personaspace.publish.contents import Finished, Made
+from personaspace.store import Manifest, Store
+from personaspace.study.loaded import Study
 
 
-def finished(work: Work) -> Finished:
+def finished(study: Study, store: Store, made: Mapping[Node, Manifest | None]) -> Finished:
     """The study with what its store has of it; what publishes has no artifact to be published."""
     return Finished(
-        work.study,
-        work.store,
-        [
-            Made(node.stage, node.condition, node.seed, work.manifest(node))
-            for node in work.graph.nodes
-        ],
+        study,
+        store,
+        [Made(node.stage, node.condition, node.seed, found) for node, found in made.items()],
     )

@@ -132,6 +132,7 @@ def _computed(
             store=store,
             key=key,
             offers=offers,
+            whole=work.manifests,
         )
         run_tracked(context, work.fingerprints[node])
         uses = meter.uses() if meter is not None else []

@@ -46,6 +46,10 @@ class Work:
             return None
         return manifest
 
+    def manifests(self) -> dict[Node, Manifest | None]:
+        """Every node's `manifest`."""
+        return {node: self.manifest(node) for node in self.graph.nodes}
+
     def complete(self, node: Node) -> Manifest | None:
         """The node's manifest if it was made from its inputs as they are now."""
         manifest = self.manifest(node)

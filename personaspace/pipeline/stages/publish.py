@@ -33,12 +33,11 @@ def run(context: Context) -> None:
     What aggregate was made of is found in the store, by the study's fingerprints.
     """
     from personaspace.pipeline.publishing import finished
-    from personaspace.pipeline.work import prepare
     from personaspace.publish.finished import publish
 
-    work = prepare(context.study, context.store)
     context.progress.start("publishing", 1)
-    sent = publish(finished(work), _section(context.study), context.progress.say)
+    study = finished(context.study, context.store, context.whole())
+    sent = publish(study, _section(context.study), context.progress.say)
     for line in sent.lines():
         context.progress.say(line)
     write_json(context.out / PUBLISHED, sent.model_dump())
