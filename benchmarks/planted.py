@@ -25,7 +25,8 @@ from simulate import CONDITIONS, ROLES, SOURCE, Arm, Geometry, Leakage  # noqa: 
 
 from personaspace.analysis.geometry import axis, collapse, convergence  # noqa: E402
 from personaspace.analysis.geometry.cells import Cell  # noqa: E402
-from personaspace.analysis.leakage import across, recommended  # noqa: E402
+from personaspace.analysis.leakage import across  # noqa: E402
+from personaspace.analysis.leakage.scores import common_bystanders  # noqa: E402
 from personaspace.analysis.rows import Row  # noqa: E402
 from personaspace.analysis.stats import generator  # noqa: E402
 
@@ -136,7 +137,7 @@ def run(index: int) -> dict[str, list[bool]]:
     last = convergence.convergence_rows(places, "a", 42, 1)[-1]
     found["layer of convergence"].append(_inside(last, first))
     scores = LEAKAGE.scores(rng)
-    common = recommended.common_bystanders(scores, CONDITIONS, SOURCE)
+    common = common_bystanders(scores, CONDITIONS, SOURCE)
     h3 = across.h3_rows(
         scores, CONDITIONS, common, measured=None, permutations=100, seed=1, training_seed=42
     )
