@@ -49,7 +49,7 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 demo: $(READY)
 	$(BIN)/personaspace run examples/demo.yaml --jobs 2 --store demo/store --out demo/results
 
-## test: lint, types, and the tests (seven and a half minutes on two cores)
+## test: lint, types, and the tests (ten minutes on two cores)
 test: lint pytest
 
 ## pytest: the tests of make test alone
