@@ -280,9 +280,10 @@ def markdown(found: dict[str, list[dict[str, Any]]], studies: int) -> str:
     lines += [
         "",
         f"Of {len(claimed)} claims of 80 %, {sum(each <= 5 for each in off)} are found within 5 "
-        f"points of it, all within {max(off):.1f}. Themes have 4, or 1, 2, 3, 5, 7 and 10 "
-        "questions; all that questions have of their own is their theme's. Of one run each, H3's "
-        "two tests have conditions as the sample, so that runs vary for them and for no other.",
+        f"points of it, the farthest {max(off):.1f} from it. Themes have 4, or 1, 2, 3, 5, 7 and "
+        "10 questions; all that questions have of their own is their theme's. Of one run each, "
+        "H3's two tests have conditions as the sample, so that runs vary for them and for no "
+        "other.",
     ]
     return "\n".join([*lines, ""])
 
