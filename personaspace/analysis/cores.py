@@ -69,6 +69,20 @@ def worthwhile(most: int, each: int) -> int:
     return max(1, min(most, usable(), int(_SHARE * free_memory() / (BARE + each))))
 
 
+def sharing(wanted: int | None, tasks: int, worth: int, each: int) -> int:
+    """How many processes are to share tasks.
+
+    Args:
+        wanted: So many, one a task at most; None: as many as are `worthwhile`.
+        tasks: How many there are.
+        worth: For so many processes there is work enough to start them.
+        each: Bytes that one takes, beyond `BARE`.
+    """
+    if wanted is not None:
+        return max(1, min(wanted, tasks))
+    return worthwhile(min(tasks, worth), each)
+
+
 @contextmanager
 def shared(
     work: Callable[[Any, Any], Found], common: Any, tasks: Iterable[Any], processes: int

@@ -298,12 +298,10 @@ def _processes(
     every: Mapping[Key, _Labelled], tasks: Sequence[tuple[Key, Key]], wanted: int | None
 ) -> int:
     """How many are to share the reading."""
-    if wanted is not None:
-        return max(1, min(wanted, len(tasks)))
     sizes = {key: sum(map(len, one.texts)) for key, one in every.items()}
     work = sum(sizes[of] + sizes[key] for of, key in tasks)
-    most = min(len(tasks), work // _WORTH_A_PROCESS)
-    return cores.worthwhile(most, _LIKE_TEXTS * sum(sizes.values()))
+    each = _LIKE_TEXTS * sum(sizes.values())
+    return cores.sharing(wanted, len(tasks), work // _WORTH_A_PROCESS, each)
 
 
 def _shares(right_QP: Array, totals_QP: Array) -> Array:

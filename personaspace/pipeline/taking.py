@@ -8,7 +8,6 @@ every manifest (`why.made_from`), so artifacts of former versions serve as well.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -35,12 +34,8 @@ def recorded(work: Work, node: Node) -> dict[str, Any]:
     fields: dict[str, Any] = {UNORDERED: work.unordered[node]}
     if STAGES[node.stage].rows:
         questions = STAGES[node.stage].reads(work.study, node)["questions"]
-        fields[ASKED] = [_hash(question) for question in questions]
+        fields[ASKED] = [why.hashed(question) for question in questions]
     return fields
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def whole(
@@ -131,7 +126,7 @@ def _asked(
         same = before.get("questions") == now["questions"]
         return lambda question: same
     known = set(hashes)
-    return lambda question: _hash(question) in known
+    return lambda question: why.hashed(question) in known
 
 
 def needed(work: Work, node: Node) -> set[str]:

@@ -148,11 +148,16 @@ def _by_name(items: list[Any]) -> dict[str, Any] | None:
     return found if found and len(found) == len(items) else None
 
 
+def hashed(text: str) -> str:
+    """64 bits of a text's SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     if len(text) <= SHORT:
         return text
-    return _HASH + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return _HASH + hashed(text)
 
 
 # --- what is compared ----------------------------------------------------------------------------

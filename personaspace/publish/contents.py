@@ -95,22 +95,6 @@ class Parcel:
         return tuple(f"{kind}/" for kind in self.kinds)
 
 
-def parse_kinds(given: str) -> list[Kind]:
-    """Kinds from `adapters,vectors`.
-
-    Raises:
-        UserError: Names one that there is not.
-    """
-    found = []
-    for name in filter(None, (part.strip() for part in given.split(","))):
-        if name not in set(Kind):
-            raise UserError(f"--include: no {name!r} (there are {', '.join(Kind)})")
-        found.append(Kind(name))
-    if not found:
-        raise UserError(f"--include: name something of {', '.join(Kind)}")
-    return list(dict.fromkeys(found))
-
-
 def collect(
     finished: Finished, kinds: Sequence[Kind], scratch: Path
 ) -> tuple[list[Parcel], list[str]]:

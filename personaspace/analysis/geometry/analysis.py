@@ -92,8 +92,6 @@ class GeometryResult:
 def _processes(groups: Sequence[Group], wanted: int | None) -> int:
     """How many are to share the cells of these groups."""
     cells = sum(len(group.layers) for group in groups)
-    if wanted is not None:
-        return max(1, min(wanted, cells))
     sizes = [
         4 * len(group.files) * group.valid.size * next(iter(group.files.values())).hidden
         for group in groups
@@ -101,8 +99,8 @@ def _processes(groups: Sequence[Group], wanted: int | None) -> int:
     work = sum(
         len(group.layers) * (size + _TESTS) for group, size in zip(groups, sizes, strict=True)
     )
-    most = min(cells, work // _WORTH_A_PROCESS)
-    return cores.worthwhile(most, _LIKE_A_CELL * max(sizes, default=0))
+    each = _LIKE_A_CELL * max(sizes, default=0)
+    return cores.sharing(wanted, cells, work // _WORTH_A_PROCESS, each)
 
 
 def _role(named: str | None, default: str, there: set[str], what: str) -> str | None:
