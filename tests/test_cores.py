@@ -240,3 +240,31 @@ def test_memory_is_the_containers_where_that_has_less(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n", encoding="ascii")
     assert cores.free_memory(tmp_path) > 3 << 20
     assert 1 <= cores.usable() <= len(os.sched_getaffinity(0))
+
+
+class Meeting:
+    """A process that reads it waits until a second one reads it, too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        (self.folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < 2:
+            assert time.monotonic() < deadline, "alone"
+            time.sleep(0.05)
+
+
+def _readers(common: tuple[Meeting, bytes], _: int) -> int:
+    return len(list(common[0].folder.iterdir()))
+
+
+@pytest.mark.slow
+def test_processes_start_beside_each_other(tmp_path: Path) -> None:
+    """Not each after the one before has read what all need: 80 s of a study's 31 processes."""
+    more_than_a_pipe_holds = bytes(1 << 20)
+    common = (Meeting(tmp_path), more_than_a_pipe_holds)
+    with cores.shared(_readers, common, range(4), 2) as found:
+        assert list(found) == [2] * 4
