@@ -78,9 +78,9 @@ test-vllm: $(READY) $(VLLM_READY)
 	PERSONASPACE_SMOLLM2=$$($(BIN)/python -m personaspace.study.base_model) PYTHONPATH=. \
 	  $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine tests/vllm_engine $(PYTEST)
 
-## test-trackers: TensorBoard, MLflow and W&B read back what a study's stages told them
+## test-trackers: TensorBoard, MLflow, W&B and trackio read back what stages told them; servers that are away
 test-trackers: $(READY) $(TRACKERS_READY)
-	PYTHONPATH=$(TRACKERS) $(BIN)/python -m pytest tests/test_tracking.py $(PYTEST)
+	PYTHONPATH=$(TRACKERS) $(BIN)/python -m pytest tests/test_tracking.py tests/test_tracking_outages.py $(PYTEST)
 
 ## test-inspect: logs of answers read by inspect_ai's library and shown by its viewer
 test-inspect: $(READY) $(INSPECT_READY)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from personaspace.tracking.trackers import Run, Tracker
+from personaspace.tracking.trackers import NotKept, Run, Tracker
 from personaspace.version import __version__
 
 
@@ -45,9 +45,10 @@ class _TensorBoard:
         self._writer.close()
 
 
-#: What MLflow takes of parameters: characters of names, lengths, how many at once.
+#: What MLflow takes of parameters: characters of names, lengths, how many at once; of metrics.
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _LONGEST_NAME, _LONGEST_VALUE, _PARAMS_AT_ONCE = 250, 500, 100
+_METRICS_AT_ONCE = 1000
 
 
 def _params(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -67,8 +68,9 @@ class _MLflow:
 
     def __init__(self, run: Run) -> None:
         from mlflow import MlflowClient
-        from mlflow.entities import Param
+        from mlflow.entities import Metric, Param
 
+        self._metric = Metric
         run.folder.mkdir(parents=True, exist_ok=True)
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder}/mlflow.db"
         self._client = MlflowClient(tracking_uri=address)
@@ -107,8 +109,11 @@ class _MLflow:
             return str(found.experiment_id)
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
-        for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=step or 0)
+        # In one request, so that a step is there or not.
+        now = int(time.time() * 1000)
+        told = [self._metric(name, value, now, step or 0) for name, value in values.items()]
+        for start in range(0, len(told), _METRICS_AT_ONCE):
+            self._client.log_batch(self._id, metrics=told[start : start + _METRICS_AT_ONCE])
 
     def keep(self, path: Path) -> None:
         self._client.log_artifact(self._id, str(path))
@@ -154,24 +159,43 @@ class _Wandb:
 
 
 class _Trackio:
-    """A run of the project `<study>`, in the folder or in TRACKIO_DIR."""
+    """A run of the project `<study>`, in the folder or in TRACKIO_DIR, or on TRACKIO_SERVER_URL."""
 
     def __init__(self, run: Run) -> None:
         os.environ.setdefault("TRACKIO_DIR", str(run.folder / "trackio"))  # read when imported
         import trackio
 
+        self._study, self._logged = run.study, 0
         self._run = trackio.init(
             project=run.study, name=run.name, group=run.stage, config=run.config, embed=False
         )
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
+        self._logged += 1
         self._run.log(dict(values), step=step)
 
     def keep(self, path: Path) -> None:
         """It keeps numbers alone."""
 
     def end(self, failed: bool) -> None:
+        """End the run, and look what is there: trackio raises nothing that it fails in."""
+        from trackio.sqlite_storage import SQLiteStorage
+        from trackio.utils import TRACKIO_DIR
+
         self._run.finish()
+        if any(os.environ.get(name) for name in ("TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID")):
+            if SQLiteStorage.has_pending_data(self._study):
+                raise NotKept(
+                    f"its server did not take all of this stage; what is not there waits in "
+                    f"{TRACKIO_DIR}, and is sent with the next stage's"
+                )
+            return
+        there = SQLiteStorage.get_log_count(self._study, run_id=self._run.id)
+        if there < self._logged:
+            raise NotKept(
+                f"{self._logged - there} of the {self._logged} times that it was told numbers are "
+                f"not there; it could not write all of them in {TRACKIO_DIR}"
+            )
 
 
 #: What begins a run, by the tracker's name in a study.

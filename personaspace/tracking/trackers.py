@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from personaspace.errors import one_line
 from personaspace.extras import missing
 
-#: Seconds that a stage waits at its end for trackers that have not written everything.
+#: Seconds that a stage waits at its end for trackers that have not written everything: less for
+#: one that was waited for in vain before, and where the stage was asked to stop.
 PATIENCE = 60.0
 PATIENCE_AT_STOP = 5.0
 #: Where trackers without a server write.
@@ -45,6 +46,10 @@ class Run:
         return Path(os.environ.get(FOLDER) or DEFAULT_FOLDER).absolute()
 
 
+class NotKept(Exception):
+    """What a tracker tells itself of what it was told and has not, in words to be shown."""
+
+
 class Tracker(Protocol):
     """What one tracker does with a run. Anything may raise."""
 
@@ -59,6 +64,10 @@ class Tracker(Protocol):
 
 
 _Say = Callable[[str], None]
+_Telling = Callable[[Tracker], None]
+
+#: Trackers that did not answer in this process, whose next answer is not waited for as long.
+_silent: set[str] = set()
 
 
 class _Thread:
@@ -66,35 +75,48 @@ class _Thread:
 
     def __init__(self, name: str, begin: Callable[[Run], Tracker], run: Run, say: _Say) -> None:
         self.name, self._begin, self._run, self._say = name, begin, run, say
-        self._todo: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[str, _Telling] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._broken = False
+        self._missing = "nothing of this stage is there"
         self._thread.start()
 
-    def tell(self, what: Callable[[Tracker], None]) -> None:
+    def tell(self, what: str, telling: _Telling) -> None:
+        """Put something into the queue; `what` it is, for the line that says it is not there."""
         if not self._broken:
-            self._todo.put(what)
+            self._todo.put((what, telling))
 
     def end(self, failed: bool) -> None:
-        self.tell(lambda tracker: tracker.end(failed))
+        self.tell("the run's end is not there", lambda tracker: tracker.end(failed))
         self._todo.put(None)
 
-    def join(self, until: float) -> None:
-        self._thread.join(max(0.0, until - time.monotonic()))
-        if self._thread.is_alive() and not self._broken:
+    def join(self, until: float, silent_until: float) -> None:
+        """Wait for what is not written yet, until one of two times (`time.monotonic`)."""
+        last = min(until, silent_until) if self.name in _silent else until
+        self._thread.join(max(0.0, last - time.monotonic()))
+        if not self._thread.is_alive():
+            _silent.discard(self.name)
+        elif not self._broken:
             self._broken = True
-            self._say(f"{self.name}: does not answer; what it was told last may be missing there")
+            _silent.add(self.name)
+            self._say(f"{self.name}: does not answer; unless it does later, {self._missing}")
 
     def _work(self) -> None:
         try:
             tracker = self._begin(self._run)
-            while (what := self._todo.get()) is not None:
-                what(tracker)
+            while (next_one := self._todo.get()) is not None:
+                self._missing, telling = next_one
+                telling(tracker)
         except BaseException as error:  # what trackers raise is of every kind; none ends a stage
             if not self._broken:
                 self._broken = True
-                why = missing(error) if isinstance(error, ModuleNotFoundError) else error
-                self._say(f"{self.name}: is left out: {one_line(why)}")
+                self._say(f"{self.name}: {self._told_of(error)}")
+
+    def _told_of(self, error: BaseException) -> str:
+        if isinstance(error, NotKept):
+            return str(error)
+        why = missing(error) if isinstance(error, ModuleNotFoundError) else error
+        return f"is left out, {self._missing}: {one_line(why)}"
 
 
 class Tracking:
@@ -115,13 +137,18 @@ class Tracking:
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         }
+        what = "the stage's numbers" if step is None else f"step {step}"
         for thread in self._threads:
-            thread.tell(lambda tracker: tracker.log(known, step))
+            thread.tell(_and_later(what), lambda tracker: tracker.log(known, step))
 
     def keep(self, path: Path) -> None:
         """A file of the result, which must stay until the run is over."""
         for thread in self._threads:
-            thread.tell(lambda tracker: tracker.keep(path))
+            thread.tell(_and_later(path.name), lambda tracker: tracker.keep(path))
+
+
+def _and_later(what: str) -> str:
+    return f"{what} and what follows is not there"
 
 
 @contextmanager
@@ -142,8 +169,10 @@ def tracked(
         failed = False
     finally:
         # Who is asked to stop has little time.
-        until = time.monotonic() + (PATIENCE_AT_STOP if failed else PATIENCE)
+        now = time.monotonic()
+        silent_until = now + PATIENCE_AT_STOP
+        until = silent_until if failed else now + PATIENCE
         for thread in threads:
             thread.end(failed)
         for thread in threads:
-            thread.join(until)
+            thread.join(until, silent_until)
