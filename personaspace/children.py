@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_pipes
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -26,6 +26,7 @@ from personaspace.errors import UserError
 
 #: How a child begins: as a process of its own, in which nothing of its parent's is half done.
 START: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between looks at whether a child has said something.
 LOOK = 0.2
 #: Seconds between looks at whether a parent that multiprocessing does not know is there.
@@ -80,7 +81,8 @@ class Child:
         self.process = START.Process(
             target=target, args=(childs_end, *args), name=name, daemon=not may_start_others
         )
-        self.process.start()
+        with starting():
+            self.process.start()
         childs_end.close()
 
     @property
@@ -141,6 +143,21 @@ def those_that_said(children: Iterable[Child], seconds: float) -> list[Child]:
     return [pipes[pipe] for pipe in wait_for_pipes(list(pipes), seconds)]  # type: ignore[index]
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """Processes that are started here have signals wait until they say what these do.
+
+    Ctrl-C, which reaches all processes of a terminal, would else end one in its first imports, with
+    a traceback. Ours wait as long.
+    """
+    resource_tracker.ensure_running()  # as it is started, it lets signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent(parent_id: int | None = None) -> None:
     """Whatever this process is doing, it does not go on when its parent was killed.
 
@@ -164,8 +181,9 @@ def end_with_parent(parent_id: int | None = None) -> None:
 
 def work_for_parent(parent_id: int | None = None) -> None:
     """A pool's process: it ends with its parent (`end_with_parent`), which says when to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     end_with_parent(parent_id)
 
 
@@ -183,6 +201,7 @@ def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     end_with_parent()
     code = 0
     try:

@@ -63,6 +63,19 @@ def test_it_answers_and_leaves_when_told(child: Child) -> None:
     child.send("to nobody")
 
 
+def test_ctrl_c_during_its_imports_leaves_it_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """All processes of a terminal have it: it is the parent that says what is to happen."""
+    child = Child(serve, ("good day",), "process 1 of a test")
+    assert child.process.pid is not None
+    deadline = time.monotonic() + SOON
+    while not child.has_said and time.monotonic() < deadline:
+        os.kill(child.process.pid, signal.SIGINT)
+        time.sleep(0.002)
+    assert child.receive(SOON) == ("hello", "good day")
+    child.end(patience=0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_mistake_may_be_told_without_ending(child: Child) -> None:
     child.send("go on")
     with pytest.raises(UserError, match=r"^a field: wrong$"):

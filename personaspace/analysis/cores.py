@@ -148,8 +148,12 @@ def _in_order(
 
     (loky's thread breaks off with a traceback where others wait as its processes are killed.)
     """
+    from joblib.externals.loky.backend import resource_tracker
+
     rest = iter(tasks)
-    waiting = deque(pool.submit(_done, work, task) for task in islice(rest, ahead))
+    resource_tracker.ensure_running()  # as it is started, it lets signals through
+    with children.starting():
+        waiting = deque(pool.submit(_done, work, task) for task in islice(rest, ahead))
     for task in rest:
         yield waiting.popleft().result()
         waiting.append(pool.submit(_done, work, task))

@@ -202,7 +202,7 @@ def test_a_study_through_faults_and_stops(
                 stops += 1
             else:
                 code, said = run.end(900)
-                assert code in (0, 1, 2), said
+                assert code in (0, 1, 2, 69), said  # 69: the server alone was at fault
             assert "Traceback" not in said, said
             if code == 0:
                 break

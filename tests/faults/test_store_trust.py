@@ -161,6 +161,27 @@ def test_what_is_damaged_on_its_way_is_asked_again(server: SeaweedS3, what: str)
     assert len(damaged) == 1
 
 
+def test_a_listing_that_is_damaged_on_its_way_is_read_again(server: SeaweedS3) -> None:
+    """It has no checksum: a name that lost a bit is no file that did not arrive."""
+    damaged: list[bytes] = []
+
+    def fault(relay: Relay, request: Request) -> bool:
+        if request.method == "GET" and "list-type=2" in request.path and not damaged:
+            status, headers, body = relay.forward(request)
+            damaged.append(body)
+            relay.answer(status, headers, body.replace(b"file.bin", b"fime.bin"))
+            return True
+        return False
+
+    with (
+        faulty(server, fault) as endpoint,
+        open_store(server.url("listing", endpoint=endpoint)) as store,
+    ):
+        put_one(store, b"content")
+        assert (store.fetch(KEY) / "file.bin").read_bytes() == b"content"
+    assert b"file.bin" in damaged[0]
+
+
 # --- passwords -----------------------------------------------------------------------------------
 
 
