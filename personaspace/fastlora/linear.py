@@ -209,11 +209,19 @@ class JointLinear:
             if self.frozen_rank:
                 low = x_TH @ self.frozen_down.T
                 low_TMR[:, :, self.rank :] = low.unflatten(1, (len(self.parts), -1))
+        return self._product(x_TW)
+
+    def _product(self, x_TW: torch.Tensor) -> torch.Tensor:
+        """Base weights' and adapters' product, given all of the input; biases are in it."""
         return nn.functional.linear(x_TW, self.weight_OW, self.bias_O)
+
+    def _product_backward(self, grad_TO: torch.Tensor) -> torch.Tensor:
+        """Gradient of what `_product` was given."""
+        return grad_TO @ self.weight_OW
 
     def _backward(self, grad_TO: torch.Tensor) -> torch.Tensor:
         """Gradient of the input from base and frozen weights, and in its room that of x·Aᵀ."""
-        grad_TW = grad_TO @ self.weight_OW
+        grad_TW = self._product_backward(grad_TO)
         if self.frozen_rank:
             low_TMR = self.low(grad_TW)[:, :, self.rank :]
             grad_TW[:, : self.features].addmm_(low_TMR.flatten(1), self.frozen_down)
