@@ -21,6 +21,7 @@ ever. Where memory does not suffice, a step is cut into several rows ("rows").
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import multiprocessing
@@ -160,6 +161,7 @@ def one_process(
             }
         rows.append({"shape": shape, **row})
         print(json.dumps(rows[-1]), flush=True)
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return rows

@@ -21,6 +21,7 @@ first: a kernel or an option that is not right is not used, and the result says 
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -186,6 +187,7 @@ def main() -> None:
 
     for shape in options.shape or ["Qwen2.5-7B"]:
         measure(shape, options.ways, how, options.steps, options.about, told)
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     common.report(ways, {"notes": notes}, None)

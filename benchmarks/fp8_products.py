@@ -164,6 +164,7 @@ class Copies:
     def __init__(self, how: How) -> None:
         self.how = how
         self.made: WeakKeyDictionary[JointLinear, Frozen8] = WeakKeyDictionary()
+        self.count = 0  # of all, also of those that are gone
 
     def of(self, joint: JointLinear) -> Frozen8 | None:
         """None: of a width that FP8 does not take, or reading hidden states."""
@@ -172,6 +173,7 @@ class Copies:
             return None
         if joint not in self.made:
             self.made[joint] = Frozen8(joint, self.how)
+            self.count += 1
         return self.made[joint]
 
 

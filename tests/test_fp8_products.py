@@ -125,6 +125,28 @@ def test_a_run_has_a_rate_its_losses_and_what_the_copies_take(fp8: Any) -> None:
     assert all(0.01 < row["relative error"] < 0.06 for row in rows)
 
 
+def test_a_study_in_fp8_is_compared_by_seed(fp8: Any) -> None:
+    study = importlib.import_module("benchmarks.fp8_study")
+
+    def rows(*values: float) -> list[dict[str, Any]]:
+        same = dict.fromkeys(study.KEY, "x") | {"metric": "M1", "variant": "recommended"}
+        made = [
+            {**same, "seed": seed, "value": value, "layer": layer}
+            for layer in (1, 2)
+            for seed, value in enumerate(values)
+        ]
+        pooled = {**same, "seed": None, "value": 9.0, "layer": 1}
+        return [*made, pooled, {**made[0], "metric": "H1"}, {**made[0], "layer": 3, "value": None}]
+
+    exact = study.values(rows(1.0, 2.0, 4.0))
+    (found,) = study.compare(exact, study.values(rows(1.5, 2.5, 4.5)))
+    assert found["numbers"] == 2
+    assert found["FP8 from bf16, same seed"] == pytest.approx(0.5)
+    assert found["seed from seed, bf16"] == pytest.approx(2.0)  # of 1, 2 and 3
+    assert found["ratio"] == pytest.approx(0.25)
+    assert found["outside of all seeds"] == pytest.approx(1 / 3)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None
     or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"),
