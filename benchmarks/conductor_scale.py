@@ -10,22 +10,23 @@ measured instead of the conductor (a Job costs it about five calls): run it with
 
 Latency is from when a watcher sees the last input's Job complete to when it sees the pod without
 its gate, both by one clock. How long the Job controller takes from a pod's end to its Job's
-completion is told beside it: where that grows, the cluster is what is slow.
+completion is told beside it: where that grows, the cluster is what is slow. The table at the end
+(`conductor_trace.py`) says by windows of time where a release's time went, what a bare patch took
+that has nothing to do with us, and who had the processors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ import numpy as np
 import yaml
 from kubernetes.client.exceptions import ApiException
 
-from personaspace.cli.guard import as_job
+from benchmarks import conductor_trace as trace
 from personaspace.cluster import names
 from personaspace.cluster.api import Cluster, connect
 from personaspace.cluster.conductor.news import Changed, Inbox, Listed
@@ -49,20 +50,17 @@ NOWHERE = {"personaspace.dev/nowhere": "true"}
 
 
 def main() -> None:
-    """Run the benchmark, or, with --child, one conductor that counts its calls."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=5000, help="of all releases together")
     parser.add_argument("--releases", type=int, default=2)
     parser.add_argument("--rate", type=float, default=15, help="pods that end a second, at most")
+    parser.add_argument("--seconds", type=float, help="stop then; default: at the study's end")
     parser.add_argument(
         "--hold", type=Path, help="file that is made once all pods are; goes on when it is removed"
     )
     parser.add_argument("--helm", default=str(ROOT / ".tools" / "helm4"))
-    parser.add_argument("--child", nargs=4, metavar=("RELEASE", "NAMESPACE", "FOLDER", "OUT"))
     options = parser.parse_args()
-    if options.child:
-        child(*options.child)
-        return
     api = connect()
     namespace = f"scale-{os.getpid()}"
     api.core.create_namespace({"metadata": {"name": namespace}})
@@ -73,49 +71,6 @@ def main() -> None:
             Bench(cluster, Path(folder), options).run()
     finally:
         api.core.delete_namespace(namespace)
-
-
-def child(release: str, namespace: str, folder: str, out: str) -> None:
-    """One conductor; says at its end how many calls it made and its largest resident set."""
-    from kubernetes.client.rest import RESTClientObject
-
-    from personaspace.cluster.conductor.process import Settings, conduct
-
-    calls: Counter[str] = Counter()
-    original = RESTClientObject.request
-
-    def counted(self: Any, method: str, url: str, query_params: Any = None, **rest: Any) -> Any:
-        watch = any(name == "watch" for name, _ in query_params or [])
-        calls["WATCH" if watch else method] += 1
-        return original(self, method, url, query_params=query_params, **rest)
-
-    RESTClientObject.request = counted
-    where = Path(folder)
-    try:
-        as_job(conduct)(
-            Settings(
-                release, where / "jobs.json", where / "study.yaml", str(where / "store"), namespace
-            )
-        )
-    finally:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        said = {
-            "calls": calls,
-            "MiB": peak_mib(),
-            "seconds": used.ru_utime + used.ru_stime,
-        }
-        Path(out).write_text(json.dumps(said), encoding="utf-8")
-
-
-def peak_mib() -> float:
-    """This program's largest resident set.
-
-    Not `ru_maxrss`: that survives exec, and so is the parent's where the parent was larger.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
 class Bench:
@@ -129,6 +84,7 @@ class Bench:
         self.released: dict[str, tuple[str, float]] = {}
         self.ended: dict[str, float] = {}
         self.launched = 0.0
+        self.probes = folder / "probes"
         self.ready: queue.Queue[tuple[str, str]] = queue.Queue()
         self.pool = ThreadPoolExecutor(16)
 
@@ -151,13 +107,19 @@ class Bench:
         children = [
             subprocess.Popen(
                 [
-                    *(sys.executable, __file__, "--child", release, self.cluster.namespace),
+                    *(sys.executable, trace.__file__, "child", release, self.cluster.namespace),
                     *(str(self.folder / release), str(self.folder / f"{release}.json")),
                 ],
                 stdout=(self.folder / f"{release}.log").open("wb"),
             )
             for release in releases
         ]
+        self.probes.touch()
+        asker = [sys.executable, trace.__file__, "probe", self.cluster.namespace, str(self.probes)]
+        probe = subprocess.Popen(asker)
+        own = dict(zip(releases, (process.pid for process in children), strict=True))
+        self.processors = trace.Processors({**own, "benchmark": os.getpid(), "probe": probe.pid})
+        self.processors.start()
         logs = [self.folder / f"{release}.log" for release in releases]
         while not all("conductor of" in log.read_text() for log in logs):
             time.sleep(0.2)  # reading the study is not what is measured
@@ -169,7 +131,12 @@ class Bench:
             if after > told + 20:
                 told = after
                 print(f"{len(self.complete)} Jobs complete after {after:.0f} s", flush=True)
+            if after > (self.options.seconds or math.inf):
+                for process in children:
+                    process.terminate()
         self.report(releases, [process.returncode for process in children], began)
+        self.probes.unlink()
+        probe.wait()
 
     def prepare(self, release: str) -> None:
         """A release's Jobs, study and artifacts."""
@@ -267,15 +234,20 @@ class Bench:
     def report(self, releases: list[str], codes: list[int], began: float) -> None:
         """Print what was measured."""
         took = time.monotonic() - began
-        waits, firsts = [], []
-        plan_of = {job: plan for plan in self.plans.values() for job in plan.jobs}
+        ways, firsts = [], []
+        said = {r: json.loads((self.folder / f"{r}.json").read_text()) for r in releases}
+        release_of = {job: r for r, plan in self.plans.items() for job in plan.jobs}
         for pod, (job, at) in self.released.items():
-            plan = plan_of[job]
-            inputs = [self.complete[plan.job_of[need]] for need in plan.needs[job]]
+            release = release_of[job]
+            plan = self.plans[release]
+            needs = plan.needs[job]
+            inputs = [self.complete[plan.job_of[need]] for need in needs]
             if inputs:
-                waits.append(at - max([self.appeared[pod], *inputs]))
+                ready = max([self.appeared[pod], *inputs])
+                ways.append(trace.way_of(pod, ready, at, needs, plan, said[release]["at"]))
             else:
                 firsts.append(at - self.launched)
+        waits = [way.total for way in ways]
         p50, p99 = np.percentile(waits, [50, 99])
         print(f"{len(self.complete)} Jobs in {took:.0f} s, exit codes {codes}")
         print(
@@ -293,13 +265,14 @@ class Bench:
             f"p99 {p99 * 1000:.0f} ms"
         )
         for release in releases:
-            said = json.loads((self.folder / f"{release}.json").read_text())
-            gated = len(self.plans[release].needs)
+            mine, gated = said[release], len(self.plans[release].needs)
             print(
-                f"{release}: {said['MiB']:.0f} MiB resident at most, {said['seconds']:.0f} s of "
-                f"CPU, calls {said['calls']}, "
-                f"{sum(said['calls'].values()) / gated:.2f} a released pod"
+                f"{release}: {mine['MiB']:.0f} MiB resident at most, {mine['seconds']:.0f} s of "
+                f"CPU, calls {mine['calls']}, "
+                f"{sum(mine['calls'].values()) / gated:.2f} a released pod"
             )
+        rounds = [turn for mine in said.values() for turn in mine["rounds"]]
+        trace.table(ways, began, self.processors, self.probes, rounds)
 
 
 def a_study(folder: Path, jobs: int) -> dict[str, Any]:

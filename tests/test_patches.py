@@ -17,29 +17,43 @@ from personaspace.cluster.states import Cause, Reason
 from personaspace.cluster.views import PodView
 
 
-def test_what_follows_goes_first_and_the_deepest_of_it() -> None:
+def test_the_urgent_goes_first_and_the_deepest_of_it() -> None:
     inbox: Inbox = queue.Queue()
-    line, gate = Patches(inbox, connections=1), threading.Event()
+    line, gate = Patches(inbox, connections=1, to_begin=0), threading.Event()
     order: list[str] = []
-    line.send("held", Urgency.BEGINS, 0, gate.wait)  # so that the others stand in line
-    for number in range(3):
-        line.send(f"begins-{number}", Urgency.BEGINS, 0, order.append, f"begins-{number}")
+    line.send("held", Urgency.FOLLOWS, 0, gate.wait)  # so that the others stand in line
     for depth in (1, 3, 2):
         line.send(f"depth-{depth}", Urgency.FOLLOWS, depth, order.append, f"depth-{depth}")
     line.send("end", Urgency.ENDS, 0, order.append, "end")
     gate.set()
-    for _ in range(8):
+    for _ in range(5):
         inbox.get(timeout=5)
-    assert order == ["end", "depth-3", "depth-2", "depth-1", "begins-0", "begins-1", "begins-2"]
-    assert line.count == 8
+    assert order == ["end", "depth-3", "depth-2", "depth-1"]
+    assert line.count == 5
     line.close()
+
+
+def test_what_needs_nothing_leaves_connections_to_what_follows() -> None:
+    inbox: Inbox = queue.Queue()
+    line, gate = Patches(inbox, connections=3, to_begin=2), threading.Event()
+    for number in range(10):  # as when a study begins and the API server is slow
+        line.send(f"begins-{number}", Urgency.BEGINS, 0, gate.wait)
+    line.send("follows", Urgency.FOLLOWS, 1, lambda: None)
+    assert inbox.get(timeout=5) == Patched("follows", "")
+    gate.set()
+    answered = [inbox.get(timeout=5) for _ in range(10)]
+    assert {news.name for news in answered if isinstance(news, Patched)} == {
+        f"begins-{number}" for number in range(10)
+    }
+    line.close()
+    assert inbox.empty()
 
 
 def test_nothing_is_sent_twice_while_its_effect_is_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "AGAIN_SECONDS", 0.1)
     monkeypatch.setattr(patches, "RETRY_SECONDS", 0.1)
     inbox: Inbox = queue.Queue()
-    line = Patches(inbox, connections=2)
+    line = Patches(inbox, connections=2, to_begin=1)
     sent: list[bool] = []
 
     def send(fails: bool = False) -> int:

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -19,6 +20,10 @@ from personaspace.cluster.conductor.news import Inbox, Patched
 
 #: So many are under way at once.
 CONNECTIONS = 32
+#: Of them at most so many for what needs nothing (`Urgency.BEGINS`). A study begins with thousands
+#: of those: over all connections they would take the API server's time, and this process's, from
+#: the watches and from what follows on work that is done.
+CONNECTIONS_TO_BEGIN = 4
 #: A patch that was taken is sent again if the object still is as before after so many seconds.
 AGAIN_SECONDS = 5.0
 #: And one that was not, after so many.
@@ -46,25 +51,41 @@ class _Patch:
     arguments: tuple[Any, ...] = field(compare=False, default=())
 
 
+_Line = queue.PriorityQueue[_Patch]
+
+
 class Patches:
     """Sends patches from threads of its own, and tells of each as `Patched`.
 
     All but the sending is for one thread, the loop's.
 
+    Args:
+        inbox: Where answers go.
+        connections: Patches under way at once.
+        to_begin: Of them at most for what needs nothing.
+
     Attributes:
         count: How many were sent.
     """
 
-    def __init__(self, inbox: Inbox, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        connections: int = CONNECTIONS,
+        to_begin: int = CONNECTIONS_TO_BEGIN,
+    ) -> None:
         self.inbox, self.count = inbox, 0
-        self._line: queue.PriorityQueue[_Patch] = queue.PriorityQueue()
+        #: What needs nothing stands in a line of its own, with threads of its own.
+        self._urgent: _Line = queue.PriorityQueue()
+        self._begins: _Line = queue.PriorityQueue()
         self._number = itertools.count()
         #: When each may be sent (again), and when it was taken.
         self._free: dict[str, float] = {}
         self._taken: dict[str, float] = {}
-        self._threads = connections
-        for number in range(connections):
-            threading.Thread(target=self._work, name=f"patch-{number}", daemon=True).start()
+        self._lines = [self._begins] * to_begin + [self._urgent] * (connections - to_begin)
+        for number, line in enumerate(self._lines):
+            name = f"patch-{number}"
+            threading.Thread(target=self._work, args=(line,), name=name, daemon=True).start()
 
     def send(
         self, key: str, urgency: Urgency, depth: int, action: Callable[..., object], *arguments: Any
@@ -82,7 +103,8 @@ class Patches:
             return
         self._free[key] = math.inf
         self.count += 1
-        self._line.put(_Patch((urgency, -depth, next(self._number)), key, action, arguments))
+        line = self._begins if urgency is Urgency.BEGINS else self._urgent
+        line.put(_Patch((urgency, -depth, next(self._number)), key, action, arguments))
 
     def answered(self, key: str, failed: bool) -> None:
         """A patch was answered."""
@@ -106,14 +128,16 @@ class Patches:
 
     def close(self) -> None:
         """Send nothing any more; what is under way may end."""
-        while not self._line.empty():
-            self._line.get_nowait()
-        for _ in range(self._threads):
-            self._line.put(_Patch((Urgency.STOP, 0, next(self._number)), "", None))
+        for line in (self._urgent, self._begins):
+            with suppress(queue.Empty):
+                while True:
+                    line.get_nowait()
+        for line in self._lines:
+            line.put(_Patch((Urgency.STOP, 0, next(self._number)), "", None))
 
-    def _work(self) -> None:
+    def _work(self, line: _Line) -> None:
         while True:
-            patch = self._line.get()
+            patch = line.get()
             if patch.action is None:
                 return
             fault = ""
