@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import stand_in_api
@@ -170,6 +172,28 @@ def test_a_page_for_this_machine_is_not_read_under_another_name() -> None:
         connection = HTTPConnection("127.0.0.1", page.where.port, timeout=20)
         connection.request("GET", "/state.json", headers={"Host": "lab.example"})
         assert connection.getresponse().status == 200
+
+
+def test_who_goes_before_the_answer_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    class Slow(Given):
+        def snapshot(self) -> Snapshot:
+            asked.set()
+            assert gone.wait(20)
+            return super().snapshot()
+
+    with LivePage(Slow(study()), Address("127.0.0.1", 0), every=0) as page:
+        with socket.create_connection(("127.0.0.1", urlsplit(page.where.url).port or 0)) as looker:
+            looker.sendall(b"GET /state.json HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert asked.wait(20)
+            # Closed by a reset, as by a browser that has half of what it asked for.
+            looker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        for _ in range(5):
+            assert get(page.where.url + "state.json")[0] == 200
+            time.sleep(0.1)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:

@@ -7,6 +7,7 @@ import math
 import secrets
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from http import HTTPStatus
@@ -207,6 +208,11 @@ def _html() -> str:
 class _Handler(BaseHTTPRequestHandler):
     state: _State
     local: bool
+
+    def handle(self) -> None:
+        """Answer, unless whoever asked has gone: a phone that sleeps, a page that is closed."""
+        with suppress(ConnectionError):
+            super().handle()
 
     def do_GET(self) -> None:
         """The page, its state, or a training's losses."""
