@@ -8,15 +8,21 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from store_places import FILES, KEY, Place, contents, data_folders, put
 
 from personaspace.errors import UserError
-from personaspace.store import Manifest, Store, Swept, open_store
+from personaspace.s3.bucket import Bucket
+from personaspace.store import Manifest, Store, Swept, open_store, s3
 from personaspace.store.manifest import check_key
+
+if TYPE_CHECKING:
+    from seaweed import SeaweedS3
 
 pytest_plugins = ["seaweed", "store_fixtures"]
 
@@ -38,6 +44,61 @@ def test_what_was_written_is_read_back_from_another_process_of_the_same_store(
         assert contents(other.fetch(found)) == FILES
         assert other.list() == [KEY]
         assert KEY in other.describe(KEY)
+
+
+ASKED = [f"{name}/seed-{n}/train/3f2a" for n in range(5) for name in ("e4", "e5", "few")]
+
+
+def asked_for(store: Store) -> list[Manifest | None]:
+    """By one look, which must be what a question for each would find."""
+    found = list(store.find_all(ASKED))
+    there = set(store.perhaps(ASKED))
+    assert [key for key in ASKED if key in there] == store.perhaps(ASKED)
+    assert found == [store.find(key) for key in ASKED]
+    assert all(own is None or key in there for key, own in zip(ASKED, found, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("objects", [0, 1, 100], ids=["never", "not to the end", "listed"])
+def test_many_are_found_as_each_alone(
+    store: Store, place: Place, monkeypatch: pytest.MonkeyPatch, objects: int
+) -> None:
+    monkeypatch.setattr(s3, "LIST_FROM", 3)
+    monkeypatch.setattr(s3, "OBJECTS_AN_ARTIFACT", objects)
+    assert set(asked_for(store)) == {None}
+    for key in (*ASKED[:7], f"{ASKED[8]}/checkpoints/step-1", "e4/seed-0/train/other"):
+        put(store, key)
+    store.delete(ASKED[1])
+    place.remove(f"{ASKED[2]}/manifest.json")  # its files are there
+    keys = [None if own is None else own.key for own in asked_for(store)]
+    assert keys == [ASKED[0], None, None, *ASKED[3:7], *[None] * 8]
+    place.write(f"{ASKED[4]}/manifest.json", b"{}")
+    with pytest.raises(UserError, match=rf"artifact {ASKED[4]}: manifest .* is corrupt"):
+        list(store.find_all(ASKED))
+
+
+def test_of_many_in_a_bucket_only_what_is_there_is_read(
+    server: SeaweedS3, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [key for key in ASKED if key.startswith("few/")][: s3.LIST_FROM - 1]
+    many = [f"e4/seed-{n}/train/3f2a" for n in range(s3.LIST_FROM)]
+    with open_store(server.url(prefix)) as store:
+        put(store, many[3])
+        asked: list[tuple[str, str]] = []
+        for name in ("items", "read"):
+            monkeypatch.setattr(Bucket, name, _noting(asked, getattr(Bucket, name)))
+        found = list(store.find_all([*few, *many]))
+    assert [own.key for own in found if own is not None] == [many[3]]
+    reads = [(f"{key}/manifest.json", "read") for key in (*few, many[3])]
+    assert sorted(asked) == sorted([("e4", "items"), *reads])
+
+
+def _noting(asked: list[tuple[str, str]], ask: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(bucket: Bucket, name: str) -> Any:
+        asked.append((name, ask.__name__))
+        return ask(bucket, name)
+
+    return noted
 
 
 def test_some_files_by_name(store: Store, place: Place) -> None:

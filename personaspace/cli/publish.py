@@ -74,7 +74,7 @@ def publish(
     target = _target(loaded.spec.publish, repo, kinds, public, collection)
     with open_store(store) as place:
         place.check(write=False)
-        work = finished(loaded, place, prepare(loaded, place).manifests())
+        work = finished(loaded, place, dict(prepare(loaded, place).manifests()))
         if dry_run is not None:
             for line in publishing.show(work, target, dry_run, tell):
                 print(line)

@@ -100,8 +100,7 @@ def forecast(work: Work, nodes: Collection[Node]) -> list[Forecast]:
     why: dict[Node, Why] = {}
     digests: dict[Node, str] = {}  # of what is complete, or will be taken whole
     taken: dict[Node, Already] = {}
-    for node in work.graph.nodes:
-        manifest = work.complete(node)
+    for node, manifest in work.all_complete():
         if manifest is not None:
             known[node], digests[node] = manifest, manifest.digest
         elif node in nodes:

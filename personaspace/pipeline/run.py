@@ -132,7 +132,7 @@ def _computed(
             store=store,
             key=key,
             offers=offers,
-            whole=work.manifests,
+            whole=lambda: dict(work.manifests()),
         )
         run_tracked(context, work.fingerprints[node])
         uses = meter.uses() if meter is not None else []

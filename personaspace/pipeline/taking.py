@@ -129,19 +129,16 @@ def _asked(
     return lambda question: why.hashed(question) in known
 
 
-def needed(work: Work, node: Node) -> set[str]:
-    """Keys of former artifacts that the run of a node that is not complete would take from."""
-    inputs = digests(work, node)
+def needed(work: Work, node: Node, inputs: Mapping[str, str | None]) -> set[str]:
+    """Keys of former artifacts that the run of a node that is not complete would take from.
+
+    Args:
+        inputs: Digest of each of the node's inputs; None: it is not complete.
+    """
     others = why.former(work, node)
     other = whole(work, node, inputs, others)
     keys = {offer.manifest.key for offer in offers(work, node, inputs, others).found}
     return keys if other is None else {*keys, other.key}
-
-
-def digests(work: Work, node: Node) -> dict[str, str | None]:
-    """The digest of each of a node's inputs; None: it is not complete."""
-    found = {need.id: work.complete(need) for need in work.graph.needs[node]}
-    return {name: None if each is None else each.digest for name, each in found.items()}
 
 
 def copy_files(store: Store, manifest: Manifest, folder: Path) -> None:

@@ -181,7 +181,9 @@ class Reachable:
         #: What a whole training keeps of its steps, until those have artifacts of their own.
         self._doses: dict[str, list[tuple[Work, Node]]] = {}
         self._spoken = _verdicts(works)
-        self._missing: dict[tuple[str, Node], bool] = {}
+        self._digests: dict[tuple[str, Node], str | None] = {}
+        #: Keys of all works' nodes that are there, as far as one look tells; when it is needed.
+        self._perhaps: dict[int, set[str]] = {}
         #: What lies beside a node's artifact, of which its run may take rows.
         self._beside: dict[str, list[tuple[Work, Node]]] = {}
         self._needed: dict[tuple[str, Node], set[str]] = {}
@@ -211,16 +213,29 @@ class Reachable:
         """Former artifacts that a node's run would take something from."""
         at = (work.key(node), node)
         if at not in self._needed:
-            unfinished = self._unfinished(work, node)
-            self._needed[at] = taking.needed(work, node) if unfinished else set()
+            needs = work.graph.needs[node]
+            self._needed[at] = (
+                taking.needed(work, node, {need.id: self._digest(work, need) for need in needs})
+                if self._unfinished(work, node)
+                else set()
+            )
         return self._needed[at]
 
     def _unfinished(self, work: Work, node: Node) -> bool:
         """Whether a node still needs what is kept for it."""
+        return self._digest(work, node) is None
+
+    def _digest(self, work: Work, node: Node) -> str | None:
+        """Of a node's artifact; None: it is not complete."""
         at = (work.key(node), node)
-        if at not in self._missing:
-            self._missing[at] = work.complete(node) is None
-        return self._missing[at]
+        if at not in self._digests:
+            there = self._perhaps.get(id(work))
+            if there is None:
+                keys = [work.key(each) for each in work.graph.nodes]
+                there = self._perhaps[id(work)] = set(work.store.perhaps(keys))
+            manifest = work.complete(node) if at[0] in there else None
+            self._digests[at] = None if manifest is None else manifest.digest
+        return self._digests[at]
 
 
 def _verdicts(works: Iterable[Work]) -> tuple[str, ...]:

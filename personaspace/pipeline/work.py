@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,39 +42,61 @@ class Work:
 
     def manifest(self, node: Node) -> Manifest | None:
         """The node's manifest, if it carries the node's fingerprint."""
-        manifest = self.store.find(self.key(node))
-        if manifest is None or manifest.fields.get("fingerprint") != self.fingerprints[node]:
-            return None
-        return manifest
+        return self._own(node, self.store.find(self.key(node)))
 
-    def manifests(self) -> dict[Node, Manifest | None]:
-        """Every node's `manifest`."""
-        return {node: self.manifest(node) for node in self.graph.nodes}
+    def manifests(self) -> Iterator[tuple[Node, Manifest | None]]:
+        """Every node's `manifest`, in the graph's order; each is asked for once."""
+        nodes = self.graph.nodes
+        found = self.store.find_all([self.key(node) for node in nodes])
+        return ((node, self._own(node, own)) for node, own in zip(nodes, found, strict=True))
 
     def complete(self, node: Node) -> Manifest | None:
         """The node's manifest if it was made from its inputs as they are now."""
         manifest = self.manifest(node)
         if manifest is None:
             return None
-        recorded = manifest.fields.get("inputs", {})
         for need in self.graph.needs[node]:
             current = self.manifest(need)
-            # An input that is gone (cleaned up) does not make a finished artifact wrong.
-            if current is not None and recorded.get(need.id) != current.digest:
+            if not _made_from(manifest, need, None if current is None else current.digest):
                 return None
         return manifest
+
+    def all_complete(self) -> Iterator[tuple[Node, Manifest | None]]:
+        """Every node's `complete`, in the graph's order, by one look at the store."""
+        digests: dict[Node, str | None] = {}
+        for node, manifest in self.manifests():
+            digests[node] = None if manifest is None else manifest.digest
+            if manifest is not None and not all(
+                _made_from(manifest, need, digests[need]) for need in self.graph.needs[node]
+            ):
+                manifest = None
+            yield node, manifest
 
     def standings(self) -> dict[Node, Standing]:
         """Which nodes are complete, which could run, and which wait for those."""
         found: dict[Node, Standing] = {}
-        for node in self.graph.nodes:
-            if self.complete(node) is not None:
+        for node, manifest in self.all_complete():
+            if manifest is not None:
                 found[node] = Standing.COMPLETE
             else:
                 needs = self.graph.needs[node]
                 ready = all(found[need] is Standing.COMPLETE for need in needs)
                 found[node] = Standing.READY if ready else Standing.WAITING
         return found
+
+    def _own(self, node: Node, manifest: Manifest | None) -> Manifest | None:
+        """The manifest at the node's key, if it carries the node's fingerprint."""
+        if manifest is None or manifest.fields.get("fingerprint") != self.fingerprints[node]:
+            return None
+        return manifest
+
+
+def _made_from(manifest: Manifest, need: Node, digest: str | None) -> bool:
+    """Whether an artifact was made from an input as it is now; None: it is gone.
+
+    An input that is gone (cleaned up) does not make a finished artifact wrong.
+    """
+    return digest is None or manifest.fields.get("inputs", {}).get(need.id) == digest
 
 
 def prepare(study: Study, store: Store) -> Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,22 @@ class Store(ABC):
         Raises:
             UserError: The manifest is corrupt, or the store cannot be read.
         """
+
+    def perhaps(self, keys: Sequence[str]) -> Keys:
+        """Some keys without those that are known, for less than a question each, not to be there.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        return list(keys)
+
+    def find_all(self, keys: Sequence[str]) -> Iterator[Manifest | None]:
+        """`find` for each of some keys, in their order; as few questions as the store can do with.
+
+        Raises:
+            UserError: As `find`.
+        """
+        return map(self.find, keys)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Keys:

@@ -9,10 +9,13 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from personaspace import interrupt
 from personaspace.errors import StoreUnavailable, UserError
@@ -45,6 +48,16 @@ class _Files:
 
 #: `list` hides the builtin inside the class.
 Batch = list[_Files]
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+#: A question takes a server milliseconds, and a distant one's answer tens of them: so many at once.
+AT_ONCE = 8
+#: So many artifacts of one folder are looked for with a listing of it, which is one question and
+#: tells which are there at all; with fewer, it is as quick to ask for each.
+LIST_FROM = 8
+#: Objects of a listing that take about as long as one artifact that is asked for. A folder that
+#: holds more for each artifact (of other studies, checkpoints) is not listed to its end.
+OBJECTS_AN_ARTIFACT = 100
 
 
 @dataclass(slots=True)
@@ -96,6 +109,39 @@ class S3Store(Store):
                 if found[0] == former:
                     raise
                 former = found[0]
+
+    def perhaps(self, keys: Sequence[str]) -> Keys:
+        folders: dict[str, Keys] = {}
+        for key in keys:
+            folders.setdefault(check_key(key).partition("/")[0], []).append(key)
+        found = self._at_once(self._listed, list(folders.items()))
+        there = set(chain.from_iterable(found))
+        return [key for key in keys if key in there]
+
+    def find_all(self, keys: Sequence[str]) -> Iterator[Manifest | None]:
+        there = self.perhaps(keys)
+        manifests, present = self._at_once(self.find, there), set(there)
+        return (next(manifests) if key in present else None for key in keys)
+
+    def _listed(self, folder: tuple[str, Keys]) -> Keys:
+        """Those of a folder's keys that may be there."""
+        name, keys = folder
+        if len(keys) < LIST_FROM:
+            return keys
+        listed = set()
+        for count, item in enumerate(self._bucket.items(name)):
+            if count >= OBJECTS_AN_ARTIFACT * len(keys):
+                return keys
+            listed.add(key_of_manifest(item.name))
+        return [key for key in keys if key in listed]
+
+    def _at_once(self, ask: Callable[[_A], _B], what: Sequence[_A]) -> Iterator[_B]:
+        """The store's answers to several questions, in their order."""
+        pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="store")
+        try:
+            yield from pool.map(ask, what)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def list(self, prefix: str = "") -> Keys:
         items = self._bucket.items(check_key(prefix) if prefix else "")
