@@ -72,10 +72,8 @@ def offers(
     now = why.made_from(work.study, node)
     wanted = rows_of(work.study, node)
     found = []
-    for manifest in former:
-        before = manifest.fields.get(why.FIELD)
-        if before is None or not _made_from(manifest, inputs):
-            continue
+    for manifest in _comparable(inputs, former):
+        before = manifest.fields[why.FIELD]
         if any(before[name] != now[name] for name in ("version", "nonces")):
             continue
         if _rest(before["reads"], stage.rows) != _rest(now["reads"], stage.rows):
@@ -90,6 +88,12 @@ def offers(
         if rows:
             found.append(Offer(manifest, frozenset(rows)))
     return Offers(wanted, tuple(found))
+
+
+def _comparable(inputs: Mapping[str, str | None], former: Collection[Manifest]) -> list[Manifest]:
+    """Former artifacts of which rows could be taken, as far as their inputs tell."""
+    told = (found for found in former if found.fields.get(why.FIELD) is not None)
+    return [found for found in told if _made_from(found, inputs)]
 
 
 def rows_of(study: Study, node: Node) -> frozenset[Row]:
@@ -137,8 +141,11 @@ def needed(work: Work, node: Node, inputs: Mapping[str, str | None]) -> set[str]
     """
     others = why.former(work, node)
     other = whole(work, node, inputs, others)
-    keys = {offer.manifest.key for offer in offers(work, node, inputs, others).found}
-    return keys if other is None else {*keys, other.key}
+    keys = set() if other is None else {other.key}
+    # Of very many nodes it counts that all rows are thought of only where there may be some.
+    if near := _comparable(inputs, others):
+        keys.update(offer.manifest.key for offer in offers(work, node, inputs, near).found)
+    return keys
 
 
 def copy_files(store: Store, manifest: Manifest, folder: Path) -> None:

@@ -80,15 +80,16 @@ def make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def refuse_links(root: Path, path: Path) -> None:
+def refuse_links(root: Path, name: str) -> None:
     """Nothing below a store's root is a symbolic link: it could lead anywhere.
 
     Raises:
-        UserError: `path`, or a folder between it and `root`, is one.
+        UserError: What has this name (parts between slashes) below `root`, or a folder between,
+            is one.
     """
     place = str(root)
-    for part in path.relative_to(root).parts:
-        place = os.path.join(place, part)  # noqa: PTH118 - of paths, this took most of a listing
+    for part in name.split("/"):
+        place = f"{place}/{part}"  # as paths, this took most of a listing
         if os.path.islink(place):  # noqa: PTH114
             raise UserError(f"store {root}: {place} is a symbolic link, and none is followed")
 

@@ -189,9 +189,8 @@ class LocalStore(Store):
         return str(self._folder(key))
 
     def _folder(self, key: str) -> Path:
-        folder = self.root / check_key(key)
-        refuse_links(self.root, folder)
-        return folder
+        refuse_links(self.root, check_key(key))
+        return self.root / key
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Keys, Keys]]:
         """Key of a folder, names like data folders', names of its files; never inside those.
@@ -225,7 +224,7 @@ class LocalStore(Store):
         with disk_errors(self.root):
             for name in names:
                 path = folder / name
-                refuse_links(folder, path)
+                refuse_links(folder, name)
                 check_file(path, manifest.files[name], manifest.key, name, str(path))
         return folder
 
