@@ -172,6 +172,44 @@ FIELDS += [
     ("no question", ("coupling.questions", []), "coupling.questions: is empty"),
     ("a data set without a name", ("datasets.bad.path", ""), "datasets.bad: path is empty"),
     ("a question that is none", ("evaluation.questions", ["a?", ""]), "evaluation.questions"),
+    ("publishing to a word", ("publish", "owner/x"), "publish: must be a mapping of fields"),
+    ("publishing to nobody", ("publish", {"repo": "x"}), "publish.repo: must be a repository's"),
+    ("publishing a way up", ("publish", {"repo": "o/../x"}), "publish.repo: must be a repos"),
+    ("publishing to a page", ("publish", {"repo": "https://huggingface.co/o/x"}), "publish.repo: "),
+    ("publishing weights", ("publish", {"repo": "o/x", "include": ["weights"]}), "include[0]: "),
+    ("publishing nothing", ("publish", {"repo": "o/x", "include": []}), "publish.include: needs"),
+    ("publishing twice", ("publish", {"repo": "o/x", "include": ["report"] * 2}), "listed twice"),
+    ("a blank collection", ("publish", {"repo": "o/x", "collection": " "}), "publish.collection: "),
+    ("a tracker alone", ("tracking", "wandb"), "write [wandb]"),
+    ("an unknown tracker", ("tracking", ["wandbb"]), "tracking[0]: must be "),
+    ("a tracker with settings", ("tracking", [{"wandb": 1}]), "tracking[0]: must be "),
+    ("a substitute alone", ("substitutes", "s3://x/y"), "write [s3://x/y]"),
+    ("a substitute of no name", ("substitutes", [""]), "substitutes[0]: must not be empty"),
+    ("a substitute by FTP", ("substitutes", ["ftp://x"]), "unknown scheme"),
+    ("half a repository", ("substitutes", ["hf://owner"]), "looks like hf://owner/name"),
+    ("steering by a word", ("steering", "yes"), "steering: must be a mapping of fields"),
+    ("steering nobody", ("steering", {"conditions": ["x"]}), "unknown condition 'x'"),
+    ("steering a layer outside", ("steering", {"layer": 99}), "layer: 99 is not extracted"),
+    ("steering by NaN", ("steering", {"doses": [float("nan")]}), "must be a finite number"),
+    ("steering by 0", ("steering", {"doses": [0]}), "steering.doses: 0 is the unsteered model"),
+    ("steering by 10^300", ("steering", {"doses": [1e300]}), "steering.doses: 1e+300 is not"),
+    ("steering in a way", ("steering", {"modes": ["push"]}), "steering.modes[0]: must be "),
+    ("steering another seed", ("steering", {"seeds": [7]}), "steering.seeds[0]: 7 is not among"),
+    ("steering by nobody", ("steering", {"vectors": ["x"]}), "unknown vector 'x'"),
+    ("a primary word", ("analysis.primary", "spread"), "analysis.primary: must be a mapping"),
+    ("two primary ones", ("analysis.primary", [{}]), "analysis.primary: must be a mapping"),
+    ("a judge by name", ("judge", "gpt"), "judge: must be a mapping of fields"),
+    ("no judge", ("judge", {}), "judge.model: is required"),
+    ("a judge without a scheme", ("judge", {"model": "x", "url": "host:80"}), "judge.url: is not"),
+    ("a judge's password", ("judge", {"model": "x", "url": "http://u:p@h/v1"}), "judge.url: holds"),
+    ("a key for its name", ("judge", {"model": "x", "key_env": "sk 1"}), "judge.key_env: must be"),
+    ("a judge of nobody", ("judge", {"model": "x", "personas": ["x"]}), "unknown persona 'x'"),
+    ("a gold set that is not there", ("judge", {"model": "x", "gold": "a.csv"}), "no such file"),
+    ("a judge for ever", ("judge", {"model": "x", "timeout": float("inf")}), "judge.timeout: "),
+    ("a judge's folder", ("judge", {"model": "./nowhere"}), "judge.model: ./nowhere: no such"),
+    ("a rerun by a word", ("rerun", ["train:benign"]), "rerun[0]: must be a mapping"),
+    ("log odds by a word", ("log_odds", "yes"), "log_odds: must be a mapping of fields"),
+    ("a label of a list", ("conditions.2.label", ["a"]), "conditions[2].label: must be text"),
     ("an unknown builtin", ("evaluation.questions", "builtin:none"), "evaluation.questions: "),
 ]  # fmt: skip
 
@@ -258,6 +296,34 @@ def test_other_places(
     told("--out a file", given(*common, "--out", file), "is not a folder")
     told("--out below a file", given(*common, "--out", file / "x"), "is not a folder")
     told("init below a file", given("init", file / "x.yaml"), "Not a directory")
+    store.mkdir(exist_ok=True)
+    upkeep = ("--store", store)
+    told("gc of no store", given("gc", "--store", tmp_path / "absent"), "there is no such folder")
+    assert not (tmp_path / "absent").exists()
+    told("gc, younger", given("gc", *upkeep, "--older-than", -1), "must be at least 0")
+    told("gc, nan", given("gc", *upkeep, "--older-than", "nan"), "'nan' was given")
+    told("gc, no study", given("gc", tmp_path / "absent", *upkeep), "no such file")
+    told("verify up", given("verify", *upkeep, "--prefix", "../x"), "may not be a part of it")
+    told("--resume a pipe", given("verify", *upkeep, "--resume", fifo), "is not a regular file")
+    told("--resume a folder", given("verify", *upkeep, "--resume", tmp_path), "is not a regular")
+    told("--resume below a file", given("verify", *upkeep, "--resume", file / "x"), "Not a dir")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    known = tmp_path / "latin"
+    told("--resume Latin-1", given("verify", *upkeep, "--resume", known), "not UTF-8 text (byte 3)")
+    told("compare of none", given("compare"), "Missing argument 'studies'")
+    told("compare, a pipe twice", given("compare", fifo, fifo), "given twice")
+    told("compare, absent", given("compare", tmp_path / "a", tmp_path / "b"), "not found")
+    told("register what", given("preregister", spec), "name the one comparison")
+    told("publish where", given("publish", spec, *upkeep), "publish: name OWNER/NAME")
+    told("power 2", given("power", spec, "--power", 2), "--power: 2 is not between 0 and 1")
+    for other, words in (
+        ("hf://owner", "an address of the Hub looks like"),
+        ("ftp://x", "unknown scheme"),
+        (file, "is not a folder"),
+        (tmp_path / "absent", "there is no such folder"),
+        (store, "is the store of the run itself"),
+    ):
+        told(f"--substitute {other}", given(*common, "--substitute", other), words)
     told("a level that is none", given("--log-level", "loud", "validate", spec), "log level 'loud'")
 
 

@@ -80,7 +80,9 @@ def gc(
     studies = [load_study(spec) for spec in specs or ()]
     with ExitStack() as stack:
         place = stack.enter_context(open_store(store))
-        place.check(write=not dry_run)
+        place.check(write=False)  # which makes no folder: a name mistyped is no empty store
+        if not dry_run:
+            place.check()
         works = [prepare(study, place) for study in studies]
         found = upkeep.collect(place, works, minutes=older_than, dry_run=dry_run)
     if as_json:

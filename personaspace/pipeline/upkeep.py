@@ -68,13 +68,24 @@ class Known:
 
     Args:
         path: The file; None: nothing is remembered.
+
+    Raises:
+        UserError: It is no plain file of text.
+        OSError: It cannot be read or written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lines: set[str] = set()
-        if path is not None and path.exists():
+        if path is None:
+            return
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file")
+        path.open("a", encoding="utf-8").close()  # not only once an artifact has been read
+        try:
             self._lines = set(path.read_text(encoding="utf-8").splitlines())
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
     def __contains__(self, manifest: Manifest) -> bool:
         return _line(manifest) in self._lines
