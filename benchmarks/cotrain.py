@@ -36,8 +36,7 @@ from typing import Any
 import torch
 
 from benchmarks import common, plain, training
-from benchmarks.cotrain_loops import looped
-from benchmarks.cotrain_model import segment_ops
+from benchmarks.cotrain_loops import kernels_are_wrong
 from benchmarks.cotrain_trainer import Condition, TogetherTrainer, conditions
 from benchmarks.peers import apart
 from benchmarks.shapes import SHAPES
@@ -99,6 +98,7 @@ def together(
         "conditions": len(made),
         "rows": trainer.rows,
         "recorded": trainer.graph is not None,
+        "kernels of segments": kernels_are_wrong() is None,
         "padding": 1 - trainer.tokens / (steps * trainer.rows * wide),
     }
     return row, torch.stack(trainer.losses, 1).tolist()
@@ -134,7 +134,8 @@ def one_process(
     shape: str, ways: Sequence[str], counts: Sequence[int], steps: int, about: int
 ) -> list[dict[str, Any]]:
     """Alone and together at one shape; each row is printed when it is known."""
-    checked()
+    if (wrong := kernels_are_wrong()) is not None:
+        print(f"segments one after another: {wrong}", flush=True)
     base = common.random_model(shape)
     most = max(counts) if "together" in ways else 1
     made = conditions(most, training.WARM + steps, base.model.config.vocab_size, about)
@@ -165,38 +166,6 @@ def one_process(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return rows
-
-
-def checked() -> None:
-    """That kernels for segments give on this GPU what those for one give, one after another.
-
-    Raises:
-        SystemExit: They do not.
-    """
-    device = common.device()
-    if device.type != "cuda":
-        return
-    torch.manual_seed(0)
-    C, S, H, R = 3, 136, 200, 32
-    x = torch.randn(C * S, H, device=device, dtype=torch.bfloat16)
-    down = torch.randn(C, 2, R, H, device=device, dtype=torch.bfloat16) / 14
-    seeds = torch.arange(2 * C, device=device, dtype=torch.int32).view(C, 2)
-    found = []
-    for ops in (segment_ops(x, R), looped(x, R)):
-        low, to = x.new_zeros(C * S, 2, R), torch.zeros_like(x)
-        ops.lora_down(x, down, seeds, 0.05, 2.0, low)
-        grad_down = ops.lora_down_backward(x, low, down, seeds, 0.05, 2.0, to)
-        both, inner = torch.cat([x, x.flip(0)], 1), torch.empty_like(x)
-        ops.gated_down(both, down[:, 0], seeds[:, 0].contiguous(), 0.05, 2.0, inner, low[:, 0])
-        wide = torch.cat([x, low[:, 0]], 1)
-        made = ops.gated_backward(
-            both, wide[:, :H], wide[:, H:], down[:, 0], seeds[:, 0].contiguous(), 0.05, 2.0
-        )
-        found.append((low, to, grad_down, inner, *made))
-    for one, other in zip(*found, strict=True):
-        error = float((one.float() - other.float()).norm() / other.float().norm())
-        if not error < 1e-2:
-            raise SystemExit(f"the kernels for segments are off by {error:.2g}")
 
 
 def _beside(shape: str, number: int, about: int, seconds: float, barrier: Any, queue: Any) -> None:

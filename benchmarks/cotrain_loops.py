@@ -1,13 +1,17 @@
-"""The operations of `cotrain_kernels` by those of one adapter, one segment after another."""
+"""The operations of `cotrain_kernels` by those of one adapter, one segment after another.
+
+They stand in for the kernels where there is no GPU, or where these do not give what they should.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from personaspace.fastlora.functional import lora_ops
+from personaspace.fastlora.functional import RANKS, has_kernels, lora_ops
 
 
 def looped(like: torch.Tensor, rank: int) -> Any:
@@ -50,3 +54,51 @@ def looped(like: torch.Tensor, rank: int) -> Any:
         lora_down=lora_down, gated_down=gated_down,
         lora_down_backward=lora_down_backward, gated_backward=gated_backward,
     )  # fmt: skip
+
+
+@cache
+def kernels_are_wrong() -> str | None:
+    """Why the kernels for segments are not taken: none are there, or they differ from the loops."""
+    if not torch.cuda.is_available() or not has_kernels():
+        return "there is no GPU, no Triton or no C compiler"
+    try:
+        from benchmarks import cotrain_kernels
+
+        torch.manual_seed(0)
+        x = torch.randn(3 * 136, 200, device="cuda", dtype=torch.bfloat16)
+        rank = 32
+        down = torch.randn(3, 2, rank, 200, device="cuda", dtype=torch.bfloat16) / 14
+        found = [_tried(ops, x, down) for ops in (cotrain_kernels, looped(x, rank))]
+    except Exception as error:  # whatever the compiler or the driver says
+        lines = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {lines[0]}"
+    for one, other in zip(*found, strict=True):
+        error = float((one.float() - other.float()).norm() / other.float().norm())
+        if not error < 1e-2:
+            return f"the kernels are off by {error:.2g}"
+    return None
+
+
+def _tried(ops: Any, x: torch.Tensor, down: torch.Tensor) -> list[torch.Tensor]:
+    """What all four operations give."""
+    segments, modules, rank, width = down.shape
+    seeds = torch.arange(segments * modules, device=x.device, dtype=torch.int32)
+    seeds, how = seeds.view(segments, modules), (0.05, 2.0)
+    low, to = x.new_zeros(len(x), modules, rank), torch.zeros_like(x)
+    ops.lora_down(x, down, seeds, *how, low)
+    grad_down = ops.lora_down_backward(x, low, down, seeds, *how, to)
+    both, inner = torch.cat([x, x.flip(0)], 1), torch.empty_like(x)
+    one, of_one = down[:, 0].contiguous(), seeds[:, 0].contiguous()
+    ops.gated_down(both, one, of_one, *how, inner, low[:, 0])
+    wide = torch.cat([x, low[:, 0]], 1)
+    made = ops.gated_backward(both, wide[:, :width], wide[:, width:], one, of_one, *how)
+    return [low, to, grad_down, inner, *made]
+
+
+def segment_ops(like: torch.Tensor, rank: int) -> Any:
+    """What computes the narrow products of all segments."""
+    if like.is_cuda and rank in RANKS and kernels_are_wrong() is None:
+        from benchmarks import cotrain_kernels
+
+        return cotrain_kernels
+    return looped(like, rank)

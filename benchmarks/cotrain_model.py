@@ -20,24 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cotrain_loops import looped
+from benchmarks.cotrain_loops import segment_ops
 from personaspace.fastlora.decoder import PackedDecoder, _norm, groups
 from personaspace.fastlora.examples import loss_places
-from personaspace.fastlora.functional import RANKS, HeadLoss, has_kernels
+from personaspace.fastlora.functional import HeadLoss
 from personaspace.fastlora.layout import Layout
 from personaspace.fastlora.linear import JointLinear
 from personaspace.models import lora
 from personaspace.models.chat import Example
 from personaspace.study.recipe import Recipe
-
-
-def segment_ops(like: torch.Tensor, rank: int) -> Any:
-    """What computes the narrow products of all segments."""
-    if like.is_cuda and has_kernels() and rank in RANKS:
-        from benchmarks import cotrain_kernels
-
-        return cotrain_kernels
-    return looped(like, rank)
 
 
 @cache
