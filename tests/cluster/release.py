@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +138,16 @@ class Release:
         """`helm upgrade --install` with the values; what it says is checked by the caller."""
         files = [part for name in self.files for part in ("-f", str(CHART / name))]
         return self.helm("upgrade", "--install", self.name, str(CHART), *files, "-f", "-", *more)
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`personaspace …` on this machine, for the release's namespace."""
+        return subprocess.run(
+            [sys.executable, "-m", "personaspace", *arguments, "-n", self.cluster.namespace],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Jobs of the study by name, without the conductor."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +30,6 @@ NO_VOLUME = (
 
 def _row(release: Release, title: str) -> JobRow:
     return next(r for r in rows(release.cluster, release.name) if r.title == title)
-
-
-def _cli(release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "personaspace", *arguments, "-n", release.cluster.namespace],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
 
 
 def _only(release: Release, stage: str, condition: str, **settings: object) -> None:
@@ -91,10 +78,10 @@ def test_a_users_mistake_fails_at_once_and_stops_only_what_needs_it(
         row = _row(release, title)
         assert (row.state, row.reason) == (JobState.NOT_RUN, Reason.INPUTS_FAILED)
         assert "train:benign:42" in row.why
-    shown = _cli(release, "status", release.name)
+    shown = release.cli("status", release.name)
     assert shown.returncode == 0
     assert f"{mistake} – exit code 2" in shown.stdout
-    waited = _cli(release, "wait", release.name)
+    waited = release.cli("wait", release.name)
     assert waited.returncode == 1
     assert waited.stdout.splitlines()[-1].startswith("5 of 8 Jobs ")
     assert f"{mistake} – exit code 2" in waited.stdout
@@ -135,7 +122,7 @@ def test_an_image_that_is_not_there_is_named_and_mended_by_an_upgrade(
     )
     row = _row(release, "extract:base:42")
     assert row.state is JobState.QUEUED and ":none" in row.why
-    shown = _cli(release, "status", release.name)
+    shown = release.cli("status", release.name)
     assert shown.returncode == 0
     assert any(":none" in line for line in shown.stdout.splitlines()), shown.stdout
     print(shown.stdout)
@@ -155,12 +142,12 @@ def _waits_for_the_conductor(release: Release, why: str) -> None:
         if row.stage != "conductor":
             assert (row.state, row.reason) == (JobState.WAITING, Reason.CONDUCTOR), row
             assert row.why.endswith(f": {why}")
-    shown = _cli(release, "status", release.name)
+    shown = release.cli("status", release.name)
     assert shown.returncode == 0
     assert f"conductor: queued, {why}" in shown.stdout.splitlines()
     assert shown.stdout.count(why) == 2
     began = time.monotonic()
-    waited = _cli(release, "wait", release.name, "--timeout", "15")
+    waited = release.cli("wait", release.name, "--timeout", "15")
     assert waited.returncode == 1 and 15 <= time.monotonic() - began < 60
     assert waited.stdout.startswith(f"{release.name}: has not ended after 15 s; 0 of 8 Jobs done")
     assert waited.stdout.endswith(f"; conductor: queued, {why}\n")
@@ -256,10 +243,10 @@ def test_a_bucket_that_is_deleted_is_named_and_ends_the_study(
     assert (row.state, row.reason) == (JobState.FAILED, Reason.USER_ERROR)
     assert row.why == f"{told} – exit code 2"
     assert release.conductor() == "Failed"
-    shown = _cli(release, "wait", release.name)
+    shown = release.cli("wait", release.name)
     assert shown.returncode == 1 and told in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith(f"{8 - len(complete)} of 8 Jobs ")
-    print(_cli(release, "status", release.name).stdout, shown.stdout)
+    print(release.cli("status", release.name).stdout, shown.stdout)
 
 
 def _at_work(release: Release, stage: str, condition: str) -> bool:
