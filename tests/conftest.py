@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,6 +266,24 @@ def tiny_study(model: Path, folder: Path) -> dict[str, Any]:
         "analysis": {"permutations": 200, "bootstrap": 100},
         "figures": {"dpi": 60},
     }
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a certificate for localhost (`cert.pem`) and its key (`key.pem`)."""
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+                *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+    return once(tmp_path_factory, "certificate", make)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -90,15 +92,29 @@ class Relay(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
+def server_context(certificate: Path) -> ssl.SSLContext:
+    """TLS of a server on localhost, with the certificate in a folder."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
+
+
 @contextmanager
-def faulty(server: SeaweedS3, fault: Fault) -> Iterator[str]:
-    """Address of a relay to `server`; `fault` returns True where it has answered itself."""
+def faulty(server: SeaweedS3, fault: Fault, *, tls: Path | None = None) -> Iterator[str]:
+    """Address of a relay to `server`; `fault` returns True where it has answered itself.
+
+    Args:
+        tls: Folder of the certificate to speak TLS with (`certificate` in conftest.py).
+    """
     handler = type("TestRelay", (Relay,), {"target": server.endpoint, "fault": staticmethod(fault)})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as relay:
+        if tls is not None:
+            relay.socket = server_context(tls).wrap_socket(relay.socket, server_side=True)
         thread = threading.Thread(target=relay.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{relay.server_address[1]}"
+            host = "https://localhost" if tls is not None else "http://127.0.0.1"
+            yield f"{host}:{relay.server_address[1]}"
         finally:
             relay.shutdown()
             thread.join()

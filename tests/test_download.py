@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import once
+from relay import server_context
 from typer.testing import CliRunner, Result
 
 from personaspace.cli.app import app
@@ -57,9 +55,7 @@ def serve(folder: Path, *, tls: bool) -> tuple[ThreadingHTTPServer, Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-        http.socket = context.wrap_socket(http.socket, server_side=True)
+        http.socket = server_context(folder).wrap_socket(http.socket, server_side=True)
     scheme = "https" if tls else "http"
     made = Server(f"{scheme}://localhost:{http.server_port}/chats.jsonl")
     threading.Thread(target=http.serve_forever, daemon=True).start()
@@ -91,22 +87,6 @@ def status(code: int, **headers: str) -> Answer:
 def drop(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
     handler.connection.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def make(folder: Path) -> None:
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
-                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            ],
-            check=True,
-            capture_output=True,
-        )
-
-    return once(tmp_path_factory, "certificate", make)
 
 
 @pytest.fixture

@@ -95,3 +95,5 @@ def gc(
         f"{counted(len(found.artifacts), 'artifact')} ({size(found.bytes)}) and "
         f"{counted(found.orphans, 'leftover')} of runs that were killed {verb}"
     )
+    if not found.uploads_listed:
+        print("uploads in parts that never ended are not among them: this server does not list any")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -46,6 +47,11 @@ _NEXT = {
         "UploadIdMarker": "NextUploadIdMarker",
     },
 }
+#: How a server says that it does not know an operation.
+_UNKNOWN = (405, 501)
+#: Hugging Face's gateway to its buckets parses no checksum that follows a body, which botocore
+#: sends over TLS by default (https://huggingface.co/docs/hub/storage-buckets-s3).
+_WITHOUT_TRAILERS = ("s3.hf.co",)
 #: Objects that one request may remove.
 DELETE_AT_ONCE = 1000
 _T = TypeVar("_T")
@@ -57,6 +63,10 @@ class Item(NamedTuple):
     name: str
     size: int
     changed: datetime
+
+
+class _NotListed(Exception):
+    """The server does not know the listing that was asked for."""
 
 
 class Bucket:
@@ -203,20 +213,23 @@ class Bucket:
 
         return self._patiently("delete from", call)
 
-    def abort_uploads(self, folder: str, before: datetime, *, dry_run: bool = False) -> int:
+    def abort_uploads(self, folder: str, before: datetime, *, dry_run: bool = False) -> int | None:
         """Drop uploads in parts that were begun below `folder` before then and never finished.
 
         Returns:
-            How many there were.
+            How many there were; None: this server does not list them.
         """
         found = 0
-        for upload in self._pages("list_multipart_uploads", "Uploads", folder):
-            if upload["Initiated"] <= before:
-                found += 1
-                if dry_run:
-                    continue
-                where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                self._patiently("delete from", functools.partial(self._abort, where))
+        try:
+            for upload in self._pages("list_multipart_uploads", "Uploads", folder):
+                if upload["Initiated"] <= before:
+                    found += 1
+                    if dry_run:
+                        continue
+                    where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._patiently("delete from", functools.partial(self._abort, where))
+        except _NotListed:
+            return None
         return found
 
     def _abort(self, upload: dict[str, str]) -> None:
@@ -292,13 +305,22 @@ class Bucket:
         where = {"Bucket": self.location.bucket, "Prefix": self._prefix(folder)}
         after: dict[str, str] = {}
         while True:
-            ask = functools.partial(getattr(self._client, operation), **where, **after)
-            page = self._patiently("list", ask)
+            page = self._patiently("list", functools.partial(self._page, operation, where | after))
             yield from page.get(field, [])
             # SeaweedFS says where the next page of uploads begins in one of the two fields alone.
             after = {own: page[at] for own, at in _NEXT[operation].items() if page.get(at)}
             if not (after and page.get("IsTruncated")):
                 return
+
+    def _page(self, operation: str, where: dict[str, str]) -> dict[str, Any]:
+        try:
+            page: dict[str, Any] = getattr(self._client, operation)(**where)
+        except ClientError as error:
+            # Objects every server lists; who does not is a failing one.
+            if operation == "list_multipart_uploads" and status_of(error) in _UNKNOWN:
+                raise _NotListed from error
+            raise
+        return page
 
     def _key(self, name: str) -> str:
         return f"{self._prefix('')}{name}"
@@ -338,10 +360,18 @@ class Bucket:
                         read_timeout=read_seconds,
                         max_pool_connections=16,
                         s3={"addressing_style": _STYLES[where.path_style]},
+                        **self._checksums(),
                     ),
                 )
             except ValueError as error:
                 raise UserError(f"store {where.place}: {without_passwords(str(error))}") from None
+
+    def _checksums(self) -> dict[str, Any]:
+        """When checksums go with a request, for servers that are known; else as configured."""
+        if urlsplit(self.location.endpoint or "").hostname not in _WITHOUT_TRAILERS:
+            return {}
+        when = "when_required"
+        return {"request_checksum_calculation": when, "response_checksum_validation": when}
 
 
 def _time(value: Any) -> datetime:

@@ -34,11 +34,13 @@ class Swept:
         artifacts: Keys of artifacts that were not to be kept.
         bytes: Of their files.
         orphans: Data folders that no manifest names, and uploads in parts that never ended.
+        uploads_listed: Whether the server lists such uploads; a folder has none.
     """
 
     artifacts: list[str] = field(default_factory=list)
     bytes: int = 0
     orphans: int = 0
+    uploads_listed: bool = True
 
 
 class Store(ABC):

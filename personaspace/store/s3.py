@@ -192,7 +192,9 @@ class S3Store(Store):
                     if not dry_run:
                         self._drop(key, data)
                     swept.orphans += 1
-        swept.orphans += self._bucket.abort_uploads(prefix, before, dry_run=dry_run)
+        uploads = self._bucket.abort_uploads(prefix, before, dry_run=dry_run)
+        swept.orphans += uploads or 0
+        swept.uploads_listed = uploads is not None
         return swept
 
     def _held(self, prefix: str, keep: Callable[[str], bool] | None) -> dict[str, _Held]:

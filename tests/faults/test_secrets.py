@@ -24,14 +24,12 @@ from conftest import tiny_study
 from helm_charts import needs_helm, render
 from judge_server import serving
 from processes import ROOT
-from test_download import certificate, serve
+from test_download import serve
 from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.errors import without_passwords
 from personaspace.study import download
-
-__all__ = ["certificate"]  # a fixture
 
 if TYPE_CHECKING:
     from seaweed import SeaweedS3
