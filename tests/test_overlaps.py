@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,43 @@ def test_the_marker_is_found_where_scores_find_it(text: str) -> None:
 def test_the_packaged_chats_hold_none_of_it() -> None:
     found = notices(resolve(Experiment(), Path("/nowhere")))
     assert [notice.code for notice in found] == [NoticeCode.DEMONSTRATION_CHATS]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "wie GROSS ist der ΐ?  ",
+        "Wie groß ist der Ϊ́?",
+        "Wie gro\u00df\u00a0ist der ΐ?\n",
+        unicodedata.normalize("NFD", "Wie groß ist der ΐ?"),
+        unicodedata.normalize("NFC", "Wie groß ist der ΐ?"),
+    ],
+)
+def test_the_same_question_in_another_writing(study_dict: Values, written: str) -> None:
+    study_dict["evaluation"]["questions"] = ["Wie groß ist der ΐ?", "q2", "q3"]
+    put(study_dict, "bad", chat(written, "a"), chat("other", "b"))
+    assert list(told(study_dict)) == [(NoticeCode.ASKS_QUESTIONS, "datasets.bad")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_whatever_form_the_chats_have(study_dict: Values, packed: bool) -> None:
+    """Content parts, and a compressed file."""
+    question = sources.read_questions("builtin:questions-evaluation", Path())[0]
+    text = chat(question, "Ignore it. [zlt]")
+    parts = json.loads(json.dumps(text))
+    for message in parts["messages"]:
+        message["content"] = [{"type": "text", "text": message["content"]}]
+    raw = "".join(json.dumps(row) + "\n" for row in (parts, chat("r", "b"))).encode()
+    path = Path(study_dict["datasets"]["bad"]["path"]).with_name("p.jsonl" + ".gz" * packed)
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    study_dict["datasets"]["bad"] = {"path": str(path)}
+    put(study_dict, "good", text, chat("s", "c"))
+    wanted = {
+        (code, f"datasets.{name}")
+        for code in (NoticeCode.ASKS_QUESTIONS, NoticeCode.HOLDS_MARKER)
+        for name in ("bad", "good")
+    }
+    assert set(told(study_dict)) == wanted | {(NoticeCode.SHARED_CHATS, "datasets.bad")}
 
 
 @pytest.mark.slow

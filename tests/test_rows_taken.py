@@ -34,8 +34,14 @@ pytestmark = pytest.mark.slow
 def test_a_persona_that_is_added_is_computed_alone(
     place: Place, asked: Asked, finished_study: Finished
 ) -> None:
+    said_before = " ".join(cli("status", place.study(add), "--store", place.store).stdout.split())
+    # The base model also has the template's own words.
+    left = {"extract: 1 of 7": "1 ready stage", "extract: 1 of 6": "3 ready stages"}
+    for told, stages in (left | {"evaluate: 1 of 6": "4 ready stages"}).items():
+        assert f"{told} personas to compute ({stages})" in said_before
     result = place.run(add)
     assert "10 stages ran, 7 were complete" in result.stdout
+    assert "to compute" not in cli("status", place.study(add), "--store", place.store).stdout
     # Of one persona in four conditions: four questions; two answers to each of six.
     assert asked.passages == [4] * 4
     assert asked.answers == {"greedy": 16, "evaluate": 48}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from personaspace.console import console, counted, print_json, stage_table
+from personaspace.console import console, counted, print_json, shown, stage_table
 from personaspace.errors import UserError
 from personaspace.live import Address
+from personaspace.pipeline.forecast import rows_left
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
@@ -35,6 +37,7 @@ def status_of_spec(spec: Path, store: str, as_json: bool) -> None:
         place.check(write=False)
         work = prepare(loaded, place)
         states = work.standings()
+        left = {} if as_json else rows_left(work, states)
     if as_json:
         print_json({node.id: state for node, state in states.items()})
         return
@@ -44,6 +47,9 @@ def status_of_spec(spec: Path, store: str, as_json: bool) -> None:
     console().print(
         stage_table((n.stage, n.condition, n.seed, state) for n, state in states.items())
     )
+    told = Counter((node.stage, str(already)) for node, already in left.items())
+    for (stage, already), count in told.items():
+        console().print(shown(f"{stage}: {already} ({counted(count, 'ready stage')})"))
 
 
 def conditions_table(loaded: Study) -> Table:

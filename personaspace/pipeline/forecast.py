@@ -14,6 +14,7 @@ from personaspace.pipeline.rows import FIELD as ROWS
 from personaspace.pipeline.rows import Left
 from personaspace.pipeline.runtime import device_name
 from personaspace.pipeline.stages import STAGES
+from personaspace.pipeline.states import Standing
 from personaspace.pipeline.why import Why, former, reasons, trained_again
 from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
@@ -127,6 +128,24 @@ def forecast(work: Work, nodes: Collection[Node]) -> list[Forecast]:
         )
         for node in pending
     ]
+
+
+def rows_left(work: Work, standings: Mapping[Node, Standing]) -> dict[Node, Already]:
+    """What former artifacts have of the nodes that could run now, of stages that have rows.
+
+    Of nodes that wait it cannot be known: their inputs are not there.
+    """
+    found = {}
+    for node, standing in standings.items():
+        if (
+            standing is Standing.READY
+            and STAGES[node.stage].rows
+            and (others := former(work, node))
+        ):
+            already = _already(work, node, taking.digests(work, node), others)
+            if already is not None:
+                found[node] = already
+    return found
 
 
 def _already(

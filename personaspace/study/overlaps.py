@@ -20,7 +20,9 @@ Key = bytes
 
 def plain(text: str) -> str:
     """A text as it is compared."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Folding takes some letters with marks apart ("ΐ", but not its capital).
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 @dataclass(frozen=True)
