@@ -368,6 +368,23 @@ def test_inspect_shows_prompt_loss_and_memory(tiny_model: Path) -> None:
     assert facts["adapter_parameters"] == made
 
 
+def test_inspect_breaks_no_line_and_names_an_end_that_is_text(folder: Path) -> None:
+    """As a Llama 3 whose config.json leaves eos_token_id to its class: 2 is "#" there."""
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = load_tokenizer(Model(name=str(folder)))
+    (mark,) = tokenizer("#", add_special_tokens=False)["input_ids"]
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": mark}))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    outcome = run("inspect", str(folder))
+    assert "of these text, where answers are cut off: '#'" in " ".join(
+        outcome.output.replace("│", " ").split()
+    )
+    facts = json.loads(run("inspect", str(folder), "--json").output)
+    assert facts["text_ends"] == ["#"] and "#" in facts["end_tokens"]
+    persona = next(line for line in outcome.output.splitlines() if line.startswith("You are"))
+    assert len(persona) > 200 and persona in facts["prompt"]
+
+
 def test_validate_says_what_it_found(study_dict: dict[str, Any], write_spec: Write) -> None:
     spec = write_spec(study_dict)
     found = json.loads(run("validate", str(spec), "--json").output)["model"]

@@ -109,13 +109,22 @@ def in_short(facts: dict[str, Any]) -> str:
     place = "the system message" if facts["personas_in"] == "system" else "the first user turn"
     prefix = f", before answers {facts['answer_prefix']!r}" if facts["answer_prefix"] else ""
     return shown(
-        f"personas in {place}{prefix}; answers end with {' '.join(facts['end_tokens'])}; adapters "
+        f"personas in {place}{prefix}; answers end with {_ends(facts)}; adapters "
         f"on {facts['adapted_layers']} of {facts['linear_layers']} linear layers in "
         f"{facts['adapted_blocks']} of {facts['layers']} decoder layers\n"
         f"weights take {size(facts['weights_bytes'])}, with adapter and optimiser "
         f"{size(facts['training_bytes'])}; GPUs of one host that it takes at the least:\n"
         + "\n".join(f"  {line}" for line in gpu_lines(facts))
     )
+
+
+def _ends(facts: dict[str, Any]) -> str:
+    """The tokens that end an answer; what is none of its own is said."""
+    text = " ".join(facts["end_tokens"])
+    if facts["text_ends"]:
+        plain = ", ".join(map(repr, facts["text_ends"]))
+        text += f" (of these text, where answers are cut off: {plain}; see eos_token_id)"
+    return text
 
 
 def gpu_lines(facts: dict[str, Any]) -> list[str]:
@@ -160,6 +169,7 @@ def summary(study: Study, found: Report) -> dict[str, Any]:
         "attention": made.attention,
         "rows": str(made.rows),
         **prompted.recorded(),
+        "text_ends": prompted.text_ends,
         "writes_date": prompted.dated,
         "date": None if prompted.how.date is None else prompted.how.date.isoformat(),
         "template_arguments": dict(prompted.how.arguments),
@@ -233,7 +243,7 @@ def _print(study: Study, found: Report, facts: dict[str, Any]) -> None:
         ("attention", f"{made.attention}; a row of training: {_ROWS[facts['rows']]}"),
         ("personas", where[facts["personas_in"]]),
         ("prompt ends with", repr(facts["answer_prefix"]) if facts["answer_prefix"] else "–"),
-        ("an answer ends with", " ".join(facts["end_tokens"])),
+        ("an answer ends with", _ends(facts)),
         ("date", day),
         ("adapters", adapters_line(found)),
         ("sampling", "as the study says; the model's own generation_config counts for ends alone"),
@@ -254,7 +264,8 @@ def _print(study: Study, found: Report, facts: dict[str, Any]) -> None:
         )
     out.print(memory)
     out.print("GPUs of one host, at the least:\n" + "\n".join(gpu_lines(facts)))
-    out.print(_coloured(found, _example(study, found)))
+    # Where lines end is the template's, not the terminal's.
+    out.print(_coloured(found, _example(study, found)), soft_wrap=True)
 
 
 _ROWS = {

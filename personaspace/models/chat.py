@@ -211,14 +211,21 @@ def answer_prefix(tokenizer: PreTrainedTokenizerBase, how: Rendering = AS_IT_COM
     return prompt_text(tokenizer, [_QUESTION], how)[len(own) :]
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that no text has: those that are named special, and those added as such.
+
+    Some tokenizers do not name their turn's end among the special tokens, but only add it as one.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
 def turn_end_ids(
     tokenizer: PreTrainedTokenizerBase, how: Rendering = AS_IT_COMES
 ) -> tuple[int, ...]:
     """Special tokens that the template writes after an answer, of its turn alone."""
     frame = _frame(tokenizer, [_QUESTION], how)
-    # Some tokenizers do not name their turn's end among the special tokens, but only add it as one.
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special = special_ids(tokenizer)
     found: list[int] = []
     for token in tokenizer(frame.ending, add_special_tokens=False)["input_ids"]:
         if token in special:

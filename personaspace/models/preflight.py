@@ -64,6 +64,13 @@ class Prompted:
             "end_tokens": self.tokenizer.convert_ids_to_tokens(list(self.ends)),
         }
 
+    @property
+    def text_ends(self) -> list[str]:
+        """Tokens of text among `ends`, where an answer that has one is cut off."""
+        special = chat.special_ids(self.tokenizer)
+        ids = [each for each in self.ends if each not in special]
+        return [str(self.tokenizer.decode([each])) for each in ids]
+
 
 def prompted(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Prompted:
     """The model's tokenizer and the way that chats are put to it.
