@@ -135,17 +135,18 @@ def rows_left(work: Work, standings: Mapping[Node, Standing]) -> dict[Node, Alre
 
     Of nodes that wait it cannot be known: their inputs are not there.
     """
-    found = {}
+    left = {}
     for node, standing in standings.items():
-        if (
-            standing is Standing.READY
-            and STAGES[node.stage].rows
-            and (others := former(work, node))
-        ):
-            already = _already(work, node, taking.digests(work, node), others)
-            if already is not None:
-                found[node] = already
-    return found
+        if standing is not Standing.READY or not STAGES[node.stage].rows:
+            continue
+        if not (others := former(work, node)):
+            continue
+        complete = {need.id: work.complete(need) for need in work.graph.needs[node]}
+        inputs = {name: found.digest if found else None for name, found in complete.items()}
+        already = _already(work, node, inputs, others)
+        if already is not None:
+            left[node] = already
+    return left
 
 
 def _already(
