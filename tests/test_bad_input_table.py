@@ -138,6 +138,8 @@ FIELDS += [
     ("doses out of order", ("training.doses", [3, 1]), "training.doses[1]: 1 comes after 3"),
     ("a dose beyond the steps", ("training.doses", [1, 5]),
      "training.doses[1]: 5 is beyond the 4 steps of benign"),
+    ("stages of no doses", ("training.doses_in", ["evaluate"]),
+     "training: doses_in goes with doses"),
     ("no stage of doses", ("training.doses_in", ["judge"]), "training.doses_in[0]: "),
     ("own training of base", ("conditions.0.training", {"rank": 2}), "conditions[0].training: "),
     ("no step of its own", ("conditions.2.training", {"max_steps": 0}),

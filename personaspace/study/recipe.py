@@ -109,6 +109,12 @@ class Training(Recipe):
         "and answers).",
     )
 
+    @model_validator(mode="after")
+    def _doses_for_stages(self) -> Self:
+        if not self.doses and self.doses_in != type(self).model_fields["doses_in"].default:
+            raise ValueError("doses_in goes with doses: there is nothing to measure")
+        return self
+
 
 class OwnLearning(Learning):
     """What a condition's fine-tuning has of its own; whatever is not given is as in `training`."""
