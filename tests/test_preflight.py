@@ -256,6 +256,20 @@ def test_folders_that_cannot_serve(
     refused(study_dict, write_spec, tmp_path, "model.name", said)
 
 
+def test_a_folder_without_weights_is_looked_at_but_not_run(
+    folder: Path, study_dict: dict[str, Any], write_spec: Write, tmp_path: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    study_dict["model"]["name"] = str(folder)
+    spec = write_spec(study_dict)
+    assert run("validate", str(spec)).exit_code == 0
+    done = run("run", str(spec), "--store", str(tmp_path / "store"))
+    assert done.exit_code == 2 and not (tmp_path / "store").exists()
+    assert done.output.strip().splitlines() == [
+        f"model.name: {folder}: no weights there (*.safetensors)"
+    ]
+
+
 def test_tensors_that_are_not_in_the_files_are_not_made_up(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -19,6 +19,7 @@ from personaspace.pipeline.progress import Board, make_board
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
+from personaspace.study import base_model
 from personaspace.study.loaded import Study
 
 
@@ -60,6 +61,7 @@ def run_study(
     from personaspace.models import preflight
 
     preflight.check(study)  # a model that cannot serve fails before anything starts
+    base_model.check_weights(study.spec.model)
     store.check()
     work = prepare(study, store)
     nodes = work.graph.choose(only, with_inputs)

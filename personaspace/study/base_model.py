@@ -173,6 +173,19 @@ def at_hand(model: Model) -> Path | None:
     return folder
 
 
+def check_weights(model: Model) -> None:
+    """Refuse to run a model's folder that can be looked at, but not loaded.
+
+    Raises:
+        UserError: There are no weights.
+        FilesError: A file of them is missing.
+        ModelError: A path that is not a model's folder.
+    """
+    folder = None if model.name.startswith("builtin:") else local_folder(model)
+    if folder is not None and not checkpoint.weight_files(folder):
+        raise UserError(f"model.name: {model.name}: no weights there (*.safetensors)")
+
+
 def can_be_inspected(model: Model) -> bool:
     """Whether the model's files and what reads them are on this machine now."""
     try:

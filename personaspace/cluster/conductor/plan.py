@@ -137,6 +137,7 @@ def check_model(study: Study) -> None:
     from personaspace.pipeline import judging
 
     preflight.check(study)
+    base_model.check_weights(model)
     judging.check_unasked(study.spec)
 
 
