@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,12 @@ def test_processes_start_beside_each_other(tmp_path: Path) -> None:
     common = (Meeting(tmp_path), more_than_a_pipe_holds)
     with cores.shared(_readers, common, range(4), 2) as found:
         assert list(found) == [2] * 4
+
+
+def test_no_place_for_what_processes_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with (
+        pytest.raises(UserError, match=r"gone: cannot be written to \(No such file or directory\)"),
+        cores.shared(_killed, None, range(3), 2) as found,
+    ):
+        list(found)

@@ -12,12 +12,13 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from personaspace import children
+from personaspace.errors import UserError
 
 Found = TypeVar("Found")
 
@@ -101,6 +102,7 @@ def shared(
 
     Raises:
         RuntimeError: A process was killed.
+        UserError: There is no place for temporary files.
     """
     if processes == 1:
         yield (work(common, task) for task in tasks)
@@ -135,9 +137,14 @@ def _handed(common: Any) -> Iterator[Path]:
     """
     import joblib
 
-    with tempfile.TemporaryDirectory(prefix="personaspace-") as folder:
-        path = Path(folder) / "common"
-        joblib.dump(common, path)
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="personaspace-"))
+            path = Path(folder) / "common"
+            joblib.dump(common, path)
+        except OSError as error:
+            place = tempfile.tempdir or os.environ.get("TMPDIR", "temporary files")
+            raise UserError(f"{place}: cannot be written to ({error.strerror})") from None
         yield path
 
 
@@ -151,9 +158,10 @@ def _in_order(
     from joblib.externals.loky.backend import resource_tracker
 
     rest = iter(tasks)
+    first = list(islice(rest, ahead))
     resource_tracker.ensure_running()  # as it is started, it lets signals through
     with children.starting():
-        waiting = deque(pool.submit(_done, work, task) for task in islice(rest, ahead))
+        waiting = deque(pool.submit(_done, work, task) for task in first)
     for task in rest:
         yield waiting.popleft().result()
         waiting.append(pool.submit(_done, work, task))

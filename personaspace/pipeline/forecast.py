@@ -20,6 +20,9 @@ from personaspace.pipeline.work import Work
 from personaspace.store import Manifest
 from personaspace.study.inputs import Dose
 
+#: Ready stages, at most, of which former rows are looked for to say what is left.
+_LOOKED_AT = 200
+
 
 class Basis(StrEnum):
     """What a time is known from."""
@@ -133,12 +136,13 @@ def forecast(work: Work, nodes: Collection[Node]) -> list[Forecast]:
 def rows_left(work: Work, standings: Mapping[Node, Standing]) -> dict[Node, Already]:
     """What former artifacts have of the nodes that could run now, of stages that have rows.
 
-    Of nodes that wait it cannot be known: their inputs are not there.
+    Of nodes that wait it cannot be known: their inputs are not there. Nor is it looked for where
+    very many are ready: each takes some questions to the store.
     """
     left = {}
-    for node, standing in standings.items():
-        if standing is not Standing.READY or not STAGES[node.stage].rows:
-            continue
+    ready = [node for node, standing in standings.items() if standing is Standing.READY]
+    ready = [node for node in ready if STAGES[node.stage].rows]
+    for node in ready if len(ready) <= _LOOKED_AT else ():
         if not (others := former(work, node)):
             continue
         complete = {need.id: work.complete(need) for need in work.graph.needs[node]}

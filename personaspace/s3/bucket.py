@@ -52,6 +52,9 @@ _UNKNOWN = (405, 501)
 #: Hugging Face's gateway to its buckets parses no checksum that follows a body, which botocore
 #: sends over TLS by default (https://huggingface.co/docs/hub/storage-buckets-s3).
 _WITHOUT_TRAILERS = ("s3.hf.co",)
+_BARE = Config(
+    request_checksum_calculation="when_required", response_checksum_validation="when_required"
+)
 #: Objects that one request may remove.
 DELETE_AT_ONCE = 1000
 _T = TypeVar("_T")
@@ -348,30 +351,26 @@ class Bucket:
                 if configured is not None and not str(configured).strip().isdigit():
                     raise UserError(f"AWS_MAX_ATTEMPTS: {str(configured)[:40]!r} is not a number")
                 attempts = int(configured or ATTEMPTS)
+            config = Config(
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                connect_timeout=connect_seconds,
+                read_timeout=read_seconds,
+                max_pool_connections=16,
+                s3={"addressing_style": _STYLES[where.path_style]},
+            )
+            how: dict[str, Any] = {
+                "endpoint_url": where.endpoint,
+                # Private servers take any region, yet a signature must name one.
+                "region_name": where.region or session.region_name or "us-east-1",
+            }
             try:
-                return session.client(
-                    "s3",
-                    endpoint_url=where.endpoint,
-                    # Private servers take any region, yet a signature must name one.
-                    region_name=where.region or session.region_name or "us-east-1",
-                    config=Config(
-                        retries={"mode": "standard", "total_max_attempts": attempts},
-                        connect_timeout=connect_seconds,
-                        read_timeout=read_seconds,
-                        max_pool_connections=16,
-                        s3={"addressing_style": _STYLES[where.path_style]},
-                        **self._checksums(),
-                    ),
-                )
+                client = session.client("s3", config=config, **how)
+                # Its address may come from the environment or a profile as well.
+                if urlsplit(client.meta.endpoint_url).hostname in _WITHOUT_TRAILERS:
+                    client = session.client("s3", config=config.merge(_BARE), **how)
+                return client
             except ValueError as error:
                 raise UserError(f"store {where.place}: {without_passwords(str(error))}") from None
-
-    def _checksums(self) -> dict[str, Any]:
-        """When checksums go with a request, for servers that are known; else as configured."""
-        if urlsplit(self.location.endpoint or "").hostname not in _WITHOUT_TRAILERS:
-            return {}
-        when = "when_required"
-        return {"request_checksum_calculation": when, "response_checksum_validation": when}
 
 
 def _time(value: Any) -> datetime:

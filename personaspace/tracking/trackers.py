@@ -107,6 +107,7 @@ class _Thread:
             while (next_one := self._todo.get()) is not None:
                 self._missing, telling = next_one
                 telling(tracker)
+                _silent.discard(self.name)  # it answers
         except BaseException as error:  # what trackers raise is of every kind; none ends a stage
             if not self._broken:
                 self._broken = True
