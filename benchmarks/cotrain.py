@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import multiprocessing
 import os
 import subprocess
@@ -41,7 +40,6 @@ from benchmarks.cotrain_trainer import Condition, TogetherTrainer, conditions
 from benchmarks.peers import apart
 from benchmarks.shapes import SHAPES
 from benchmarks.side_by_side import mps
-from personaspace import fastlora
 from personaspace.fastlora import graphs, memory
 from personaspace.models import energy, lora
 from personaspace.training.trainer import Trainer
@@ -91,10 +89,10 @@ def together(
         trainer.step(step)
     trainer.tokens, meter = 0, energy.Meter()
     seconds = common.timed(lambda: [trainer.step(training.WARM + n) for n in range(steps)])
-    joules = energy.taken(energy.Use(**use) for use in meter.uses())
+    joules = training.joules_of(meter)
     row = training.rates("together", base, trainer.tokens, seconds, steps, first)
     row |= {
-        "kJ a million tokens": joules / trainer.tokens * 1e3 if joules else math.nan,
+        "kJ a million tokens": training.kilojoules(joules, trainer.tokens),
         "conditions": len(made),
         "rows": trainer.rows,
         "recorded": trainer.graph is not None,
@@ -112,21 +110,16 @@ def alone(
     with lora.trainable(base.model, RECIPE, over=None, seed=condition.seed, field="t") as model:
         model.train()
         trainer: Any = trainer_of(model, condition)
-        first = common.timed(lambda: plain.steps(trainer, 0, 1))
-        common.timed(lambda: plain.steps(trainer, 1, training.WARM - 1))
-        meter = energy.Meter()
-        seconds = common.timed(lambda: plain.steps(trainer, training.WARM, steps))
-        joules = energy.taken(energy.Use(**use) for use in meter.uses())
+        took = training.timed_steps(trainer, training.WARM, steps)
         tokens = sum(entry.tokens for entry in trainer.log[-steps:])
-        row = training.rates("alone", base, tokens, seconds, steps, first)
-        row["kJ a million tokens"] = joules / tokens * 1e3 if joules else math.nan
+        row = training.rates("alone", base, tokens, took.seconds, steps, took.first)
+        row["kJ a million tokens"] = training.kilojoules(took.joules, tokens)
         return {**row, "conditions": 1}, [entry.loss for entry in trainer.log]
 
 
 def trainer_of(model: Any, condition: Condition) -> Trainer:
     """By the packed decoder, on a CPU as well."""
-    longest = max(len(example.ids) for example in condition.examples)
-    engine = fastlora.training_step(model, longest=longest, examples=RECIPE.batch_size)
+    engine = training.packed_engine(model, condition.examples)
     return Trainer(model, condition.examples, RECIPE, condition.seed, engine)
 
 
@@ -188,7 +181,7 @@ def _beside(shape: str, number: int, about: int, seconds: float, barrier: Any, q
             trainer._settle(0, None)
             common.wait()
             taken = time.perf_counter() - began
-            joules = energy.taken(energy.Use(**use) for use in meter.uses())
+            joules = training.joules_of(meter)
             tokens = sum(entry.tokens for entry in trainer.log[training.WARM :])
             queue.put({"tokens": tokens, "seconds": taken, "joules": joules,
                        "parameters": base.matmul_parameters})  # fmt: skip
@@ -223,7 +216,7 @@ def beside(shape: str, count: int, about: int, shared: bool, seconds: float) -> 
     tokens = sum(each["tokens"] for each in found)
     joules = max(each["joules"] for each in found)  # the card's, which all of them read
     return {**way, "tokens/s": rate, "TFLOP/s": 4 * found[0]["parameters"] * rate / 1e12,
-            "kJ a million tokens": joules / tokens * 1e3 if joules else math.nan}  # fmt: skip
+            "kJ a million tokens": training.kilojoules(joules, tokens)}  # fmt: skip
 
 
 def _gathered(queue: Any, started: Sequence[Any]) -> list[dict[str, Any]]:

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,11 +31,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import common, curve, plain, training
+from benchmarks import common, curve, training
 from benchmarks.fp8_products import Frozen8, How, checked, observed, product, quantise, swapped
 from benchmarks.shapes import SHAPES
-from personaspace import fastlora
-from personaspace.models import energy, lora
+from personaspace.models import lora
 from personaspace.training.trainer import Trainer
 
 #: Name of a way, fast sums (None: no FP8), what makes its dropout masks differ.
@@ -47,12 +45,6 @@ WAYS: dict[str, tuple[bool | None, int]] = {
     "bf16, other masks": (None, 1 << 20),
 }
 NAMES = ("qkv", "o", "gate_up", "down")
-
-
-def engine_of(model: Any, examples: Sequence[Any]) -> Any:
-    """The packed decoder's steps, on a CPU as well."""
-    longest = max(len(one.ids) for one in examples)
-    return fastlora.training_step(model, longest=longest, examples=training.RECIPE.batch_size)
 
 
 def run(
@@ -66,16 +58,14 @@ def run(
     ):
         model.train()
         common.peak_gib()
-        trainer: Any = Trainer(model, examples, training.RECIPE, 7, engine_of(model, examples))
+        trainer: Any = Trainer(
+            model, examples, training.RECIPE, 7, training.packed_engine(model, examples)
+        )
         driven = curve._Reseeded(trainer, masks) if masks else trainer
-        first = common.timed(lambda: plain.steps(driven, 0, 1))
-        common.timed(lambda: plain.steps(driven, 1, training.WARM - 1))
-        meter = energy.Meter()
-        seconds = common.timed(lambda: plain.steps(driven, training.WARM, count))
-        joules = energy.taken(energy.Use(**use) for use in meter.uses())
+        took = training.timed_steps(driven, training.WARM, count)
         tokens = sum(entry.tokens for entry in trainer.log[-count:])
-        row = training.rates(way, base, tokens, seconds, count, first)
-        row["kJ a million tokens"] = joules / tokens * 1e3 if joules else math.nan
+        row = training.rates(way, base, tokens, took.seconds, count, took.first)
+        row["kJ a million tokens"] = training.kilojoules(took.joules, tokens)
         if copies is not None:
             row["FP8 weights, GiB"] = sum(each.bytes for each in copies.made.values()) / 2**30
             kept = sum(j.weight_OW.shape[0] * j.features * j.weight_OW.element_size()
@@ -100,7 +90,7 @@ def products(
     rows = []
     with lora.trainable(base.model, training.RECIPE, over=None, seed=3, field="t") as model:
         model.train()
-        step = engine_of(model, examples).step
+        step = training.packed_engine(model, examples).step
         with observed(how) as errors:
             step.backward(batch, sum(one.loss_tokens for one in batch), 5)
         tokens = -(-sum(len(one.ids) for one in batch) // 128) * 128

@@ -17,20 +17,22 @@ from the driver in which share of the time a kernel ran; `--profile` traces kern
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import busy, common, plain
+from personaspace import fastlora
 from personaspace.fastlora.memory import LONGEST_ROW, MemoryPlan
 from personaspace.fastlora.training import PackedStep
-from personaspace.models import lora
+from personaspace.models import energy, lora
 from personaspace.study.measuring import Coupling
 from personaspace.study.recipe import Recipe
 from personaspace.training.checkpoints import Checkpoints
@@ -91,14 +93,46 @@ def measure(kind: str, base: common.Model, warm: int, count: int) -> dict[str, A
     with adapted(kind, base) as model:
         common.peak_gib()
         trainer = trainer_of(kind, model, RECIPE, examples)
-        first = common.timed(lambda: plain.steps(trainer, 0, 1))
-        common.timed(lambda: plain.steps(trainer, 1, warm - 1))
-        seconds = common.timed(lambda: plain.steps(trainer, warm, count))
+        took = timed_steps(trainer, warm, count)
         if isinstance(trainer.engine, plain.PlainRecipe):
             trainer.engine.close()
     tokens = sum(entry.tokens for entry in trainer.log[-count:])
-    row = rates(kind, base, tokens, seconds, count, first)
+    row = rates(kind, base, tokens, took.seconds, count, took.first)
     return {**row, "plan": str(getattr(trainer.engine, "plan", ""))}  # as it was in the end
+
+
+def packed_engine(model: Any, examples: Any) -> Any:
+    """The packed decoder's engine, which studies use on a GPU, on a CPU as well."""
+    longest = max(len(example.ids) for example in examples)
+    return fastlora.training_step(model, longest=longest, examples=RECIPE.batch_size)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of the first step and of those on the clock, and the joules that these took."""
+
+    first: float
+    seconds: float
+    joules: float
+
+
+def timed_steps(trainer: Any, warm: int, count: int) -> Timed:
+    """Runs steps of a trainer; warm-up apart."""
+    first = common.timed(lambda: plain.steps(trainer, 0, 1))
+    common.timed(lambda: plain.steps(trainer, 1, warm - 1))
+    meter = energy.Meter()
+    seconds = common.timed(lambda: plain.steps(trainer, warm, count))
+    return Timed(first, seconds, joules_of(meter))
+
+
+def joules_of(meter: energy.Meter) -> float:
+    """What the card took since the meter was made; 0 where it does not say."""
+    return energy.taken(energy.Use(**use) for use in meter.uses())
+
+
+def kilojoules(joules: float, tokens: int) -> float:
+    """For a million tokens; NaN where the card does not say."""
+    return joules / tokens * 1e3 if joules else math.nan
 
 
 def rates(

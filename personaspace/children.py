@@ -23,10 +23,10 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 from personaspace.errors import UserError
+from personaspace.interrupt import SIGNALS
 
 #: How a child begins: as a process of its own, in which nothing of its parent's is half done.
 START: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between looks at whether a child has said something.
 LOOK = 0.2
 #: Seconds between looks at whether a parent that multiprocessing does not know is there.
@@ -151,7 +151,7 @@ def starting() -> Iterator[None]:
     a traceback. Ours wait as long.
     """
     resource_tracker.ensure_running()  # as it is started, it lets signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -181,9 +181,9 @@ def end_with_parent(parent_id: int | None = None) -> None:
 
 def work_for_parent(parent_id: int | None = None) -> None:
     """A pool's process: it ends with its parent (`end_with_parent`), which says when to stop."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent(parent_id)
 
 
@@ -201,7 +201,7 @@ def telling(pipe: Connection, terminate: signal.Handlers) -> Iterator[None]:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
     code = 0
     try:

@@ -24,7 +24,8 @@ from personaspace.errors import ASKED, EXIT_INTERRUPTED, GO_ON, Interrupted
 
 #: Some senders (`timeout`, a terminal and a manager) ask a process and its group: the same request.
 SAME_REQUEST_SECONDS = 2.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How a process is asked to stop.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _asked = threading.Event()
 _first: float | None = None
@@ -60,7 +61,7 @@ def caught() -> Iterator[None]:
     Raises:
         Interrupted: Asked to stop meanwhile, though nobody looked.
     """
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     main = threading.current_thread() is threading.main_thread()
     if not main or all(handler is _ask for handler in before.values()):
         yield
@@ -139,7 +140,7 @@ def reset() -> None:
 
 
 def _take(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, handler)
 
 

@@ -145,8 +145,9 @@ def rows_left(work: Work, standings: Mapping[Node, Standing]) -> dict[Node, Alre
     for node in ready if len(ready) <= _LOOKED_AT else ():
         if not (others := former(work, node)):
             continue
-        complete = {need.id: work.complete(need) for need in work.graph.needs[node]}
-        inputs = {name: found.digest if found else None for name, found in complete.items()}
+        # All of them are complete, as the node is ready.
+        there = {need.id: work.manifest(need) for need in work.graph.needs[node]}
+        inputs = {name: found.digest if found else None for name, found in there.items()}
         already = _already(work, node, inputs, others)
         if already is not None:
             left[node] = already
