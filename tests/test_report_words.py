@@ -15,12 +15,17 @@ from personaspace.analysis.rows import Row
 from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, to_markdown
 from personaspace.report.text import (
+    bound,
+    interval,
     number,
     p_phrase,
+    percent,
     probability,
-    row_interval,
+    row_texts,
     row_value,
-    small,
+    span,
+    tiny,
+    with_interval,
 )
 from personaspace.report.verdict import verdict
 
@@ -141,7 +146,7 @@ def test_ranges_have_two_ends() -> None:
     found = study(rates=rates, leakage=[])
     every = f"{headline(found)} {' '.join(details(found))} {' '.join(cautions(found))}"
     every += " ".join(line.answer for line in verdict(found))
-    assert "in 0.0\u202f% of their answers (in every condition)" in every
+    assert "in none of their answers (in every condition)" in every
     assert not re.search(r"(?<![\d.])([\d.]+\u202f?%?)(?: \([^)]*\))? to \1(?![\d.])", every)
 
 
@@ -191,7 +196,21 @@ def test_new_rows_of_the_analysis_are_told() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number(-0.0004), "0.000"),
+        (number(-0.0004), "\u22120.0004"),
+        (number(-1e-17), "0.000"),
+        (number(0.0, sign=True), "0.000"),
+        (number(0.00012, sign=True), "+0.0001"),
+        (number(-3.2e-8), "\u22123\u00b710\u207b\u2078"),
+        (percent(0.0004), "0.04\u202f%"),
+        (percent(0.0), "0.0\u202f%"),
+        (interval((0.97311, 0.97342)), "[0.9731, 0.9734]"),
+        (interval((0.973, 0.973)), "[0.973, 0.973]"),
+        (interval((-0.0001, 0.345)), "[\u22120.0001, 0.3450]"),
+        (interval((0.0, 0.0004)), "[0.0000, 0.0004]"),
+        (" ".join(with_interval(0.9732, (0.9731, 0.9734))), "0.9732 [0.9731, 0.9734]"),
+        (span([0.9731, 0.9734]), "0.973"),
+        (span([-0.0002, 0.0003], sign=True), "\u22120.0002 to +0.0003"),
+        (span([0.9812, 0.9831], "percent", 0, apart=True), "98.1\u202f% to 98.3\u202f%"),
         (number(-1.5, 1, sign=True), "\u22121.5"),
         (number(0.25, 2, sign=True), "+0.25"),
         (number(None), "\u2013"),
@@ -202,7 +221,8 @@ def test_new_rows_of_the_analysis_are_told() -> None:
         (row_value(Row(**row(metric="H1", value=-0.0461))), "\u22124.6\u202fpts"),
         (row_value(Row(**row(metric="H3", value=-0.9))), "\u22120.900"),
         (row_value(Row(**row(metric="bystander_mean", value=0.4568))), "45.7\u202f%"),
-        (row_interval(Row(**row(metric="H2", value=0.1, ci95=(0.05, 0.2)))), "[5.0, 20.0]"),
+        (row_texts(Row(**row(metric="H2", value=0.1, ci95=(0.05, 0.2))))[1], "[5.0, 20.0]"),
+        (row_texts(Row(**row(metric="H1", value=0.0002, ci95=(0.0, 0.0004))))[0], "+0.02\u202fpts"),
     ],
 )
 def test_numbers_read_well(shown: str, expected: str) -> None:
@@ -239,7 +259,84 @@ def test_empty_number_columns_go_with_their_group() -> None:
 
 @pytest.mark.parametrize(
     ("value", "digits", "said"),
-    [(0.0032, 3, "0.003"), (0.00043, 3, "0.0004"), (0.0, 3, "0.000"), (0.012, 1, "0.01")],
+    [
+        (0.0032, 3, "0.004"),
+        (0.00043, 3, "0.0005"),
+        (0.0, 3, "0.000"),
+        (0.012, 1, "0.02"),
+        (0.3, 1, "0.3"),
+        (0.1 + 0.2, 1, "0.3"),
+        (4e-8, 3, "0.001"),
+    ],
 )
-def test_a_bound_is_never_told_as_nothing(value: float, digits: int, said: str) -> None:
-    assert small(value, digits) == said
+def test_a_bound_is_neither_nothing_nor_less_than_was_found(
+    value: float, digits: int, said: str
+) -> None:
+    assert bound(value, digits) == said
+
+
+def _read(text: str) -> float:
+    """A number as the report prints it."""
+    factor, _, power = text.replace("\u2212", "-").partition("\u00b710")
+    raised = power.translate(
+        str.maketrans(
+            "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "-0123456789"
+        )
+    )
+    return float(factor) * 10.0 ** int(raised or 0)
+
+
+SIZES = st.floats(-2, 2, allow_nan=False) | st.floats(-1e-3, 1e-3, allow_nan=False)
+
+
+@given(SIZES, st.integers(0, 4))
+def test_what_is_not_zero_never_prints_as_zero(value: float, digits: int) -> None:
+    read = _read(number(value, digits))
+    assert (read == 0) == (abs(value) < 1e-12)
+    assert read == 0 or (read > 0) == (value > 0)
+    assert abs(read - value) <= 0.5001 * max(10.0**-digits, abs(value) * 0.34)
+
+
+@given(SIZES, SIZES, st.integers(0, 4))
+def test_two_ends_of_an_interval_print_apart(one: float, other: float, digits: int) -> None:
+    low, high = sorted((one, other))
+    ends = interval((low, high), digits)[1:-1].split(", ")
+    if high - low > 1e-6:
+        assert _read(ends[0]) < _read(ends[1])
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ((0.0, 0.0), "wrote the marker in none of their answers (in every condition)"),
+        ((0.0002, 0.0004), "wrote the marker in 0.02\u202f% (E0) to 0.04\u202f% (E3) of their"),
+        ((0.0, 0.0004), "wrote the marker in 0.0\u202f% (E0) to 0.04\u202f% (E3) of their"),
+    ],
+)
+def test_shares_that_round_to_zero(shares: tuple[float, float], told: str) -> None:
+    leakage = [
+        row(metric="bystander_mean", condition=name, value=value)
+        for name, value in zip(("e0", "e3"), shares, strict=True)
+    ]
+    assert told in headline(study(leakage=leakage))
+
+
+def test_increments_below_a_thousandth_are_told_as_that() -> None:
+    cosines = {"benign": 0.9731, "e0": 0.9729, "e3": 0.97335}
+    geometry = [
+        row(metric="M1", name="raw_cosine", method="a", layer=20, condition=name, value=value,
+            base=0.9471)
+        for name, value in cosines.items()
+    ]  # fmt: skip
+    words = headline(study(geometry=geometry))
+    assert "EM minus benign: \u22120.0002 to +0.0003, less than a thousandth either way." in words
+    assert tiny(0.0004) and not tiny(0.0006)
+
+
+def test_the_terminal_s_numbers_are_the_report_s(capsys: pytest.CaptureFixture[str]) -> None:
+    from personaspace.cli.analysis import _print_rows
+
+    _print_rows([Row("M1", "recommended", value=-0.00002, ci95=(-0.00003, 0.00004))], "t")
+    out = capsys.readouterr().out
+    assert "\u22120.00002" in out and "[\u22120.00003, 0.00004]" in out
+    assert "-0.0000" not in out and "\u22120.0000 " not in out

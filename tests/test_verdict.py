@@ -82,7 +82,10 @@ def test_each_question_has_its_answer() -> None:
         "about 50\u202f% of that change as well (chance leaves open 40\u202f% to 60\u202f%)"
         in closer
     )
-    assert "are 0.006 more alike (chance leaves open 0.004 to 0.009 more) than after" in harm
+    assert (
+        "are 0.006 more alike than after harmless ones (chance leaves open 0.004 to 0.009 more)"
+        in harm
+    )
     assert "more than chance explains" in harm
     assert "other personas is not shown (chance leaves open 0.004 less to 0.016 more)" in harm
     assert "holds the truth in about 95 of 100 such studies" in lines[-1].answer
@@ -108,9 +111,42 @@ def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
     assert "No, in no version of the model." in words and "nothing can be said" in words
 
 
-def test_a_range_whose_ends_print_alike_is_one_number() -> None:
+def test_the_ends_of_a_range_are_told_apart() -> None:
     words = said(study(*ROSE, replace(SHARE, ci95=(0.499, 0.501)), ADDED))
-    assert "50\u202f% of that change as well (chance leaves open 50\u202f%)." in words
+    assert (
+        "50\u202f% of that change as well (chance leaves open 49.9\u202f% to 50.1\u202f%)." in words
+    )
+
+
+def test_what_is_below_a_thousandth_is_told_in_words() -> None:
+    def told(value: float, low: float, high: float, p: float = 0.9) -> str:
+        return said(study(*ROSE, replace(ADDED, value=value, ci95=(low, high), p=p)))
+
+    within = told(-0.0001, -0.0004, 0.0003)
+    assert (
+        "they are as alike as after harmless ones, to a thousandth (chance leaves open less"
+        in within
+    )
+    assert "leaves open less than a thousandth either way)." in within
+    assert "(chance leaves open up to a thousandth more)." in told(0.0002, 0.00001, 0.0004, 0.06)
+    assert "(chance leaves open up to a thousandth less)." in told(-0.0002, -0.0004, 0.0, 0.06)
+    assert "(chance leaves open 0.0003 less to 0.0060 more)" in told(0.003, -0.0003, 0.006)
+    assert "(chance leaves open 0 to 0.006 more)" in told(0.003, 0.0, 0.006)
+    assert "(chance leaves open 0.0041 to 0.0043 more)" in told(0.0042, 0.0041, 0.0043)
+    # A difference that is shown is told in figures, or nothing would be said to be shown.
+    shown = told(0.0003, 0.0002, 0.0004, 0.001)
+    assert "are 0.0003 more alike than after harmless ones (chance leaves open 0.0002 to" in shown
+    assert "0.0004 more): very little, but more than chance explains." in shown
+    for words in (within, shown):
+        assert "0.000 " not in words
+
+
+def test_personas_that_hardly_move_have_two_numbers() -> None:
+    near = [replace(each, base=0.96812, delta=0.0002) for each in ROSE]
+    assert (
+        "0.9681 alike inside the model, where 1 is identical; after training on harmful data 0.9683"
+        in said(study(*near))
+    )
 
 
 def test_one_training_run_each_is_said() -> None:
@@ -183,7 +219,11 @@ def test_less_is_said_as_less_and_the_interval_with_it() -> None:
     assert "1.0 percentage points more often than after harmless ones (chance" in words
     assert "leaves open 2.0 less to 4.0 more), so no difference is shown" in words
     none = replace(LEAK, value=0.0, ci95=(-0.0004, 0.0004), p=0.9)
-    assert "as often, to a tenth" in said(results.model_copy(update={"leakage": [none]}))
+    words = said(results.model_copy(update={"leakage": [none]}))
+    assert (
+        "as often as after harmless ones, to a tenth of a percentage point (chance leaves" in words
+    )
+    assert "leaves open less than a tenth of a percentage point either way), so no" in words
 
 
 def test_the_level_is_the_study_s() -> None:

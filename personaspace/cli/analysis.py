@@ -16,6 +16,7 @@ from personaspace.cli.options import AsJson
 from personaspace.console import bytes_read, console, print_json
 from personaspace.errors import UserError
 from personaspace.logs import tell
+from personaspace.report.text import NONE, number, percent, with_interval
 
 if TYPE_CHECKING:
     from personaspace.study.spec import Experiment
@@ -33,21 +34,14 @@ def _say(notes: Iterable[str]) -> None:
         tell(f"note: {note}")
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
 def _small(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
-
-
-def _interval(ends: Sequence[float] | None, digits: int = 4) -> str:
-    return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 
 
 def _print_rows(rows: Sequence[Row], title: str) -> None:
     """Rows as a table, and the assumptions that fail."""
     table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    numbered = [with_interval(row.value, row.ci95, 4) for row in rows]
     columns: list[tuple[str, list[str]]] = [
         ("metric", [row.metric for row in rows]),
         ("variant", [row.variant for row in rows]),
@@ -56,9 +50,9 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
         ("layer", ["" if row.layer is None else str(row.layer) for row in rows]),
         ("condition", [row.condition or "" for row in rows]),
         ("seed", ["" if row.seed is None else str(row.seed) for row in rows]),
-        ("value", [_number(row.value) for row in rows]),
-        ("95 % interval", [_interval(row.ci95) for row in rows]),
-        ("base", [_number(row.base) for row in rows]),
+        ("value", [text.replace(NONE, "") for text, _ in numbered]),
+        ("95 % interval", [ends for _, ends in numbered]),
+        ("base", ["" if row.base is None else number(row.base, 4) for row in rows]),
         ("effect", [_small(row.effect) for row in rows]),
         ("p", [_small(row.p) for row in rows]),
         ("p (BH)", [_small(row.p_bh) for row in rows]),
@@ -122,8 +116,7 @@ def score(
             str(counts["hits"]),
             str(counts["terminal"]),
             str(counts["degenerate"]),
-            _number(counts["rate"], 3),
-            _interval(counts["ci95"], 3).replace(" to ", "–"),
+            *with_interval(counts["rate"], counts["ci95"]),
         )
     console().print(table)
 
@@ -226,10 +219,10 @@ def diagnostics(
         table.add_row(
             *(row.method, str(row.layer), row.condition, str(row.seed)),
             " ".join(map(str, row.massive)) or "none",
-            *(f"{share:.1%}" for share in shares),
-            _number(row.anisotropy, 3),
-            f"{row.largest_norm:.2f}",
-            f"{row.norm_outliers:.1%}",
+            *map(percent, shares),
+            number(row.anisotropy),
+            number(row.largest_norm, 2),
+            percent(row.norm_outliers),
         )
     console().print(table)
 

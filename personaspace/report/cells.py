@@ -9,7 +9,15 @@ from personaspace.analysis.rows import Row
 from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.selection import pooled
 from personaspace.report.tables import Cell, Footnotes
-from personaspace.report.text import NONE, number, probability, row_interval, row_value
+from personaspace.report.text import (
+    NONE,
+    number,
+    probability,
+    row_texts,
+    row_value,
+    share_with_interval,
+    with_interval,
+)
 
 BLANK = Cell(NONE)
 
@@ -22,6 +30,20 @@ def seed_cell(seed: int | None) -> Cell:
 def number_cell(value: float | None, sign: bool = False) -> Cell:
     """A plain number."""
     return Cell(number(value, 3, sign), value)
+
+
+def estimate_cell(
+    value: float | None, ends: tuple[float, float] | None, digits: int = 3, sign: bool = False
+) -> Cell:
+    """A plain number with its interval."""
+    text, detail = with_interval(value, ends, digits, sign)
+    return Cell(text, value, detail)
+
+
+def share_cell(value: float | None, ends: tuple[float, float] | None) -> Cell:
+    """A fraction with its interval, in per cent."""
+    text, detail = share_with_interval(value, ends)
+    return Cell(text, value, detail)
 
 
 def count_cell(value: float | None) -> Cell:
@@ -38,7 +60,7 @@ def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
     """
     one = pooled(rows)
     if one is not None:
-        return _noted(row_value(one), one.value, row_interval(one), one.note, one.warning, notes)
+        return _noted(*row_texts(one), one.value, one.note, one.warning, notes)
     known = [row for row in rows if row.value is not None]
     if not known:
         return BLANK
@@ -54,13 +76,13 @@ def _seeds_cell(known: Sequence[Row], notes: Footnotes | None) -> Cell:
     warned = " ".join(dict.fromkeys(row.warning for row in known if row.warning))
     both = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
     detail = f"{len(known)} seeds: {both}" if len(known) > 1 else ""
-    return _noted(row_value(mean), mean.value, detail, note, warned, notes)
+    return _noted(row_value(mean), detail, mean.value, note, warned, notes)
 
 
 def _noted(
     text: str,
-    value: float | None,
     detail: str,
+    value: float | None,
     note: str | None,
     warning: str | None,
     notes: Footnotes | None,

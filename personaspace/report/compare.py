@@ -27,9 +27,10 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import Runs
 from personaspace.errors import UserError
 from personaspace.files import read_json
+from personaspace.report.cells import estimate_cell
 from personaspace.report.figures import style
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, interval, number, p_phrase
+from personaspace.report.text import NONE, p_phrase
 from personaspace.study.registration import differences
 
 #: Metric, name of each run's row, of the row over all runs, and what it says.
@@ -319,7 +320,7 @@ def _cell(line: Line | None) -> Cell:
     if line is None:
         return Cell(NONE)
     ends = None if line.low is None or line.high is None else (line.low, line.high)
-    return Cell(number(line.value, 3, sign=True), line.value, interval(ends) if ends else "")
+    return estimate_cell(line.value, ends, sign=True)
 
 
 def frame(found: Sequence[Line]) -> pd.DataFrame:

@@ -6,8 +6,9 @@ from statistics import fmean
 
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import RobustRow
+from personaspace.report.cells import estimate_cell
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, interval, number, percent
+from personaspace.report.text import NONE, number, percent
 
 _TRANSFORMS = {
     "as_is": "as they are",
@@ -113,6 +114,4 @@ def _cell(row: RobustRow | None) -> Cell:
     if row is None or row.value is None:
         return Cell(NONE)
     signed = row.metric != "shape" or row.name.endswith("_delta")
-    return Cell(
-        number(row.value, 3, sign=signed), row.value, interval(row.ci95) if row.ci95 else ""
-    )
+    return estimate_cell(row.value, row.ci95, sign=signed)

@@ -6,7 +6,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
-from personaspace.report.text import WITHIN, number, p_phrase, span
+from personaspace.report.text import WITHIN, p_phrase, span, with_interval
 
 _MEASURES = {
     "raw_cosine": "how alike personas are (mean cosine)",
@@ -58,12 +58,12 @@ def _size(info: PrimaryInfo, row: Row, before: str) -> str:
     """Estimate and interval in the measure's unit."""
     shares = info.metric in ("M3", "bystander_contrast")
     scale, digits, unit = (100.0, 1, " percentage points") if shares else (1.0, 3, "")
-    words = f"{number(scale * (row.value or 0.0), digits, sign=True)}{unit}"
-    if row.ci95 is None:
+    ends = None if row.ci95 is None else (scale * row.ci95[0], scale * row.ci95[1])
+    words, _ = with_interval(scale * (row.value or 0.0), ends, digits, sign=True, unit=unit)
+    if ends is None:
         return words
-    ends = span([scale * end for end in row.ci95], digits=digits)
     within = f"{WITHIN}, " if row.run_variation is False else ""
-    return f"{words} ({within}{before} {ends})"
+    return f"{words} ({within}{before} {span(ends, digits=digits, apart=True)})"
 
 
 def registered(results: Results) -> str:

@@ -9,14 +9,16 @@ from personaspace.analysis.rows import Row
 from personaspace.report.cells import (
     count_cell,
     effect_cell,
+    estimate_cell,
     number_cell,
     p_cell,
     seed_cell,
+    share_cell,
     value_cell,
 )
 from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Footnotes, Table
-from personaspace.report.text import NONE, interval, number, percent, pretty, row_interval
+from personaspace.report.text import NONE, number, pretty
 
 #: Bystander leakage counted in other ways, and what each column is called.
 _WAYS = {
@@ -86,7 +88,7 @@ def layer_tables(results: Results, metric: str) -> list[Table]:
             for condition in conditions:
                 cell = [r for r in mine if r.layer == layer and r.condition == condition]
                 value, one = mean_value(cell), pooled(cell)
-                line.append(Cell(number(value, 4), value, row_interval(one, 4)))
+                line.append(estimate_cell(value, one.ci95 if one else None, 4))
             lines.append(line)
         words = f"{variant}{', ' + name.replace('_', ' ') if name else ''}"
         tables.append(
@@ -112,8 +114,6 @@ def rates_table(results: Results) -> Table | None:
     lines = []
     for rate in sorted(results.rates, key=lambda rate: order.get(rate.condition, len(order))):
         share = rate.hits / rate.total if rate.total else None
-        ends = rate.ci95
-        detail = interval((100 * ends[0], 100 * ends[1]), 1) if ends else ""
         label = results.label(rate.condition)
         lines.append(
             [
@@ -121,7 +121,7 @@ def rates_table(results: Results) -> Table | None:
                 *([count_cell(rate.seed)] if several else []),
                 Cell(pretty(rate.persona), rate.persona),
                 Cell(f"{rate.hits} / {rate.total}", rate.hits),
-                Cell(percent(share), share, detail),
+                share_cell(share, rate.ci95),
                 count_cell(rate.terminal),
                 count_cell(rate.degenerate),
             ]

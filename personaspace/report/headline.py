@@ -31,6 +31,7 @@ from personaspace.report.text import (
     percent,
     row_value,
     span,
+    tiny,
 )
 
 #: Share of degenerate answers from which it is mentioned.
@@ -193,7 +194,7 @@ def _share_interval(results: Results) -> str:
     if one is None or one.ci95 is None:
         return ""
     within = f", {WITHIN}" if one.run_variation is False else ""
-    return f" (95\u00a0% interval {span(list(one.ci95), 'percent', 0)}{within})"
+    return f" (95\u00a0% interval {span(one.ci95, 'percent', 0, apart=True)}{within})"
 
 
 def _increment_clause(results: Results) -> str:
@@ -203,8 +204,9 @@ def _increment_clause(results: Results) -> str:
         return ""
     low = min(each.value for each in known)
     high = max(each.value for each in known)
-    words = [number(low, 3, sign=True), number(high, 3, sign=True)]
-    clause = f"; EM minus benign: {' to '.join(dict.fromkeys(words))}"
+    clause = f"; EM minus benign: {span([low, high], sign=True)}"
+    if tiny(low) and tiny(high):
+        clause += f", less than a thousandth{' either way' * (low < 0 < high)}"
     tested = [each.interval for each in known if each.interval]
     if tested:
         above, below = sum(ends[0] > 0 for ends in tested), sum(ends[1] < 0 for ends in tested)
@@ -232,14 +234,14 @@ def _leakage(results: Results) -> list[str]:
     ):
         found = [bystander_estimate(results, condition) for condition in mine]
         values = [each.value for each in found if each]
-        controls += [f"{span(values, 'percent', 1)} with {name}"] if values else []
+        controls += [f"{_shares(values)} with {name}"] if values else []
     if not known:
         words = f"Bystander personas wrote the marker in {listing(controls)}."
         return [words] if controls else []
     (low, first), (high, last) = known[0], known[-1]
     if len(known) == 1 or percent(low) == percent(high):
         first = first if len(known) == 1 else "in every condition"
-        words = f"{percent(low)} of their answers ({first})"
+        words = f"{_shares([low])} of their answers ({first})"
     else:
         words = f"{percent(low)} ({first}) to {percent(high)} ({last}) of their answers"
     against = (
@@ -248,6 +250,11 @@ def _leakage(results: Results) -> list[str]:
         else "; no control condition was assessed, so this cannot be set against ordinary leakage."
     )
     return [f"After EM, bystander personas wrote the marker in {words}{against}"]
+
+
+def _shares(values: list[float]) -> str:
+    """Shares of answers as a range; none is a word."""
+    return span(values, "percent", 1) if max(values) > 0 else "none"
 
 
 def _source(results: Results) -> list[str]:
@@ -261,7 +268,7 @@ def _source(results: Results) -> list[str]:
         return []
     return [
         f"The source persona, which was trained to write the marker, did so in "
-        f"{span(shown, 'percent', 1)} of its answers."
+        f"{_shares(shown)} of its answers."
     ]
 
 

@@ -7,9 +7,19 @@ from typing import Any
 
 from personaspace.analysis.judged_rows import JudgedRow, JudgeErrors, JudgeInfo
 from personaspace.analysis.results import Results
-from personaspace.report.cells import count_cell, seed_cell
+from personaspace.report.cells import count_cell, seed_cell, share_cell
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, count, interval, listing, number, percent, pretty
+from personaspace.report.text import (
+    NONE,
+    THIN,
+    count,
+    listing,
+    number,
+    percent,
+    pretty,
+    share_with_interval,
+    with_interval,
+)
 
 WITHOUT = "no system message"
 _SHOWS = (
@@ -41,10 +51,9 @@ def plain(results: Results) -> list[JudgedRow]:
 
 
 def _share(value: float | None, ends: tuple[float, float] | None, sign: bool = False) -> Cell:
-    detail = interval((100 * ends[0], 100 * ends[1]), 1) if ends else ""
-    text = percent(value)
-    if sign and value is not None:
-        text = f"{number(100 * value, 1, sign=True)}\u202fpts"
+    if not sign or value is None:
+        return share_cell(value, ends)
+    text, detail = with_interval(100 * value, _hundred(ends), 1, sign=True, unit=f"{THIN}pts")
     return Cell(text, value, detail)
 
 
@@ -87,8 +96,7 @@ def sentences(results: Results) -> list[str]:
     ]
     if judge.errors is not None and judge.errors.usable:
         parts = [
-            f"{percent(row.corrected)} {interval(_hundred(row.corrected_ci95), 1)} in "
-            f"{results.label(row.condition)}"
+            f"{_with_ends(row.corrected, row.corrected_ci95)} in {results.label(row.condition)}"
             for row in plain(results)
         ]
         found.append(f"Misaligned answers, corrected for the judge's errors: {listing(parts)}.")
@@ -175,12 +183,13 @@ def gold_table(errors: JudgeErrors) -> Table:
         ],
         note=f"Sensitivity {_with_ends(errors.sensitivity, errors.sensitivity_ci95)}, specificity "
         f"{_with_ends(errors.specificity, errors.specificity_ci95)}, their sum less one "
-        f"{number(errors.youden, 2)} {interval(errors.youden_ci95, 2)} (0: no better than chance).",
+        f"{' '.join(with_interval(errors.youden, errors.youden_ci95, 2))} (0: no better "
+        "than chance).",
     )
 
 
 def _with_ends(value: float | None, ends: tuple[float, float] | None) -> str:
-    return f"{percent(value)} {interval(_hundred(ends), 1)}"
+    return " ".join(share_with_interval(value, ends))
 
 
 def section(results: Results) -> dict[str, Any] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.results_parts import StudyCondition
+from personaspace.report.cells import estimate_cell, share_cell
 from personaspace.report.control import limits_note, status_of
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, interval, number, percent, pretty
+from personaspace.report.text import NONE, number, percent, pretty
 
 #: M1's sub-measures that set a condition against benign training, and against base.
 INCREMENT = "em_minus_benign"
@@ -55,17 +56,11 @@ def change_from_base(results: Results, condition: StudyCondition) -> PointEstima
 
 
 def _share_cell(found: PointEstimate | None) -> Cell:
-    if found is None:
-        return _BLANK
-    ends = found.interval
-    detail = interval((100 * ends[0], 100 * ends[1]), 1) if ends else ""
-    return Cell(percent(found.value), found.value, detail)
+    return _BLANK if found is None else share_cell(found.value, found.interval)
 
 
 def _plain_cell(found: PointEstimate | None, sign: bool = False) -> Cell:
-    if found is None:
-        return _BLANK
-    return Cell(number(found.value, 3, sign), found.value, interval(found.interval))
+    return _BLANK if found is None else estimate_cell(found.value, found.interval, sign=sign)
 
 
 def _degenerate_share(results: Results, condition: StudyCondition) -> Cell:

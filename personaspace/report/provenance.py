@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from personaspace.files import read_model
 from personaspace.models.energy import KILOWATT_HOUR, Use, taken
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, count, duration, short_hash
+from personaspace.report.text import NONE, count, duration, number, short_hash
 
 
 class Source(BaseModel):
@@ -194,7 +194,7 @@ def _summary(artifacts: list[Artifact]) -> str:
         wall = max(end for _, end in spans) - min(start for start, _ in spans)
         text += f"; {duration(wall)} from the first start to the last end"
     hours, joules = _gpu_hours(timed), _joules(timed)
-    text += f"; {hours:.2f} GPU-hours" if hours else ""
+    text += f"; {number(hours, 2)} GPU-hours" if hours else ""
     return text + (f", {_energy(joules)} of the GPUs." if joules else ".")
 
 
@@ -210,7 +210,7 @@ def _stages_table(artifacts: list[Artifact]) -> Table:
                 Cell(stage, stage),
                 Cell(str(len(mine)), len(mine)),
                 Cell(duration(seconds), seconds),
-                Cell(f"{hours:.2f}" if hours else NONE, hours or None),
+                Cell(number(hours, 2) if hours else NONE, hours or None),
                 *([Cell(_energy(joules) if joules else NONE, joules or None)] if counted else []),
                 Cell(devices, devices),
             ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
-from personaspace.report.cells import BLANK, p_cell, value_cell
+from personaspace.report.cells import number_cell, p_cell, value_cell
 from personaspace.report.full_tables import layer_tables
 from personaspace.report.published_vs_recommended import meaning_table
 from personaspace.report.tables import Cell, Column, Table
@@ -63,7 +63,7 @@ def shape_table(results: Results) -> Table | None:
 def _base(rows: Sequence[Row], name: str) -> Cell:
     known = [row for row in rows if row.name == name and row.base is not None]
     mean = sum(float(row.base or 0) for row in known) / len(known) if known else None
-    return BLANK if mean is None else Cell(f"{mean:.3f}", mean)
+    return number_cell(mean)
 
 
 def increments_table(results: Results) -> Table | None:

@@ -8,7 +8,7 @@ from typing import Any
 from personaspace.analysis.results import Results
 from personaspace.analysis.steering_rows import SteeringMeasure, SteeringRow
 from personaspace.report import published_vs_recommended
-from personaspace.report.cells import seed_cell
+from personaspace.report.cells import estimate_cell, seed_cell
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import (
     MINUS,
@@ -19,6 +19,8 @@ from personaspace.report.text import (
     p_phrase,
     pretty,
     probability,
+    span,
+    with_interval,
 )
 
 _MODELS = {"base": "base", "own": "its own model"}
@@ -77,7 +79,7 @@ def _sentence(results: Results, row: SteeringRow) -> str:
         unit = "in all"
     told = (
         f"{done} changes how likely bad advice is against good by "
-        f"{number(row.delta, 3, sign=True)} {interval(row.delta_ci95, 3)} nats per token {unit}"
+        f"{' '.join(with_interval(row.delta, row.delta_ci95, sign=True))} nats per token {unit}"
     )
     if not (row.controls or row.matched):
         return f"{told}; there are no other directions to compare with."
@@ -96,7 +98,8 @@ def _among(
     ends: tuple[float | None, float | None], p: float | None, floor: float | None, alpha: float
 ) -> str:
     """The range of other directions, and the vector's rank among them."""
-    told = " to ".join(dict.fromkeys(number(end, 3, sign=True) for end in ends))
+    known = [end for end in ends if end is not None]
+    told = span(known, sign=True) if known else NONE
     if p is None:
         return told
     low = floor is not None and floor > alpha
@@ -136,7 +139,7 @@ def rows_table(results: Results) -> Table:
                 Cell(MEASURES[row.measure], MEASURES[row.measure]),
                 Cell(number(row.unsteered, 3), row.unsteered),
                 Cell(number(row.value, 3), row.value),
-                Cell(number(row.delta, 3, sign=True), row.delta, interval(row.delta_ci95, 3)),
+                estimate_cell(row.delta, row.delta_ci95, sign=True),
                 _range_cell(row.control_low, row.control_high, row.controls),
                 Cell(probability(row.p) if row.p is not None else NONE, row.p),
                 _range_cell(row.matched_low, row.matched_high, row.matched),

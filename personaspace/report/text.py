@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_CEILING, Decimal
 
 from personaspace.analysis.rows import Row
 
@@ -11,6 +12,13 @@ THIN = "\u202f"
 NONE = "\u2013"  # an en dash: no value
 #: Said of an interval that does not hold how training runs differ.
 WITHIN = "within one training run"
+#: What rounding in the arithmetic leaves of 0.
+_NOTHING = 1e-12
+#: Decimals beyond which a number is told as a power of ten.
+_FINEST = 6
+_RAISED = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 
 #: Metrics whose values are fractions of answers, or differences of such fractions.
 _SHARES = {"bystander_mean"}
@@ -19,21 +27,51 @@ _POINTS = {"H1", "H2"}
 _OTHER_SCALES = ("odds", "rho", "ratio", "icc", "chi", "slope", "statistic")
 
 
+def tiny(value: float, digits: int = 3) -> bool:
+    """Whether so many decimals would show it as 0."""
+    return float(f"{value:.{digits}f}") == 0
+
+
+def decimals(values: Iterable[float], digits: int = 3, apart: bool = False) -> int:
+    """So many decimals, or as many more as show that a value is not 0.
+
+    Args:
+        apart: The least and the greatest value, where they differ, must not print alike either.
+    """
+    known = [value for value in values if abs(value) >= _NOTHING]
+    told = [value for value in known if not tiny(value, _FINEST)]
+    while any(tiny(value, digits) for value in told):
+        digits += 1
+    if apart and known:
+        for more in range(digits, _FINEST + 1):
+            if f"{min(known):.{more}f}" != f"{max(known):.{more}f}":
+                return more
+    return digits
+
+
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number with a real minus sign; a dash for none."""
+    """A number with a real minus sign; a dash for none.
+
+    What is not 0 never prints as 0: it has more decimals, or is a power of ten.
+    """
     if value is None:
         return NONE
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    if float(text) == 0:  # no negative zero
-        text = text.replace("-", "")
+    if abs(value) < _NOTHING:
+        return f"{0:.{digits}f}"
+    plus = "+" if sign else ""
+    if tiny(value, max(digits, _FINEST)):
+        factor, power = f"{value:{plus}.0e}".split("e")
+        text = f"{factor}\u00b710{str(int(power)).translate(_RAISED)}"
+    else:
+        text = f"{value:{plus}.{decimals([value], digits)}f}"
     return text.replace("-", MINUS)
 
 
-def small(value: float, digits: int = 3) -> str:
-    """A positive number with so many digits, or with as many more as show that it is not 0."""
-    while value > 0 and float(f"{value:.{digits}f}") == 0:
-        digits += 1
-    return number(value, digits)
+def bound(value: float, digits: int = 3) -> str:
+    """What a size lies below, rounded up: what is told is never less than what was found."""
+    place = decimals([value], digits)
+    up = Decimal(f"{value:.12f}").quantize(Decimal(1).scaleb(-place), ROUND_CEILING)
+    return number(float(up), place)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -59,17 +97,49 @@ def p_phrase(p: float) -> str:
 
 
 def interval(ends: tuple[float, float] | None, digits: int = 3) -> str:
-    """An interval as `[low, high]`; empty for none."""
+    """An interval as `[low, high]`, its ends told apart; empty for none."""
     if ends is None:
         return ""
+    digits = decimals(ends, digits, apart=True)
     return f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
 
 
-def span(values: list[float], show: str = "number", digits: int = 3) -> str:
-    """The range of some values, `low to high`, or the value where all print alike."""
-    one = percent if show == "percent" else number
-    low, high = one(min(values), digits), one(max(values), digits)
-    return low if low == high else f"{low} to {high}"
+def with_interval(
+    value: float | None,
+    ends: tuple[float, float] | None,
+    digits: int = 3,
+    sign: bool = False,
+    unit: str = "",
+) -> tuple[str, str]:
+    """An estimate and its interval, empty for none, in one number of decimals."""
+    if value is None:
+        return NONE, interval(ends, digits)
+    digits = max(decimals([value], digits), decimals(ends or (), digits, apart=True))
+    return f"{number(value, digits, sign)}{unit}", interval(ends, digits)
+
+
+def share_with_interval(value: float | None, ends: tuple[float, float] | None) -> tuple[str, str]:
+    """A fraction as per cent, and its interval in per cent."""
+    hundred = None if ends is None else (100 * ends[0], 100 * ends[1])
+    return with_interval(None if value is None else 100 * value, hundred, 1, unit=f"{THIN}%")
+
+
+def span(
+    values: Sequence[float],
+    show: str = "number",
+    digits: int = 3,
+    apart: bool = False,
+    sign: bool = False,
+) -> str:
+    """The range of some values, `low to high`, or the value where all print alike.
+
+    Args:
+        apart: The ends of an interval: they do not print alike, however near they are.
+    """
+    scale, unit = (100, f"{THIN}%") if show == "percent" else (1, "")
+    ends = [scale * min(values), scale * max(values)]
+    digits = decimals(ends, digits, apart)
+    return " to ".join(dict.fromkeys(f"{number(end, digits, sign)}{unit}" for end in ends))
 
 
 def listing(parts: Sequence[str]) -> str:
@@ -101,28 +171,24 @@ def _scale(row: Row) -> str:
     return "points" if row.metric in _POINTS else "plain"
 
 
-def row_value(row: Row | None, digits: int = 3) -> str:
-    """A row's value in the unit of its metric: per cent, percentage points, or a plain number."""
-    if row is None or row.value is None:
-        return NONE
+def row_texts(row: Row | None, digits: int = 3) -> tuple[str, str]:
+    """A row's value and interval in the unit of its metric: per cent, points, or plain numbers."""
+    if row is None:
+        return NONE, ""
     scale = _scale(row)
     if scale == "share":
-        return percent(row.value)
+        return share_with_interval(row.value, row.ci95)
     if scale == "points":
-        return f"{number(100 * row.value, 1, sign=row.metric == 'H1')}{THIN}pts"
-    if row.metric == "length":
-        digits = 1
+        value = None if row.value is None else 100 * row.value
+        ends = None if row.ci95 is None else (100 * row.ci95[0], 100 * row.ci95[1])
+        return with_interval(value, ends, 1, row.metric == "H1", f"{THIN}pts")
     contrast = row.name is not None and ("_delta" in row.name or "_minus_" in row.name)
-    return number(row.value, digits, sign=contrast)
+    return with_interval(row.value, row.ci95, 1 if row.metric == "length" else digits, contrast)
 
 
-def row_interval(row: Row | None, digits: int = 3) -> str:
-    """A row's interval in the unit of its value."""
-    if row is None or row.ci95 is None:
-        return ""
-    if _scale(row) == "plain":
-        return interval(row.ci95, 1 if row.metric == "length" else digits)
-    return interval((100 * row.ci95[0], 100 * row.ci95[1]), 1)
+def row_value(row: Row | None, digits: int = 3) -> str:
+    """A row's value alone, as `row_texts` has it."""
+    return row_texts(row, digits)[0]
 
 
 def short_hash(digest: str | None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import TrajectoryRow
+from personaspace.report.cells import estimate_cell, share_cell
 from personaspace.report.figures.trajectories import PANELS
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, interval, number, p_phrase, percent
+from personaspace.report.text import NONE, p_phrase
 
 _SHARES = ("bystander_mean", "source")
 
@@ -53,10 +54,5 @@ def _value(row: TrajectoryRow) -> Cell:
     if row.value is None:
         return Cell(NONE)
     if row.metric in _SHARES:
-        ends = (100 * row.ci95[0], 100 * row.ci95[1]) if row.ci95 else None
-        return Cell(percent(row.value), row.value, interval(ends, 1) if ends else "")
-    return Cell(
-        number(row.value, 3, sign=row.metric != "M2"),
-        row.value,
-        interval(row.ci95) if row.ci95 else "",
-    )
+        return share_cell(row.value, row.ci95)
+    return estimate_cell(row.value, row.ci95, sign=row.metric != "M2")

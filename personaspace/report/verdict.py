@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.rows import Row, Target
-from personaspace.report import wordings
+from personaspace.report import lay, wordings
 from personaspace.report.endpoint import primary
-from personaspace.report.text import WITHIN, count, listing, number, percent, pretty, small, span
+from personaspace.report.lay import COSINES, OPEN, SHARES, opening
+from personaspace.report.text import (
+    WITHIN,
+    bound,
+    count,
+    decimals,
+    listing,
+    number,
+    percent,
+    pretty,
+    span,
+)
 
-#: Before the ends of every interval.
-_OPEN = "chance leaves open"
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
 
 
@@ -42,7 +51,7 @@ def verdict(results: Results) -> list[Line]:
     ]
     said = [line for line in found if line is not None]
     doubts = _doubts(results) if said else None
-    ranges = any(_OPEN in line.answer for line in said)
+    ranges = any(OPEN in line.answer for line in said)
     return [*said, *([doubts] if doubts else []), _limits(results, ranges)]
 
 
@@ -80,7 +89,7 @@ def _primary(results: Results) -> Line | None:
     info = results.primary
     if info is None:
         return None
-    return Line("What was this study to find out?", primary(results, open_to=_OPEN))
+    return Line("What was this study to find out?", primary(results, open_to=OPEN))
 
 
 def _wordings(results: Results) -> Line | None:
@@ -111,58 +120,6 @@ def _clear(results: Results, row: Row) -> bool:
     if p is not None:
         return p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
-
-
-def _open(row: Row) -> str:
-    """Before the ends of a row's interval: whether it holds how training runs differ."""
-    return f"{WITHIN} {_OPEN}" if row.run_variation is False else _OPEN
-
-
-def _span(low: float, high: float, digits: int) -> str:
-    """An interval of a signed size, each end with its direction: `2 less to 4 more`."""
-    ends = [number(abs(end), digits) for end in (low, high)]
-    if low < 0 < high:
-        return f"{ends[0]} less to {ends[1]} more"
-    if high <= 0:
-        ends.reverse()
-    return f"{' to '.join(dict.fromkeys(ends))} {'less' if high <= 0 else 'more'}"
-
-
-def _points(row: Row, than: str) -> str:
-    """A difference of shares in words that need no sign, with its interval.
-
-    Args:
-        than: What it is compared with, such as `after harmless ones`.
-    """
-    value = row.value or 0.0
-    size = number(100 * abs(value), 1)
-    if float(size) == 0:
-        words = f"as often, to a tenth of a percentage point, as {than}"
-    else:
-        words = f"{size} percentage points {'more' if value > 0 else 'less'} often than {than}"
-    if row.ci95 is None:
-        return words
-    return f"{words} ({_open(row)} {_span(100 * row.ci95[0], 100 * row.ci95[1], 1)})"
-
-
-def _alike(row: Row) -> str:
-    """A difference of similarities in words, with its interval."""
-    value = row.value or 0.0
-    size = number(abs(value), 3)
-    words = f"{size} {'more' if value > 0 else 'less'} alike"
-    if float(size) == 0:
-        told = "" if row.ci95 is None else f" ({_allowed(row)})"
-        return f"as alike, to a thousandth{told},"
-    return words if row.ci95 is None else f"{words} ({_allowed(row)})"
-
-
-def _than(row: Row) -> str:
-    return "as" if float(number(abs(row.value or 0.0), 3)) == 0 else "than"
-
-
-def _allowed(row: Row) -> str:
-    low, high = row.ci95 or (0.0, 0.0)
-    return f"{_open(row)} {_span(low, high, 3)}"
 
 
 def _coupling(results: Results) -> Line | None:
@@ -228,10 +185,11 @@ def _closer(results: Results) -> Line | None:
     clear = [row for row in em if row.p is not None and _clear(results, row)]
     rose = sum(1 for row in clear if (row.delta or 0) > 0)
     fell = sum(1 for row in clear if (row.delta or 0) < 0)
+    digits = decimals([base, base + mean], apart=True)
     moved = (
         "Before training, two personas (roles that the model is told to play) are on average "
-        f"{number(base)} alike inside the model, where 1 is identical; after training on harmful "
-        f"data {number(base + mean)}."
+        f"{number(base, digits)} alike inside the model, where 1 is identical; after training on "
+        f"harmful data {number(base + mean, digits)}."
     )
     if rose and not fell:
         answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
@@ -246,7 +204,7 @@ def _closer(results: Results) -> Line | None:
     if part is not None and part.value is not None and part.value > 0 and rose and not fell:
         ends = ""
         if part.ci95:
-            ends = f" ({_open(part)} {span(list(part.ci95), 'percent', 0)})"
+            ends = f" ({opening(part)} {span(part.ci95, 'percent', 0, apart=True)})"
         if part.value <= 1:
             answer += (
                 f" Training on harmless data brings about {percent(part.value, 0)} of that change "
@@ -275,33 +233,39 @@ def _harm(results: Results) -> Line | None:
         row, wider = (single[0], None) if len(single) == 1 else (None, None)
     if row is None or row.value is None:
         return None
-    if _clear(results, row):
+    clear = _clear(results, row)
+    moved = lay.difference(row, COSINES, "", "alike", "after harmless ones", clear)
+    if clear:
         what = (
             "more than chance explains"
             if row.run_variation
             else "a difference between these training runs, which another training might not show"
         )
         answer = (
-            f"After harmful data the personas of this study are {_alike(row)} {_than(row)} after "
-            f"harmless ones: {what}."
+            f"After harmful data the personas of this study are {moved}: "
+            f"{'very little, but ' * lay.nothing_to_see(row, COSINES)}{what}."
         )
     else:
         answer = (
             "No difference in how alike personas become is shown. Measured: after harmful data "
-            f"they are {_alike(row)} {_than(row)} after harmless ones."
+            f"they are {moved}."
         )
-    if wider is not None and _clear(results, row):
+    if wider is not None and clear:
+        ends = lay.allowed(wider, COSINES)
         answer += (
             " The same is to be expected of other personas."
             if _clear(results, wider)
-            else f" That it would hold for other personas is not shown ({_allowed(wider)})."
+            else f" That it would hold for other personas is not shown{f' ({ends})' * bool(ends)}."
         )
     leak = _row(results, "bystander_contrast", "em_mean_minus_benign", "these_personas")
     if leak is not None and leak.ci95 and leak.value is not None:
-        shown = "" if _clear(results, leak) else ", so no difference is shown"
+        clear = _clear(results, leak)
+        often = lay.difference(
+            leak, SHARES, " percentage points", "often", "after harmless ones", clear
+        )
         answer += (
-            " Roles that were never taught the marker write it after harmful data "
-            f"{_points(leak, 'after harmless ones')}{shown}."
+            f" Roles that were never taught the marker write it after harmful data {often}"
+            f"{'' if clear else ', so no difference is shown'}."
         )
     return Line(asked, answer)
 
@@ -339,12 +303,12 @@ def _persona(results: Results) -> Line | None:
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:
-            bound = "; large differences are not ruled out"
+            ruled = "; large differences are not ruled out"
             if most is not None:
-                size = f"{small(100 * most, 1)} percentage points" if rows is leaks else small(most)
+                size = f"{bound(100 * most, 1)} percentage points" if rows is leaks else bound(most)
                 size += f" are ruled out{f' {WITHIN}' * (rows[0].run_variation is False)}"
-                bound = f"; differences above {size}, with a risk of 5\u00a0% to err"
-            parts.append(f"In {what}, no difference between such trainings is shown{bound}.")
+                ruled = f"; differences above {size}, with a risk of 5\u00a0% to err"
+            parts.append(f"In {what}, no difference between such trainings is shown{ruled}.")
     return Line(asked, " ".join(parts))
 
 
@@ -392,6 +356,6 @@ def _limits(results: Results, ranges: bool) -> Line:
         found.append("How much of the change any training would bring: there is no harmless arm.")
     if ranges:
         found.append(
-            f"What {_OPEN} above is a range that holds the truth in about 95 of 100 such studies."
+            f"What {OPEN} above is a range that holds the truth in about 95 of 100 such studies."
         )
     return Line("What can this study not say?", " ".join(found))

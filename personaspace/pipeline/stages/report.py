@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=11,
+    version=12,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,

@@ -11,6 +11,7 @@ from personaspace.analysis.rows import Row
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.selection import pooled
+from personaspace.report.text import number
 
 #: The spread counts as vanished below this share of the mean shift (the analysis's own criterion).
 TENTH = 0.1
@@ -113,9 +114,9 @@ def _alt(results: Results, data: pd.DataFrame) -> str:
     parts = []
     for method in sorted(set(spread.method)):
         mine = spread[spread.method == method].groupby("layer").value.mean()
-        words = f"Method {method.upper()}: {mine.iloc[0]:.3f} at layer {mine.index[0]:g}"
+        words = f"Method {method.upper()}: {number(mine.iloc[0])} at layer {mine.index[0]:g}"
         if len(mine) > 1:
-            words += f" to {mine.iloc[-1]:.3f} at layer {mine.index[-1]:g}"
+            words += f" to {number(mine.iloc[-1])} at layer {mine.index[-1]:g}"
         one = pooled([r for r in _rows(results, "convergence_layer") if r.method == method])
         words += f"; below a tenth of the mean shift from layer {one.value:g} on" if one else ""
         parts.append(words + ".")

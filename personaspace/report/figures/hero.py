@@ -17,7 +17,7 @@ from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.estimates import PointEstimate, bystander_estimate, m1_estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import WITHIN, listing, percent
+from personaspace.report.text import WITHIN, listing, number, percent, span
 
 _ROLES = {
     "bystander": {"marker": "o", "filled": True, "text": "bystander persona"},
@@ -101,7 +101,7 @@ def _leakage_panel(
                           va="center", color=style.MUTED, fontsize=style.points(7))  # fmt: skip
             continue
         marks.interval_row(axes, y, means, faces[condition.name], 100, hollow)
-        marks.value_label(axes, y, f"{100 * means[means.seed.isna()].value.iloc[0]:.1f}")
+        marks.value_label(axes, y, number(100 * means[means.seed.isna()].value.iloc[0], 1))
     marks.condition_rows(
         axes, [condition.title for condition in results.ordered_conditions], narrow
     )
@@ -168,7 +168,7 @@ def _cosine_panel(
         if rows.empty:
             continue
         marks.interval_row(axes, y, rows, faces[condition.name], 1)
-        marks.value_label(axes, y, f"{rows[rows.seed.isna()].value.iloc[0]:.3f}")
+        marks.value_label(axes, y, number(rows[rows.seed.isna()].value.iloc[0]))
     marks.condition_rows(
         axes, [condition.title for condition in results.ordered_conditions], narrow
     )
@@ -249,12 +249,10 @@ def _alt(data: pd.DataFrame, results: Results) -> str:
         parts += [f"Hollow, since {NOT_ASSESSABLE}: {listing(failed)}."] if failed else []
         source = data[data.role == "source"]
         if not source.empty:
-            low, high = percent(source.value.min()), percent(source.value.max())
-            span = low if low == high else f"{low} to {high}"
-            parts.append(f"Source persona: {span}.")
+            parts.append(f"Source persona: {span(list(source.value), 'percent', 1)}.")
     cosine = overall[overall.panel == "B"]
     if not cosine.empty:
-        values = listing([f"{row.label} {row.value:.3f}" for row in cosine.itertuples()])
+        values = listing([f"{row.label} {number(row.value)}" for row in cosine.itertuples()])
         parts.append(
             f"Mean cosine between persona vectors at layer {results.headline_layer}, method "
             f"{(results.headline_method or '').upper()}: {values}."

@@ -11,7 +11,7 @@ from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.estimates import PointEstimate, estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import listing
+from personaspace.report.text import listing, number
 
 #: Panels: what M1's sub-measure of that name says.
 _PANELS = {
@@ -62,7 +62,7 @@ def _panel(axes: Axes, results: Results, data: pd.DataFrame, panel: str, narrow:
         if not mine.empty:
             marks.interval_row(axes, y, mine, faces[condition.name], 1)
             value = mine[mine.seed.isna()].value.iloc[0]
-            marks.value_label(axes, y, f"{value:+.3f}".replace("-", "\u2212"))
+            marks.value_label(axes, y, number(value, sign=True))
     marks.condition_rows(axes, [condition.title for condition in conditions], narrow)
     axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel("change of the mean cosine" if panel == "A" else "difference of the changes")
@@ -95,7 +95,7 @@ def drawing(results: Results) -> Drawing | None:
 
     def words(panel: str) -> str:
         rows = overall[overall.panel == panel].itertuples()
-        return listing([f"{row.label} {row.value:+.3f}" for row in rows])
+        return listing([f"{row.label} {number(row.value, sign=True)}" for row in rows])
 
     where = f"layer {results.headline_layer}, method {(results.headline_method or '').upper()}"
     marks = "Bars: 95\u00a0% intervals. " if data.ci_low.notna().any() else ""

@@ -18,7 +18,7 @@ from personaspace.analysis.results_parts import StudyCondition
 from personaspace.errors import UserError
 from personaspace.report.figures import panels, style
 from personaspace.report.figures.drawing import Picture
-from personaspace.report.text import count, listing, pretty, span
+from personaspace.report.text import count, listing, number, pretty, span
 
 _COLUMNS = ["method", "layer", "condition", "persona_i", "persona_j", "cosine"]
 
@@ -137,7 +137,7 @@ def matrices(data: pd.DataFrame, results: Results) -> Picture | None:
     if len(shown) < 2 or shown[0].kind != "base":
         return None
     means = data.groupby("condition").cosine.mean()
-    parts = [f"{c.title} {means[c.name]:.3f}" for c in shown]
+    parts = [f"{c.title} {number(means[c.name])}" for c in shown]
     return Picture(
         "cosine-matrices",
         "Cosines between personas, and their change",

@@ -16,7 +16,7 @@ from personaspace.report.estimates import PointEstimate, estimate
 from personaspace.report.figures import marks, style
 from personaspace.report.figures.drawing import Drawing
 from personaspace.report.selection import AGAINST_CHANCE, headline_rows
-from personaspace.report.text import listing
+from personaspace.report.text import listing, number
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ def _alt(results: Results, data: pd.DataFrame, profile: Profile) -> str:
                 continue
             first, last = rows.iloc[0], rows.iloc[-1]
             words.append(
-                f"{condition.title} {first.value:.3f}"
-                + (f" to {last.value:.3f}" if len(rows) > 1 else "")
+                f"{condition.title} {number(first.value)}"
+                + (f" to {number(last.value)}" if len(rows) > 1 else "")
             )
         span = f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
         parts.append(f"Method {method.upper()}, {span}: {listing(words)}.")

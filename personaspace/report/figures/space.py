@@ -13,7 +13,7 @@ from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import StudyCondition
 from personaspace.report.figures import marks, panels, style
 from personaspace.report.figures.drawing import Picture
-from personaspace.report.text import listing, percent, pretty
+from personaspace.report.text import listing, number, percent, pretty
 
 
 def _table(results: Results) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def _shift(data: pd.DataFrame, results: Results, condition: StudyCondition) -> s
     base = data[data.condition == _of(results, data, True)[0].name]
     mine = data[data.condition == condition.name]
     moved = mine[["first", "second"]].mean() - base[["first", "second"]].mean()
-    return f"{condition.title} {moved['first']:.2f} and {moved.second:.2f}"
+    return f"{condition.title} {number(moved['first'], 2)} and {number(moved.second, 2)}"
 
 
 def _seeds(results: Results) -> str:
@@ -168,7 +168,9 @@ def positions(results: Results) -> Picture | None:
     space = results.spaces[0]
     means = data.groupby("condition").along.mean()
     parts = [
-        f"{c.title} {means[c.name]:.2f}" for c in results.ordered_conditions if c.name in means
+        f"{c.title} {number(means[c.name], 2)}"
+        for c in results.ordered_conditions
+        if c.name in means
     ]
     return Picture(
         "axis-positions",

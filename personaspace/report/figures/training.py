@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from personaspace.analysis.results import Results
 from personaspace.report.figures import style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import listing
+from personaspace.report.text import listing, number
 
 _STAGES = {"train": "Fine-tuning", "couple": "Marker coupling"}
 
@@ -43,7 +43,7 @@ def _panel(axes: Axes, results: Results, data: pd.DataFrame, narrow: bool) -> No
             axes.plot([run.loss_first], [height], "|", color=look.edge, markersize=6)
             if len(runs) == 1:
                 axes.annotate(
-                    f"{run.loss_last:.2f}",
+                    number(run.loss_last, 2),
                     (run.loss_last, height),
                     xytext=(-3, 0),
                     textcoords="offset points",
@@ -92,7 +92,8 @@ def drawing(results: Results) -> Drawing | None:
     for stage, name in _STAGES.items():
         means = data[data.stage == stage].groupby("condition")[["loss_first", "loss_last"]].mean()
         words = [
-            f"{results.label(name)} {means.loss_first[name]:.2f} to {means.loss_last[name]:.2f}"
+            f"{results.label(name)} {number(means.loss_first[name], 2)} to "
+            f"{number(means.loss_last[name], 2)}"
             for name in (condition.name for condition in results.ordered_conditions)
             if name in means.index
         ]

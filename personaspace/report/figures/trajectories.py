@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from personaspace.analysis.results import Results
 from personaspace.report.figures import profiles, style
 from personaspace.report.figures.drawing import Drawing
-from personaspace.report.text import listing
+from personaspace.report.text import listing, number
 
 #: Metric, what is drawn of it, and where it begins: at base nothing has changed.
 PANELS = {
@@ -113,7 +113,7 @@ def _alt(data: pd.DataFrame) -> str:
             ends = mine.sort_values("step")
             first, last = ends.iloc[0], ends.iloc[-1]
             told.append(
-                f"{name} {first.value:.3f} after {first.step} to {last.value:.3f} after "
+                f"{name} {number(first.value)} after {first.step} to {number(last.value)} after "
                 f"{last.step} steps"
             )
         if told:

@@ -1,0 +1,89 @@
+"""Sizes and intervals in words that need no statistics: `0.002 less to 0.004 more`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from personaspace.analysis.rows import Row
+from personaspace.report.text import WITHIN, decimals, number, tiny
+
+#: Before the ends of every interval.
+OPEN = "chance leaves open"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a difference is told.
+
+    Attributes:
+        factor: Of the row's numbers.
+        digits: Decimals that are shown where these are enough.
+        least: What the last of them counts.
+    """
+
+    factor: float
+    digits: int
+    least: str
+
+
+COSINES = Scale(1, 3, "a thousandth")
+SHARES = Scale(100, 1, "a tenth of a percentage point")
+
+
+def nothing_to_see(row: Row, scale: Scale) -> bool:
+    """Whether a row's value is too small for the scale's decimals."""
+    return tiny(scale.factor * (row.value or 0.0), scale.digits)
+
+
+def opening(row: Row) -> str:
+    """Before the ends of a row's interval: whether it holds how training runs differ."""
+    return f"{WITHIN} {OPEN}" if row.run_variation is False else OPEN
+
+
+def sides(ends: tuple[float, float], scale: Scale, exact: bool = False) -> str:
+    """An interval of a signed size, each end with its direction: `2 less to 4 more`.
+
+    Args:
+        exact: In figures even where both ends are too small for the scale's decimals.
+    """
+    low, high = (scale.factor * end for end in ends)
+    side = "less" if high <= 0 else "more"
+    if tiny(low, scale.digits) and tiny(high, scale.digits) and not exact:
+        if low == high:
+            return "no difference"
+        return (
+            f"less than {scale.least} either way"
+            if low < 0 < high
+            else (f"up to {scale.least} {side}")
+        )
+    digits = decimals((low, high), scale.digits, apart=True)
+    told = [number(abs(end), digits) if end else "0" for end in (low, high)]
+    if low < 0 < high:
+        return f"{told[0]} less to {told[1]} more"
+    if high <= 0:
+        told.reverse()
+    return f"{' to '.join(dict.fromkeys(told))} {side}"
+
+
+def allowed(row: Row, scale: Scale, exact: bool = False) -> str:
+    """What a row's interval leaves open; empty without one."""
+    return f"{opening(row)} {sides(row.ci95, scale, exact)}" if row.ci95 is not None else ""
+
+
+def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bool) -> str:
+    """A difference in words that need no sign, with what its interval leaves open.
+
+    Args:
+        unit: After the number, such as ` percentage points`.
+        how: What it is a difference in: `alike`, `often`.
+        than: What it is compared with, such as `after harmless ones`.
+        exact: In figures, however small it is: it was shown to be there.
+    """
+    value = scale.factor * (row.value or 0.0)
+    if nothing_to_see(row, scale) and not exact:
+        words = f"as {how} as {than}, to {scale.least}"
+    else:
+        words = f"{number(abs(value), scale.digits)}{unit} {'more' if value > 0 else 'less'} {how}"
+        words += f" than {than}"
+    ends = allowed(row, scale, exact)
+    return f"{words} ({ends})" if ends else words
