@@ -144,12 +144,7 @@ class Bench:
         folder.mkdir()
         study = a_study(folder, self.options.jobs // self.options.releases)
         (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-        values = {
-            "experiment": study,
-            "gpu": {"count": 0},
-            "pods": {"nodeSelector": NOWHERE},
-            "cpuImage": {"registry": "registry.example.org"},
-        }
+        values = values_of(study)
         began = time.monotonic()
         text = subprocess.run(
             [self.options.helm, "template", release, str(ROOT / "charts/experiment"), "-f", "-"],
@@ -290,6 +285,16 @@ def a_study(folder: Path, jobs: int) -> dict[str, Any]:
             {"name": "base"},
             *({"name": f"c{n}", "kind": "em", "dataset": "chats"} for n in range(conditions - 1)),
         ],
+    }
+
+
+def values_of(study: dict[str, Any]) -> dict[str, Any]:
+    """The chart's values of a study whose pods no node takes."""
+    return {
+        "experiment": study,
+        "gpu": {"count": 0},
+        "pods": {"nodeSelector": NOWHERE},
+        "cpuImage": {"registry": "registry.example.org"},
     }
 
 
