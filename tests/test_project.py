@@ -103,6 +103,24 @@ def test_actions_are_pinned_by_commit() -> None:
         assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
 
 
+def test_what_a_release_pushes_has_its_provenance_signed() -> None:
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text(encoding="utf-8"))
+    job = release["jobs"]["registry"]
+    assert job["permissions"].keys() >= {"id-token", "attestations"}
+    pushing = [
+        step for step in job["steps"] if re.search(r"(docker|helm) push", step.get("run", ""))
+    ]
+    told = {f"${{{{ steps.{step['id']}.outputs" for step in pushing}
+    signed = [s["with"] for s in job["steps"] if s.get("uses", "").startswith("actions/attest@")]
+    names = {how["subject-name"].removeprefix("${{ env.OCI_REGISTRY }}/") for how in signed}
+    assert names == {
+        *(f"personaspace/{image}" for image in ("cpu", "gpu")),
+        "personaspace/charts/experiment",
+    }
+    assert all(how["push-to-registry"] for how in signed)
+    assert {how["subject-digest"].rpartition(".")[0] for how in signed} == told
+
+
 def test_all_say_the_same_version() -> None:
     chart = yaml.safe_load((ROOT / "charts" / "experiment" / "Chart.yaml").read_text())
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
