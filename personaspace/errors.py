@@ -49,6 +49,10 @@ class StoreUnavailable(UnavailableError):
     """
 
 
+class StoreBusy(StoreUnavailable):
+    """The store's server answers, and says that it cannot now: it is no mistyped address."""
+
+
 class SpecErrors(UserError):
     """Every mistake found in a spec, a line each.
 

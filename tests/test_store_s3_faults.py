@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from relay import Relay, Request, faulty
 from store_places import KEY, complaint, objects, put_one, use
+from typer.testing import CliRunner
 
+from personaspace.cli.app import app
 from personaspace.errors import StoreUnavailable
 from personaspace.store import open_store
 
@@ -217,6 +219,39 @@ def test_busy_answers_are_tried_again_and_then_named(
     ):
         put_one(store)
     assert objects(server, f"{prefix}/busy") == []
+
+
+def test_a_busy_server_is_asked_again_at_the_start(
+    server: SeaweedS3, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stays busy is no mistake of the user's (69), one that does not answer may be (2)."""
+    left = 5
+
+    def busy(relay: Relay, request: Request) -> bool:
+        nonlocal left
+        if request.method != "DELETE" or not left:
+            return False
+        left -= 1
+        relay.refuse(503, "SlowDown")
+        return True
+
+    with (
+        faulty(server, busy) as endpoint,
+        open_store(server.url(prefix, endpoint=endpoint)) as store,
+    ):
+        store.check()
+    assert left == 0 and objects(server, prefix) == []
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def always(relay: Relay, request: Request) -> bool:
+        relay.refuse(503, "SlowDown")
+        return True
+
+    with faulty(server, always) as endpoint:
+        command = ["verify", "--store", server.url(prefix, endpoint=endpoint) + "&patience=1"]
+        assert CliRunner().invoke(app, command).exit_code == 69
+    assert CliRunner().invoke(app, command).exit_code == 2
 
 
 def test_a_download_that_breaks_off_is_begun_again(server: SeaweedS3, prefix: str) -> None:

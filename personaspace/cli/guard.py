@@ -20,6 +20,7 @@ from personaspace.errors import (
     GO_ON,
     Interrupted,
     SpecErrors,
+    StoreBusy,
     StoreUnavailable,
     UserError,
 )
@@ -39,7 +40,8 @@ def guarded(
 
     Args:
         command: What is run.
-        job: A cluster runs it, and tries again when a store is away (69); people fix it (2).
+        job: A cluster runs it, and tries again when a store is away (69); people fix it (2), unless
+            its server says that it is busy.
         takes_signals: It says itself what a signal does; others are broken off.
     """
 
@@ -99,7 +101,8 @@ def _reader_is_gone(pipe: int) -> bool:
 
 
 def _code(error: UserError) -> int:
-    return EXIT_USER_ERROR if isinstance(error, StoreUnavailable) else error.exit_code
+    away = isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy)
+    return EXIT_USER_ERROR if away else error.exit_code
 
 
 def _problems(error: UserError) -> dict[str, Any]:

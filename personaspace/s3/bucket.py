@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from botocore.exceptions import ClientError
 from botocore.utils import parse_timestamp
 
 from personaspace import interrupt
-from personaspace.errors import StoreUnavailable, UserError, without_passwords
+from personaspace.errors import StoreBusy, StoreUnavailable, UserError, without_passwords
 from personaspace.s3.errors import code_of, s3_errors, status_of
 from personaspace.s3.location import S3Location
 
@@ -28,6 +29,8 @@ PART_BYTES = 8 * 1024 * 1024
 #: Of one request, by botocore, within a second or so; longer troubles are for `patience`.
 ATTEMPTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+#: The patience of a first look at a server that answers, but cannot now.
+_CHECKING_SECONDS = 15.0
 #: The patience of a process that was asked to stop.
 _STOPPING_SECONDS = 10.0
 #: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
@@ -94,15 +97,15 @@ class Bucket:
         Takes seconds, whatever is wrong. A listing, unlike HEAD, says why it was refused.
         """
         client = self._connect(attempts=2, connect_seconds=3, read_seconds=4)
+        where = {"Bucket": self.location.bucket}
+        ask = functools.partial(self._patiently, patience=_CHECKING_SECONDS)
         try:
-            where = {"Bucket": self.location.bucket}
-            with s3_errors(*self._names, "list"):
-                client.list_objects_v2(**where, Prefix=self.location.prefix, MaxKeys=1)
-            if probe is not None:
-                with s3_errors(*self._names, "write to"):
-                    client.put_object(**where, Key=self._key(probe), Body=b"personaspace")
-                with s3_errors(*self._names, "delete from"):
-                    client.delete_object(**where, Key=self._key(probe))
+            some = {**where, "Prefix": self.location.prefix, "MaxKeys": 1}
+            ask("list", lambda: client.list_objects_v2(**some), passing=StoreBusy)
+            if probe is not None:  # the server is there
+                where["Key"] = self._key(probe)
+                ask("write to", lambda: client.put_object(**where, Body=b"personaspace"))
+                ask("delete from", lambda: client.delete_object(**where))
         finally:
             client.close()
 
@@ -286,15 +289,22 @@ class Bucket:
             server = self.location.endpoint or "the configured server"
         return self.location.bucket, server.rpartition("@")[2]
 
-    def _patiently(self, doing: str, call: Callable[[], _T]) -> _T:
+    def _patiently(
+        self,
+        doing: str,
+        call: Callable[[], _T],
+        *,
+        patience: float = math.inf,
+        passing: type[StoreUnavailable] = StoreUnavailable,
+    ) -> _T:
         """`call`, repeated with growing pauses as long as the server fails and patience lasts."""
-        deadline = time.monotonic() + self.location.patience
+        deadline = time.monotonic() + min(patience, self.location.patience)
         pause = 0.5
         while True:
             try:
                 with s3_errors(*self._names, doing):
                     return call()
-            except StoreUnavailable:
+            except passing:
                 if interrupt.asked():  # a pod that is to stop has little time
                     deadline = min(deadline, time.monotonic() + _STOPPING_SECONDS)
                 wait = random.uniform(pause / 2, pause)

@@ -14,7 +14,7 @@ from botocore.httpchecksum import FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from personaspace.errors import StoreUnavailable, UserError, without_passwords
+from personaspace.errors import StoreBusy, StoreUnavailable, UserError, without_passwords
 
 _CREDENTIALS = {
     "InvalidAccessKeyId": "the access key is unknown",
@@ -154,7 +154,7 @@ def _explain_answer(error: failures.ClientError, bucket: str, server: str, doing
             f"bucket {bucket} at {server} lies in another region: set the option region ({code})"
         )
     if code in _DAMAGED or code in _BUSY or status >= 500:
-        return StoreUnavailable(
+        return StoreBusy(
             f"the S3 server at {server} could not {doing} bucket {bucket} ({code}, HTTP {status})"
         )
     message = _line(error.response.get("Error", {}).get("Message", ""))
