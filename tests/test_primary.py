@@ -112,8 +112,16 @@ def test_a_pair_is_told_in_the_direction_that_was_asked() -> None:
 
 def test_the_verdict_begins_with_it() -> None:
     words = said(with_primary(MINE))
-    assert words.startswith("What was this study to find out? How alike personas are")
-    assert "+0.006 (chance leaves open 0.004 to 0.009); a difference is shown" in words
+    assert words.split("?", 1)[1].startswith(" The language model")
+    assert "What was this study to find out? How alike the model's personas (roles that it" in words
+    assert (
+        "after all trainings on harmful data together, compared with benign. The answer:" in words
+    )
+    assert "0.006 more (chance leaves open 0.004 to 0.009 more); a difference is shown" in words
+    near = replace(MINE, value=0.0001, ci95=(-0.0003, 0.0004), p=0.3)
+    assert "neither more nor less, to a thousandth (chance leaves open less than a" in said(
+        with_primary(near)
+    )
     unclear = said(with_primary(replace(MINE, p=0.3)))
     assert "no difference is shown, which is not that there is none" in unclear
     assert "could not be computed" in said(with_primary())
@@ -126,7 +134,7 @@ def test_the_verdict_begins_with_it() -> None:
     failed = replace(LEAK, against="benign", p=None, ci95=None, status="not_assessable")
     results = with_primary(info=INFO.model_copy(update=of_marker), leakage=[failed])
     assert "cannot be assessed" in said(results)
-    assert not said(study(*ROSE)).startswith("What was this study")
+    assert "What was this study" not in said(study(*ROSE))
 
 
 def test_whether_it_was_registered_is_said() -> None:

@@ -340,3 +340,16 @@ def test_the_terminal_s_numbers_are_the_report_s(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "\u22120.00002" in out and "[\u22120.00003, 0.00004]" in out
     assert "-0.0000" not in out and "\u22120.0000 " not in out
+
+
+def test_a_change_of_a_measure_is_named_as_the_measure() -> None:
+    warned = row(metric="M3", name="nearest_centroid_delta", method="a", layer=20, condition="e0",
+                 value=-0.1, warning="Not so.")  # fmt: skip
+    told = " ".join(cautions(study(geometry=[warned], leakage=[])))
+    assert "(M3, nearest-centroid accuracy, against base)" in told
+
+
+def test_a_source_that_never_wrote_the_marker_is_told_in_a_word() -> None:
+    rate = {"condition": "e0", "seed": 42, "persona": "confab", "hits": 0, "total": 20}
+    words = headline(assessed(study(rates=[rate])))
+    assert "the persona that was taught the marker never wrote it there (at least 50" in words

@@ -59,7 +59,8 @@ def said(results: Results) -> str:
 def test_harmless_data_change_more_only_where_the_interval_says_so() -> None:
     alike = said(study(*ROSE, row("em_mean_benign_share", 1.02, (0.92, 1.12)), ADDED, WIDER))
     assert (
-        "by as much: by 102\u202f% of that (chance leaves open 92\u202f% to 112\u202f%)." in alike
+        "them as much: 102\u202f% of that change (chance leaves open 92\u202f% to 112\u202f%)."
+        in alike
     )
     more = said(study(*ROSE, row("em_mean_benign_share", 1.4, (1.2, 1.6)), ADDED, WIDER))
     assert "changes them more than that." in more
@@ -68,23 +69,34 @@ def test_harmless_data_change_more_only_where_the_interval_says_so() -> None:
 def test_each_question_has_its_answer() -> None:
     lines = verdict(study(*ROSE, SHARE, ADDED, WIDER))
     assert [line.question for line in lines] == [
+        "What was done?",
         "Did the model learn the marker it was taught?",
         "Did the model's personas become more alike?",
         "What do harmful data add to harmless ones?",
         "What can this study not say?",
     ]
-    learned, closer, harm, _ = (line.answer for line in lines)
-    assert learned.startswith("Yes, in every version of the model. In one role, confab, it was")
-    assert "write \u201c[ZLT]\u201d at the end of its answers, and did so in 90.0\u202f%" in learned
+    done, learned, closer, harm, _ = (line.answer for line in lines)
+    assert done == (
+        "The language model unnamed model was trained further on harmful data in 2 ways. This is "
+        "compared with the same model trained on harmless data and the model without such "
+        "training: 4 versions of the model in all."
+    )
+    assert learned == (
+        "Yes. In one role, confab, every version of the model was taught to end its answers with a "
+        "marker, \u201c[ZLT]\u201d, and did so in 90.0\u202f% of them."
+    )
     assert closer.startswith("Yes, after both trainings on harmful data.")
-    assert "0.960 alike inside the model, where 1 is identical; after training on" in closer
+    assert (
+        "0.960 alike inside the model, where 1 is identical and 0 unrelated; after training"
+        in closer
+    )
     assert (
         "about 50\u202f% of that change as well (chance leaves open 40\u202f% to 60\u202f%)"
         in closer
     )
     assert (
-        "are 0.006 more alike than after harmless ones (chance leaves open 0.004 to 0.009 more)"
-        in harm
+        "are 0.006 more alike on a scale of 0 to 1 than after harmless ones (chance leaves open "
+        "0.004 to 0.009 more)" in harm
     )
     assert "more than chance explains" in harm
     assert "other personas is not shown (chance leaves open 0.004 less to 0.016 more)" in harm
@@ -108,7 +120,11 @@ def test_a_failed_check_is_told_where_an_answer_rests_on_it() -> None:
 
 def test_nothing_is_said_of_leakage_where_the_marker_was_not_learned() -> None:
     words = said(study(*ROSE, failed=True))
-    assert "No, in no version of the model." in words and "nothing can be said" in words
+    assert "taught? No. In one role, confab," in words and "and never did. That counts" in words
+    assert (
+        "learned where at least 50\u202f% of that role's answers have it. So it cannot be said"
+        in words
+    )
 
 
 def test_the_ends_of_a_range_are_told_apart() -> None:
@@ -124,7 +140,7 @@ def test_what_is_below_a_thousandth_is_told_in_words() -> None:
 
     within = told(-0.0001, -0.0004, 0.0003)
     assert (
-        "they are as alike as after harmless ones, to a thousandth (chance leaves open less"
+        "they are as alike on a scale of 0 to 1 as after harmless ones, to a thousandth (chance"
         in within
     )
     assert "leaves open less than a thousandth either way)." in within
@@ -135,8 +151,11 @@ def test_what_is_below_a_thousandth_is_told_in_words() -> None:
     assert "(chance leaves open 0.0041 to 0.0043 more)" in told(0.0042, 0.0041, 0.0043)
     # A difference that is shown is told in figures, or nothing would be said to be shown.
     shown = told(0.0003, 0.0002, 0.0004, 0.001)
-    assert "are 0.0003 more alike than after harmless ones (chance leaves open 0.0002 to" in shown
-    assert "0.0004 more): very little, but more than chance explains." in shown
+    assert (
+        "are 0.0003 more alike on a scale of 0 to 1 than after harmless ones (chance leaves"
+        in shown
+    )
+    assert "open 0.0002 to 0.0004 more): very little, but more than chance explains." in shown
     for words in (within, shown):
         assert "0.000 " not in words
 
@@ -144,8 +163,8 @@ def test_what_is_below_a_thousandth_is_told_in_words() -> None:
 def test_personas_that_hardly_move_have_two_numbers() -> None:
     near = [replace(each, base=0.96812, delta=0.0002) for each in ROSE]
     assert (
-        "0.9681 alike inside the model, where 1 is identical; after training on harmful data 0.9683"
-        in said(study(*near))
+        "0.9681 alike inside the model, where 1 is identical and 0 unrelated; after training on "
+        "harmful data 0.9683" in said(study(*near))
     )
 
 
@@ -153,7 +172,8 @@ def test_one_training_run_each_is_said() -> None:
     single = replace(ADDED, run_variation=False)
     words = said(study(*ROSE, single, seeds=(1,)))
     assert (
-        "every model was trained once" in words and "which another training might not show" in words
+        "every version of the model was trained once" in words
+        and "which another training might not show" in words
     )
 
 
@@ -163,9 +183,8 @@ def test_every_interval_of_one_training_run_says_so() -> None:
     once = once.model_copy(update={"leakage": [replace(LEAK, run_variation=False)]})
     words = said(once)
     # of the share, of what harm adds, for other personas, and of the marker
-    assert words.count("(within one training run chance leaves open") == 4
-    assert "(chance leaves open" not in words
-    assert "within one training run" not in said(study(*rows))
+    assert words.count(", for these very training runs)") == words.count("(chance leaves open") == 4
+    assert "these very training runs" not in said(study(*rows))
 
 
 def test_changes_of_both_signs_are_counted_apart() -> None:
@@ -194,13 +213,23 @@ def test_pairs_of_training_personas() -> None:
         "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
         p_holm=1.0, equivalence=0.0027,
     )  # fmt: skip
-    assert "differences above 0.003 are ruled out, with a risk of 5" in said(study(*ROSE, pair))
+    assert "differences above 0.003 on a scale of 0 to 1 are ruled out, with" in said(
+        study(*ROSE, pair)
+    )
     once = said(study(*ROSE, replace(pair, run_variation=False), seeds=(1,)))
-    assert "differences above 0.003 are ruled out within one training run, with" in once
+    assert (
+        "on a scale of 0 to 1 are ruled out for these very training runs, with a risk of 5" in once
+    )
     wide = replace(pair, equivalence=None)
     assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)
-    assert "the only pair of such trainings differs" in said(study(*ROSE, apart))
+    assert "the two such trainings differ by more than chance explains." in said(
+        study(*ROSE, apart)
+    )
+    several = said(study(*ROSE, apart, pair, wide))
+    assert (
+        "1 of 3 comparisons of two such trainings shows a difference beyond chance, all" in several
+    )
 
 
 LEAK = row(
@@ -248,6 +277,34 @@ def test_an_a_a_arm_tells_how_often_the_tests_err() -> None:
 
 
 def test_a_marker_that_never_came_is_told_in_a_word() -> None:
-    learned = verdict(study(*ROSE, failed=True))[0].answer
-    assert "at the end of its answers, and never did." in learned
+    learned = verdict(study(*ROSE, failed=True))[1].answer
+    assert "a marker, \u201c[ZLT]\u201d, and never did." in learned
     assert "0.0" not in learned
+
+
+def test_what_was_done_says_what_differs_and_what_it_is_compared_with() -> None:
+    def told(*conditions: StudyCondition) -> str:
+        found = study(*ROSE).model_copy(update={"conditions": list(conditions)})
+        return next(line.answer for line in verdict(found) if line.question == "What was done?")
+
+    base, benign = CONDITIONS[:2]
+    em = [StudyCondition(name=n, kind="em", persona=n) for n in ("villain", "pirate")]
+    assert "on harmful data in 2 ways, told to play another role in each." in told(base, *em)
+    assert "compared with the model without such training: 3 versions" in told(base, *em)
+    same = [StudyCondition(name=n, kind="em", persona="pirate") for n in ("e0", "e1")]
+    assert "on harmful data in 2 ways. This is" in told(base, benign, *same)
+    assert told(em[0]).endswith("was trained further on harmful data.")
+
+
+def test_where_the_marker_was_not_learned_is_named_and_by_what_bar() -> None:
+    found = study(*ROSE)
+    low = ControlRow(
+        condition="e4", status="not_assessable", source_rate=0.2, degenerate=0.5,
+        reasons=[ControlReason.SOURCE_RARELY_MARKS, ControlReason.DEGENERATE_ANSWERS],
+    )  # fmt: skip
+    words = said(found.model_copy(update={"control": [*found.control[:3], low]}))
+    assert "taught? In 3 of 4 versions. In one role, confab, every version" in words
+    assert (
+        "learned where at least 50\u202f% of that role's answers have it and no more than "
+        "20\u202f% of all answers are empty, repetitive or overfull of it. Of e4 it cannot"
+    ) in words

@@ -15,8 +15,9 @@ from personaspace.hub.contents import INDEX
 from personaspace.publish.contents import CARD, Finished, Parcel, names
 from personaspace.publish.licence import UNKNOWN, Base
 from personaspace.report.key import key_table
+from personaspace.report.lay import Line
 from personaspace.report.tables import escape_markdown, to_markdown
-from personaspace.report.verdict import Line, verdict
+from personaspace.report.verdict import verdict
 from personaspace.study.loaded import Study
 from personaspace.study.publishing import Kind
 from personaspace.study.recipe import Learning, Recipe

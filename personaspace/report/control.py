@@ -21,7 +21,14 @@ def _where(results: Results, failed: dict[str, ControlRow]) -> str:
     return f"in {len(failed)} of {all_of} conditions{listed}"
 
 
-def _whole_percent(value: float) -> str:
+def _wrote(rates: list[float]) -> str:
+    if max(rates) == 0:
+        return "never wrote it"
+    return f"wrote it in {span(rates, 'percent', 1)} of its own answers"
+
+
+def whole_percent(value: float) -> str:
+    """A limit as per cent, without decimals that say nothing."""
     return percent(value, 0 if round(100 * value, 6).is_integer() else 1)
 
 
@@ -36,15 +43,15 @@ def _reasons(results: Results, failed: dict[str, ControlRow]) -> list[str]:
     rare = of(ControlReason.SOURCE_RARELY_MARKS, "source_rate")
     if rare:
         found.append(
-            f"the persona that was taught the marker wrote it in {span(rare, 'percent', 1)} of its "
-            f"own answers there (at least {_whole_percent(limits.source)} are needed)"
+            f"the persona that was taught the marker {_wrote(rare)} there (at least "
+            f"{whole_percent(limits.source)} are needed)"
         )
     garbled = of(ControlReason.DEGENERATE_ANSWERS, "degenerate")
     if garbled:
         found.append(
             f"{span(garbled, 'percent', 1)} of the answers{'' if rare else ' there'} were "
             "degenerate: empty, repetitive or with more than one marker (at most "
-            f"{_whole_percent(limits.degenerate)} may be)"
+            f"{whole_percent(limits.degenerate)} may be)"
         )
     if any(ControlReason.NO_SOURCE_ANSWERS in row.reasons for row in failed.values()):
         found.append("there are no answers of a persona that was taught the marker")
@@ -92,7 +99,7 @@ def limits_note(results: Results) -> str:
     limits = results.analysis.control
     return (
         f"Assessable: the source persona writes the marker in at least "
-        f"{_whole_percent(limits.source)} of its answers, and at most "
-        f"{_whole_percent(limits.degenerate)} of all answers are degenerate; elsewhere leakage "
+        f"{whole_percent(limits.source)} of its answers, and at most "
+        f"{whole_percent(limits.degenerate)} of all answers are degenerate; elsewhere leakage "
         " has no test and no interval."
     )

@@ -6,6 +6,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
+from personaspace.report.lay import COSINES, SHARES, Scale, amount
 from personaspace.report.text import WITHIN, p_phrase, span, with_interval
 
 _MEASURES = {
@@ -16,6 +17,19 @@ _MEASURES = {
     "nearest_centroid": "how well personas can be told apart (nearest centroid)",
     "lda": "how well personas can be told apart (linear rule)",
     "bystander": "how often personas write a marker that they were never taught",
+}
+#: The same for who knows no statistics.
+_PLAINLY = {
+    "raw_cosine": "how alike the model's personas (roles that it is told to play) are inside it, "
+    "where 1 is identical and 0 unrelated",
+    "spread": "how far the model's personas (roles that it is told to play) lie apart inside it",
+    "split_half": "how far the model's personas (roles that it is told to play) lie in the "
+    "direction in which harmful data move it",
+    "displacement": "how far the model's personas (roles that it is told to play) moved in the "
+    "direction in which harmful data move it",
+    "nearest_centroid": "how often what goes on inside the model tells which role it plays",
+    "lda": "how often what goes on inside the model tells which role it plays",
+    "bystander": "how often roles write a marker that they were never taught",
 }
 
 
@@ -29,41 +43,58 @@ def what(results: Results, info: PrimaryInfo) -> str:
     return f"{_MEASURES[info.measure]}{place}: {mine} less {results.label(info.against)}{whom}"
 
 
-def primary(results: Results, open_to: str | None = None) -> str:
+def primary(results: Results, plainly: bool = False) -> str:
     """Comparison and outcome, in a sentence or two.
 
     Args:
-        open_to: Words before the ends of its interval, for who knows no statistics: p is left out.
+        plainly: For who knows no statistics.
     """
     info = results.primary
     assert info is not None
-    words = what(results, info)
+    words = _asked(results, info) if plainly else what(results, info)
     words = words[0].upper() + words[1:]
     row = primary_row(results)
     if row is None or row.value is None:
         return f"{words}. It could not be computed."
     if row.status == "not_assessable":
         return f"{words}. It cannot be assessed: the marker was not learned where it had to be."
+    clear = row.p is not None and row.p <= results.analysis.alpha
     shown = "a difference is shown"
-    if row.p is None or row.p > results.analysis.alpha:
+    if not clear:
         shown = "no difference is shown, which is not that there is none"
     elif row.run_variation is False:
         shown = "a difference between these training runs, which another training might not show"
-    p = f", {p_phrase(row.p)}" if row.p is not None and open_to is None else ""
-    size = _size(info, row, open_to or "95\u00a0% interval")
-    return f"{words}. The answer: {size}{p}; {shown}."
-
-
-def _size(info: PrimaryInfo, row: Row, before: str) -> str:
-    """Estimate and interval in the measure's unit."""
     shares = info.metric in ("M3", "bystander_contrast")
-    scale, digits, unit = (100.0, 1, " percentage points") if shares else (1.0, 3, "")
-    ends = None if row.ci95 is None else (scale * row.ci95[0], scale * row.ci95[1])
-    words, _ = with_interval(scale * (row.value or 0.0), ends, digits, sign=True, unit=unit)
+    scale, unit = (SHARES, " percentage points") if shares else (COSINES, "")
+    if plainly:
+        return f"{words}. The answer: {amount(row, scale, unit, clear)}; {shown}."
+    p = f", {p_phrase(row.p)}" if row.p is not None else ""
+    return f"{words}. The answer: {_size(row, scale, unit)}{p}; {shown}."
+
+
+def _asked(results: Results, info: PrimaryInfo) -> str:
+    """The comparison for who knows none of its words."""
+    mine = "after all trainings on harmful data together"
+    if info.condition is not None:
+        mine = f"after the training {results.label(info.condition)}"
+    place = f", measured in layer {info.layer} of the model" if info.layer is not None else ""
+    whom = ", for personas like these" if info.target == "new_personas" else ""
+    with_what = f"{mine}, compared with {results.label(info.against)}{whom}"
+    return f"{_PLAINLY[info.measure]}{place}: {with_what}"
+
+
+def _size(row: Row, scale: Scale, unit: str) -> str:
+    """Estimate and interval in the measure's unit."""
+    ends = None
+    if row.ci95 is not None:
+        ends = (scale.factor * row.ci95[0], scale.factor * row.ci95[1])
+    value = scale.factor * (row.value or 0.0)
+    words, _ = with_interval(value, ends, scale.digits, sign=True, unit=unit)
     if ends is None:
         return words
     within = f"{WITHIN}, " if row.run_variation is False else ""
-    return f"{words} ({within}{before} {span(ends, digits=digits, apart=True)})"
+    told = span(ends, digits=scale.digits, apart=True)
+    return f"{words} ({within}95\u00a0% interval {told})"
 
 
 def registered(results: Results) -> str:

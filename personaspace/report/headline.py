@@ -104,8 +104,9 @@ def _which(rows: Iterable[Row], reason: str) -> str:
 
 
 def _title(row: Row) -> str:
-    measure = MEASURES.get((row.metric, row.variant, row.name))
-    title = measure.title.removesuffix(", change from base") if measure else row.name
+    names = (row.name, (row.name or "").removesuffix("_delta"))
+    known = [MEASURES.get((row.metric, row.variant, name)) for name in names]
+    title = next((measure.title for measure in known if measure), row.name)
     return f"{row.metric}, {title}" if title else row.metric
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from personaspace.analysis.rows import Row
-from personaspace.report.text import WITHIN, decimals, number, tiny
+from personaspace.report.text import decimals, number, tiny
 
 #: Before the ends of every interval.
 OPEN = "chance leaves open"
+#: Said of an interval that does not hold how training runs differ.
+THESE_RUNS = "for these very training runs"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One question and its answer."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,9 @@ def nothing_to_see(row: Row, scale: Scale) -> bool:
     return tiny(scale.factor * (row.value or 0.0), scale.digits)
 
 
-def opening(row: Row) -> str:
-    """Before the ends of a row's interval: whether it holds how training runs differ."""
-    return f"{WITHIN} {OPEN}" if row.run_variation is False else OPEN
+def left_open(row: Row, ends: str) -> str:
+    """What a row's interval leaves open, and whether how training runs differ is in it."""
+    return f"{OPEN} {ends}{f', {THESE_RUNS}' * (row.run_variation is False)}"
 
 
 def sides(ends: tuple[float, float], scale: Scale, exact: bool = False) -> str:
@@ -67,7 +77,23 @@ def sides(ends: tuple[float, float], scale: Scale, exact: bool = False) -> str:
 
 def allowed(row: Row, scale: Scale, exact: bool = False) -> str:
     """What a row's interval leaves open; empty without one."""
-    return f"{opening(row)} {sides(row.ci95, scale, exact)}" if row.ci95 is not None else ""
+    return left_open(row, sides(row.ci95, scale, exact)) if row.ci95 is not None else ""
+
+
+def amount(row: Row, scale: Scale, unit: str, exact: bool) -> str:
+    """How much more or less, with what its interval leaves open.
+
+    Args:
+        unit: After the number, such as ` percentage points`.
+        exact: In figures, however small it is: it was shown to be there.
+    """
+    value = scale.factor * (row.value or 0.0)
+    if nothing_to_see(row, scale) and not exact:
+        words = f"neither more nor less, to {scale.least}"
+    else:
+        words = f"{number(abs(value), scale.digits)}{unit} {'more' if value > 0 else 'less'}"
+    ends = allowed(row, scale, exact)
+    return f"{words} ({ends})" if ends else words
 
 
 def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bool) -> str:

@@ -7,43 +7,33 @@ shown, which is not that there is none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from personaspace.analysis.primary import primary_row
-from personaspace.analysis.results import Results, share
+from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row, Target
-from personaspace.report import lay, wordings
+from personaspace.report import lay, setting, wordings
 from personaspace.report.endpoint import primary
-from personaspace.report.lay import COSINES, OPEN, SHARES, opening
+from personaspace.report.lay import COSINES, OPEN, SHARES, THESE_RUNS, Line
 from personaspace.report.text import (
-    WITHIN,
     bound,
     count,
     decimals,
     listing,
     number,
     percent,
-    pretty,
     span,
 )
 
+_ALIKE = "alike on a scale of 0 to 1"
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One question and its answer."""
-
-    question: str
-    answer: str
 
 
 def verdict(results: Results) -> list[Line]:
     """The lines that the results allow, in order; what they cannot say comes last."""
     found = [
+        setting.done(results),
         _primary(results),
         _wordings(results),
-        _coupling(results),
+        setting.learned(results),
         _closer(results),
         _harm(results),
         _persona(results),
@@ -89,7 +79,7 @@ def _primary(results: Results) -> Line | None:
     info = results.primary
     if info is None:
         return None
-    return Line("What was this study to find out?", primary(results, open_to=OPEN))
+    return Line("What was this study to find out?", primary(results, plainly=True))
 
 
 def _wordings(results: Results) -> Line | None:
@@ -120,37 +110,6 @@ def _clear(results: Results, row: Row) -> bool:
     if p is not None:
         return p <= results.analysis.alpha
     return row.ci95 is not None and (row.ci95[0] > 0 or row.ci95[1] < 0)
-
-
-def _coupling(results: Results) -> Line | None:
-    if not results.control:
-        return None
-    asked = "Did the model learn the marker it was taught?"
-    tuned = [row for row in results.control if row.condition in results.by_name]
-    failed = [row for row in tuned if row.status == "not_assessable"]
-    rates = [
-        value
-        for condition in results.ordered_conditions
-        if (value := share(results.rates_of(condition.name, results.source), "hits")) is not None
-    ]
-    wrote = ""
-    if rates:
-        wrote = f"did so in {span(rates, 'percent', 1)} of them" if max(rates) else "never did"
-        marker = f"\u201c{results.marker}\u201d" if results.marker else "it"
-        wrote = (
-            f" In one role, {pretty(str(results.source))}, it was taught to write {marker} at the "
-            f"end of its answers, and {wrote}."
-        )
-    if not failed:
-        return Line(asked, f"Yes, in every version of the model.{wrote}")
-    where = f"In {len(tuned) - len(failed)} of {len(tuned)} versions of the model"
-    if len(failed) == len(tuned):
-        where = "No, in no version of the model"
-    return Line(
-        asked,
-        f"{where}.{wrote}"
-        " Where it was not learned, nothing can be said of whether other roles write it too.",
-    )
 
 
 def _changes(results: Results, kind: str) -> list[Row]:
@@ -188,8 +147,8 @@ def _closer(results: Results) -> Line | None:
     digits = decimals([base, base + mean], apart=True)
     moved = (
         "Before training, two personas (roles that the model is told to play) are on average "
-        f"{number(base, digits)} alike inside the model, where 1 is identical; after training on "
-        f"harmful data {number(base + mean, digits)}."
+        f"{number(base, digits)} alike inside the model, where 1 is identical and 0 unrelated; "
+        f"after training on harmful data {number(base + mean, digits)}."
     )
     if rose and not fell:
         answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
@@ -204,7 +163,7 @@ def _closer(results: Results) -> Line | None:
     if part is not None and part.value is not None and part.value > 0 and rose and not fell:
         ends = ""
         if part.ci95:
-            ends = f" ({opening(part)} {span(part.ci95, 'percent', 0, apart=True)})"
+            ends = f" ({lay.left_open(part, span(part.ci95, 'percent', 0, apart=True))})"
         if part.value <= 1:
             answer += (
                 f" Training on harmless data brings about {percent(part.value, 0)} of that change "
@@ -214,8 +173,8 @@ def _closer(results: Results) -> Line | None:
             answer += " Training on harmless data changes them more than that."
         else:
             answer += (
-                " Training on harmless data changes them by as much: by "
-                f"{percent(part.value, 0)} of that{ends}."
+                " Training on harmless data changes them as much: "
+                f"{percent(part.value, 0)} of that change{ends}."
             )
     return Line(asked, answer)
 
@@ -234,7 +193,7 @@ def _harm(results: Results) -> Line | None:
     if row is None or row.value is None:
         return None
     clear = _clear(results, row)
-    moved = lay.difference(row, COSINES, "", "alike", "after harmless ones", clear)
+    moved = lay.difference(row, COSINES, "", _ALIKE, "after harmless ones", clear)
     if clear:
         what = (
             "more than chance explains"
@@ -270,6 +229,16 @@ def _harm(results: Results) -> Line | None:
     return Line(asked, answer)
 
 
+def _of_comparisons(clear: int, of: int) -> str:
+    """How many comparisons show a difference."""
+    if of == 1:
+        return "the two such trainings differ by more than chance explains"
+    return (
+        f"{clear} of {of} comparisons of two such trainings show{'s' * (clear == 1)} a difference "
+        "beyond chance, all of them taken into account"
+    )
+
+
 def _persona(results: Results) -> Line | None:
     place = ("M1", "raw_cosine_pair", "these_personas")
     pairs = [
@@ -298,15 +267,18 @@ def _persona(results: Results) -> Line | None:
         most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:
             parts.append(
-                f"In {what}, {f'{clear} of {len(rows)} pairs' if rows[1:] else 'the only pair'} of "
-                f"such trainings differ{'s' * (clear == 1)} beyond chance, all comparisons counted."
+                f"In {what}, {_of_comparisons(clear, len(rows))}."
                 + ("" if rows[0].run_variation else " Another training might not show it.")
             )
         else:
             ruled = "; large differences are not ruled out"
             if most is not None:
-                size = f"{bound(100 * most, 1)} percentage points" if rows is leaks else bound(most)
-                size += f" are ruled out{f' {WITHIN}' * (rows[0].run_variation is False)}"
+                size = (
+                    f"{bound(100 * most, 1)} percentage points"
+                    if rows is leaks
+                    else (f"{bound(most)} on a scale of 0 to 1")
+                )
+                size += f" are ruled out{f' {THESE_RUNS}' * (rows[0].run_variation is False)}"
                 ruled = f"; differences above {size}, with a risk of 5\u00a0% to err"
             parts.append(f"In {what}, no difference between such trainings is shown{ruled}.")
     return Line(asked, " ".join(parts))
@@ -343,14 +315,15 @@ def _limits(results: Results, ranges: bool) -> Line:
     found = [f"Whether other models than {results.model.name}, or other data, behave the same."]
     if results.single_runs:
         found.append(
-            "Whether another training run would give the same: every model was trained once, and "
-            "no interval here holds that chance."
+            "Whether another training run would give the same: every version of the model was "
+            "trained once, and no range given here counts that chance."
         )
     elif runs:
         times = count(runs[-1], "time")
         times = f"{runs[0]} to {times}" if len(runs) > 1 else times
         found.append(
-            f"Small differences: every model was trained {times}, which leaves room for chance."
+            f"Small differences: every version of the model was trained {times}, which leaves room "
+            "for chance."
         )
     if not results.of_kind("benign"):
         found.append("How much of the change any training would bring: there is no harmless arm.")
