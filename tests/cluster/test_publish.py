@@ -30,11 +30,11 @@ def far_hub() -> Iterator[Hub]:
         yield hub
 
 
-def _publishing(place: Place, name: str, hub_url: str, **values: Any) -> Release:
-    """A release of base and one trained condition that is to be published."""
+def _publishing(place: Place, name: str, hub_url: str, repo: str, **values: Any) -> Release:
+    """A release of base and one trained condition that is to be published as `lab/{repo}`."""
     study = place.study()
     study["conditions"] = study["conditions"][:2]
-    study["publish"] = {"repo": "lab/tiny", "include": ["adapters", "results"]}
+    study["publish"] = {"repo": f"lab/{repo}", "include": ["adapters", "results"]}
     release = place.release(
         name, study, publishToken={"existingSecret": SECRET, "key": "token"}, **values
     )
@@ -86,7 +86,7 @@ def test_refused_then_published_with_nothing_computed_again(
     (tmp_path / "helm").symlink_to(Path(PROGRAMS[max(PROGRAMS)]).resolve())
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     _token(place, READ)
-    release = installed(_publishing(place, "sent", far_hub.url))
+    release = installed(_publishing(place, "sent", far_hub.url, "tiny"))
     assert release.install().returncode == 0
     states = release.wait_ended()
     assert release.conductor() == "Failed"
@@ -124,9 +124,10 @@ def test_a_hub_that_is_away_is_tried_again(
     place: Place, installed: Callable[[Release], Release]
 ) -> None:
     _token(place, WRITE)
-    host = os.environ["PERSONASPACE_TEST_HOST"]
+    nobody = f"http://{os.environ['PERSONASPACE_TEST_HOST']}:9"
+    # Another repository than before, which is in the store as published.
     release = installed(
-        _publishing(place, "away", f"http://{host}:9", store={"url": place.url("sent")})
+        _publishing(place, "away", nobody, "away", store={"url": place.url("sent")})
     )
     assert release.install().returncode == 0
     people, ending, code = _ended(release)
