@@ -78,8 +78,8 @@ def _measured(place: Place, name: str) -> Release:
     """Base and one training that takes some seconds, with all that is for Prometheus."""
     study = place.study()
     study["conditions"] = study["conditions"][:2]
-    study["training"]["max_steps"] = 200
-    study["training"]["checkpoint_every"] = 200
+    study["training"]["max_steps"] = 2000
+    study["training"]["checkpoint_every"] = 2000
     return place.release(name, study, metrics={"enabled": True}, podMonitor={"enabled": True})
 
 
