@@ -101,5 +101,5 @@ def limits_note(results: Results) -> str:
         f"Assessable: the source persona writes the marker in at least "
         f"{whole_percent(limits.source)} of its answers, and at most "
         f"{whole_percent(limits.degenerate)} of all answers are degenerate; elsewhere leakage "
-        " has no test and no interval."
+        "has no test and no interval."
     )

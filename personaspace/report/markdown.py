@@ -19,6 +19,15 @@ def _bullets(items: list[str]) -> str:
     return "\n".join(f"- {escape_markdown(item)}" for item in items)
 
 
+def _nested(groups: Mapping[str, list[str]]) -> str:
+    """What each text is of, once, and the texts below it."""
+    lines = []
+    for subject, texts in groups.items():
+        lines.append(f"- {escape_markdown(subject)}")
+        lines += [f"  - {escape_markdown(text)}" for text in texts]
+    return "\n".join(lines)
+
+
 def _image(figure: Figure, out: Path) -> str:
     """The figure as a picture, relative to the report; PDF cannot be shown in line."""
     path = figure.files.get("png") or figure.files.get("svg")
@@ -63,6 +72,8 @@ def summary(
     """
     parts = [f"# {escape_markdown(title)}", *map(escape_markdown, context["notices"])]
     parts.append(_bullets([f"{line.question} {line.answer}" for line in context["verdict"]]))
+    if context["known"]:
+        parts += ["**To be known of data and design**", _nested(context["known"])]
     parts.append(escape_markdown(context["headline"]))
     if context["absent"]:
         parts += ["**Partial.** Absent from the results:", _bullets(context["absent"])]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row, Target
-from personaspace.report import lay, setting, wordings
+from personaspace.report import lay, noticed, setting, wordings
 from personaspace.report.endpoint import primary
 from personaspace.report.lay import COSINES, OPEN, SHARES, THESE_RUNS, Line
 from personaspace.report.text import (
@@ -46,9 +46,10 @@ def verdict(results: Results) -> list[Line]:
 
 
 def _doubts(results: Results) -> Line | None:
-    """Assumptions that fail for the very rows that the lines above rest on."""
+    """Data that hold what is measured, and assumptions that fail for the rows told above."""
     rows = [row for row in _behind(results) if row.warning]
-    if not rows:
+    known = noticed.doubts(results)
+    if not (rows or known):
         return None
     reasons: dict[str, list[str]] = {}
     for row in rows:
@@ -59,7 +60,7 @@ def _doubts(results: Results) -> Line | None:
         if place not in places:
             places.append(place)
     told = [f"{reason} ({listing(places[:4])})" for reason, places in reasons.items()]
-    return Line("Is there a reason to doubt these answers?", " ".join(told[:3]))
+    return Line("Is there a reason to doubt these answers?", " ".join([*known, *told[:3]]))
 
 
 def _behind(results: Results) -> list[Row]:

@@ -105,7 +105,11 @@ def _leakage_panel(
     marks.condition_rows(
         axes, [condition.title for condition in results.ordered_conditions], narrow
     )
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    low, high = axes.get_xlim()
+    # Where no answer has the marker there is nothing to choose limits by, and no share is below 0.
+    axes.set_xlim(
+        (min(0.0, low), high) if data[data.panel == "A"].value.max() > 0 else (-0.03, 1.0)
+    )
     axes.set_xlabel(f"answers with {_short(results.marker)}, %")
     style.panel_title(axes, "Leakage to bystanders", "A")
 
