@@ -19,6 +19,7 @@ from store_places import FILES, KEY, Place, contents, data_folders, put
 from personaspace.errors import UserError
 from personaspace.s3.bucket import Bucket
 from personaspace.store import Manifest, Store, Swept, open_store, s3
+from personaspace.store.local import LocalStore
 from personaspace.store.manifest import check_key
 
 if TYPE_CHECKING:
@@ -57,6 +58,24 @@ def asked_for(store: Store) -> list[Manifest | None]:
     assert found == [store.find(key) for key in ASKED]
     assert all(own is None or key in there for key, own in zip(ASKED, found, strict=True))
     return found
+
+
+def test_a_glance_tells_of_what_lies_right_below_a_folder(store: Store, place: Place) -> None:
+    beside = [f"e4/seed-1/train/{name}" for name in ("3f2a", "4b", "5c", "6d")]
+    for key in (*beside, f"{beside[0]}/checkpoints/step-1", "e4/seed-10/train/3f2a"):
+        put(store, key)
+    place.write(f"{beside[1]}/manifest.json", b"{")
+    place.write(f"{beside[2]}/manifest.json", b'{"fields": []}')
+    if isinstance(store, LocalStore):
+        (store.root / "e4" / "seed-1" / "train" / "7e").symlink_to(store.root / beside[0])
+        (store.root / beside[3] / "manifest.json").unlink()
+        (store.root / beside[3] / "manifest.json").symlink_to(
+            store.root / beside[0] / "manifest.json"
+        )
+    found = sorted(store.glances("e4/seed-1/train"))
+    whole = beside[:1] if isinstance(store, LocalStore) else [beside[0], beside[3]]
+    assert found == [(key, {"fingerprint": "3f2a"}) for key in whole]
+    assert list(store.glances("nobody/seed-1")) == []
 
 
 @pytest.mark.parametrize("objects", [0, 1, 100], ids=["never", "not to the end", "listed"])

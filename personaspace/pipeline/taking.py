@@ -8,6 +8,7 @@ every manifest (`why.made_from`), so artifacts of former versions serve as well.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -47,14 +48,18 @@ def whole(
         inputs: Digest of each of the node's inputs; None: not known yet.
         former: See `why.former`.
     """
-    wanted = work.unordered[node]
-    alike = (found for found in former if found.fields.get(UNORDERED) == wanted)
-    return next((found for found in alike if _made_from(found, inputs)), None)
+    alike = (found for found in former if _alike(work, node, found.fields))
+    return next((found for found in alike if _made_from(found.fields, inputs)), None)
 
 
-def _made_from(manifest: Manifest, inputs: Mapping[str, str | None]) -> bool:
+def _alike(work: Work, node: Node, fields: Mapping[str, Any]) -> bool:
+    """Whether an artifact differs from the node's in nothing but the order of lists."""
+    return UNORDERED in fields and fields[UNORDERED] == work.unordered[node]
+
+
+def _made_from(fields: Mapping[str, Any], inputs: Mapping[str, str | None]) -> bool:
     """Whether it was made from these inputs; one that is not known yet could be the same."""
-    before = manifest.fields.get("inputs")
+    before = fields.get("inputs")
     return (
         isinstance(before, dict)
         and before.keys() == inputs.keys()
@@ -72,11 +77,9 @@ def offers(
     now = why.made_from(work.study, node)
     wanted = rows_of(work.study, node)
     found = []
-    for manifest in _comparable(inputs, former):
-        before = manifest.fields[why.FIELD]
-        if any(before[name] != now[name] for name in ("version", "nonces")):
-            continue
-        if _rest(before["reads"], stage.rows) != _rest(now["reads"], stage.rows):
+    for manifest in former:
+        before: Any = manifest.fields.get(why.FIELD)
+        if not (_made_from(manifest.fields, inputs) and _rows_alike(stage.rows, before, now)):
             continue
         same = {
             (group, persona)
@@ -90,10 +93,13 @@ def offers(
     return Offers(wanted, tuple(found))
 
 
-def _comparable(inputs: Mapping[str, str | None], former: Collection[Manifest]) -> list[Manifest]:
-    """Former artifacts of which rows could be taken, as far as their inputs tell."""
-    told = (found for found in former if found.fields.get(why.FIELD) is not None)
-    return [found for found in told if _made_from(found, inputs)]
+def _rows_alike(groups: Collection[str], before: Any, now: Mapping[str, Any]) -> bool:
+    """Whether one row of two artifacts can be the same, by what each was made from."""
+    if not isinstance(before, dict) or not isinstance(before.get("reads"), dict):
+        return False  # of a version that did not tell
+    if any(before.get(name) != now[name] for name in ("version", "nonces")):
+        return False
+    return _rest(before["reads"], groups) == _rest(now["reads"], groups)
 
 
 def rows_of(study: Study, node: Node) -> frozenset[Row]:
@@ -139,13 +145,25 @@ def needed(work: Work, node: Node, inputs: Mapping[str, str | None]) -> set[str]
     Args:
         inputs: Digest of each of the node's inputs; None: it is not complete.
     """
-    others = why.former(work, node)
+    key, groups = work.key(node), STAGES[node.stage].rows
+    now = functools.cache(lambda: why.made_from(work.study, node))
+
+    def near(fields: Mapping[str, Any]) -> bool:
+        if not _made_from(fields, inputs):
+            return False
+        told = groups and why.FIELD in fields
+        return (told and _rows_alike(groups, fields[why.FIELD], now())) or _alike(
+            work, node, fields
+        )
+
+    # Of very many artifacts only those are read with care of which something may be taken.
+    beside = work.store.glances(key.rpartition("/")[0])
+    others = why.readable(work, [it.key for it in beside if it.key != key and near(it.fields)])
+    if not others:
+        return set()
     other = whole(work, node, inputs, others)
-    keys = set() if other is None else {other.key}
-    # Of very many nodes it counts that all rows are thought of only where there may be some.
-    if near := _comparable(inputs, others):
-        keys.update(offer.manifest.key for offer in offers(work, node, inputs, near).found)
-    return keys
+    keys = {offer.manifest.key for offer in offers(work, node, inputs, others).found}
+    return keys if other is None else {*keys, other.key}
 
 
 def copy_files(store: Store, manifest: Manifest, folder: Path) -> None:

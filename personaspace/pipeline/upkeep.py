@@ -197,7 +197,7 @@ class Reachable:
         self._perhaps: dict[int, set[str]] = {}
         #: What lies beside a node's artifact, of which its run may take rows.
         self._beside: dict[str, list[tuple[Work, Node]]] = {}
-        self._needed: dict[tuple[str, Node], set[str]] = {}
+        self._taken: dict[str, set[str]] = {}
         for work in works:
             for node in work.graph.nodes:
                 self._keys.setdefault(work.key(node), []).append((work, node))
@@ -217,20 +217,18 @@ class Reachable:
         of = [*self._doses.get(key, ()), *(self._keys.get(owner, ()) if kept else ())]
         if any(self._unfinished(work, node) for work, node in of):
             return True
-        beside = self._beside.get(key.rpartition("/")[0], ())
-        return any(key in self._takes(work, node) for work, node in beside)
+        folder = key.rpartition("/")[0]
+        if folder not in self._taken:
+            beside = self._beside.get(folder, ())
+            self._taken[folder] = {each for node in beside for each in self._takes(*node)}
+        return key in self._taken[folder]
 
     def _takes(self, work: Work, node: Node) -> set[str]:
         """Former artifacts that a node's run would take something from."""
-        at = (work.key(node), node)
-        if at not in self._needed:
-            needs = work.graph.needs[node]
-            self._needed[at] = (
-                taking.needed(work, node, {need.id: self._digest(work, need) for need in needs})
-                if self._unfinished(work, node)
-                else set()
-            )
-        return self._needed[at]
+        if not self._unfinished(work, node):
+            return set()
+        inputs = {need.id: self._digest(work, need) for need in work.graph.needs[node]}
+        return taking.needed(work, node, inputs)
 
     def _unfinished(self, work: Work, node: Node) -> bool:
         """Whether a node still needs what is kept for it."""

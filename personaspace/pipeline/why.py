@@ -232,10 +232,17 @@ def former(
     key = work.key(node)
     prefix = key.rpartition("/")[0]
     keys = [other for other in work.store.list(prefix) if other.count("/") == key.count("/")]
+    return readable(work, [other for other in keys if other != key], say)
+
+
+def readable(
+    work: Work, keys: Sequence[str], say: Callable[[str], None] = lambda text: None
+) -> list[Manifest]:
+    """Those of some artifacts that can be read, the newest first (see `former`)."""
     found = []
-    for other in keys:
+    for key in keys:
         try:
-            manifest = work.store.find(other) if other != key else None
+            manifest = work.store.find(key)
         except UnavailableError:
             raise
         except UserError as error:

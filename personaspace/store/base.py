@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 
-from personaspace.errors import StoreUnavailable, UserError
+from personaspace.errors import StoreUnavailable, UnavailableError, UserError
 from personaspace.store.disk import Scratch, disk_full, is_disk_full
-from personaspace.store.manifest import Manifest, check_key, new_data_name, new_manifest
+from personaspace.store.manifest import Glance, Manifest, check_key, new_data_name, new_manifest
 
 __all__ = ["Store", "StoreUnavailable", "Writer"]
 
@@ -91,6 +91,26 @@ class Store(ABC):
             UserError: As `find`.
         """
         return map(self.find, keys)
+
+    def glances(self, folder: str) -> Iterator[Glance]:
+        """What the artifacts right below a folder say of themselves, quickly and not checked.
+
+        Nothing is told of those whose manifests cannot be read.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        for key in self.list(folder):
+            if key.rpartition("/")[0] != folder:
+                continue
+            try:
+                manifest = self.find(key)
+            except UnavailableError:
+                raise
+            except UserError:
+                continue
+            if manifest is not None:
+                yield Glance(key, manifest.fields)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Keys:

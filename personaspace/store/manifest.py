@@ -9,7 +9,7 @@ import re
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -101,6 +101,26 @@ class Manifest(BaseModel):
             self.model_dump(), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
         )
         return f"{text}\n".encode()
+
+
+class Glance(NamedTuple):
+    """What a manifest says of its artifact, not checked: to look for one among very many."""
+
+    key: str
+    fields: dict[str, Any]
+
+
+def glance(raw: bytes, key: str) -> Glance | None:
+    """A look at a manifest's bytes, in a fraction of the time of `parse_manifest`; None: is none.
+
+    What is found this way may have been changed: find the artifact before anything is made of it.
+    """
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    fields = content.get("fields") if isinstance(content, dict) else None
+    return Glance(key, fields) if isinstance(fields, dict) else None
 
 
 def new_manifest(key: str, data: str, folder: Path, fields: dict[str, Any]) -> Manifest:

@@ -26,9 +26,11 @@ from personaspace.store.disk import Scratch, disk_errors, make_folders
 from personaspace.store.manifest import (
     MANIFEST,
     FileEntry,
+    Glance,
     Manifest,
     check_file,
     check_key,
+    glance,
     is_data_name,
     is_intact,
     key_of_manifest,
@@ -122,6 +124,14 @@ class S3Store(Store):
         there = self.perhaps(keys)
         manifests, present = self._at_once(self.find, there), set(there)
         return (next(manifests) if key in present else None for key in keys)
+
+    def glances(self, folder: str) -> Iterator[Glance]:
+        keys = [key for key in self.list(folder) if key.rpartition("/")[0] == folder]
+        return (found for found in self._at_once(self._glance, keys) if found is not None)
+
+    def _glance(self, key: str) -> Glance | None:
+        found = self._bucket.read(f"{key}/{MANIFEST}")
+        return None if found is None else glance(found[0], key)
 
     def _listed(self, folder: tuple[str, Keys]) -> Keys:
         """Those of a folder's keys that may be there."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from typer.testing import CliRunner, Result
 
 from personaspace.cli.app import app
 from personaspace.pipeline import upkeep
-from personaspace.store import Store, open_store
+from personaspace.store import Manifest, Store, disk, local, open_store
+from personaspace.store.manifest import parse_manifest
 
 pytest_plugins = ["seaweed", "store_fixtures"]
 
@@ -125,6 +128,41 @@ def test_gc_keeps_what_a_study_leads_to(
     assert len(gone) == 17 and names(copy) == before
     both = json.loads(cli("gc", spec, finished_study.spec, *common).stdout)
     assert both["artifacts"] == [] and names(copy) == before
+
+
+def test_gc_of_very_many_looks_once_at_each_and_with_care_at_few(
+    copy: Path, finished_study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an unfinished study, which may take rows of whatever lies beside its stages."""
+    before, values = names(copy), deepcopy(finished_study.values)
+    values["personas"].append({"name": "sailor", "prompt": "You are a sailor."})
+    spec = tmp_path / "more.yaml"
+    spec.write_text(yaml.safe_dump(values, sort_keys=False))
+    of_others = [f"benign/seed-42/evaluate/{number:016x}" for number in range(30)]
+    with open_store(str(copy)) as store:
+        for key in of_others:
+            put(store, key)
+    broken = copy / of_others[0] / "manifest.json"
+    broken.write_text("[" * 100_000)
+    looked, cared = Counter[str](), Counter[str]()
+
+    def read(path: Path | str) -> bytes:
+        looked[str(path)] += 1
+        return disk.read_plain(path)
+
+    def parse(raw: bytes, key: str, where: str) -> Manifest:
+        cared[key] += 1
+        return parse_manifest(raw, key, where)
+
+    monkeypatch.setattr(local, "read_plain", read)
+    monkeypatch.setattr(local, "parse_manifest", parse)
+    gone = json.loads(cli("gc", spec, "--store", copy, "--older-than", 0, "--json").stdout)
+    assert set(of_others) <= set(gone["artifacts"])
+    assert {looked[str(copy / key / "manifest.json")] for key in of_others} == {1}
+    assert not cared.keys() & set(of_others) and cared.total() > 0
+    # What is left is what a run would take, or has done already.
+    left = {name.split("/")[2] for name in names(copy)}
+    assert {"extract", "evaluate"} <= left and names(copy) < before
 
 
 def test_gc_removes_what_a_killed_writer_left(store: Store, place: Place) -> None:
