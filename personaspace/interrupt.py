@@ -4,13 +4,15 @@ A process has three ways to take a signal, one after the other:
 
 - `begin`: it ends at once, with the code of a stop. From its first instruction on, while it imports
   libraries and has nothing to lose.
-- `release`: it is broken off as by Ctrl-C, and tidies up. Commands that keep no state.
+- `release`: it is broken off as by Ctrl-C, and tidies up, for `TIDY_SECONDS` at most: a server may
+  keep requests waiting for minutes, and threads that wait for it. Commands that keep no state.
 - `install`: the flag is set. Whatever keeps state looks at it with `check`; what keeps none, and
   looks at nothing for longer than a pod's last seconds, runs inside `breakable`.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -24,11 +26,15 @@ from personaspace.errors import ASKED, EXIT_INTERRUPTED, GO_ON, Interrupted
 
 #: Some senders (`timeout`, a terminal and a manager) ask a process and its group: the same request.
 SAME_REQUEST_SECONDS = 2.0
+#: How long a command that was broken off may tidy up.
+TIDY_SECONDS = 1.5
+_LOOK_SECONDS = 0.25
 #: How a process is asked to stop.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _asked = threading.Event()
 _first: float | None = None
+_said = False
 _breakable = False
 _begun = False
 
@@ -44,6 +50,14 @@ def release() -> None:
     """Be broken off by a signal (KeyboardInterrupt). Does nothing in a process without `begin`."""
     if _begun:
         _take(_break_off)
+        # Threads are waited for before; what comes after takes no signals any more.
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+
+
+def said() -> None:
+    """What there is to say of the request has been said: nothing more is, however it ends."""
+    global _said
+    _said = True
 
 
 def install() -> None:
@@ -134,9 +148,9 @@ def pause(seconds: float) -> None:
 
 def reset() -> None:
     """Forget that the process was asked to stop (a new run in the same process)."""
-    global _first
+    global _first, _said
     _asked.clear()
-    _first = None
+    _first, _said = None, False
 
 
 def _take(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -146,13 +160,27 @@ def _take(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _leave(_: int, __: FrameType | None) -> None:
     # The interpreter may be in the middle of an import: nothing of it is used any more.
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{ASKED}; {GO_ON}\n".encode())
+    if not _said:
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{ASKED}; {GO_ON}\n".encode())
     os._exit(EXIT_INTERRUPTED)
 
 
 def _break_off(_: int, __: FrameType | None) -> None:
+    global _first
     _asked.set()
+    if _first is None:
+        _first = time.monotonic()
+        signal.signal(signal.SIGALRM, _hurry)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
     raise KeyboardInterrupt
+
+
+def _hurry(number: int, frame: FrameType | None) -> None:
+    """Break off what waits for threads, which do not end while a server keeps them waiting."""
+    if _first is not None and time.monotonic() - _first > TIDY_SECONDS:
+        _leave(number, frame)
+    if not _said and frame is not None and frame.f_code.co_filename == threading.__file__:
+        raise KeyboardInterrupt
 
 
 def _ask(number: int, _: FrameType | None) -> None:

@@ -361,8 +361,8 @@ app.command()(guarded(power))
 app.command()(guarded(preregister))
 app.command()(guarded(publish))
 app.command()(guarded(eval_logs))
-app.command()(guarded(upkeep.verify, takes_signals=True))
-app.command()(guarded(upkeep.gc, takes_signals=True))
+app.command()(guarded(upkeep.verify))
+app.command()(guarded(upkeep.gc))
 for _command in (cluster.logs, cluster.wait, cluster.rerun, cluster.cancel):
     app.command()(guarded(_command))
 

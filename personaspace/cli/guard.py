@@ -62,9 +62,11 @@ def guarded(
             raise SystemExit(EXIT_USER_ERROR) from None
         except Interrupted as error:
             complain(f"{error}; {GO_ON}")
+            interrupt.said()
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             complain(ASKED)
+            interrupt.said()
             raise SystemExit(EXIT_INTERRUPTED) from None
         except BrokenPipeError as error:
             if not _reader_is_gone(sys.stdout.fileno()):

@@ -31,14 +31,13 @@ def verify(
     from personaspace.pipeline import upkeep
     from personaspace.store import open_store
 
-    interrupt.install()
     count = 0
 
     def advance() -> None:
         nonlocal count
         count += 1
 
-    with open_store(store) as place:
+    with interrupt.breakable(), open_store(store) as place:
         place.check(write=False)
         known = upkeep.Known(resume)
         found = list(upkeep.verify(place, prefix, known=known, advance=advance))
@@ -76,9 +75,8 @@ def gc(
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
-    interrupt.install()
     studies = [load_study(spec) for spec in specs or ()]
-    with ExitStack() as stack:
+    with interrupt.breakable(), ExitStack() as stack:
         place = stack.enter_context(open_store(store))
         place.check(write=False)  # which makes no folder: a name mistyped is no empty store
         if not dry_run:

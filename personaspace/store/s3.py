@@ -151,7 +151,8 @@ class S3Store(Store):
         try:
             yield from pool.map(ask, what)
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Who stops waiting does not wait for requests under way, which may take minutes.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def list(self, prefix: str = "") -> Keys:
         items = self._bucket.items(check_key(prefix) if prefix else "")
