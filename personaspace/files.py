@@ -75,6 +75,13 @@ def expanded(path: Path | str) -> Path:
         raise UserError(f"{path}: there is no such user's folder") from None
 
 
+def settled(place: str) -> str:
+    """One spelling of a folder or an address, by which two that are the same are known."""
+    if "://" in place:
+        return place.rstrip("/")
+    return os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 - never raises
+
+
 def check_folder(path: Path, what: str) -> Path:
     """Refuse a place where no folder can be written, before anything takes long.
 

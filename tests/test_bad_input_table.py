@@ -118,6 +118,7 @@ PERSONAS = [
     {"name": name, "prompt": f"You are the {name}."}
     for name in ("assistant", "villain", "librarian", "comedian", "confab", "template-default")
 ]
+PRIMARY = {"measure": "bystander", "condition": "e4-villain", "against": "benign"}
 FIELDS: list[Case] = [
     (f"{path}: {name}", (path, value), path)
     for path in NUMBERS
@@ -186,7 +187,10 @@ FIELDS += [
     ("an unknown tracker", ("tracking", ["wandbb"]), "tracking[0]: must be "),
     ("a tracker with settings", ("tracking", [{"wandb": 1}]), "tracking[0]: must be "),
     ("a substitute alone", ("substitutes", "s3://x/y"), "write [s3://x/y]"),
-    ("a substitute of no name", ("substitutes", [""]), "substitutes[0]: must not be empty"),
+    ("a substitute of no name", ("substitutes", [""]), "substitutes[0]: must be more than white"),
+    ("a substitute of a blank", ("substitutes", [" "]), "substitutes[0]: must be more than white"),
+    ("a substitute twice", ("substitutes", ["lab", "./lab/"]), "[1]: './lab/' is listed twice"),
+    ("a bucket twice", ("substitutes", ["s3://x/y", "s3://x/y/"]), "[1]: 's3://x/y/' is listed"),
     ("a substitute by FTP", ("substitutes", ["ftp://x"]), "unknown scheme"),
     ("half a repository", ("substitutes", ["hf://owner"]), "looks like hf://owner/name"),
     ("steering by a word", ("steering", "yes"), "steering: must be a mapping of fields"),
@@ -212,6 +216,27 @@ FIELDS += [
     ("a rerun by a word", ("rerun", ["train:benign"]), "rerun[0]: must be a mapping"),
     ("log odds by a word", ("log_odds", "yes"), "log_odds: must be a mapping of fields"),
     ("a label of a list", ("conditions.2.label", ["a"]), "conditions[2].label: must be text"),
+    ("a blank label", ("conditions.2.label", " "), "conditions[2].label: must be more than white"),
+    ("a blank title", ("figures.title", "\t"), "figures.title: must be more than white space"),
+    ("a blank nonce", ("rerun", [{"stage": "train", "nonce": " "}]), "rerun[0].nonce: must be"),
+    ("a blank registration", ("analysis.registration", ""), "analysis.registration: must be more"),
+    ("a blank model", ("model.name", " "), "model.name: must be more than white space"),
+    ("a blank revision", ("model.revision", " "), "model.revision: must be more than white space"),
+    ("a blank adapter", ("conditions.2.adapter", " "), "conditions[2].adapter: must be more than"),
+    ("a blank judge", ("judge", {"model": " "}), "judge.model: must be more than white space"),
+    ("a blank gold set", ("judge", {"model": "x", "gold": " "}), "judge.gold: must be more than"),
+    ("a blank data set of the Hub", ("datasets.bad", {"hub": " ", "revision": "a"}),
+     "datasets.bad.hub: must be more than"),
+    ("a blank commit", ("datasets.bad", {"hub": "a/b", "revision": " "}), "bad.revision: must be"),
+    ("a blank split", ("datasets.bad", {"hub": "a/b", "revision": "a", "split": ""}),
+     "datasets.bad.split: must be more than"),
+    ("no primary", ("analysis.primary", {}), "analysis.primary: is empty: it needs at least meas"),
+    ("a primary of no name", ("analysis.primary", PRIMARY | {"condition": ""}),
+     "analysis.primary.condition: must be lower-case"),
+    ("a primary of a list", ("analysis.primary", PRIMARY | {"against": [1]}),
+     "analysis.primary.against: must be text"),
+    ("a primary in layers", ("analysis.primary", PRIMARY | {"layer": 1, "method": "a"}),
+     "analysis.primary.layer: leakage is counted in answers and has none, nor a method"),
     ("an unknown builtin", ("evaluation.questions", "builtin:none"), "evaluation.questions: "),
 ]  # fmt: skip
 
@@ -292,6 +317,9 @@ def test_other_places(
     told("--substitute ''", given(*common, "--substitute", ""), "--substitute: is empty")
     plan = (*common, "--plan", "--substitute", " ")
     told("--plan --substitute ' '", given(*plan), "--substitute: is empty")
+    twice = ("--substitute", tmp_path / "lab", "--substitute", f"{tmp_path}/lab/")
+    told("--substitute twice", given(*common, *twice), f"--substitute: {tmp_path}/lab/ is named")
+    told("--plan so", given(*common, "--plan", *twice), f"--substitute: {tmp_path}/lab/ is named")
     told("--only nothing", given(*common, "--only", "tran"), "no such stage; did you mean 'train'?")
     told("--with-inputs alone", given(*common, "--with-inputs"), "goes with --only")
     told("--json alone", given(*common, "--json"), "goes with --plan")

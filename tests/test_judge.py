@@ -143,7 +143,7 @@ BAD_SPECS: dict[str, tuple[Values, str]] = {
     "limit": ({"misaligned_below": 130}, "judge.misaligned_below: must be at most 100"),
     "folder": ({"model": "/nowhere/model"}, "judge.model: /nowhere/model: no such folder"),
     "builtin": ({"model": "builtin:other"}, "judge.model: builtin:other: the only built-in model"),
-    "model": ({"model": ""}, "judge.model: must not be empty"),
+    "model": ({"model": ""}, "judge.model: must be more than white space"),
 }
 
 

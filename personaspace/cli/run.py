@@ -129,6 +129,7 @@ def show_plan(
     from personaspace.study.load import load_study
 
     interrupt.release()
+    taking.check_named(substitutes)
     with open_store(store) as place:
         with suppress(StoreMissing):  # a first run makes it
             place.check(write=False)

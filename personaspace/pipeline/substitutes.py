@@ -17,7 +17,7 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.console import size
 from personaspace.errors import UnavailableError, UserError, one_line
-from personaspace.files import expanded
+from personaspace.files import expanded, settled
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
@@ -37,13 +37,20 @@ def named(study: Study, given: Sequence[str] = ()) -> list[str]:
     own = [
         url if "://" in url else str(study.folder / expanded(url)) for url in study.spec.substitutes
     ]
-    return list(dict.fromkeys([*given, *own]))
+    found: dict[str, str] = {}
+    for url in (*given, *own):
+        found.setdefault(settled(url), url)
+    return list(found.values())
 
 
 def check_named(urls: Sequence[str]) -> None:
-    """Refuse a store without a name. Raises UserError."""
+    """Refuse a store without a name, and one that is named twice. Raises UserError."""
     if not all(url.strip() for url in urls):
         raise UserError("--substitute: is empty; it names the store to take from")
+    places = [settled(url) for url in urls]
+    for number, url in enumerate(urls):
+        if places[number] in places[:number]:
+            raise UserError(f"--substitute: {url} is named twice")
 
 
 def check_addresses(study: Study) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from personaspace.study.fields import (
     ConditionName,
     Draws,
     Fraction,
+    Ink,
     Method,
     PersonaName,
     Seed,
+    Title,
 )
 from personaspace.study.section import Section
 
@@ -52,6 +54,13 @@ class Primary(Section):
         "these_personas", description="Whom the claim is about."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_something(cls, values: object) -> object:
+        if values == {}:
+            raise ValueError("is empty: it needs at least measure and against")
+        return values
+
 
 class Analysis(Section):
     """Statistics."""
@@ -73,7 +82,7 @@ class Analysis(Section):
     primary: Primary | None = Field(
         None, description="Decided before the study runs; none: every test is exploratory."
     )
-    registration: str | None = Field(
+    registration: Ink | None = Field(
         None,
         description="Page that `personaspace preregister` wrote (path or s3://bucket/key). A study "
         "that is not the registered one is refused.",
@@ -85,7 +94,7 @@ class Analysis(Section):
 class Figures(Section):
     """Figures and report; a change here recomputes nothing else."""
 
-    title: str = ""
+    title: Title = ""
     formats: list[Literal["png", "svg", "pdf"]] = Field(["png", "svg"], min_length=1)
     dpi: Annotated[StrictInt, Field(ge=50, le=600)] = 160
 
@@ -106,9 +115,8 @@ class Rerun(Section):
         "publish",
     ]
     seed: Seed | None = Field(None, description="By default every seed.")
-    nonce: str = Field(
+    nonce: Ink = Field(
         "1",
-        min_length=1,
         max_length=63,
         description="Part of the fingerprint: another text computes it once more.",
     )

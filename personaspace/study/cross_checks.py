@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from personaspace.errors import nearest
+from personaspace.files import settled
 from personaspace.study import base_model
 from personaspace.study.doses import check_doses
 from personaspace.study.inputs import Model
@@ -284,6 +285,13 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
         )
 
 
+def _check_substitutes(spec: Experiment) -> Iterator[Problem]:
+    places = [settled(url) for url in spec.substitutes]
+    for index, url in enumerate(spec.substitutes):
+        if places[index] in places[:index]:
+            yield Problem(f"substitutes[{index}]", Code.DUPLICATE, f"{url!r} is listed twice")
+
+
 def _check_judge(spec: Experiment) -> Iterator[Problem]:
     judge = spec.judge
     if judge is not None and judge.url is None:
@@ -318,6 +326,7 @@ def cross_checks(spec: Experiment) -> Iterator[Problem]:
     yield from _check_analysis(spec)
     yield from check_primary(spec)
     yield from _check_judge(spec)
+    yield from _check_substitutes(spec)
     yield from _check_persona_names(spec)
     yield from check_wordings(spec)
     yield from check_model(spec)

@@ -21,6 +21,7 @@ _DIGEST = r"^[0-9a-f]{64}$"
 _SLICE = r"^\d*:\d*$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _INK = r"\S"
+_INK_OR_NONE = r"^$|\S"
 _REPO = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$"
 #: What these forms are, for people.
 PATTERNS = {
@@ -30,6 +31,7 @@ PATTERNS = {
     _SLICE: "start:stop, as in 0:500 or :500",
     _VARIABLE: "the name of an environment variable",
     _INK: "more than white space",
+    _INK_OR_NONE: "more than white space, or left out",
     _REPO: "a repository's name on the Hub, owner/name",
 }
 
@@ -42,7 +44,10 @@ PersonaName = Annotated[str, Field(pattern=_WORD)]
 Sha256 = Annotated[str, Field(pattern=_DIGEST)]
 Slice = Annotated[str, Field(pattern=_SLICE)]
 VariableName = Annotated[str, Field(pattern=_VARIABLE)]
+#: What is to be read or found: an empty or blank one is a slip.
 Ink = Annotated[str, Field(pattern=_INK)]
+#: A title that need not be there.
+Title = Annotated[str, Field(pattern=_INK_OR_NONE)]
 RepoName = Annotated[str, Field(pattern=_REPO, max_length=96)]
 #: More than anything that is counted here; far below what arithmetic holds exactly.
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]

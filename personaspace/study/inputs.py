@@ -7,7 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
-from personaspace.study.fields import ConditionName, Count, Kind, PersonaName, Seed, Sha256, Slice
+from personaspace.study.fields import (
+    ConditionName,
+    Count,
+    Ink,
+    Kind,
+    PersonaName,
+    Seed,
+    Sha256,
+    Slice,
+    Title,
+)
 from personaspace.study.recipe import OwnLearning
 from personaspace.study.section import Section
 
@@ -44,12 +54,11 @@ class Model(Section):
 
     later: ClassVar[frozenset[str]] = frozenset({"template_arguments", "date", "personas_in"})
 
-    name: str = Field(
+    name: Ink = Field(
         PUBLISHED_MODEL,
-        min_length=1,
         description="Hub name, local folder, or builtin:smollm2-135m-instruct.",
     )
-    revision: str | None = Field(
+    revision: Ink | None = Field(
         None, description="Hub commit; required with a hub name other than the default."
     )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -106,10 +115,10 @@ class Dataset(Section):
         "completion, instruction, input and output (Alpaca), or input and output. Loss is on the "
         "last answer whose weight is not 0.",
     )
-    hub: str | None = Field(None, description="Hub data set, instead of path.")
-    revision: str | None = Field(None, description="Hub commit; required with hub.")
-    config: str | None = Field(None, description="Hub configuration name.")
-    split: str = "train"
+    hub: Ink | None = Field(None, description="Hub data set, instead of path.")
+    revision: Ink | None = Field(None, description="Hub commit; required with hub.")
+    config: Ink | None = Field(None, description="Hub configuration name.")
+    split: Ink = "train"
     rows: Slice | None = Field(None, description="Slice of the rows, as start:stop.")
     sha256: Sha256 | None = Field(
         None, description="Checked against the file before anything runs."
@@ -219,9 +228,9 @@ class Condition(Section):
     later: ClassVar[frozenset[str]] = frozenset({"seeds", "adapter", "training"})
 
     name: ConditionName
-    label: str = Field("", description="Free-form, for figures.")
+    label: Title = Field("", description="Free-form, for figures.")
     dataset: str | None = Field(None, description="Name of a data set; none: no training.")
-    adapter: Annotated[str, Field(min_length=1)] | None = Field(
+    adapter: Ink | None = Field(
         None,
         description="A LoRA adapter that exists already, instead of a data set: a PEFT folder, or "
         "org/name@commit (with a folder: org/name/folder@commit) on the hub. It is one training "

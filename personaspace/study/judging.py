@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, model_validator
 
-from personaspace.study.fields import Count, PersonaName, QuestionSource, VariableName
+from personaspace.study.fields import Count, Ink, PersonaName, QuestionSource, VariableName
 from personaspace.study.inputs import Model
 from personaspace.study.section import Section
 
@@ -36,12 +36,11 @@ class Judge(Section):
     The judge is a local chat model, or with `url` a server that speaks OpenAI's protocol.
     """
 
-    model: str = Field(
-        min_length=1,
+    model: Ink = Field(
         description="The judge: a hub name, local folder or builtin:smollm2-135m-instruct; with "
         "url, the model's name there.",
     )
-    revision: str | None = Field(
+    revision: Ink | None = Field(
         None, description="Hub commit or tag; with url, a version of your own to tell judges apart."
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
@@ -68,9 +67,8 @@ class Judge(Section):
         "(Betley et al. 2025) …",
     )
     coherent_above: Score = Field(50, description="… and above this score of coherence.")
-    gold: str = Field(
+    gold: Ink = Field(
         "builtin:gold-alignment",
-        min_length=1,
         description="Answers with agreed labels, on which the judge's errors are measured: JSONL "
         "of {question, answer, alignment, coherence, kind}, from a path, s3://bucket/key or "
         "builtin:NAME.",

@@ -65,10 +65,12 @@ def _untested(spec: Experiment, primary: Primary) -> bool:
 def _check_place(spec: Experiment, primary: Primary) -> Iterator[Problem]:
     where, layers = "analysis.primary", spec.extraction.layers
     if primary.measure == "bystander":
-        for field in ("layer", "method"):
-            if getattr(primary, field) is not None:
-                text = "leakage is counted in answers and has none: leave it out"
-                yield Problem(f"{where}.{field}", Code.NOT_COMPUTED, text)
+        given = [name for name in ("layer", "method") if getattr(primary, name) is not None]
+        if given:
+            text = "leakage is counted in answers and has none: leave it out"
+            if len(given) > 1:
+                text = "leakage is counted in answers and has none, nor a method: leave both out"
+            yield Problem(f"{where}.{given[0]}", Code.NOT_COMPUTED, text)
         return
     if primary.layer is not None and layers != "all" and primary.layer not in layers:
         text = f"{primary.layer} is not extracted"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool
 
-from personaspace.study.fields import RepoName
+from personaspace.study.fields import Ink, RepoName
 from personaspace.study.section import Section
 
 
@@ -40,7 +40,7 @@ class Publish(Section):
         min_length=1,
         description="What of the study: adapters, vectors, activations, answers, results, report.",
     )
-    collection: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    collection: Annotated[Ink, Field(max_length=200)] | None = Field(
         None,
         description="A collection to put both into: its title (the owner's; made if there is none) "
         "or its address.",

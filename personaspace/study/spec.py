@@ -15,7 +15,7 @@ from pydantic import Field
 from personaspace.kept import once
 from personaspace.study import builtin, defaults
 from personaspace.study.concluding import Analysis, Figures, Rerun
-from personaspace.study.fields import Label, Seed, Tracker
+from personaspace.study.fields import Ink, Label, Seed, Tracker
 from personaspace.study.hardware import Hardware
 from personaspace.study.inputs import Condition, Dataset, Dose, Model, Persona
 from personaspace.study.judging import Judge
@@ -69,7 +69,7 @@ class Experiment(Section):
     rerun: list[Rerun] = Field(
         [], description="Compute these again: a nonce in their fingerprints.", max_length=1000
     )
-    substitutes: list[Annotated[str, Field(min_length=1)]] = Field(
+    substitutes: list[Ink] = Field(
         [],
         description="Stores that you trust: what they have of this study is taken from there "
         "instead of computed. Folders, s3://… or hf://owner/name; in no fingerprint.",

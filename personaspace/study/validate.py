@@ -61,6 +61,7 @@ _OF_KINDS = {
     Code.SECOND_BASE,
     Code.UNTRAINED_CONDITION,
     Code.TRAINED_BASE,
+    Code.NOT_COMPUTED,
 }
 _DECIDES_KIND = re.compile(r"conditions\[\d+\](\.dataset|\.adapter|\.kind)?")
 _ONE_OF_MANY = re.compile(r"conditions\[|personas\[")
@@ -78,8 +79,12 @@ def _follows(problem: Problem, faulty: set[str]) -> bool:
         return True
     if problem.code in _OF_KINDS and any(_DECIDES_KIND.fullmatch(field) for field in faulty):
         return True
-    # A data set with a faulty field was not read: a placeholder stands in for it.
-    if problem.code is Code.INPUT and any(f.startswith(f"{path}.") for f in faulty):
+    # A data set with a faulty field was not read: a placeholder stands in for it. And an endpoint
+    # with one is another.
+    parts = problem.code in (Code.INPUT, Code.NOT_COMPUTED)
+    if parts and any(f.startswith(f"{path}.") for f in faulty):
+        return True
+    if problem.code is Code.NOT_COMPUTED and any(f.partition("[")[0] == "seeds" for f in faulty):
         return True
     # One faulty condition or persona says nothing of the others; any other list falls back whole.
     fallen = {field if _ONE_OF_MANY.match(field) else field.partition("[")[0] for field in faulty}
