@@ -23,6 +23,7 @@ from personaspace.analysis.results_parts import (
 from personaspace.analysis.rows import Row
 from personaspace.cli.app import app
 from personaspace.report.compare import INCREMENT, lines, read
+from personaspace.report.tables import escape_markdown
 
 KINDS = {"base": "base", "benign": "benign", "e0": "em", "e4": "em"}
 
@@ -110,10 +111,40 @@ def test_the_command_writes_page_table_and_figure(tmp_path: Path) -> None:
     page = (out / "compare.md").read_text()
     assert "- training.epochs" in page and "- data of datasets.bad" in page
     assert "small study less large study" in page and "org/large" in page
+    assert f"- large study: {escape_markdown(str(two))}, org/large, layer 5, method A, 4" in page
+    assert "Not known" not in page, "both have a spec"
+    # Shares are told in per cent, their differences in points.
+    assert "marker | e0 | 31.0 % \\[29.8, 32.2\\] | 31.0 %" in page
+    assert "| e0 | small study less large study | 0.0 pts \\[\u22121.1, 1.1\\]" in page
+    assert "p = " not in page.replace("\u00a0", " ")
+    (two / "provenance.json").unlink()
+    done = CliRunner().invoke(app, ["compare", str(one), str(two)])
+    assert "Not known: the spec and the data of large study, which" in done.stdout
     assert (out / "compare.png").read_bytes()[:4] == b"\x89PNG"
     assert len(pd.read_csv(out / "compare.csv")) > 10
     printed = CliRunner().invoke(app, ["compare", str(one), str(two), "--json"])
     assert json.loads(printed.stdout)["lines"][0]["measure"] == "raw_cosine"
+
+
+def test_a_provenance_that_is_none_is_named_by_its_field(tmp_path: Path) -> None:
+    paths = [study(tmp_path / name, name, "m", [1, 2]) for name in ("one", "two")]
+    for content, said in (
+        ({"data": [{"x": 1}]}, "provenance.json: data"),
+        ({"data": 5}, "provenance.json: data"),
+        ({"spec": [1]}, "provenance.json: spec"),
+    ):
+        (paths[1] / "provenance.json").write_text(json.dumps(content))
+        done = CliRunner().invoke(app, ["compare", *map(str, paths)])
+        assert done.exit_code == 2 and said in done.stderr, done.output
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_studies_with_nothing_in_common_are_said_to_have_none(tmp_path: Path) -> None:
+    one, two = (study(tmp_path / name, name, "m", [1, 2]) for name in ("one", "two"))
+    found = json.loads((two / "results.json").read_text())
+    (two / "results.json").write_text(json.dumps(found | {"geometry": [], "rates": []}))
+    done = CliRunner().invoke(app, ["compare", str(one), str(two)])
+    assert done.exit_code == 0 and "Nothing is compared between the studies" in done.stdout
 
 
 def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:

@@ -157,11 +157,22 @@ def test_the_command_reads_a_spec_and_prints_json(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["power", str(spec)])
     assert shown.exit_code == 0 and "H1 induction_minus_others" in shown.stdout
     assert "Found again: how often a test finds this effect" in shown.stdout
+    assert "smallest effect found in 80" in " ".join(shown.stdout.split())
+    # A note that several tests have is told once, below the table.
+    told = [line.split(". ", 1) for line in shown.stdout.splitlines() if line[:1].isdigit()]
+    notes = {test["note"] for test in found["tests"]} - {""}
+    assert [number for number, _ in told] == [str(n + 1) for n in range(len(notes))]
+    assert len({text for _, text in told}) == len(told) < len(found["tests"])
+    assert "e+0" not in shown.stdout
 
 
 @pytest.mark.parametrize(
     "option, message",
-    [(["--rate", "1.5"], "--rate: 1.5 is not between 0 and 1"), (["--run-sd", "-1"], "--run-sd")],
+    [
+        (["--rate", "1.5"], "--rate: 1.5 is not between 0 and 1"),
+        (["--run-sd", "-1"], "--run-sd: -1 is not a number from 0"),
+        (["--run-sd", "inf"], "--run-sd: inf is not a number from 0"),
+    ],
 )
 def test_a_senseless_assumption_is_one_line(
     option: list[str], message: str, capsys: pytest.CaptureFixture[str]

@@ -168,7 +168,8 @@ def test_a_page_registers_the_study_and_no_other(
     assert cli("preregister", spec, "--out", page)[0] == 0
     text = page.read_text(encoding="utf-8")
     for said_there in (
-        "**e0-assistant** less **e4-villain**", "## Power", "## Exclusions", "less than 50%",
+        "**e0-assistant** less **e4-villain**", "## Power", "## Exclusions", "less than 50\u202f%",
+        "In plain words: how alike the model",
         "`extraction.questions`", "## Exploratory tests",
     ):  # fmt: skip
         assert said_there in text

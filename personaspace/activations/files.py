@@ -120,9 +120,10 @@ class ActivationFile:
             broken = np.argwhere((np.abs(states) >= _LARGEST).any(axis=2))
             what = f"values beyond {_LARGEST:.0e}, whose squares overflow"
         persona, question = broken[0]
+        entries = "entry" if len(broken) == 1 else "entries"
         raise UserError(
             f"{self.path}: activations of persona {self.personas[persona]!r}, question "
-            f"{question}, layer {layer} hold {what} ({len(broken)} such entries)"
+            f"{question}, layer {layer} hold {what} ({len(broken)} such {entries})"
         )
 
 

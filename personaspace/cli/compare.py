@@ -31,9 +31,11 @@ def compare(
         check_folder(out, "--out")
     read = comparing.read(studies)
     found, unlike = comparing.lines(read), comparing.unlike(read)
+    unknown = comparing.without_spec(read)
     if as_json:
-        print_json({"lines": [asdict(line) for line in found], "differences": unlike})
-    page = compared(comparing.tables(read, found), unlike, read[0].label)
+        told = {"lines": [asdict(line) for line in found], "differences": unlike}
+        print_json(told | {"without_spec": unknown})
+    page = compared(comparing.tables(read, found), unlike, comparing.introduced(read), unknown)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         style.write(out / "compare.md", page.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from personaspace.cli.options import AsJson, SpecPath
 from personaspace.console import console, percent, print_json
 from personaspace.errors import UserError
 from personaspace.pipeline.design import planned
+from personaspace.report.text import sized
 
 DEFAULT = Assumptions()
 
@@ -23,8 +25,8 @@ def _check(rate: float, wanted: float, **deviations: float) -> None:
         if not 0 < value < 1:
             raise UserError(f"{name}: {value:g} is not between 0 and 1")
     for name, value in deviations.items():
-        if not value >= 0:
-            raise UserError(f"--{name.replace('_', '-')}: {value:g} is negative")
+        if not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')}: {value:g} is not a number from 0")
 
 
 def _check_share(value: float) -> None:
@@ -62,31 +64,42 @@ def _print(made: Plan, name: str) -> None:
     table.add_column("test", no_wrap=True)
     table.add_column("what")
     for column in (
-        f"detected with {percent(guess.power)} power",
+        f"smallest effect found in {percent(guess.power)}",
         "found again",
         "after Holm, at worst",
         "p floor",
     ):
         table.add_column(column, justify="right")
-    table.add_column("note")
+    table.add_column("notes")
+    notes: dict[str, int] = {}
     for finding in made.findings:
         unit = f" {finding.unit}" if finding.unit else ""
 
         def shown(value: float | None, unit: str = unit) -> str:
-            return "–" if value is None else f"{value:.3g}{unit}"
+            return "none" if value is None else f"{sized(value)}{unit}"
 
         table.add_row(
             f"{finding.metric} {finding.name}",
             finding.what,
             shown(finding.effect),
             "" if finding.found is None else percent(finding.found, 0),
-            shown(finding.corrected),
+            ""
+            if finding.effect is None and finding.corrected is None
+            else shown(finding.corrected),
             "" if finding.floor is None else f"{finding.floor:.2g}",
-            finding.note,
+            str(notes.setdefault(finding.note, len(notes) + 1)) if finding.note else "",
         )
     out.print(table)
+    for note, number in notes.items():
+        out.print(f"{number}. {note}")
     drawn = made.drawn
     near, far = (drawn.error(count) for count in (drawn.t_tests, drawn.ranges))
+    out.print(
+        "\nSmallest effect: what a test finds in so many studies of this design; none: no "
+        "effect is found so often. After Holm: the same if the test has to pass the "
+        "strictest correction for several tests. p floor: the least p that the test can "
+        "give. sd: standard deviations."
+    )
     out.print(
         "Found again: how often a test finds this effect in other drawn studies "
         f"({drawn.t_tests:,}, of H2 {drawn.ranges:,}: at 80 % good to {near:.1f} and {far:.1f} "

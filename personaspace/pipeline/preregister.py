@@ -9,7 +9,9 @@ from personaspace.analysis.power import Assumptions
 from personaspace.console import counted
 from personaspace.errors import UserError
 from personaspace.pipeline.design import planned, primary_of
-from personaspace.report.text import listing, percent
+from personaspace.report.control import whole_percent
+from personaspace.report.endpoint import PLAINLY
+from personaspace.report.text import listing, percent, sized
 from personaspace.schema_page import pipe_table
 from personaspace.study import registration
 from personaspace.study.loaded import Study
@@ -69,8 +71,10 @@ def _design(study: Study) -> list[str]:
     return [
         "## Design",
         "",
-        f"{spec.model.name}{f' at {spec.model.revision}' if spec.model.revision else ''}. The "
-        "number of training runs is fixed here; none is added after results were seen.",
+        f"Model: {spec.model.name}{f' at {spec.model.revision}' if spec.model.revision else ''}. "
+        "The number of training runs is fixed here, one for each seed; none is added once results "
+        "were seen. Roles: base is not fine-tuned, benign is fine-tuned on harmless data, em on "
+        "narrowly harmful data (EM: emergent misalignment).",
         "",
         *pipe_table(["condition", "role", "data set", "trained under", "seeds"], rows),
         "",
@@ -97,6 +101,8 @@ def _primary(study: Study) -> list[str]:
         "",
         f"Endpoint: {info.metric} `{info.name}`{place}: **{of}** less **{primary.against}**.",
         "",
+        f"In plain words: {PLAINLY[info.measure]}, in {of}, compared with {primary.against}.",
+        "",
         f"- Null hypothesis: {measure.null or 'the difference is 0'}.",
         f"- Claim about {_WHOM[info.target]}.",
         f"- Test: two-sided at {spec.analysis.alpha:g}, the t-test of the contrast over training "
@@ -109,14 +115,17 @@ def _primary(study: Study) -> list[str]:
 
 def _exploratory(spec: Experiment) -> list[str]:
     kept = [m for m in MEASURES.values() if m.variant == "recommended" and m.null]
-    if spec.judge is None:
-        kept = [m for m in kept if m.metric != "judge"]
+    absent = {"judge": spec.judge is None, "steering": spec.steering is None}
+    kept = [m for m in kept if not absent.get(m.metric)]
+    if sum(c.kind == "benign" for c in spec.conditions) < 2:
+        kept = [m for m in kept if not (m.name or "").endswith("placebo_minus_benign")]
     rows = [[m.metric, f"`{m.name}`" if m.name else "", m.null or ""] for m in kept]
     return [
         "## Exploratory tests",
         "",
-        "Everything else that is computed. Corrected within families (Benjamini & Hochberg, and "
-        "Holm); none of them is claimed as confirmed.",
+        "Everything else that is computed, where there is what it takes (of log-odds, say, the "
+        "answers' probabilities). Corrected within families (Benjamini & Hochberg, and Holm); none "
+        "of them is claimed as confirmed.",
         "",
         *pipe_table(["metric", "name", "null hypothesis"], rows),
     ]
@@ -126,25 +135,27 @@ def _power(study: Study) -> list[str]:
     made = planned(study.spec, study.folder, Assumptions())
 
     def shown(value: float | None, unit: str) -> str:
-        return "none" if value is None else f"{value:.3g} {unit}".strip()
+        return "none" if value is None else f"{sized(value)} {unit}".strip()
 
     rows = [
         [
             f"{f.metric} `{f.name}`" if f.name else f.metric,
             f.what,
             shown(f.effect, f.unit),
-            "" if f.found is None else percent(f.found),
+            "" if f.found is None else percent(f.found, 0),
             "" if f.floor is None else f"{f.floor:.2g}",
             f.note,
         ]
         for f in made.findings
     ]
-    columns = ["test", "what", f"detected with {percent(made.assumptions.power, 0)} power"]
+    columns = ["test", "what", f"smallest effect found in {percent(made.assumptions.power, 0)}"]
     return [
         "## Power",
         "",
-        "From the design and the assumptions of `personaspace power` (its defaults). Found again: "
-        "how often a test finds this effect in other drawn studies.",
+        "The smallest effect that each test finds in so many studies of this design, by the "
+        "assumptions of `personaspace power` (its defaults); none: no effect is found so often. "
+        "Found again: how often the test finds this effect in other drawn studies. sd: standard "
+        "deviations.",
         "",
         *pipe_table([*columns, "found again", "least p", "note"], rows),
         *(["", *(f"- {warning}" for warning in made.warnings)] if made.warnings else []),
@@ -155,9 +166,10 @@ def _exclusions(spec: Experiment) -> list[str]:
     control, coupling = spec.analysis.control, spec.coupling
     source = f"- Nothing is said of leakage in a condition in which {coupling.source} writes the "
     rules = [
-        source + f"marker in less than {control.source:.0%} of its answers, or in which more than "
-        f"{control.degenerate:.0%} of all answers are degenerate (empty, repetitive, or with "
-        "several markers). Its estimates stay, its tests and intervals do not.",
+        source
+        + f"marker in less than {whole_percent(control.source)} of its answers, or in which more "
+        f"than {whole_percent(control.degenerate)} of all answers are degenerate (empty, "
+        "repetitive, or with several markers). Its estimates stay, its tests and intervals do not.",
         f"- Bystanders are all evaluated personas but {coupling.source} and the one that the "
         "condition was trained under"
         + (

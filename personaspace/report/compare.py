@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,20 +25,23 @@ from personaspace.analysis.results_parts import StudyCondition
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import Runs
 from personaspace.errors import UserError
-from personaspace.files import read_json
-from personaspace.report.cells import estimate_cell
+from personaspace.files import read_model
+from personaspace.report.cells import estimate_cell, share_cell
 from personaspace.report.figures import style
+from personaspace.report.provenance import Provenance
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, p_phrase
+from personaspace.report.text import NONE, THIN, count, probability, with_interval
 from personaspace.study.registration import differences
 
-#: Metric, name of each run's row, of the row over all runs, and what it says.
+#: Metric, name of each run's row, and what it says.
 _MEASURES = {
     "raw_cosine": ("M1", "raw_cosine_delta", "M1: personas' mean cosine, change from base"),
     "displacement": ("M2", "displacement", "M2: cosine of shifts with the EM axis"),
     "lda": ("M3", "lda_delta", "M3: LDA accuracy, change from base"),
     "bystander": ("bystander_mean", None, "Leakage: bystanders' share of answers with the marker"),
 }
+#: Measures that are shares: their differences are told in percentage points.
+_SHARES = ("lda", "bystander")
 INCREMENT = "EM mean less benign"
 _OTHER_MODEL = 10**10
 
@@ -51,12 +53,14 @@ class Compared:
     Attributes:
         label: Its name, made unlike the others'.
         results: Its statistics.
-        origin: `spec` and `data` of its provenance; empty where that is not there.
+        origin: Its provenance; empty where that is not there.
+        source: Where it was read, as it was given.
     """
 
     label: str
     results: Results
-    origin: Mapping[str, Any]
+    origin: Provenance
+    source: str = ""
 
     @property
     def model(self) -> str:
@@ -83,14 +87,14 @@ def read(paths: Sequence[Path]) -> list[Compared]:
         if [other.resolve() for other in files].count(file.resolve()) > 1:
             raise UserError(f"{path}: given twice")
     found: list[Compared] = []
-    for file in files:
+    for path, file in zip(paths, files, strict=True):
         results = Results.read(file)
         taken = {study.label for study in found}
         numbered = (f"{results.study} ({n})" for n in itertools.count(2))
         label = next(n for n in itertools.chain([results.study], numbered) if n not in taken)
         beside = file.parent / "provenance.json"
-        origin = read_json(beside) if beside.is_file() else {}
-        found.append(Compared(label, results, origin if isinstance(origin, dict) else {}))
+        origin = read_model(beside, Provenance) if beside.is_file() else Provenance()
+        found.append(Compared(label, results, origin, str(path)))
     return found
 
 
@@ -249,13 +253,10 @@ def unlike(studies: Sequence[Compared]) -> dict[str, list[tuple[str, str]]]:
             ("layer, method", first.place, other.place),
         ]  # fmt: skip
         fields = [(name, str(b)) for name, a, b in pairs if a != b]
-        mine, theirs = (study.origin.get("spec") for study in (first, other))
-        if isinstance(mine, dict) and isinstance(theirs, dict):
+        mine, theirs = first.origin.spec, other.origin.spec
+        if mine and theirs:
             fields = [(field, "") for field in differences(mine, theirs)]
-        data = [
-            {row["field"]: row["sha256"] for row in study.origin.get("data", [])}
-            for study in (first, other)
-        ]
+        data = [{row.field: row.sha256 for row in study.origin.data} for study in (first, other)]
         fields += [
             (f"data of {name}", "")
             for name in dict.fromkeys((*data[0], *data[1]))
@@ -263,6 +264,21 @@ def unlike(studies: Sequence[Compared]) -> dict[str, list[tuple[str, str]]]:
         ]
         found[other.label] = fields
     return found
+
+
+def introduced(studies: Sequence[Compared]) -> list[str]:
+    """What each study is and where it was read; two may have one name."""
+    return [
+        f"{study.label}: {study.source}, {_told(study)}, {study.place}, "
+        f"{count(len(study.results.conditions), 'condition')}, "
+        f"{count(len(study.results.seeds), 'seed')}"
+        for study in studies
+    ]
+
+
+def without_spec(studies: Sequence[Compared]) -> list[str]:
+    """Labels of studies whose spec is not known, so that not all that differs is found."""
+    return [study.label for study in studies if not study.origin.spec]
 
 
 def tables(studies: Sequence[Compared], found: Sequence[Line]) -> list[Table]:
@@ -279,21 +295,23 @@ def tables(studies: Sequence[Compared], found: Sequence[Line]) -> list[Table]:
         "Estimates, with training runs as units",
         [Column("Measure"), Column("Condition"), *columns],
         rows,
-        note="95\u202f% intervals over runs, about these questions and personas; "
-        + "; ".join(f"{study.label}: {study.place}" for study in studies)
-        + ".",
+        note="In brackets: 95\u202f% intervals over training runs, about these questions and "
+        f"personas. pts: percentage points. {INCREMENT}: what training on harmful data (EM) adds "
+        "to training on harmless data, on average over the harmful conditions. Leakage is left "
+        "out where the marker was not learned.",
     )
     pairs = [line for line in found if line.against is not None]
     if not pairs:
-        return [own]
+        nothing = " Nothing is compared between the studies: no condition of the first has runs in "
+        return [replace(own, note=f"{own.note}{nothing}another.")]
     lines_ = [
         [
             Cell(_MEASURES[line.measure][2]),
             Cell(line.what),
             Cell(f"{line.study} less {line.against}"),
             _cell(line),
-            Cell(p_phrase(line.p) if line.p is not None else NONE, line.p),
-            Cell(p_phrase(line.p_holm) if line.p_holm is not None else NONE, line.p_holm),
+            Cell(probability(line.p), line.p),
+            Cell(probability(line.p_holm), line.p_holm),
             Cell(line.note),
         ]
         for line in pairs
@@ -310,8 +328,10 @@ def tables(studies: Sequence[Compared], found: Sequence[Line]) -> list[Table]:
             Column("Note"),
         ],
         lines_,
-        note="Differences of conditions with one name, and of what harmful data add to benign "
-        "ones. Read them with what differs between the studies: it all comes into them.",
+        note="Each row: a condition of the first study less the condition of the same name in "
+        f"another, and likewise {INCREMENT}. Whatever differs between the studies is part of these "
+        "differences. p: how often chance alone makes so large a difference, if there is none; "
+        "Holm: corrected for all rows of this table.",
     )
     return [own, tests]
 
@@ -320,7 +340,14 @@ def _cell(line: Line | None) -> Cell:
     if line is None:
         return Cell(NONE)
     ends = None if line.low is None or line.high is None else (line.low, line.high)
-    return estimate_cell(line.value, ends, sign=True)
+    own = line.against is None and line.what != INCREMENT
+    if line.measure not in _SHARES:
+        return estimate_cell(line.value, ends, sign=not own or line.measure != "displacement")
+    if own and line.measure == "bystander":
+        return share_cell(line.value, ends)
+    hundred = None if ends is None else (100 * ends[0], 100 * ends[1])
+    text, detail = with_interval(100 * line.value, hundred, 1, sign=True, unit=f"{THIN}pts")
+    return Cell(text, line.value, detail)
 
 
 def frame(found: Sequence[Line]) -> pd.DataFrame:

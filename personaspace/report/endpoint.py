@@ -18,8 +18,8 @@ _MEASURES = {
     "lda": "how well personas can be told apart (linear rule)",
     "bystander": "how often personas write a marker that they were never taught",
 }
-#: The same for who knows no statistics.
-_PLAINLY = {
+#: What each measure says, for who knows no statistics.
+PLAINLY = {
     "raw_cosine": "how alike the model's personas (roles that it is told to play) are inside it, "
     "where 1 is identical and 0 unrelated",
     "spread": "how far the model's personas (roles that it is told to play) lie apart inside it",
@@ -80,7 +80,7 @@ def _asked(results: Results, info: PrimaryInfo) -> str:
     place = f", measured in layer {info.layer} of the model" if info.layer is not None else ""
     whom = ", for personas like these" if info.target == "new_personas" else ""
     with_what = f"{mine}, compared with {results.label(info.against)}{whom}"
-    return f"{_PLAINLY[info.measure]}{place}: {with_what}"
+    return f"{PLAINLY[info.measure]}{place}: {with_what}"
 
 
 def _size(row: Row, scale: Scale, unit: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from personaspace.analysis.results import Results
 from personaspace.report.figures import Figure
 from personaspace.report.tables import Table, escape_markdown, to_markdown
+from personaspace.report.text import listing
 
 #: Which file of a figure to link, best first.
 _KINDS = ("png", "svg", "pdf")
@@ -120,20 +121,29 @@ def summary(
 
 
 def compared(
-    tables: Sequence[Table], unlike: Mapping[str, Sequence[tuple[str, str]]], first: str
+    tables: Sequence[Table],
+    unlike: Mapping[str, Sequence[tuple[str, str]]],
+    studies: Sequence[str],
+    unknown: Sequence[str],
 ) -> str:
     """The page of `personaspace compare`.
 
     Args:
         tables: Estimates and contrasts.
         unlike: Field and other value of what differs, by study.
-        first: The study that the others are compared with.
+        studies: What each study is; the first is the one that the others are compared with.
+        unknown: Studies whose spec is not known.
     """
-    parts = ["# Studies side by side", "## What differs"]
+    parts = ["# Studies side by side", _bullets(list(studies)), "## What differs from the first"]
+    if unknown:
+        parts.append(
+            f"Not known: the spec and the data of {escape_markdown(listing(unknown))}, which stand "
+            "in provenance.json beside a study's results. Other fields may differ."
+        )
     for label, fields in unlike.items():
         named = [f"{field}: {value}" if value else field for field, value in fields]
-        parts += [f"**{escape_markdown(label)}** from {escape_markdown(first)}:"]
-        parts.append(_bullets(named or ["nothing that the results tell"]))
+        parts += [f"**{escape_markdown(label)}**:"]
+        parts.append(_bullets(named or ["nothing, as far as is known"]))
     for table in tables:
         parts += [f"## {table.caption}", to_markdown(table.shown), escape_markdown(table.note)]
     return "\n\n".join(parts) + "\n"

@@ -74,6 +74,11 @@ def bound(value: float, digits: int = 3) -> str:
     return number(float(up), place)
 
 
+def sized(value: float) -> str:
+    """A size with three significant digits, in figures that need no power of ten."""
+    return f"{float(f'{value:.3g}'):,.10g}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as per cent; a dash for none."""
     return NONE if value is None else f"{number(100 * value, digits)}{THIN}%"
