@@ -92,7 +92,8 @@ def check_folder(path: Path, what: str) -> Path:
         UserError: It, or a folder above it, is a file, or may not be written to.
     """
     place = path.absolute()
-    while not place.exists() and place != place.parent:
+    # A link that leads nowhere, or to itself, is there and is no folder.
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
         raise UserError(f"{what}: {place} is not a folder")

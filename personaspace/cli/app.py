@@ -55,7 +55,7 @@ Target = Annotated[
 
 def _store(given: str | None) -> str:
     """The store of a study's file."""
-    return given or os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
+    return given if given is not None else os.environ.get("PERSONASPACE_STORE") or DEFAULT_STORE
 
 
 @app.command()

@@ -9,6 +9,7 @@ share nothing.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,7 +85,8 @@ def read(paths: Sequence[Path]) -> list[Compared]:
         raise UserError("two studies or more are compared; give their folders")
     files = [path / RESULTS_FILE if path.is_dir() else path for path in paths]
     for path, file in zip(paths, files, strict=True):
-        if [other.resolve() for other in files].count(file.resolve()) > 1:
+        # Not `Path.resolve`, which takes a link to itself for a bug of ours.
+        if [os.path.realpath(other) for other in files].count(os.path.realpath(file)) > 1:
             raise UserError(f"{path}: given twice")
     found: list[Compared] = []
     for path, file in zip(paths, files, strict=True):

@@ -98,7 +98,7 @@ class _Remembered:
         self.new = False
 
     def of(self, path: Path) -> str:
-        at = path.resolve()
+        at = Path(os.path.realpath(path))
         state = at.stat()
         stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
         entry = self.known.get(str(at))
