@@ -18,7 +18,7 @@ from relay import Relay, Request, faulty
 from store_places import Place, put, put_one
 
 from personaspace import interrupt
-from personaspace.errors import Interrupted, StoreUnavailable, UserError
+from personaspace.errors import Interrupted, StoreBusy, UserError
 from personaspace.pipeline import upkeep
 from personaspace.s3 import bucket as buckets
 from personaspace.store import Store, Swept, local, open_store, s3
@@ -224,7 +224,7 @@ def test_a_server_that_removes_one_by_one(server: SeaweedS3, prefix: str, status
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [("AccessDenied", UserError), ("InternalError", StoreUnavailable)]
+    ("code", "error"), [("AccessDenied", UserError), ("InternalError", StoreBusy)]
 )
 def test_what_could_not_be_removed_is_told(
     server: SeaweedS3, prefix: str, code: str, error: type[UserError]
