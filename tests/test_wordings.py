@@ -101,6 +101,10 @@ def test_a_study_with_role_files_is_read_and_refused_whole(
         refused(cli("validate", write_spec(study_dict)), "empty.txt: no wordings: a text a line")
     study_dict["personas"][1]["prompts"] = None
     refused(cli("validate", write_spec(study_dict)), "personas[1].prompts: has nothing under it")
+    study_dict["personas"][1] = {"name": "villain", "prompt": ["Be a miller.", "Act as one."]}
+    said = "personas[1]: prompt: is one text; several wordings of a persona are its prompts"
+    refused(cli("validate", write_spec(study_dict)), said)
+    study_dict["personas"][1] = {"name": "villain"}
     study_dict["personas"][1]["prompts"] = ["Be a miller.", "be a  miller. "]
     refused(cli("validate", write_spec(study_dict)), "prompts: wording 2 is listed twice")
 

@@ -173,6 +173,8 @@ class Persona(Section):
     def _one_is_the_prompt(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("prompts") == []:
             raise ValueError("prompts: names no wordings")
+        if isinstance(values, dict) and isinstance(values.get("prompt"), list):
+            raise ValueError("prompt: is one text; several wordings of a persona are its prompts")
         one = values.get("prompts") if isinstance(values, dict) else None
         if not (isinstance(values, dict) and isinstance(one, list) and len(one) == 1):
             return values
