@@ -16,9 +16,9 @@ from personaspace.cli.cluster import is_spec
 from personaspace.cluster import names
 from personaspace.cluster.api import api_errors, connect
 from personaspace.cluster.logs import show
+from personaspace.cluster.pod_logs import Progress, last_progress
 from personaspace.cluster.release import rerun_values
 from personaspace.cluster.states import JobState, Reason
-from personaspace.cluster.status import Progress, last_progress
 from personaspace.logs import log_line
 from personaspace.pipeline.termination import Code, Ending
 from personaspace.store import open_store
@@ -47,6 +47,8 @@ def test_status_says_what_runs_and_why_the_rest_waits(api: Api) -> None:
         "total": 120,
         "left": 182.0,
         "note": "loss 1.2",
+        "tokens_per_second": None,
+        "gpu_memory": None,
     }
     assert "couple:x:42" in found["evaluate:x:42"]["why"]
     # What only waits for its turn is in the table alone.

@@ -29,9 +29,15 @@ from browsers import Tab, tab_of
 from conftest import Finished
 from stand_in_api import Api
 
+from personaspace import load_study
+from personaspace.cli.live import StoreSource
 from personaspace.errors import UserError
 from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, address, server
 from personaspace.logs import log_line
+from personaspace.pipeline.stages.train import Checkpointing, checkpoints_of
+from personaspace.pipeline.work import prepare
+from personaspace.store import open_store
+from personaspace.training import STEPS
 
 HOSTILE = "<img src=x onerror='window.bad = 1'><script>window.bad = 2</script>"
 CURVE: Losses = [(step, 3.0 / step) for step in range(1, 41)]
@@ -53,6 +59,9 @@ class Given:
 
     def losses(self, node: str) -> Losses:
         return CURVE
+
+    def log(self, node: str) -> str:
+        return f"what {node} said\n"
 
 
 def cell(node: str, look: Look, state: str = "", **more: Any) -> Cell:
@@ -225,7 +234,7 @@ def test_who_looks_is_told_the_end_of_a_run(
     def look(url: str) -> None:
         while True:
             try:
-                told.append(json.loads(get(url + "state.json")[1])["ended"])
+                told.append(json.loads(get(url + "state.json")[1]))
             except OSError:
                 return
             began.set()
@@ -243,7 +252,9 @@ def test_who_looks_is_told_the_end_of_a_run(
     with pytest.raises(ValueError, match="of the run") if fails else nullcontext():
         served()
     thread[0].join()
-    assert told[0] is None and told[-1] == ended
+    assert told[0]["ended"] is None and told[-1]["ended"] == ended
+    wanted = ["stopped" if look is Look.RUNNING else str(look) for look in looks]
+    assert [each["look"] for each in told[-1]["cells"]] == wanted, "nothing runs any more"
 
 
 def test_nobody_who_looks_is_not_waited_for() -> None:
@@ -366,6 +377,38 @@ def test_a_store_is_shown_until_told_to_stop(finished_study: Finished) -> None:
     assert [step for step, _ in curve] == list(range(1, len(curve) + 1)) and len(curve) >= 3
 
 
+def test_a_training_that_another_process_runs_is_shown_by_its_checkpoint(
+    finished_study: Finished, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path))
+    work = prepare(load_study(finished_study.spec), store)
+    node = next(each for each in work.graph.nodes if each.id == "train:benign:42")
+    source = StoreSource(work)
+
+    def seen() -> Cell:
+        return next(each for each in source.snapshot().cells if each.node == node.id)
+
+    assert (seen().look, seen().why, source.losses(node.id)) == (Look.READY, "", [])
+    kept = Checkpointing(store, work.key(node), pytest.fail)
+    kept.last = 40
+    log = [{"step": step, "loss": 2.0 / step} for step in range(1, 21)]
+    with store.writer(work.key(node)):
+        assert (seen().look, seen().total) == (Look.RUNNING, 0), "it has kept nothing yet"
+        kept.save(20, lambda folder: _text(folder / STEPS, json.dumps(log)))
+        now = seen()
+        assert (now.look, now.done, now.total, now.steps) == (Look.RUNNING, 20, 40, 40)
+        assert source.losses(node.id) == [(step, 2.0 / step) for step in range(1, 21)]
+        store.delete(checkpoints_of(store, work.key(node))[0])
+        assert seen().done == 20, "while it is replaced, the last one is what is known"
+        kept.save(30, lambda folder: _text(folder / STEPS, json.dumps(log * 2)))
+    now = seen()
+    assert (now.look, now.why) == (Look.READY, "goes on after step 40 of 40: a checkpoint is kept")
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 def test_a_release_is_shown_as_its_cluster_has_it(api: Api) -> None:
     from personaspace.cli.live import ReleaseSource
     from personaspace.cluster.api import connect
@@ -393,6 +436,19 @@ def test_a_release_is_shown_as_its_cluster_has_it(api: Api) -> None:
     assert couple.log == wanted
     assert source.losses("couple:x:42") == losses
     assert source.losses("train:x:42") == []
+    assert (couple.tokens_per_second, couple.gpu_memory, couple.steps) == (None, None, 0)
+    fields |= {"done": 90, "tokens_per_second": 1234.5, "gpu_memory": 7}
+    line = log_line("as it pleases", "progress", True, node="couple:x:42", **fields)
+    api.logs["em205-couple-abcde"] += f"{line}\n"
+    (couple,) = (each for each in source.snapshot().cells if each.node == "couple:x:42")
+    assert (couple.tokens_per_second, couple.gpu_memory, couple.steps) == (1234.5, 7, 120)
+    with LivePage(source, Address("127.0.0.1", 0)) as page:
+        at = page.where.url + "log.txt?node="
+        status, text, headers = get(at + "couple:x:42")
+        assert status == 200 and headers["Content-Type"].startswith("text/plain")
+        assert text.splitlines()[-1].endswith(" as it pleases") and "{" not in text
+        assert get(at + "evaluate:x:42")[0] == 404, "that has not run"
+        assert get(at + "em205-couple-abcde")[0] == 404
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,22 @@ def test_an_empty_store_folder_stays_clean(tmp_path: Path) -> None:
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_who_writes_is_known_until_they_are_done_or_dead(tmp_path: Path) -> None:
+    store, other = open_store(str(tmp_path)), open_store(str(tmp_path))
+    assert other.being_written(KEY) is False
+    with store.writer(KEY) as writer:
+        assert other.being_written(KEY) and other.being_written(KEY)
+        assert not other.being_written(KEY + "/below") and not other.being_written("other")
+        (writer.folder / "file").write_text("x")
+        writer.commit({})
+    assert other.being_written(KEY) is False
+    code = "import os; from personaspace.store import open_store\n"
+    code += f"with open_store({str(tmp_path)!r}).writer({KEY + 'x'!r}): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert len(list((tmp_path / f"{KEY}x").iterdir())) == 1, "it left its folder"
+    assert other.being_written(KEY + "x") is False
+
+
 UNPRIVILEGED = """
 import os, sys
 from personaspace.errors import UserError

@@ -17,6 +17,7 @@ from personaspace.live import Address, Cell, LivePage, Look, Losses, Snapshot, S
 from personaspace.pipeline.context import TRAINING_LOG, TRAINS
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import WORDS, Board, seconds_left
+from personaspace.pipeline.so_far import SoFar, so_far
 from personaspace.pipeline.states import NodeState, Standing
 from personaspace.pipeline.work import Work
 
@@ -35,6 +36,7 @@ _LOOKS = {
 _LOOKS_BETWEEN = {
     Standing.COMPLETE: Look.DONE,
     Standing.READY: Look.READY,
+    Standing.RUNNING: Look.RUNNING,
     Standing.WAITING: Look.WAITING,
 }
 _LOOKS_OF_JOBS = {
@@ -49,6 +51,10 @@ _LOOKS_OF_JOBS = {
 }
 #: Seconds for which what was read of a store or of a cluster is shown again.
 REFRESH_SECONDS = 5.0
+#: Lines of a pod's log that the page shows.
+LOG_LINES = 1000
+#: Trainings, at most, whose checkpoints are looked for where a store does not know its writers.
+_LOOKED_AT = 50
 
 
 @contextmanager
@@ -104,10 +110,16 @@ class RunSource:
         known = list(state.losses)
         return known if known or not state.state.complete else _kept_losses(self.work, found)
 
+    def log(self, node: str) -> str:
+        """See `Source.log`: it stands on the terminal."""
+        return ""
+
     def _cell(self, node: Node) -> Cell:
         mine = self.board.states[node]
         cell = _plain(node, _LOOKS[mine.state], WORDS.get(mine.state, str(mine.state)))
         if mine.state is NodeState.RUNNING:
+            training = bool(mine.losses) and mine.losses[-1][0] == mine.done
+            measured = mine.measured if training else None
             return replace(
                 cell,
                 what=mine.what,
@@ -116,6 +128,9 @@ class RunSource:
                 note=mine.note,
                 left=seconds_left(mine),
                 ran=time.monotonic() - mine.since,
+                steps=mine.total if training else 0,
+                tokens_per_second=None if measured is None else measured.tokens_per_second,
+                gpu_memory=None if measured is None else measured.gpu_memory,
             )
         if mine.state is NodeState.WAITING:
             needs = self.work.graph.needs[node]
@@ -132,22 +147,52 @@ class StoreSource:
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self._so_far: dict[Node, SoFar] = {}
 
     def snapshot(self) -> Snapshot:
         """See `Source.snapshot`."""
         standings = self.work.standings()
+        self._look(standings)
         return Snapshot(
             study=self.work.study.spec.name,
             cells=[self._cell(node, standing, standings) for node, standing in standings.items()],
         )
 
     def losses(self, node: str) -> Losses:
-        """See `Source.losses`."""
+        """See `Source.losses`; of a training that is not complete, as its checkpoint has them."""
         found = next(each for each in self.work.graph.nodes if each.id == node)
-        return _kept_losses(self.work, found)
+        known = self._so_far.get(found)
+        return _kept_losses(self.work, found) if known is None else known.losses
+
+    def log(self, node: str) -> str:
+        """See `Source.log`: whoever runs the stage has it."""
+        return ""
+
+    def _look(self, standings: Mapping[Node, Standing]) -> None:
+        """How far trainings are that somebody runs, or has begun."""
+        begun = [
+            node
+            for node, standing in standings.items()
+            if node.stage in TRAINS and standing in (Standing.RUNNING, Standing.READY)
+        ]
+        if self.work.store.knows_writers or len(begun) <= _LOOKED_AT:
+            found = {node: so_far(self.work.store, self.work.key(node)) for node in begun}
+        else:  # each takes a question to the store
+            found = {}
+        # A checkpoint may go while it is read, and its successor is not there yet.
+        known = {node: found.get(node) or self._so_far.get(node) for node in begun}
+        self._so_far = {node: each for node, each in known.items() if each is not None}
 
     def _cell(self, node: Node, standing: Standing, all_: Mapping[Node, Standing]) -> Cell:
         cell = _plain(node, _LOOKS_BETWEEN[standing], str(standing))
+        known = self._so_far.get(node)
+        if known is not None and standing is Standing.RUNNING:
+            note = "as its latest checkpoint has it"
+            steps = known.total
+            return replace(cell, what="train", done=known.done, total=steps, steps=steps, note=note)
+        if known is not None:
+            of = f" of {known.total}" if known.total else ""
+            return replace(cell, why=f"goes on after step {known.done}{of}: a checkpoint is kept")
         if standing is not Standing.WAITING:
             return cell
         needs = self.work.graph.needs[node]
@@ -202,16 +247,23 @@ class ReleaseSource:
 
     def losses(self, node: str) -> Losses:
         """See `Source.losses`: as the newest pod's log tells them, one every so many seconds."""
-        from personaspace.cluster.status import told_losses
+        from personaspace.cluster.pod_logs import told_losses
 
         pod = self._pods.get(node)
         return told_losses(self.cluster, pod) if pod else []
+
+    def log(self, node: str) -> str:
+        """See `Source.log`: of its newest pod."""
+        from personaspace.cluster.pod_logs import log_end
+
+        return log_end(self.cluster, self._pods[node], LOG_LINES) or "no log can be read of it\n"
 
     def _cell(self, row: JobRow) -> Cell:
         command = ["personaspace", "logs", self.release, row.condition or row.stage]
         if row.condition and row.stage != "condition":
             command += ["--stage", row.stage, f"--seed={row.seed}"]
         command += ["--namespace", self.cluster.namespace, *self.flags]
+        has_log = bool(row.pod) and row.ran is not None  # one that has not run has said nothing
         cell = Cell(
             row.title,
             row.stage,
@@ -222,12 +274,20 @@ class ReleaseSource:
             why=row.why,
             ran=row.ran,
             trains=row.stage in (*TRAINS, "condition"),
-            # A pod that has not run has said nothing.
-            log=shlex.join(map(shown, command)) if row.pod and row.ran is not None else "",
+            log=shlex.join(map(shown, command)) if has_log else "",
+            logged=has_log,
         )
         if row.progress is None:
             return cell
         told = row.progress
         return replace(
-            cell, what=told.what, done=told.done, total=told.total, left=told.left, note=told.note
+            cell,
+            what=told.what,
+            done=told.done,
+            total=told.total,
+            left=told.left,
+            note=told.note,
+            steps=0 if told.tokens_per_second is None else told.total,
+            tokens_per_second=told.tokens_per_second,
+            gpu_memory=told.gpu_memory,
         )

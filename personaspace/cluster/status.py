@@ -7,49 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kubernetes.client.exceptions import ApiException
-
 from personaspace.cluster import ages, names
-from personaspace.cluster.api import CONNECTION_ERRORS, TIMEOUT, Cluster
+from personaspace.cluster.api import Cluster
 from personaspace.cluster.installed import gone, installed
 from personaspace.cluster.kueue import held_back
-from personaspace.cluster.log_lines import entry_of
+from personaspace.cluster.pod_logs import Progress, complete_by_log, progress_of
 from personaspace.cluster.quota import needed
 from personaspace.cluster.states import NOT_RUN, Cause, JobPhase, JobState, Reason
 from personaspace.cluster.views import failure_of, job_view
 from personaspace.cluster.waiting import Situation, pod_situation, refusals, start_problems
-from personaspace.console import duration
 from personaspace.errors import UserError
-from personaspace.logs import RunEvent
 from personaspace.pipeline.graph import STAGES
 
 #: Columns, in order.
 ORDER = (*STAGES, "condition", "conductor")
-#: So many lines of a running pod's log are searched for its last progress.
-LAST_LINES = 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a running stage is; a line of its log.
-
-    Attributes:
-        what: Units of its present phase: steps, answers, prompts.
-        done: How many of these.
-        total: Of how many.
-        left: Seconds; None: not known yet.
-        note: What else it says.
-    """
-
-    what: str
-    done: int
-    total: int
-    left: float | None = None
-    note: str = ""
-
-    def __str__(self) -> str:
-        left = "" if self.left is None else f", {duration(self.left)} left"
-        return f"{self.what} {self.done}/{self.total}{left}" + (self.note and f", {self.note}")
 
 
 @dataclass
@@ -266,34 +237,12 @@ class _Inputs:
             return self.phases[node] is JobPhase.SUCCEEDED
         if self._complete_by_log is None:
             pod = self.conductor.pod if self.conductor else ""
-            self._complete_by_log = _complete_by_log(self.cluster, pod) if pod else set()
+            self._complete_by_log = complete_by_log(self.cluster, pod) if pod else set()
         return node in self._complete_by_log
 
 
 def _nodes(raw: dict[str, Any]) -> list[str]:
     return str(raw["metadata"].get("annotations", {}).get(names.NODES, "")).split(",")
-
-
-def _complete_by_log(cluster: Cluster, pod: str) -> set[str]:
-    """Nodes that a conductor's log calls complete: each begins by saying all that it found."""
-    entries = map(entry_of, _log(cluster, pod))
-    return {
-        node
-        for entry in entries
-        if entry and (entry.event, entry.fields.get("state")) == (RunEvent.END, JobState.DONE)
-        for node in entry.fields.get("nodes") or ()
-    }
-
-
-def _log(cluster: Cluster, pod: str, **options: Any) -> list[str]:
-    """A pod's log by lines; empty where it cannot be read."""
-    try:
-        text: str = cluster.core.read_namespaced_pod_log(
-            pod, cluster.namespace, container="stage", _request_timeout=TIMEOUT, **options
-        )
-    except (ApiException, *CONNECTION_ERRORS):
-        return []
-    return text.splitlines()
 
 
 def _need(raw_jobs: list[dict[str, Any]]) -> dict[str, str]:
@@ -365,34 +314,7 @@ def _add_progress(cluster: Cluster, running: list[JobRow]) -> None:
     if not running:
         return
     with ThreadPoolExecutor(8) as pool:
-        ends = pool.map(lambda row: _log(cluster, row.pod, tail_lines=LAST_LINES), running)
-        for row, lines in zip(running, ends, strict=True):
-            row.progress = last_progress(lines)
+        told = pool.map(lambda row: progress_of(cluster, row.pod), running)
+        for row, progress in zip(running, told, strict=True):
+            row.progress = progress
             row.why = str(row.progress or "")
-
-
-def told_losses(cluster: Cluster, pod: str) -> list[tuple[int, float]]:
-    """Steps and losses of the training that a pod's log told of last, a few of all."""
-    found: list[tuple[int, float]] = []
-    node = None
-    for entry in filter(None, map(entry_of, _log(cluster, pod))):
-        step, loss = entry.fields.get("done"), entry.fields.get("loss")
-        if entry.event != RunEvent.PROGRESS or loss is None or step is None:
-            continue
-        if entry.fields.get("node") != node:
-            node, found = entry.fields.get("node"), []
-        found.append((step, loss))
-    return found
-
-
-def last_progress(lines: list[str]) -> Progress | None:
-    """How far a stage is, by its log; None: it says nothing, or logs lines for people alone."""
-    for line in reversed(lines):
-        entry = entry_of(line)
-        event, fields = (entry.event, entry.fields) if entry else ("", {})
-        if event == RunEvent.START:
-            return None
-        if event == RunEvent.PROGRESS and {"what", "done", "total"} <= fields.keys():
-            left, note = fields.get("left"), fields.get("note") or ""
-            return Progress(fields["what"], fields["done"], fields["total"], left, note)
-    return None

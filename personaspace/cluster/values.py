@@ -143,8 +143,8 @@ class LivePage(Part):
     )
     port: Annotated[StrictInt, Field(ge=1024, le=65535)] = Field(
         8080,
-        description="Where it listens. Whoever reaches it sees the study's progress: it asks "
-        "for no password.",
+        description="Where it listens. Whoever reaches it sees the study's progress and its pods' "
+        "logs: it asks for no password.",
     )
     resources: k8s.Resources = Field(
         {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},

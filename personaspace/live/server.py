@@ -28,6 +28,8 @@ LAST_LOOK = 3.0
 #: A page that is asked for a curve gets no more points than a screen shows.
 MOST_POINTS = 400
 _NAMES_OF_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+#: Steps and losses as a page draws them; None: no number.
+Curve = list[tuple[int, float | None]]
 _T = TypeVar("_T")
 
 
@@ -145,7 +147,7 @@ class _State:
         self.source, self.every = source, every
         self._lock = threading.Lock()
         self._snapshot: _Known[Snapshot] | None = None
-        self._losses: dict[str, _Known[Losses]] = {}
+        self._losses: dict[str, _Known[Curve]] = {}
         self._looked = -math.inf
         self._ended: Ended | None = None
 
@@ -172,11 +174,11 @@ class _State:
                 except Exception as error:
                     last = Snapshot("", []) if known is None else known.value
                     read = replace(last, trouble=one_line(error))
-                read = replace(read, ended=self._ended)
+                read = replace(_at_the_end(read) if self._ended else read, ended=self._ended)
                 self._snapshot = known = _Known(read, time.monotonic())
             return known.value
 
-    def losses(self, node: str) -> Losses:
+    def losses(self, node: str) -> Curve:
         """Of a node of the study; none of anything else."""
         if all(cell.node != node or not cell.trains for cell in self.snapshot().cells):
             return []
@@ -184,20 +186,38 @@ class _State:
             known = self._losses.get(node)
             if known is None or self._is_old(known):
                 try:
-                    read = _fewer(self.source.losses(node))
+                    read = _curve(self.source.losses(node))
                 except Exception:  # the page says of the study that it cannot be read
                     read = [] if known is None else known.value
                 self._losses[node] = known = _Known(read, time.monotonic())
             return known.value
 
+    def log(self, node: str) -> str | None:
+        """The end of a stage's log, or why there is none; None: the page has none of it."""
+        if all(cell.node != node or not cell.logged for cell in self.snapshot().cells):
+            return None
+        try:
+            return self.source.log(node)
+        except Exception as error:
+            return f"cannot read it now: {one_line(error)}\n"
+
     def _is_old(self, known: _Known[Any]) -> bool:
         return time.monotonic() - known.at >= self.every
 
 
-def _fewer(losses: Losses) -> Losses:
-    """Evenly spaced ones, the last among them."""
-    step = -(-len(losses) // MOST_POINTS)
-    return losses if step <= 1 else losses[::-1][::step][::-1]
+def _curve(losses: Losses) -> Curve:
+    """Evenly spaced ones, the last among them; of what is no number, None."""
+    step = max(1, -(-len(losses) // MOST_POINTS))
+    return [(at, loss if math.isfinite(loss) else None) for at, loss in losses[::-1][::step][::-1]]
+
+
+def _at_the_end(snapshot: Snapshot) -> Snapshot:
+    """Nothing runs any more, though it may have been stopped in the middle."""
+    cells = [
+        replace(cell, look=Look.STOPPED, state="stopped") if cell.look is Look.RUNNING else cell
+        for cell in snapshot.cells
+    ]
+    return replace(snapshot, cells=cells)
 
 
 @cache
@@ -229,9 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._page()
         if asked.path == "/state.json":
             return self._json(self.state.snapshot().as_json())
+        node = (parse_qs(asked.query).get("node") or [""])[0]
         if asked.path == "/losses.json":
-            node = (parse_qs(asked.query).get("node") or [""])[0]
             return self._json(self.state.losses(node))
+        if asked.path == "/log.txt" and (log := self.state.log(node)) is not None:
+            return self._send(HTTPStatus.OK, "text/plain", log)
         return self._send(HTTPStatus.NOT_FOUND, "text/plain", "not found\n")
 
     def _asked_by_name(self) -> bool:

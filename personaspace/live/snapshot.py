@@ -49,6 +49,10 @@ class Cell:
         ran: Seconds that it ran, or runs; None: not known.
         trains: Whether it has a loss.
         log: The command that prints its log; empty: there is none.
+        logged: Whether the page has its log.
+        steps: Of how many its loss is in the end; 0: it does not train now, or not known.
+        tokens_per_second: Of its latest step that is known; None: it does not train, or not known.
+        gpu_memory: Bytes that it reserved of its GPU at most so far; None: none, or not known.
     """
 
     node: str
@@ -66,6 +70,10 @@ class Cell:
     ran: float | None = None
     trains: bool = False
     log: str = ""
+    logged: bool = False
+    steps: int = 0
+    tokens_per_second: float | None = None
+    gpu_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +104,13 @@ class Snapshot:
 
 
 class Source(Protocol):
-    """Where a page finds what it shows. Both may raise; the page then says so."""
+    """Where a page finds what it shows. All may raise; the page then says so."""
 
     def snapshot(self) -> Snapshot:
         """The study as it is now."""
 
     def losses(self, node: str) -> Losses:
         """A training's losses so far, by step; empty: none are known."""
+
+    def log(self, node: str) -> str:
+        """The end of a stage's log, for people; only asked of cells that are `logged`."""

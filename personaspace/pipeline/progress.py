@@ -5,7 +5,8 @@ With `PERSONASPACE_LOG=json` each log line is a JSON object: `time` (UTC, ISO 86
 `number` and `of` (this is the 5th of 17 stages) and `run_left` (seconds, null where nothing is
 known) with `run_left_whole` (false: there are stages to come whose like has not run yet, so it is
 the least that it will take); progress has `what`, `done`, `total`, `left` (seconds, null at first),
-`note` and, of a training, `loss`; an end `state` (a `NodeState`) and `where`.
+`note` and, of a training, `loss`, `tokens_per_second` and `gpu_memory` (bytes, null without a GPU);
+an end `state` (a `NodeState`) and `where`.
 
 What stages, libraries and users wrote is shown as it is, never parsed as markup.
 """
@@ -200,7 +201,7 @@ class Board:
                 total=state.total,
                 left=seconds_left(state),
                 note=state.note,
-                **({} if loss is None else {"loss": loss}),
+                **({} if loss is None else {"loss": loss, **_speed(state)}),
                 **self._whole_run(),
             )
         self.refresh()
@@ -274,6 +275,14 @@ def _how_far(state: NodeProgress) -> str:
     if seconds is not None and state.done < state.total:
         text += f", {duration(seconds)} left"
     return text + (f", {state.note}" if state.note else "")
+
+
+def _speed(state: NodeProgress) -> dict[str, Any]:
+    """How fast a training's last step was, and on how much memory."""
+    if state.measured is None:
+        return {}
+    rate = round(state.measured.tokens_per_second, 1)
+    return {"tokens_per_second": rate, "gpu_memory": state.measured.gpu_memory}
 
 
 def seconds_left(state: NodeProgress) -> float | None:

@@ -34,6 +34,7 @@ class Standing(StrEnum):
 
     COMPLETE = "complete"
     READY = "ready"  # its inputs are complete
+    RUNNING = "running"  # and somebody is at it, as far as the store knows its writers
     WAITING = "waiting"
 
 

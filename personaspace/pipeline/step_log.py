@@ -30,8 +30,8 @@ def teller(context: Context) -> Callable[[StepLog], None]:
             tokens_per_second=entry.tokens / max(took, 1e-9),
             gpu_memory=torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None,
         )
+        context.progress.measure(measured)  # first: a line about the step tells its numbers
         context.progress.advance(1, f"loss {entry.loss:.3f}", entry.loss)
-        context.progress.measure(measured)
         memory = measured.gpu_memory
         numbers = {
             "loss": measured.loss,

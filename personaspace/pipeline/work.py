@@ -73,15 +73,19 @@ class Work:
             yield node, manifest
 
     def standings(self) -> dict[Node, Standing]:
-        """Which nodes are complete, which could run, and which wait for those."""
+        """Which nodes are complete, which run or could run, and which wait for those."""
         found: dict[Node, Standing] = {}
         for node, manifest in self.all_complete():
             if manifest is not None:
                 found[node] = Standing.COMPLETE
             else:
                 needs = self.graph.needs[node]
-                ready = all(found[need] is Standing.COMPLETE for need in needs)
-                found[node] = Standing.READY if ready else Standing.WAITING
+                if not all(found[need] is Standing.COMPLETE for need in needs):
+                    found[node] = Standing.WAITING
+                elif self.store.being_written(self.key(node)):
+                    found[node] = Standing.RUNNING
+                else:
+                    found[node] = Standing.READY
         return found
 
     def _own(self, node: Node, manifest: Manifest | None) -> Manifest | None:

@@ -76,6 +76,14 @@ class Store(ABC):
             UserError: The manifest is corrupt, or the store cannot be read.
         """
 
+    def being_written(self, key: str) -> bool | None:
+        """Whether somebody writes the artifact now; None: the store does not know its writers.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        return None
+
     def perhaps(self, keys: Sequence[str]) -> Keys:
         """Some keys without those that are known, for less than a question each, not to be there.
 

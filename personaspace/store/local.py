@@ -19,6 +19,7 @@ from personaspace.store.disk import (
     abandoned,
     disk_errors,
     folder_lock,
+    is_held,
     is_link,
     make_folders,
     prune,
@@ -117,6 +118,15 @@ class LocalStore(Store):
                 found = glance(raw, f"{folder}/{name}")
                 if found is not None:
                     yield found
+
+    def being_written(self, key: str) -> bool | None:
+        folder = self._folder(key)
+        with disk_errors(self.root):
+            try:
+                names = [entry.name for entry in os.scandir(folder) if is_data_name(entry.name)]
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return any(is_held(folder / name) for name in names)
 
     def list(self, prefix: str = "") -> Keys:
         with disk_errors(self.root):

@@ -18,8 +18,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from personaspace.training import STEPS
+
 STATE = "state.safetensors"
-LOG = "log.json"
 #: What the names of trained parameters begin with.
 PARAMETER = "parameter:"
 #: Tensors begin at multiples of so many bytes.
@@ -74,7 +75,7 @@ class Snapshot:
         if self._copied is not None:
             self._copied.synchronize()
         save_file(self._tensors, folder / STATE)
-        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+        (folder / STEPS).write_text(json.dumps(log), encoding="utf-8")
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -86,7 +87,7 @@ def parameters(folder: Path) -> dict[str, torch.Tensor]:
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Tensors and log of a checkpoint."""
-    return load_file(folder / STATE), json.loads((folder / LOG).read_text(encoding="utf-8"))
+    return load_file(folder / STATE), json.loads((folder / STEPS).read_text(encoding="utf-8"))
 
 
 class Saver:

@@ -223,6 +223,7 @@ def fit(
             context.progress.say(f"trains several times slower than it could: {chosen.reason}")
         _check_doses(context, until, doses, trainer.steps)
         context.progress.start("train", trainer.last)
+        kept.last = trainer.last
         name = context.spec.model.name
         kept.doses = Doses(frozenset(doses), lambda found, to: lora.save(model, to, name, found))
 
@@ -326,6 +327,11 @@ class Doses:
     write: Callable[[Mapping[str, torch.Tensor], Path], None]
 
 
+def checkpoints_of(store: Store, key: str) -> list[str]:
+    """Keys of a run's checkpoints; what a stage keeps beside them (`couple`) is none."""
+    return [found for found in store.list(f"{key}/checkpoints") if "/step-" in found]
+
+
 class Checkpointing:
     """Keeps the latest checkpoint of a run, and its doses, as artifacts below the run's own key."""
 
@@ -334,15 +340,11 @@ class Checkpointing:
         self.key = key
         self.say = say
         self.doses: Doses | None = None
-        self.prefix = f"{key}/checkpoints"
-
-    def _steps(self) -> list[str]:
-        """Keys of the checkpoints; what a stage keeps beside them (`couple`) is none."""
-        return [key for key in self.store.list(self.prefix) if "/step-" in key]
+        self.last = 0  # step of the run
 
     def load(self) -> Path | None:
         """Folder of the latest checkpoint that can be read; others are named and removed."""
-        for key in reversed(self._steps()):
+        for key in reversed(checkpoints_of(self.store, self.key)):
             try:
                 return self.store.fetch(key)
             except UnavailableError:
@@ -354,12 +356,12 @@ class Checkpointing:
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Write one and drop the former ones."""
-        former = self._steps()
-        key = f"{self.prefix}/step-{step:08d}"
+        former = checkpoints_of(self.store, self.key)
+        key = f"{self.key}/checkpoints/step-{step:08d}"
         with self.store.writer(key) as writer:
             write(writer.folder)
             self._keep(step, writer.folder)  # first: who goes on from this one has it
-            writer.commit({"step": step})
+            writer.commit({"step": step, "of": self.last})
         for old in former:
             if old != key:
                 self.store.delete(old)
