@@ -136,6 +136,15 @@ MATRIX: dict[str, dict[str, Any]] = {
             "runtimeClassName": "gvisor",
         }
     },
+    "less of the same": {
+        "pods": {
+            "resources": {
+                "requests": {"cpu": "1500m", "memory": "1.5Gi"},
+                "limits": {"cpu": 1.5, "memory": "2G"},
+            }
+        },
+        "gpu": {"count": 3},
+    },
     "labels": {"pods": {"podLabels": {"team": "a"}, "podAnnotations": {"note": "x: y"}}},
     "times": {
         "pods": {

@@ -65,7 +65,7 @@ FULL = {
         ],
         "priorityClassName": "batch",
         "runtimeClassName": "gvisor",
-        "podLabels": {"team": "alignment", "personaspace.dev/stage": "mine"},
+        "podLabels": {"team": "alignment"},
         "podAnnotations": {"note": "x"},
         "extraEnv": [{"name": "A", "value": "1"}],
         "extraEnvFrom": [{"configMapRef": {"name": "more"}}],

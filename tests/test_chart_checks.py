@@ -140,6 +140,12 @@ FAULTS: dict[str, dict[str, Any]] = {
         "rerun": [{"stage": "publish", "seed": 42}],
     },
     "a collection without a title": {"publish": {"repo": "lab/a", "collection": " "}},
+    "switches with nothing under them": {"judge": None, "log_odds": None, "steering": None},
+    "wordings with nothing under them": {
+        "personas": [{"name": "assistant", "prompts": None}, {"name": "confab"}, {"name": "x"}],
+        "coupling": {"negatives": ["x"]},
+        "conditions": [BASE],
+    },
     "rerun of base": {"rerun": [{"stage": "train", "condition": "base"}]},
 }
 

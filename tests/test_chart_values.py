@@ -49,6 +49,18 @@ def test_what_the_user_names_too_is_the_user_s_once(program: str) -> None:
         assert mounts["/cache/"] == "data" and "/cache" not in mounts and mounts["/tmp"] == "tmp"
 
 
+def _from(**source: Any) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": source}
+
+
+def _rule(action: str, codes: list[int], **more: Any) -> dict[str, Any]:
+    on = {"operator": "In", "values": codes, **more}
+    return {"podFailurePolicy": {"rules": [{"action": action, "onExitCodes": on}]}}
+
+
+_KEY = {"name": "s", "key": "k"}
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
 #: Settings of pods that an API server would refuse, or that would break the chart's own, and what
 #: Helm's words must hold.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -93,6 +105,46 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "shm": ({"shmSize": "8 Gi"}, "shmSize"),
     "label": ({"podLabels": {"a": "b c"}}, "podLabels"),
     "class": ({"priorityClassName": "High"}, "priorityClassName"),
+    "less than is asked for": (
+        {"resources": {"limits": {"memory": "16Gi"}}},
+        "pods.resources.requests.memory: 32Gi is more than its limit, 16Gi",
+    ),
+    "label of ours": (
+        {"podLabels": {"app.kubernetes.io/name": "mine"}},
+        "pods.podLabels: app.kubernetes.io/name is the chart's own",
+    ),
+    "key of a secret": ({"extraEnv": [_from(secretKeyRef={"name": "s", "key": "a b"})]}, "key"),
+    "two sources of a value": (
+        {"extraEnv": [_from(secretKeyRef=_KEY, configMapKeyRef=_KEY)]},
+        "extraEnv",
+    ),
+    "no source of a value": ({"extraEnv": [_from()]}, "extraEnv"),
+    "upwards on the node": (
+        {"extraVolumes": [{"name": "a", "hostPath": {"path": "/x/../y"}}]},
+        "hostPath",
+    ),
+    "upwards in a volume": (
+        {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/a", "subPath": "../b"}]},
+        "subPath",
+    ),
+    "toleration of no key": ({"tolerations": [{"operator": "Equal", "value": "x"}]}, "tolerations"),
+    "toleration for a time": (
+        {"tolerations": [{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 5}]},
+        "tolerations",
+    ),
+    "spread": ({"topologySpreadConstraints": [{**_SPREAD, "maxSkew": 0}]}, "maxSkew"),
+    "spread's word": (
+        {"topologySpreadConstraints": [{**_SPREAD, "whenUnsatisfiable": "Never"}]},
+        "whenUnsatisfiable",
+    ),
+    "no terms": (
+        {"affinity": {"nodeAffinity": {_REQUIRED: {"nodeSelectorTerms": []}}}},
+        "nodeSelectorTerms",
+    ),
+    "action": (_rule("FailIndex", [3]), "action"),
+    "container": (_rule("Count", [3], containerName="other"), "containerName"),
+    "success is no failure": (_rule("Count", [0]), "onExitCodes"),
+    "codes": (_rule("Count", [3, 3]), "onExitCodes"),
     "policy": ({"podFailurePolicy": {"rules": [{"onExitCodes": {}}]}}, "podFailurePolicy"),
 }
 
@@ -101,6 +153,55 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_the_server_would_refuse_is_refused_with_its_path(fault: str) -> None:
     settings, said = REFUSED[fault]
     assert said in refused({"experiment": SMALL, "pods": settings})
+
+
+@each_helm
+def test_so_is_what_stands_elsewhere(program: str) -> None:
+    egress = {"to": [{"ipBlock": {"cidr": "10.0.0.0"}}], "ports": [{"port": 99999}]}
+    values = {
+        "queue": {"name": "GPU queue"},
+        "podMonitor": {"interval": "30"},
+        "hubToken": {"key": "my token"},
+        "judgeKey": {"key": "a/b"},
+        "modelCache": {"path": "/models/../x"},
+        "networkPolicy": {"egress": [egress]},
+    }
+    said = refused({"experiment": SMALL, **values}, program).replace("/", ".")
+    for place in ("queue.name", "podMonitor.interval", "hubToken.key", "judgeKey.key"):
+        assert place in said
+    for place in ("modelCache.path", "ipBlock.cidr", "ports.0.port"):
+        assert place in said
+    small = {"limits": {"memory": "64Mi"}}
+    own = {"app.kubernetes.io/instance": "mine"}
+    values = {
+        "check": {"resources": small},
+        "livePage": {"resources": small},
+        "seaweedfs": {"resources": small},
+        "stages": {
+            "aggregate": {"resources": {"requests": {"cpu": 3}, "limits": {"cpu": "2500m"}}}
+        },
+        "serviceAccount": {"labels": own},
+        "podMonitor": {"labels": own},
+    }
+    said = refused({"experiment": SMALL, **values}, program)
+    for place in ("check", "livePage", "seaweedfs"):
+        assert re.search(rf"{place}\.resources\.requests\.memory: \S+ is more than its limit", said)
+    assert "stages.aggregate.resources.requests.cpu: 3 is more than its limit, 2500m" in said
+    for place in ("serviceAccount", "podMonitor"):
+        assert f"{place}.labels: app.kubernetes.io/instance is the chart's own" in said
+
+
+def test_amounts_are_compared_as_kubernetes_counts_them() -> None:
+    requests = {"cpu": "2500m", "memory": "1.5Gi", "ephemeral-storage": "1e9"}
+    limits = {"cpu": 2.5, "memory": 1610612736, "ephemeral-storage": "1G"}
+    assert pods({"pods": {"resources": {"requests": requests, "limits": limits}}})
+
+
+def test_an_image_s_empty_parts_are_the_chart_s_own() -> None:
+    parts = {"repository": None, "tag": None, "pullPolicy": None, "registry": "r.example.org"}
+    values = {"image": parts, "cpuImage": parts}
+    given = {name: {"registry": "r.example.org"} for name in values}
+    assert render({"experiment": SMALL, **values}) == render({"experiment": SMALL, **given})
 
 
 def test_a_stage_s_settings_are_looked_at_too() -> None:

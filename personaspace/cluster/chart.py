@@ -55,6 +55,8 @@ def _study_defaults(part: BaseModel) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """JSON schema of the values; of the draft that every supported Helm reads."""
     found = Values.model_json_schema(by_alias=True)
+    # The chart has one for each image: left empty, it is that again.
+    found["$defs"]["Image"].pop("required")
     return {"$schema": "http://json-schema.org/draft-07/schema#", **with_definitions(found)}
 
 

@@ -23,11 +23,62 @@ _LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 _LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 _ENV_NAME = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+_DATA_KEY = r"^[-._a-zA-Z0-9]+$"
+_UPWARDS = r"(^|/)\.\.(/|$)"
 #: Kubernetes' definitions that say less than its server: an amount is no free text.
 _STRICTER = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": {
         "anyOf": [{"type": "string", "pattern": _QUANTITY}, {"type": "number", "minimum": 0}]
-    }
+    },
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": 65535},
+            {"type": "string", "pattern": _LABEL, "maxLength": 15},
+        ]
+    },
+}
+_IN_FOLDER = {"not": {"pattern": _UPWARDS}}
+_CODES_IN = {"properties": {"operator": {"const": "In"}, "values": {"contains": {"const": 0}}}}
+_FOREVER = {"properties": {"effect": {"not": {"const": "NoExecute"}}}}
+_BATCH, _NETWORK = "io.k8s.api.batch.v1", "io.k8s.api.networking.v1"
+#: What the server asks of fields beside their types, and of objects as a whole.
+_ALSO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    f"{_CORE}.EnvVarSource": ({}, {"minProperties": 1, "maxProperties": 1}),
+    f"{_CORE}.SecretKeySelector": ({"key": {"pattern": _DATA_KEY}}, {}),
+    f"{_CORE}.ConfigMapKeySelector": ({"key": {"pattern": _DATA_KEY}}, {}),
+    f"{_CORE}.HostPathVolumeSource": ({"path": {"minLength": 1, **_IN_FOLDER}}, {}),
+    f"{_CORE}.VolumeMount": ({"subPath": {"not": {"pattern": f"^/|{_UPWARDS}"}}}, {}),
+    f"{_CORE}.Toleration": (
+        {},
+        {
+            "anyOf": [
+                {"required": ["key"]},
+                {"required": ["operator"], "properties": {"operator": {"const": "Exists"}}},
+            ],
+            "not": {"required": ["tolerationSeconds"], **_FOREVER},
+        },
+    ),
+    f"{_CORE}.TopologySpreadConstraint": (
+        {
+            "maxSkew": {"minimum": 1},
+            "topologyKey": {"pattern": _KEY},
+            "whenUnsatisfiable": {"enum": ["DoNotSchedule", "ScheduleAnyway"]},
+        },
+        {},
+    ),
+    f"{_CORE}.NodeSelector": ({"nodeSelectorTerms": {"minItems": 1}}, {}),
+    f"{_CORE}.PodAffinityTerm": ({"topologyKey": {"pattern": _KEY}}, {}),
+    f"{_BATCH}.PodFailurePolicyRule": ({"action": {"enum": ["Ignore", "FailJob", "Count"]}}, {}),
+    f"{_BATCH}.PodFailurePolicyOnExitCodesRequirement": (
+        {
+            "containerName": {"enum": ["stage"]},
+            "operator": {"enum": ["In", "NotIn"]},
+            "values": {"minItems": 1, "maxItems": 255, "uniqueItems": True},
+        },
+        {"not": _CODES_IN},
+    ),
+    f"{_NETWORK}.NetworkPolicyPort": ({"protocol": {"enum": ["TCP", "UDP", "SCTP"]}}, {}),
+    f"{_NETWORK}.IPBlock": ({"cidr": {"pattern": r"^[0-9a-fA-F:.]+/[0-9]{1,3}$"}}, {}),
 }
 
 
@@ -83,6 +134,10 @@ Labels = _map({"pattern": _LABEL_VALUE})
 Annotations = _map({})
 #: An amount; empty: none.
 Amount = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"{_QUANTITY[:-1]}$|^$"})]
+#: A key of a secret's or ConfigMap's data; empty: none.
+DataKey = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": f"{_DATA_KEY}|^$", "maxLength": 253})
+]
 #: Name of an object; empty: none.
 ObjectName = Annotated[
     str, WithJsonSchema({"type": "string", "pattern": _SUBDOMAIN, "maxLength": 253})
@@ -98,7 +153,12 @@ def _definitions() -> dict[str, Any]:
     newest = f"v{kubernetes_validate.latest_version()}-local-strict"
     folder = files("kubernetes_validate").joinpath("kubernetes-json-schema", newest)
     found = json.loads(folder.joinpath("_definitions.json").read_text(encoding="utf-8"))
-    return {**found["$defs"], **_STRICTER}
+    known = {**found["$defs"], **_STRICTER}
+    for name, (fields, rules) in _ALSO.items():
+        own = known[name]["properties"]
+        stricter = {field: {**own[field], **rule} for field, rule in fields.items()}
+        known[name] = {**known[name], **rules, "properties": {**own, **stricter}}
+    return known
 
 
 def _bare(part: Any) -> Any:

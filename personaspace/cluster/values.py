@@ -14,6 +14,9 @@ from personaspace.cluster import kubernetes_types as k8s
 from personaspace.cluster.pod_settings import Defaults, Gpu, Image, Part, Passed, Seconds, Stages
 from personaspace.study.spec import Experiment
 
+#: An absolute path that never goes upwards.
+_FOLDER = r"^(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)?)*$"
+
 
 class Store(Part):
     """The bucket for artifacts."""
@@ -34,7 +37,7 @@ class HubToken(Part):
     """Token for gated models and data sets."""
 
     existing_secret: k8s.ObjectName = Field("", description="Secret that holds the token.")
-    key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
+    key: k8s.DataKey = Field("HF_TOKEN", description="Its key in the secret.")
 
 
 class PublishToken(Part):
@@ -43,14 +46,14 @@ class PublishToken(Part):
     existing_secret: k8s.ObjectName = Field(
         "", description="Secret that holds the token; empty: `hubToken`'s."
     )
-    key: str = Field("HF_TOKEN", min_length=1, description="Its key in the secret.")
+    key: k8s.DataKey = Field("HF_TOKEN", description="Its key in the secret.")
 
 
 class JudgeKey(Part):
     """Key of the judge's server, for `experiment.judge.key_env`."""
 
     existing_secret: k8s.ObjectName = Field("", description="Secret that holds the key.")
-    key: str = Field("", description="Its key in the secret; empty: the variable's name.")
+    key: k8s.DataKey = Field("", description="Its key in the secret; empty: the variable's name.")
 
 
 class ModelCache(Part):
@@ -62,7 +65,7 @@ class ModelCache(Part):
         "(`ephemeral-storage`); pvc or hostPath: once.",
     )
     claim: k8s.ObjectName = Field("", description="Existing PersistentVolumeClaim (ReadWriteMany).")
-    path: str = Field("", description="Folder on the node.")
+    path: str = Field("", pattern=_FOLDER, description="Folder on the node.")
     offline: StrictBool = Field(False, description="Use only what the cache or the image holds.")
 
 
@@ -104,7 +107,12 @@ class Check(Part):
 class Queue(Part):
     """Kueue. With a name, Kueue owns `suspend`, and pods carry no scheduling gate."""
 
-    name: str = Field("", max_length=63, description="LocalQueue; empty: no Kueue.")
+    name: str = Field(
+        "",
+        max_length=63,
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
+        description="LocalQueue; empty: no Kueue.",
+    )
     gate: Literal["annotation", "label"] = Field(
         "annotation",
         description="What holds a Job back: Kueue's admission gate (0.19 and later), or a queue "
@@ -178,7 +186,9 @@ class PodMonitor(Part):
 
     enabled: StrictBool = Field(False, description="Needs the PodMonitor CRD.")
     labels: k8s.Labels = Field({}, description="By which a Prometheus finds it.")
-    interval: str = Field("30s", description="Between two scrapes.")
+    interval: str = Field(
+        "30s", pattern=r"^([0-9]+(ms|[smhdwy]))+$", description="Between two scrapes."
+    )
 
 
 class Conductor(Part):

@@ -156,6 +156,7 @@ before any stage has started.
 {{- $wrong := list -}}
 {{- $known := list -}}
 {{- range $index, $persona := $study.personas -}}
+{{- if and (hasKey $persona "prompts") (kindIs "invalid" $persona.prompts) }}{{ $wrong = append $wrong (printf "personas[%d].prompts: has nothing under it: list wordings to have it, or take the line out to go without" $index) }}{{ end -}}
 {{- if has $persona.name $known }}{{ $wrong = append $wrong (printf "personas[%d].name: %q is already the name of another" $index $persona.name) }}{{ end -}}
 {{- $known = append $known $persona.name -}}
 {{- end -}}
@@ -235,6 +236,9 @@ before any stage has started.
 {{- if not $layers }}{{ $wrong = append $wrong "extraction.layers: name at least one layer" }}{{ end -}}
 {{- $headline := $study.analysis.layer -}}
 {{- if not (or (kindIs "invalid" $headline) (has (int64 ($headline | default 0)) $layers)) }}{{ $wrong = append $wrong (printf "analysis.layer: %d is not extracted" (int64 $headline)) }}{{ end -}}
+{{- end -}}
+{{- range $name, $on := dict "judge" "name its model below it" "log_odds" "write {}" "steering" "write {}" -}}
+{{- if and (hasKey $study $name) (kindIs "invalid" (get $study $name)) }}{{ $wrong = append $wrong (printf "%s: has nothing under it: %s to have it, or take the line out to go without" $name $on) }}{{ end -}}
 {{- end -}}
 {{- with $study.judge -}}
 {{- if and .key_env (not .url) }}{{ $wrong = append $wrong "judge: key_env goes with url: a local judge needs no key" }}{{ end -}}
