@@ -136,14 +136,14 @@ def test_cpus_and_memory_follow_the_gpus() -> None:
     pods = {
         "resources": {
             "requests": {"cpu": "500m", "memory": "1.5Gi", "ephemeral-storage": "1e9"},
-            "limits": {"memory": 1000, "rdma/hca": 1},
+            "limits": {"memory": "2G", "rdma/hca": 1},
         }
     }
     found = by_stage({"pods": pods, "gpu": {"count": 8}})
     resources = found["train"]["template"]["spec"]["containers"][0]["resources"]
     assert resources == {
         "requests": {"cpu": "4000m", "memory": "12Gi", "ephemeral-storage": "8e9"},
-        "limits": {"memory": "8000", "rdma/hca": 1, "nvidia.com/gpu": "8"},
+        "limits": {"memory": "16G", "rdma/hca": 1, "nvidia.com/gpu": "8"},
     }
     one = by_stage({"pods": pods})["train"]["template"]["spec"]["containers"][0]["resources"]
     assert one["requests"] == pods["resources"]["requests"]
