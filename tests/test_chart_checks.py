@@ -139,7 +139,6 @@ FAULTS: dict[str, dict[str, Any]] = {
         "publish": {"repo": "lab/a--b", "include": ["results", "results"], "collection": "a/b/c"},
         "rerun": [{"stage": "publish", "seed": 42}],
     },
-    "a collection without a title": {"publish": {"repo": "lab/a", "collection": " "}},
     "switches with nothing under them": {"judge": None, "log_odds": None, "steering": None},
     "wordings with nothing under them": {
         "personas": [{"name": "assistant", "prompts": None}, {"name": "confab"}, {"name": "x"}],
@@ -164,6 +163,11 @@ def test_what_does_not_fit_together_is_refused(fault: str) -> None:
         assert any(line.removeprefix("experiment.").startswith(start) for line in told)
     paths = {problem.path for problem in problems}
     assert {line.removeprefix("experiment.").partition(": ")[0] for line in told} == paths
+
+
+def test_a_collection_without_a_title_is_refused_by_the_schema() -> None:
+    said = refused({"experiment": {"publish": {"repo": "lab/a", "collection": " "}}})
+    assert "publish" in said and "collection" in said
 
 
 @pytest.mark.parametrize("url", ["http://host/store", "store", "../store", "gs://b/x"])

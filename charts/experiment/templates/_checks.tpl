@@ -100,8 +100,7 @@ before any stage has started.
 {{- $seen = append $seen $kind -}}
 {{- end -}}
 {{- with .collection -}}
-{{- if not (trim .) }}{{ $wrong = append $wrong (printf "publish.collection: %q: a title of a collection is one line of text" .) }}
-{{- else if and (contains "/" .) (not (regexMatch "^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$" .)) }}{{ $wrong = append $wrong (printf "publish.collection: %s: not an address of a collection, which looks like owner/slug (a title has no slash)" .) }}{{ end -}}
+{{- if and (contains "/" .) (not (regexMatch "^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$" .)) }}{{ $wrong = append $wrong (printf "publish.collection: %s: not an address of a collection, which looks like owner/slug (a title has no slash)" .) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- with .study.steering -}}
