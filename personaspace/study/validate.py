@@ -161,14 +161,16 @@ def read_raw(path: Path | str) -> Any:
     that part is used, so a study's own fields beside it would be lost, and are refused.
 
     Raises:
-        UserError: The file is missing, not YAML, or both a study and a chart's values.
+        UserError: The file is missing, not YAML, no mapping, or both a study and a chart's values.
     """
     path = Path(path)
     raw = sources.parse_yaml(sources.read_text(str(path.absolute()), path.parent), str(path))
     if raw is None:
         # Fields that are not given have the published study's values: here, all of them.
         raise UserError(f"{path}: is empty: a study has at least a name")
-    if not isinstance(raw, dict) or "experiment" not in raw:
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a study is a mapping of fields")
+    if "experiment" not in raw:
         return raw
     beside = [name for name in raw if name in Experiment.model_fields]
     if beside:
