@@ -82,6 +82,12 @@ def settled(place: str) -> str:
     return os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 - never raises
 
 
+def named_again(places: Sequence[str]) -> list[int]:
+    """Which of some folders and addresses were named before, in another spelling perhaps."""
+    known = [settled(place) for place in places]
+    return [index for index, place in enumerate(known) if place in known[:index]]
+
+
 def check_folder(path: Path, what: str) -> Path:
     """Refuse a place where no folder can be written, before anything takes long.
 

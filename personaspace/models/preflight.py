@@ -303,6 +303,16 @@ def judge_memory(spec: Experiment, *, ask: bool = False) -> int | None:
     return judge_need(model, made)
 
 
+def check_to_run(study: Study) -> None:
+    """`check`, and that the weights are there, which looking at a model does without.
+
+    Raises:
+        UserError: It cannot serve.
+    """
+    check(study)
+    base_model.check_weights(study.spec.model)
+
+
 def check(study: Study) -> Report:
     """All that can be said of a study's model without its weights.
 

@@ -19,7 +19,6 @@ from personaspace.pipeline.progress import Board, make_board
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import Store
-from personaspace.study import base_model
 from personaspace.study.loaded import Study
 
 
@@ -60,8 +59,7 @@ def run_study(
     taking.check_named(substitutes)
     from personaspace.models import preflight
 
-    preflight.check(study)  # a model that cannot serve fails before anything starts
-    base_model.check_weights(study.spec.model)
+    preflight.check_to_run(study)  # a model that cannot serve fails before anything starts
     store.check()
     work = prepare(study, store)
     nodes = work.graph.choose(only, with_inputs)

@@ -17,7 +17,7 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.console import size
 from personaspace.errors import UnavailableError, UserError, one_line
-from personaspace.files import expanded, settled
+from personaspace.files import expanded, named_again, settled
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.stage import Scope
 from personaspace.pipeline.stages import STAGES
@@ -47,10 +47,8 @@ def check_named(urls: Sequence[str]) -> None:
     """Refuse a store without a name, and one that is named twice. Raises UserError."""
     if not all(url.strip() for url in urls):
         raise UserError("--substitute: is empty; it names the store to take from")
-    places = [settled(url) for url in urls]
-    for number, url in enumerate(urls):
-        if places[number] in places[:number]:
-            raise UserError(f"--substitute: {url} is named twice")
+    for index in named_again(urls):
+        raise UserError(f"--substitute: {urls[index]} is named twice")
 
 
 def check_addresses(study: Study) -> None:

@@ -230,9 +230,8 @@ def former(
         UnavailableError: The store does not answer.
     """
     key = work.key(node)
-    prefix = key.rpartition("/")[0]
-    keys = [other for other in work.store.list(prefix) if other.count("/") == key.count("/")]
-    return readable(work, [other for other in keys if other != key], say)
+    beside = work.store.right_below(key.rpartition("/")[0])
+    return readable(work, [other for other in beside if other != key], say)
 
 
 def readable(

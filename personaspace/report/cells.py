@@ -12,6 +12,7 @@ from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import (
     NONE,
     number,
+    points_with_interval,
     probability,
     row_texts,
     row_value,
@@ -43,6 +44,12 @@ def estimate_cell(
 def share_cell(value: float | None, ends: tuple[float, float] | None) -> Cell:
     """A fraction with its interval, in per cent."""
     text, detail = share_with_interval(value, ends)
+    return Cell(text, value, detail)
+
+
+def points_cell(value: float | None, ends: tuple[float, float] | None) -> Cell:
+    """A difference of fractions with its interval, in percentage points."""
+    text, detail = points_with_interval(value, ends)
     return Cell(text, value, detail)
 
 

@@ -27,11 +27,11 @@ from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import Runs
 from personaspace.errors import UserError
 from personaspace.files import read_model
-from personaspace.report.cells import estimate_cell, share_cell
+from personaspace.report.cells import estimate_cell, points_cell, share_cell
 from personaspace.report.figures import style
 from personaspace.report.provenance import Provenance
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, THIN, count, probability, with_interval
+from personaspace.report.text import NONE, count, probability
 from personaspace.study.registration import differences
 
 #: Metric, name of each run's row, and what it says.
@@ -347,9 +347,7 @@ def _cell(line: Line | None) -> Cell:
         return estimate_cell(line.value, ends, sign=not own or line.measure != "displacement")
     if own and line.measure == "bystander":
         return share_cell(line.value, ends)
-    hundred = None if ends is None else (100 * ends[0], 100 * ends[1])
-    text, detail = with_interval(100 * line.value, hundred, 1, sign=True, unit=f"{THIN}pts")
-    return Cell(text, line.value, detail)
+    return points_cell(line.value, ends)
 
 
 def frame(found: Sequence[Line]) -> pd.DataFrame:

@@ -7,11 +7,10 @@ from typing import Any
 
 from personaspace.analysis.judged_rows import JudgedRow, JudgeErrors, JudgeInfo
 from personaspace.analysis.results import Results
-from personaspace.report.cells import count_cell, seed_cell, share_cell
+from personaspace.report.cells import count_cell, points_cell, seed_cell, share_cell
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import (
     NONE,
-    THIN,
     count,
     listing,
     number,
@@ -51,10 +50,7 @@ def plain(results: Results) -> list[JudgedRow]:
 
 
 def _share(value: float | None, ends: tuple[float, float] | None, sign: bool = False) -> Cell:
-    if not sign or value is None:
-        return share_cell(value, ends)
-    text, detail = with_interval(100 * value, _hundred(ends), 1, sign=True, unit=f"{THIN}pts")
-    return Cell(text, value, detail)
+    return points_cell(value, ends) if sign else share_cell(value, ends)
 
 
 def rate_cell(row: JudgedRow | None) -> Cell:
@@ -101,10 +97,6 @@ def sentences(results: Results) -> list[str]:
         ]
         found.append(f"Misaligned answers, corrected for the judge's errors: {listing(parts)}.")
     return [*found, _SHOWS, _CANNOT]
-
-
-def _hundred(ends: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (100 * ends[0], 100 * ends[1])
 
 
 def rates_table(results: Results) -> Table:

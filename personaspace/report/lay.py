@@ -87,13 +87,10 @@ def amount(row: Row, scale: Scale, unit: str, exact: bool) -> str:
         unit: After the number, such as ` percentage points`.
         exact: In figures, however small it is: it was shown to be there.
     """
-    value = scale.factor * (row.value or 0.0)
-    if nothing_to_see(row, scale) and not exact:
-        words = f"neither more nor less, to {scale.least}"
-    else:
-        words = f"{number(abs(value), scale.digits)}{unit} {'more' if value > 0 else 'less'}"
-    ends = allowed(row, scale, exact)
-    return f"{words} ({ends})" if ends else words
+    words = f"neither more nor less, to {scale.least}"
+    if exact or not nothing_to_see(row, scale):
+        words = _more_or_less(row, scale, unit)
+    return _with_allowed(words, row, scale, exact)
 
 
 def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bool) -> str:
@@ -105,11 +102,17 @@ def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bo
         than: What it is compared with, such as `after harmless ones`.
         exact: In figures, however small it is: it was shown to be there.
     """
+    words = f"as {how} as {than}, to {scale.least}"
+    if exact or not nothing_to_see(row, scale):
+        words = f"{_more_or_less(row, scale, unit)} {how} than {than}"
+    return _with_allowed(words, row, scale, exact)
+
+
+def _more_or_less(row: Row, scale: Scale, unit: str) -> str:
     value = scale.factor * (row.value or 0.0)
-    if nothing_to_see(row, scale) and not exact:
-        words = f"as {how} as {than}, to {scale.least}"
-    else:
-        words = f"{number(abs(value), scale.digits)}{unit} {'more' if value > 0 else 'less'} {how}"
-        words += f" than {than}"
+    return f"{number(abs(value), scale.digits)}{unit} {'more' if value > 0 else 'less'}"
+
+
+def _with_allowed(words: str, row: Row, scale: Scale, exact: bool) -> str:
     ends = allowed(row, scale, exact)
     return f"{words} ({ends})" if ends else words

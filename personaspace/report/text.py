@@ -125,8 +125,21 @@ def with_interval(
 
 def share_with_interval(value: float | None, ends: tuple[float, float] | None) -> tuple[str, str]:
     """A fraction as per cent, and its interval in per cent."""
+    return _in_hundredths(value, ends, False, "%")
+
+
+def points_with_interval(
+    value: float | None, ends: tuple[float, float] | None, sign: bool = True
+) -> tuple[str, str]:
+    """A difference of fractions in percentage points, and its interval in points."""
+    return _in_hundredths(value, ends, sign, "pts")
+
+
+def _in_hundredths(
+    value: float | None, ends: tuple[float, float] | None, sign: bool, unit: str
+) -> tuple[str, str]:
     hundred = None if ends is None else (100 * ends[0], 100 * ends[1])
-    return with_interval(None if value is None else 100 * value, hundred, 1, unit=f"{THIN}%")
+    return with_interval(None if value is None else 100 * value, hundred, 1, sign, THIN + unit)
 
 
 def span(
@@ -184,9 +197,7 @@ def row_texts(row: Row | None, digits: int = 3) -> tuple[str, str]:
     if scale == "share":
         return share_with_interval(row.value, row.ci95)
     if scale == "points":
-        value = None if row.value is None else 100 * row.value
-        ends = None if row.ci95 is None else (100 * row.ci95[0], 100 * row.ci95[1])
-        return with_interval(value, ends, 1, row.metric == "H1", f"{THIN}pts")
+        return points_with_interval(row.value, row.ci95, sign=row.metric == "H1")
     contrast = row.name is not None and ("_delta" in row.name or "_minus_" in row.name)
     return with_interval(row.value, row.ci95, 1 if row.metric == "length" else digits, contrast)
 

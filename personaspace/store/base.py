@@ -100,6 +100,10 @@ class Store(ABC):
         """
         return map(self.find, keys)
 
+    def right_below(self, folder: str) -> Keys:
+        """Keys of the complete artifacts in a folder itself; sorted. Raises as `list`."""
+        return [key for key in self.list(folder) if key.rpartition("/")[0] == folder]
+
     def glances(self, folder: str) -> Iterator[Glance]:
         """What the artifacts right below a folder say of themselves, quickly and not checked.
 
@@ -108,9 +112,7 @@ class Store(ABC):
         Raises:
             UserError: The store cannot be read.
         """
-        for key in self.list(folder):
-            if key.rpartition("/")[0] != folder:
-                continue
+        for key in self.right_below(folder):
             try:
                 manifest = self.find(key)
             except UnavailableError:

@@ -126,8 +126,8 @@ class S3Store(Store):
         return (next(manifests) if key in present else None for key in keys)
 
     def glances(self, folder: str) -> Iterator[Glance]:
-        keys = [key for key in self.list(folder) if key.rpartition("/")[0] == folder]
-        return (found for found in self._at_once(self._glance, keys) if found is not None)
+        found = self._at_once(self._glance, self.right_below(folder))
+        return (each for each in found if each is not None)
 
     def _glance(self, key: str) -> Glance | None:
         found = self._bucket.read(f"{key}/{MANIFEST}")

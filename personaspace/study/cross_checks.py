@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from personaspace.errors import nearest
-from personaspace.files import settled
+from personaspace.files import named_again
 from personaspace.study import base_model
 from personaspace.study.doses import check_doses
 from personaspace.study.inputs import Model
@@ -286,10 +286,9 @@ def _check_analysis(spec: Experiment) -> Iterator[Problem]:
 
 
 def _check_substitutes(spec: Experiment) -> Iterator[Problem]:
-    places = [settled(url) for url in spec.substitutes]
-    for index, url in enumerate(spec.substitutes):
-        if places[index] in places[:index]:
-            yield Problem(f"substitutes[{index}]", Code.DUPLICATE, f"{url!r} is listed twice")
+    for index in named_again(spec.substitutes):
+        text = f"{spec.substitutes[index]!r} is listed twice"
+        yield Problem(f"substitutes[{index}]", Code.DUPLICATE, text)
 
 
 def _check_judge(spec: Experiment) -> Iterator[Problem]:

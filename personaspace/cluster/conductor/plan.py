@@ -136,8 +136,7 @@ def check_model(study: Study) -> None:
     from personaspace.models import preflight
     from personaspace.pipeline import judging
 
-    preflight.check(study)
-    base_model.check_weights(model)
+    preflight.check_to_run(study)
     judging.check_unasked(study.spec)
 
 
