@@ -212,7 +212,9 @@ def test_a_real_card_counts_what_a_computation_takes() -> None:
 
     values = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    # NVML numbers all cards, whatever CUDA shows to this process.
+    card = f"GPU-{torch.cuda.get_device_properties(values.device).uuid}"
+    handle = pynvml.nvmlDeviceGetHandleByUUID(card)
     for _ in range(50):
         values @ values
     torch.cuda.synchronize()
@@ -223,8 +225,7 @@ def test_a_real_card_counts_what_a_computation_takes() -> None:
         torch.cuda.synchronize()
         watts.append(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000)
     seconds = time.time() - began
-    name = pynvml.nvmlDeviceGetUUID(handle)
-    (mine,) = [Use.model_validate(u) for u in meter.uses() if u["card"] == name]
+    (mine,) = [Use.model_validate(u) for u in meter.uses() if u["card"] == card]
     mean = sum(watts) / len(watts)
     print(
         f"{mine.joules:.0f} J in {seconds:.2f} s, {mine.joules / seconds:.0f} W; read {mean:.0f} W"
