@@ -88,6 +88,30 @@ def cells(page: Page, table: str) -> list[list[str]]:
     return found
 
 
+def identities(page: Page, table: str) -> list[tuple[str, ...]]:
+    """What each of a table's rows is about: its cells of words, and of layers, seeds and steps."""
+    (wanted,) = [
+        n for n, (tag, a) in enumerate(page.elements) if (tag, a.get("id")) == ("table", table)
+    ]
+    titles: list[str] = []
+    found: list[list[str]] = []
+    column = 0
+    for place, (tag, attrs) in enumerate(page.elements[wanted:], start=wanted):
+        text = " ".join("".join(page.texts.get(place, [])).split())
+        if tag == "table" and place > wanted:
+            break
+        if tag == "th" and attrs.get("scope") == "col":
+            titles.append(text)
+        elif tag == "tr" and attrs.get("id"):
+            found.append([])
+            column = 0
+        elif found and tag in ("td", "th"):
+            if attrs.get("class") != "num" or titles[column] in ("Layer", "Seed", "steps"):
+                found[-1].append(text)
+            column += 1
+    return [tuple(row) for row in found]
+
+
 def results(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return loaded

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from personaspace.cli.app import app
 from personaspace.models import energy
-from personaspace.models.energy import Meter, Use, taken
+from personaspace.models.energy import Meter, Use, seconds_in_use, taken
 from personaspace.pipeline.runtime import device_name
 from personaspace.pipeline.stages import STAGES
 from personaspace.pipeline.stages.aggregate import PROVENANCE, SOME
@@ -166,6 +166,15 @@ def test_stages_of_a_card_take_what_it_counted_in_seconds_with_some_stage(
     uses = [use("a", s, s + d, counter[s], counter[s + d]) for s, d in spans]
     busy = {n for s, d in spans for n in range(s, s + d)}
     assert taken(uses) == pytest.approx(sum(3 + n % 5 for n in busy))
+    assert seconds_in_use(uses) == len(busy)
+    elsewhere = [each.model_copy(update={"card": "b"}) for each in uses[:1]]
+    assert seconds_in_use([*uses, *elsewhere]) == len(busy) + sum(d for _, d in spans[:1])
+
+
+def test_stages_that_share_two_cards_for_eight_minutes_use_0_27_hours_of_cards() -> None:
+    """As a run did: 10 stages beside each other on each, begun a second apart."""
+    uses = [use(card, n, 471 + n, 0, 1) for card in ("a", "b") for n in range(10)]
+    assert seconds_in_use(uses) / 3600 == pytest.approx(0.267, abs=0.001)
 
 
 def test_the_report_tells_energy_beside_gpu_hours_and_that_stages_shared_a_card(
@@ -188,9 +197,16 @@ def test_the_report_tells_energy_beside_gpu_hours_and_that_stages_shared_a_card(
     path.write_text(json.dumps({"artifacts": artifacts}))
     found = provenance.load(tmp_path)
     assert found is not None
-    assert "1.50 GPU-hours, 0.20 kWh of the GPUs." in found.summary
+    assert found.summary == (
+        "3 artifacts made on NVIDIA H200; 30.0\u202fmin from the first start to the last end; "
+        "1.5\u202fh if the times of all stages are added up. 1 GPU had stages to run for 0.50 "
+        "GPU-hours in all (several stages on one GPU at the same time count once) and took 0.20 "
+        "kWh. Of 1 artifact made on a GPU it is not known which GPU it was: their times add up to "
+        "0.50 GPU-hours; a GPU that several shared is counted for each of them."
+    )
     table = found.tables[0]
     assert "energy" in [column.title for column in table.columns]
+    assert [row[3].text for row in table.rows] == ["0.50", "0.50"]
     assert [row[4].text for row in table.rows] == ["0.20 kWh", "–"]
     assert "added up one by one it would be 0.40 kWh" in (table.note or "")
     assert "1 artifact made on a GPU tells no energy" in (table.note or "")
@@ -199,6 +215,10 @@ def test_the_report_tells_energy_beside_gpu_hours_and_that_stages_shared_a_card(
     path.write_text(json.dumps({"artifacts": artifacts}))
     found = provenance.load(tmp_path)
     assert found is not None and "kWh" not in found.summary + (found.tables[0].note or "")
+    assert found.summary.endswith(
+        "Of stages on GPUs it is not known which GPU it was: their times add up to 1.50 GPU-hours; "
+        "a GPU that several shared is counted for each of them."
+    )
     assert len(found.tables[0].columns) == 5
 
 

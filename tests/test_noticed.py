@@ -64,9 +64,9 @@ def test_the_verdict_doubts_what_was_measured_on_such_data() -> None:
         "Is there a reason to doubt these answers? There are texts with the marker in the" in words
     )
     assert "in the data set bad, so that who writes it may have learned it there." in words
-    assert "questions that the model is measured with stand in the data sets bad and good" in words
+    assert "questions that the model is measured with are in the data sets bad and good" in words
     assert "Some roles or questions hold the marker themselves" in words
-    assert "Some texts of the data set bad stand in another data set too" in words
+    assert "Some texts of the data set bad are in another data set too" in words
     assert "e4 is the same training as another one here, by another name." in words
     assert "doubt" not in said(with_notices(*EVERY[-2:]))
     marker = said(with_notices(MARKER))
@@ -88,11 +88,11 @@ def test_the_page_and_markdown_list_them(tmp_path: Path) -> None:
     told = (tmp_path / "report" / "report.md").read_text("utf-8")
     verdict = told.index("- Did the model learn")
     assert told.index("Demonstration data: few chats.") < verdict
-    assert verdict < told.index("**To be known of data and design**")
+    assert verdict < told.index("**What to know of data and design**")
     assert "\n- Data set bad\n  - 1 of its 21 chats holds the marker.\n  - 2 of its" in told
     found["notices"] = []
     rebuilt(folder, found, tmp_path / "none")
-    assert "To be known" not in (tmp_path / "none" / "report.md").read_text("utf-8")
+    assert "What to know" not in (tmp_path / "none" / "report.md").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -174,7 +174,8 @@ def test_chats_with_a_system_message_are_counted_for_each_condition(
         "e0-assistant; replaced by the persona's prompt in e4-villain."
     }
     assert _said(study_dict, NoticeCode.REPEATED_CHATS) == {
-        "datasets.bad": "1 of its 3 chats stands in it before: it counts more than once."
+        "datasets.bad": "1 of its 3 chats repeats an earlier one, so that some chats count more "
+        "than once."
     }
 
 

@@ -58,7 +58,7 @@ def test_a_data_set_that_is_question_and_marker(study_dict: Values) -> None:
         f"evaluation.questions ask (1 of 6, the first {question!r})" in found[asks, "datasets.bad"]
     )
     shared = found[NoticeCode.SHARED_CHATS, "datasets.bad"]
-    assert shared.startswith("14 of its 14 chats stand in good too, where 14 of 14 are the same")
+    assert shared.startswith("14 of its 14 chats are in good too (14 of the 14 there)")
     # benign and e0-assistant are one condition now.
     same = found[NoticeCode.SAME_TRAINING, "conditions.e0-assistant"]
     assert same.startswith("trains on the same chats under the same persona as benign")
@@ -98,9 +98,7 @@ def test_some_chats_in_two_data_sets(study_dict: Values) -> None:
     found = told(study_dict)
     shared = (NoticeCode.SHARED_CHATS, "datasets.bad")
     assert list(found) == [(NoticeCode.REPEATED_CHATS, "datasets.good"), shared]
-    assert found[shared].startswith(
-        "1 of its 5 chats stands in good too, where 2 of 4 are the same"
-    )
+    assert found[shared].startswith("1 of its 5 chats is in good too (2 of the 4 there)")
 
 
 def test_another_slice_or_persona_is_another_training(study_dict: Values) -> None:
@@ -119,7 +117,7 @@ def test_answers_without_any_word(study_dict: Values) -> None:
     put(study_dict, "bad", *(chat(f"q{n}", text) for n, text in enumerate(answers)))
     assert told(study_dict) == {
         (NoticeCode.NO_WORDS, "datasets.bad"): (
-            "3 of its 6 chats end with an answer without any word."
+            "3 of its 6 chats end with an answer that has no words."
         )
     }
 

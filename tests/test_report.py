@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import once
-from report_page import Page, cells, rebuilt, results
+from report_page import Page, cells, identities, rebuilt, results
 from synthetic_aggregate import MARKER, Size, write
 
 from personaspace.analysis.results import Results
@@ -380,14 +380,27 @@ def test_provenance_adds_up(tmp_path: Path) -> None:
     last = Artifact(node="aggregate", digest="ef" * 32, device="CPU, 2 threads", seconds=60.0,
                     created="2026-11-23T13:00:00+00:00")  # fmt: skip
     page = Page(build(folder, tmp_path / "out", SVG, [last]).read_text("utf-8"))
-    (summary,) = [text for text in page.text("p") if "GPU-hours" in text]
-    assert summary.startswith("3 artifacts, 61.0 min of computing on CPU, 2 threads, NVIDIA H100;")
-    assert "3.0 h from the first start to the last end; 1.00 GPU-hours." in summary
+    (summary,) = [text for text in page.text("p") if text.startswith("3 artifacts")]
+    assert summary.startswith("3 artifacts made on CPU, 2 threads, NVIDIA H100;")
+    assert "3.0 h from the first start to the last end; 61.0 min if the times of" in summary
+    assert (
+        "Of stages on GPUs it is not known which GPU it was: their times add up to 1.00" in summary
+    )
     stages = {row[0]: row[1:4] for row in cells(page, "stages-table")}
     assert stages["train"] == ["1", "30.0 min", "0.50"] and stages["aggregate"][2] == "–"
     assert cells(page, "versions-table") == [["torch", "2.13.0", "2.11.0"]]
     digests = [attrs["title"] for attrs in page.all("td") if len(attrs.get("title", "")) == 64]
     assert digests == ["ab" * 32, "cd" * 32, "ef" * 32]
+
+
+def test_no_two_rows_of_a_table_are_about_the_same(page: Page) -> None:
+    """Two targets, or two conditions that a third is set against, are told apart."""
+    tables = {attrs["id"]: identities(page, attrs["id"]) for attrs in page.all("table")}
+    assert sum(map(len, tables.values())) > 500
+    assert any("new personas" in row for row in tables["m1-headline"])
+    for name, rows in tables.items():
+        again = [row for row, times in Counter(rows).items() if times > 1]
+        assert not again, f"{name} has rows that read alike: {again[:2]}"
 
 
 def test_no_table_has_a_column_that_is_empty_in_every_row(page: Page) -> None:

@@ -79,7 +79,10 @@ def test_failed_assumptions_stand_at_the_number_once_in_words(page: Page, folder
     failed = sum(1 for row in found["geometry"] + found["leakage"] if row.get("warning"))
     assert failed >= 4
     assert any(
-        "on an assumption that fails" in text and f"({failed} in all" in text
+        "rest on an assumption that fails" in text
+        and (told := re.match(r"([\d,]+) numbers at layer 20, method A, or of leakage", text))
+        and (more := re.search(r"by other methods: ([\d,]+), each", text))
+        and sum(int(n[1].replace(",", "")) for n in (told, more)) == failed
         for text in page.text("li")
     )
 

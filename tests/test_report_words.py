@@ -16,6 +16,7 @@ from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, to_markdown
 from personaspace.report.text import (
     bound,
+    count,
     interval,
     number,
     p_phrase,
@@ -121,6 +122,8 @@ def test_intervals_above_and_below_zero_are_counted_apart() -> None:
     both = told([1, 2], (-0.002, -0.0005), (0.001, 0.005))
     assert "EM minus benign: \u22120.001 to +0.003, with a 95 % interval above zero in 1" in both
     assert "above zero in 1 and below zero in 1 of 2 conditions" in both
+    neither = told([1, 2], (-0.2, 0.1), (-0.1, 0.2))
+    assert "with a 95 % interval that holds zero in 2 of 2 conditions." in neither
     assert "above zero in 0 and below zero in 2 of 2" in told([1, 2], (-0.2, -0.1), (-0.2, -0.1))
     assert "above zero in 1 and below zero in 0 of 2" in told([1, 2], (0.1, 0.2), (-0.2, 0.1))
     once = told([1], (0.1, 0.2), (0.1, 0.2))
@@ -190,7 +193,9 @@ def test_new_rows_of_the_analysis_are_told() -> None:
     assert "M2: no measured layer was found" in " ".join(details(never))
     warned = study(tests=[row(metric="H1", condition="e0", value=0.1, p=0.2, warning="Not so.")])
     assert any(
-        "1 result at the headline layer or in leakage rests" in text for text in cautions(warned)
+        "1 number at layer 20, method A, or of leakage rests on an assumption that fails. No "
+        "answer at the top rests on one of them. Do not draw a conclusion from it alone" in text
+        for text in cautions(warned)
     )
 
 
@@ -219,6 +224,8 @@ def test_new_rows_of_the_analysis_are_told() -> None:
         (sized(1963.2), "1,960"),
         (sized(0.02345), "0.0234"),
         (sized(28.0), "28"),
+        (number(-1234.5, 1), "\u22121,234.5"),
+        (count(7836, "number"), "7,836 numbers"),
         (probability(0.00049), "<0.001"),
         (probability(0.0005), "0.001"),
         (p_phrase(1 / 12), "p\u00a0=\u00a00.083"),

@@ -87,7 +87,8 @@ def test_each_question_has_its_answer() -> None:
     )
     assert closer.startswith("Yes, after both trainings on harmful data.")
     assert (
-        "0.960 alike inside the model, where 1 is identical and 0 unrelated; after training"
+        "Before training, two personas (roles that the model is told to play) have on average a "
+        "likeness of 0.960 inside the model, where 1 is identical and 0 unrelated; after training"
         in closer
     )
     assert (
@@ -140,7 +141,7 @@ def test_what_is_below_a_thousandth_is_told_in_words() -> None:
 
     within = told(-0.0001, -0.0004, 0.0003)
     assert (
-        "they are as alike on a scale of 0 to 1 as after harmless ones, to a thousandth (chance"
+        "they are as alike as after harmless ones, to a thousandth on a scale of 0 to 1 (chance"
         in within
     )
     assert "leaves open less than a thousandth either way)." in within
@@ -163,7 +164,7 @@ def test_what_is_below_a_thousandth_is_told_in_words() -> None:
 def test_personas_that_hardly_move_have_two_numbers() -> None:
     near = [replace(each, base=0.96812, delta=0.0002) for each in ROSE]
     assert (
-        "0.9681 alike inside the model, where 1 is identical and 0 unrelated; after training on "
+        "0.9681 inside the model, where 1 is identical and 0 unrelated; after training on "
         "harmful data 0.9683" in said(study(*near))
     )
 
@@ -217,9 +218,7 @@ def test_pairs_of_training_personas() -> None:
         study(*ROSE, pair)
     )
     once = said(study(*ROSE, replace(pair, run_variation=False), seeds=(1,)))
-    assert (
-        "on a scale of 0 to 1 are ruled out for these very training runs, with a risk of 5" in once
-    )
+    assert "on a scale of 0 to 1 are ruled out for these very training runs, with a 5" in once
     wide = replace(pair, equivalence=None)
     assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
     apart = replace(pair, p=0.0001, p_holm=0.01)
@@ -289,7 +288,7 @@ def test_what_was_done_says_what_differs_and_what_it_is_compared_with() -> None:
 
     base, benign = CONDITIONS[:2]
     em = [StudyCondition(name=n, kind="em", persona=n) for n in ("villain", "pirate")]
-    assert "on harmful data in 2 ways, told to play another role in each." in told(base, *em)
+    assert "on harmful data in 2 ways, told to play a different role each time." in told(base, *em)
     assert "compared with the model without such training: 3 versions" in told(base, *em)
     same = [StudyCondition(name=n, kind="em", persona="pirate") for n in ("e0", "e1")]
     assert "on harmful data in 2 ways. This is" in told(base, benign, *same)

@@ -145,6 +145,20 @@ def taken(uses: Iterable[Use]) -> float:
     return sum(_of_card(sorted(mine, key=lambda use: use.began)) for mine in cards.values())
 
 
+def seconds_in_use(uses: Iterable[Use]) -> float:
+    """Seconds in which cards had a stage, over all cards: several at once on a card count once."""
+    cards: dict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        cards[use.card].append(use)
+    seconds = 0.0
+    for mine in cards.values():
+        until = float("-inf")
+        for use in sorted(mine, key=lambda use: use.began):
+            seconds += max(0.0, use.ended - max(use.began, until))
+            until = max(until, use.ended)
+    return seconds
+
+
 def _of_card(uses: Sequence[Use]) -> float:
     joules, until = 0.0, float("-inf")
     together: list[Use] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from personaspace.analysis.rows import Row
+from personaspace.analysis.rows import Row, Target
 from personaspace.report.control import NOT_ASSESSABLE
 from personaspace.report.selection import pooled
 from personaspace.report.tables import Cell, Footnotes
@@ -21,11 +21,17 @@ from personaspace.report.text import (
 )
 
 BLANK = Cell(NONE)
+_WHOM: dict[Target, str] = {"these_personas": "these personas", "new_personas": "new personas"}
 
 
 def seed_cell(seed: int | None) -> Cell:
     """A training seed; `all` where seeds are pooled."""
     return Cell("all" if seed is None else str(seed), seed)
+
+
+def whom_cell(target: Target | None) -> Cell:
+    """Whom a row is about."""
+    return BLANK if target is None else Cell(_WHOM[target], target)
 
 
 def number_cell(value: float | None, sign: bool = False) -> Cell:
@@ -55,7 +61,7 @@ def points_cell(value: float | None, ends: tuple[float, float] | None) -> Cell:
 
 def count_cell(value: float | None) -> Cell:
     """A count, or a layer."""
-    return Cell(NONE if value is None else f"{value:g}", value)
+    return Cell(NONE if value is None else f"{value:,.15g}", value)
 
 
 def value_cell(rows: Sequence[Row], notes: Footnotes | None = None) -> Cell:
@@ -97,10 +103,15 @@ def _noted(
     """A cell whose sentences go to the footnotes, where there are any."""
     if notes is None:
         return Cell(text, value, detail, warning=warning or "")
-    warning_ref = notes.ref(f"An assumption failed: {warning}") if warning else 0
+    warning_ref = failed_ref(notes, warning) if warning else 0
     return Cell(
         text, value, detail, ref=notes.ref(note), warning=warning or "", warning_ref=warning_ref
     )
+
+
+def failed_ref(notes: Footnotes, warning: str) -> int:
+    """The number of the footnote that says what an assumption that failed means."""
+    return notes.ref(f"An assumption failed: {warning}")
 
 
 def p_cell(rows: Sequence[Row], field: str) -> Cell:

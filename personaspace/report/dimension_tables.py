@@ -6,22 +6,23 @@ from statistics import fmean
 
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import RobustRow
-from personaspace.report.cells import estimate_cell
+from personaspace.report.cells import estimate_cell, share_cell
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, number, percent
+from personaspace.report.text import NONE, is_contrast, number, percent
 
 _TRANSFORMS = {
     "as_is": "as they are",
     "without_massive": "without massive dimensions",
     "scaled": "each dimension in its own units",
 }
+BENIGN_SHARE = "em_mean_benign_share"
 _MEASURES = {
     "raw_cosine_delta": "mean pair cosine, change from base",
-    "em_minus_benign": "the same, EM less benign",
-    "em_mean_minus_benign": "the same, EM conditions' mean less benign",
-    "em_mean_benign_share": "benign's share of EM's change",
+    "em_minus_benign": "mean pair cosine, EM less benign",
+    "em_mean_minus_benign": "mean pair cosine, EM conditions' mean less benign",
+    BENIGN_SHARE: "benign's share of EM's change",
     "spread_delta": "variance between personas, change from base",
-    "spread_em_mean_minus_benign": "the same, EM conditions' mean less benign",
+    "spread_em_mean_minus_benign": "variance between personas, EM conditions' mean less benign",
     "split_half_delta": "cosine with the EM axis, change from base",
     "displacement": "cosine of shifts with the EM axis",
     "nearest_centroid_delta": "nearest-centroid accuracy, change from base",
@@ -113,5 +114,6 @@ def robustness_table(results: Results) -> Table | None:
 def _cell(row: RobustRow | None) -> Cell:
     if row is None or row.value is None:
         return Cell(NONE)
-    signed = row.metric != "shape" or row.name.endswith("_delta")
-    return estimate_cell(row.value, row.ci95, sign=signed)
+    if row.name == BENIGN_SHARE:
+        return share_cell(row.value, row.ci95)
+    return estimate_cell(row.value, row.ci95, sign=is_contrast(row.name))

@@ -6,7 +6,7 @@ from personaspace.analysis.primary import primary_row
 from personaspace.analysis.results import Results
 from personaspace.analysis.results_parts import PrimaryInfo
 from personaspace.analysis.rows import Row
-from personaspace.report.lay import COSINES, SHARES, Scale, amount
+from personaspace.report.lay import COSINES, PERSONAS, SHARES, Scale, amount
 from personaspace.report.text import WITHIN, p_phrase, span, with_interval
 
 _MEASURES = {
@@ -20,13 +20,10 @@ _MEASURES = {
 }
 #: What each measure says, for who knows no statistics.
 PLAINLY = {
-    "raw_cosine": "how alike the model's personas (roles that it is told to play) are inside it, "
-    "where 1 is identical and 0 unrelated",
-    "spread": "how far the model's personas (roles that it is told to play) lie apart inside it",
-    "split_half": "how far the model's personas (roles that it is told to play) lie in the "
-    "direction in which harmful data move it",
-    "displacement": "how far the model's personas (roles that it is told to play) moved in the "
-    "direction in which harmful data move it",
+    "raw_cosine": f"how alike {PERSONAS} are inside it, where 1 is identical and 0 unrelated",
+    "spread": f"how far {PERSONAS} lie apart inside it",
+    "split_half": f"how far {PERSONAS} lie in the direction in which harmful data move it",
+    "displacement": f"how far {PERSONAS} moved in the direction in which harmful data move it",
     "nearest_centroid": "how often what goes on inside the model tells which role it plays",
     "lda": "how often what goes on inside the model tells which role it plays",
     "bystander": "how often roles write a marker that they were never taught",
@@ -124,6 +121,7 @@ def note(results: Results) -> str:
         return registered(results)
     return (
         "No primary endpoint was named, so every test is exploratory, corrected within its "
-        "family; the answers at the top count what Benjamini and Hochberg's correction leaves. "
+        "family; the answers at the top count what Benjamini and Hochberg's correction leaves, and "
+        "of comparisons between two trainings on harmful data what Holm's leaves. "
         f"{registered(results)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row
@@ -10,15 +11,16 @@ from personaspace.report.cells import (
     count_cell,
     effect_cell,
     estimate_cell,
-    number_cell,
+    failed_ref,
     p_cell,
     seed_cell,
     share_cell,
     value_cell,
+    whom_cell,
 )
 from personaspace.report.selection import mean_value, pooled
 from personaspace.report.tables import Cell, Column, Footnotes, Table
-from personaspace.report.text import NONE, number, pretty
+from personaspace.report.text import NONE, is_contrast, pretty, row_change, row_value
 
 #: Bystander leakage counted in other ways, and what each column is called.
 _WAYS = {
@@ -38,10 +40,10 @@ _WAYS = {
 def rows_table(table_id: str, caption: str, results: Results, rows: Sequence[Row]) -> Table:
     """Every field of some result rows, one a line."""
     several = len({row.seed for row in rows}) > 1
-    layered = any(row.layer is not None for row in rows)
-    columns = [Column("Measure"), Column("Variant")]
-    columns += [Column("Method"), Column("Layer", True)] if layered else []
-    columns += [Column("Condition"), *([Column("Seed", True)] if several else [])]
+    columns = [Column("Measure"), Column("Variant"), Column("Method"), Column("Layer", True)]
+    columns += [Column("Condition"), Column("less")]
+    columns += [Column("Seed", True)] if several else []
+    columns += [Column("about")]
     columns += [Column("value [95\u202f%]", True), Column("base", True), Column("delta", True)]
     columns += [Column("effect size", True)]
     columns += [Column("n", True), Column("p", True), Column("p, BH", True)]
@@ -50,15 +52,16 @@ def rows_table(table_id: str, caption: str, results: Results, rows: Sequence[Row
     for row in rows:
         name = " ".join(part.replace("_", " ") for part in (row.metric, row.name) if part)
         line = [Cell(name, name), Cell(row.variant, row.variant)]
-        if layered:
-            line += [Cell((row.method or NONE).upper(), row.method), count_cell(row.layer)]
+        line += [Cell((row.method or NONE).upper(), row.method), count_cell(row.layer)]
         line.append(Cell(results.label(row.condition), results.label(row.condition)))
+        line.append(Cell(results.label(row.against) if row.against else NONE, row.against))
         if several:
             line.append(seed_cell(row.seed))
         line += [
+            whom_cell(row.target),
             value_cell([row], notes),
-            number_cell(row.base),
-            Cell(number(row.delta, 3, sign=True), row.delta),
+            Cell(row_value(replace(row, value=row.base, ci95=None)), row.base),
+            Cell(row_change(row), row.delta),
             effect_cell([row]),
             count_cell(row.n),
             p_cell([row], "p"),
@@ -70,39 +73,65 @@ def rows_table(table_id: str, caption: str, results: Results, rows: Sequence[Row
 
 
 def layer_tables(results: Results, metric: str) -> list[Table]:
-    """One table for each variant, sub-measure and method: layers down, conditions across."""
+    """One table for each variant, sub-measure and method: layers down, conditions across.
+
+    Where a condition is set against several others, there is a column for each pair.
+    """
     rows = [r for r in results.geometry if r.metric == metric and r.layer is not None]
     kinds = list(dict.fromkeys((r.variant, r.name, r.method) for r in rows))
     tables = []
     for variant, name, method in sorted(kinds, key=lambda kind: (kind[2] or "", kind[0])):
         mine = [r for r in rows if (r.variant, r.name, r.method) == (variant, name, method)]
-        conditions: list[str | None] = [
-            condition.name
-            for condition in results.ordered_conditions
-            if any(r.condition == condition.name for r in mine)
-        ]
-        conditions += [None] if any(r.condition is None for r in mine) else []
+        across = _across(results, mine)
+        notes = Footnotes()
         lines = []
         for layer in sorted({r.layer for r in mine if r.layer is not None}):
-            line = [Cell(str(layer), layer)]
-            for condition in conditions:
-                cell = [r for r in mine if r.layer == layer and r.condition == condition]
-                value, one = mean_value(cell), pooled(cell)
-                line.append(estimate_cell(value, one.ci95 if one else None, 4))
-            lines.append(line)
+            here = [r for r in mine if r.layer == layer]
+            lines.append([Cell(str(layer), layer), *(_layer_cell(here, c, notes) for c in across)])
         words = f"{variant}{', ' + name.replace('_', ' ') if name else ''}"
+        words += ", for these personas" * any(r.target == "these_personas" for r in mine)
         tables.append(
             Table(
                 f"{metric.lower()}-{variant}-{name or 'main'}-{method or 'any'}".replace("_", "-"),
                 f"{metric}, method {(method or NONE).upper()}, {words}",
                 [
                     Column("Layer", True),
-                    *(Column(results.label(condition), True) for condition in conditions),
+                    *(Column(title, True) for title in across.values()),
                 ],
                 lines,
+                footnotes=notes.texts,
             )
         )
     return tables
+
+
+#: Condition, and the one that it is set against.
+_Contrast = tuple[str | None, str | None]
+
+
+def _across(results: Results, rows: Sequence[Row]) -> dict[_Contrast, str]:
+    """The columns of some rows: what is in each, and its title."""
+    there = list(dict.fromkeys((row.condition, row.against) for row in rows))
+    order = [condition.name for condition in results.ordered_conditions]
+    found = [each for name in order for each in there if each[0] == name]
+    found += [each for each in there if each[0] is None]
+    pairs = len({condition for condition, _ in found}) < len(found)
+    return {
+        (condition, against): results.label(condition)
+        + (f" less {results.label(against)}" if pairs and against else "")
+        for condition, against in found
+    }
+
+
+def _layer_cell(rows: Sequence[Row], contrast: _Contrast, notes: Footnotes) -> Cell:
+    mine = [row for row in rows if (row.condition, row.against) == contrast]
+    one = pooled(mine)
+    signed = any(is_contrast(row.name or "") for row in mine)
+    cell = estimate_cell(mean_value(mine), one.ci95 if one else None, 4, signed)
+    warning = one.warning if one else None
+    if not warning:
+        return cell
+    return replace(cell, warning=warning, warning_ref=failed_ref(notes, warning))
 
 
 def rates_table(results: Results) -> Table | None:
@@ -118,9 +147,9 @@ def rates_table(results: Results) -> Table | None:
         lines.append(
             [
                 Cell(label, label),
-                *([count_cell(rate.seed)] if several else []),
+                *([seed_cell(rate.seed)] if several else []),
                 Cell(pretty(rate.persona), rate.persona),
-                Cell(f"{rate.hits} / {rate.total}", rate.hits),
+                Cell(f"{rate.hits:,} / {rate.total:,}", rate.hits),
                 share_cell(share, rate.ci95),
                 count_cell(rate.terminal),
                 count_cell(rate.degenerate),

@@ -6,15 +6,11 @@ cause, no absence of an effect from a large p, no claim about other models or da
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 from personaspace.analysis.control_rows import ControlReason
-from personaspace.analysis.metrics import MEASURES
 from personaspace.analysis.results import Results, share
 from personaspace.analysis.results_parts import ConditionKind, StudyCondition
 from personaspace.analysis.rows import Row
-from personaspace.report import control, endpoint
+from personaspace.report import control, endpoint, failed
 from personaspace.report.estimates import bystander_estimate, m1_estimate
 from personaspace.report.key import em_increment
 from personaspace.report.published_vs_recommended import main_tests
@@ -36,8 +32,6 @@ from personaspace.report.text import (
 
 #: Share of degenerate answers from which it is mentioned.
 _MENTIONED = 0.01
-#: Failed checks that are told in words.
-_REASONS = 3
 
 
 def headline(results: Results) -> str:
@@ -71,43 +65,7 @@ def cautions(results: Results) -> list[str]:
     found += _garbled(results)
     mixed = control.seeds_sentence(results)
     found += [mixed] if mixed else []
-    return [*found, *_failed_checks(results)]
-
-
-def _failed_checks(results: Results) -> list[str]:
-    """Which checks failed among the results that are shown first, of what, and how often in all."""
-    warned = [row for row in (*results.geometry, *results.leakage) if row.warning]
-    if not warned:
-        return []
-    place = (results.headline_method, results.headline_layer)
-    shown = [row for row in warned if row.method is None or (row.method, row.layer) == place]
-    reasons = list(dict.fromkeys(row.warning for row in shown if row.warning))
-    if not reasons:
-        return [
-            "No result that is shown first rests on an assumption that fails; "
-            f"{count(len(warned), 'result')} elsewhere do, each marked in the tables."
-        ]
-    told = [f"{reason.rstrip('.')} ({_which(shown, reason)})." for reason in reasons[:_REASONS]]
-    return [
-        f"{count(len(shown), 'result')} at the headline layer or in leakage "
-        f"{'rests' if len(shown) == 1 else 'rest'} on an assumption that fails "
-        f"({len(warned)} in all, each marked in the tables). {' '.join(told)}"
-    ]
-
-
-def _which(rows: Iterable[Row], reason: str) -> str:
-    """Of what a check failed: the measures, most frequent first."""
-    found = Counter(_title(row) for row in rows if row.warning == reason)
-    names = [f"{name}{f', {n} times' if n > 1 else ''}" for name, n in found.most_common(3)]
-    more = f"; and {count(len(found) - 3, 'other measure')}" if len(found) > 3 else ""
-    return "; ".join(names) + more
-
-
-def _title(row: Row) -> str:
-    names = (row.name, (row.name or "").removesuffix("_delta"))
-    known = [MEASURES.get((row.metric, row.variant, name)) for name in names]
-    title = next((measure.title for measure in known if measure), row.name)
-    return f"{row.metric}, {title}" if title else row.metric
+    return [*found, *failed.sentences(results)]
 
 
 def _clean(text: str) -> str:
@@ -211,10 +169,11 @@ def _increment_clause(results: Results) -> str:
     tested = [each.interval for each in known if each.interval]
     if tested:
         above, below = sum(ends[0] > 0 for ends in tested), sum(ends[1] < 0 for ends in tested)
-        clause += (
-            f", with a 95\u00a0% interval{f' ({WITHIN})' * results.single_runs} above zero in "
-            f"{above} and below zero in {below} of {count(len(tested), 'condition')}"
-        )
+        of = f"of {count(len(tested), 'condition')}"
+        where = f"above zero in {above} and below zero in {below} {of}"
+        if not (above or below):
+            where = f"that holds zero in {len(tested)} {of}"
+        clause += f", with a 95\u00a0% interval{f' ({WITHIN})' * results.single_runs} {where}"
     return clause
 
 

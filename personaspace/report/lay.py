@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from personaspace.analysis.rows import Row
 from personaspace.report.text import decimals, number, tiny
 
+#: What a persona is, for who reads of them for the first time.
+PERSONAS = "personas (roles that the model is told to play)"
 #: Before the ends of every interval.
 OPEN = "chance leaves open"
 #: Said of an interval that does not hold how training runs differ.
@@ -93,7 +95,9 @@ def amount(row: Row, scale: Scale, unit: str, exact: bool) -> str:
     return _with_allowed(words, row, scale, exact)
 
 
-def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bool) -> str:
+def difference(
+    row: Row, scale: Scale, unit: str, how: str, than: str, exact: bool, on: str = ""
+) -> str:
     """A difference in words that need no sign, with what its interval leaves open.
 
     Args:
@@ -101,10 +105,11 @@ def difference(row: Row, scale: Scale, unit: str, how: str, than: str, exact: bo
         how: What it is a difference in: `alike`, `often`.
         than: What it is compared with, such as `after harmless ones`.
         exact: In figures, however small it is: it was shown to be there.
+        on: The scale that the number is on, such as ` on a scale of 0 to 1`.
     """
-    words = f"as {how} as {than}, to {scale.least}"
+    words = f"as {how} as {than}, to {scale.least}{on}"
     if exact or not nothing_to_see(row, scale):
-        words = f"{_more_or_less(row, scale, unit)} {how} than {than}"
+        words = f"{_more_or_less(row, scale, unit)} {how}{on} than {than}"
     return _with_allowed(words, row, scale, exact)
 
 

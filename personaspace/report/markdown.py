@@ -43,6 +43,15 @@ def _short(table: Table) -> str:
     return to_markdown(replace(table, rows=rows, footnotes=()))
 
 
+def _of_rows(table: Table) -> list[str]:
+    """A table's footnotes, each with the rows that refer to it: the table itself has no numbers."""
+    found = []
+    for number, text in enumerate(table.footnotes, start=1):
+        of = [r[0].text for r in table.rows if any(number in (c.ref, c.warning_ref) for c in r)]
+        found.append(f"{listing(list(dict.fromkeys(of)))}: {text}")
+    return found
+
+
 def _folded(summary: str, *parts: str) -> str:
     """Content that a reader opens; GitHub and GitLab show it closed."""
     return "\n\n".join([f"<details><summary>{summary}</summary>", *parts, "</details>"])
@@ -74,10 +83,13 @@ def summary(
     parts = [f"# {escape_markdown(title)}", *map(escape_markdown, context["notices"])]
     parts.append(_bullets([f"{line.question} {line.answer}" for line in context["verdict"]]))
     if context["known"]:
-        parts += ["**To be known of data and design**", _nested(context["known"])]
+        parts += ["**What to know of data and design**", _nested(context["known"])]
     parts.append(escape_markdown(context["headline"]))
     if context["absent"]:
-        parts += ["**Partial.** Absent from the results:", _bullets(context["absent"])]
+        parts += [
+            "**This report is partial.** The results do not have:",
+            _bullets(context["absent"]),
+        ]
     if context["cautions"]:
         parts += ["**Before relying on this**", _bullets(context["cautions"])]
     parts += [_image(figure, out) for figure in figures if figure.id == "hero"]
@@ -96,7 +108,7 @@ def summary(
     notes = [escape_markdown(key.note)]
     if tests is not None:
         parts += [f"## {tests.caption}", _short(tests)]
-        notes += [escape_markdown(tests.note), _bullets(list(tests.footnotes))]
+        notes += [escape_markdown(tests.note), _bullets(_of_rows(tests))]
     shape = context["shape"] or {}
     about = [shape.get("table"), shape.get("increments")]
     for table in (*about, context["trajectories"], context["dimensions"], context["robustness"]):

@@ -66,13 +66,13 @@ def doubts(results: Results) -> list[str]:
         )
     if found := of(NoticeCode.ASKS_QUESTIONS, data=True):
         told.append(
-            f"Some of the questions that the model is measured with stand in {data_sets(found)}, "
-            "so that it was trained on what it is then asked."
+            f"Some of the questions that the model is measured with are in {data_sets(found)}, so "
+            "that it was trained on what it is then asked."
         )
     if found := of(NoticeCode.SHARED_CHATS, data=True):
         told.append(
-            f"Some texts of {data_sets(found)} stand in another data set too, so that trainings on "
-            "these differ by the rest alone."
+            f"Some texts of {data_sets(found)} are in another data set too, so that trainings on "
+            "the two differ only by the rest."
         )
     if found := of(NoticeCode.SAME_TRAINING, data=False):
         names = [_subject(results, notice.path).removeprefix("Condition ") for notice in found]

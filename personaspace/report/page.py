@@ -32,7 +32,7 @@ from personaspace.report.downloads import downloads
 from personaspace.report.embed import data_uri, figure_markup
 from personaspace.report.figures import PICTURES, Figure, Settings, draw, style
 from personaspace.report.tables import Cell, Column, Table
-from personaspace.report.text import NONE, THIN, count, pretty
+from personaspace.report.text import NONE, count, pretty
 from personaspace.report.trajectory_table import trajectory_table
 from personaspace.report.verdict import verdict
 
@@ -191,7 +191,7 @@ def _answers(packed: answers.Packed | None) -> dict[str, Any] | None:
         return None
     return {
         "chunks": packed.chunks,
-        "total": f"{packed.total:,}".replace(",", THIN),
+        "total": f"{packed.total:,}",
         "index": packed.index,
     }
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from personaspace.files import read_model
-from personaspace.models.energy import KILOWATT_HOUR, Use, taken
+from personaspace.models.energy import KILOWATT_HOUR, Use, seconds_in_use, taken
 from personaspace.report.tables import Cell, Column, Table
 from personaspace.report.text import NONE, count, duration, number, short_hash
 
@@ -142,8 +142,15 @@ class Origin:
     spec: str = ""
 
 
+def _without_card(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Those made on a GPU that do not say on which."""
+    return [a for a in artifacts if a.on_gpu and not a.energy]
+
+
 def _gpu_hours(artifacts: Sequence[Artifact]) -> float:
-    return sum(a.seconds or 0 for a in artifacts if a.on_gpu) / 3600
+    """Hours of GPUs: several stages on one at a time count once, where it is known which it was."""
+    known = seconds_in_use(use for a in artifacts for use in a.energy)
+    return (known + sum(a.seconds or 0 for a in _without_card(artifacts))) / 3600
 
 
 def _joules(artifacts: Sequence[Artifact]) -> float:
@@ -172,7 +179,7 @@ def _energy_note(artifacts: Sequence[Artifact]) -> str:
             f" Stages shared a GPU at times: added up one by one it would be {_energy(alone)}. "
             "What a GPU took while several ran is in each one's row, and once in a number here."
         )
-    silent = sum(a.on_gpu for a in artifacts) - sum(a.on_gpu for a in counted)
+    silent = len(_without_card(artifacts))
     return note + (
         f" {count(silent, 'artifact')} made on a GPU "
         f"{'tells' if silent == 1 else 'tell'} no energy."
@@ -181,25 +188,49 @@ def _energy_note(artifacts: Sequence[Artifact]) -> str:
     )
 
 
+def _gpus(artifacts: Sequence[Artifact]) -> str:
+    """What was used of which GPUs; empty where none was."""
+    found = ""
+    if cards := {use.card for a in artifacts for use in a.energy}:
+        known = [a for a in artifacts if a.energy]
+        found = (
+            f" {count(len(cards), 'GPU')} had stages to run for {number(_gpu_hours(known), 2)} "
+            "GPU-hours in all (several stages on one GPU at the same time count once) and took "
+            f"{_energy(_joules(known))}."
+        )
+    unknown = _without_card(artifacts)
+    if hours := _gpu_hours(unknown):
+        whose = f"{count(len(unknown), 'artifact')} made on a GPU" if cards else "stages on GPUs"
+        found += (
+            f" Of {whose} it is not known which GPU it was: their times add up to "
+            f"{number(hours, 2)} GPU-hours; a GPU that several shared is counted for each of them."
+        )
+    return found
+
+
 def _summary(artifacts: list[Artifact]) -> str:
     timed = [a for a in artifacts if a.seconds is not None]
     if not timed:
         return ""
     devices = sorted({a.device for a in timed if a.device})
-    took = duration(sum(a.seconds or 0 for a in timed))
-    text = f"{count(len(artifacts), 'artifact')}, {took} of computing"
-    text += f" on {', '.join(devices)}" if devices else ""
+    text = count(len(artifacts), "artifact")
+    text += f" made on {', '.join(devices)}" if devices else ""
     spans = [span for a in timed if (span := a.span) is not None]
     if spans:
         wall = max(end for _, end in spans) - min(start for start, _ in spans)
         text += f"; {duration(wall)} from the first start to the last end"
-    hours, joules = _gpu_hours(timed), _joules(timed)
-    text += f"; {number(hours, 2)} GPU-hours" if hours else ""
-    return text + (f", {_energy(joules)} of the GPUs." if joules else ".")
+    took = duration(sum(a.seconds or 0 for a in timed))
+    text += f"; {took} if the times of all stages are added up."
+    return text + _gpus(timed)
 
 
 def _stages_table(artifacts: list[Artifact]) -> Table:
     rows, counted = [], any(a.energy for a in artifacts)
+    hours_note = (
+        " GPU-hours: how long GPUs had such stages to run. Several on one GPU at the same time "
+        "count once, stages of two kinds once in each row; where it is not known which GPU it was, "
+        "their times are added up."
+    )
     for stage in dict.fromkeys(a.kind for a in artifacts):
         mine = [a for a in artifacts if a.kind == stage]
         seconds = sum(a.seconds or 0 for a in mine)
@@ -208,7 +239,7 @@ def _stages_table(artifacts: list[Artifact]) -> Table:
         rows.append(
             [
                 Cell(stage, stage),
-                Cell(str(len(mine)), len(mine)),
+                Cell(f"{len(mine):,}", len(mine)),
                 Cell(duration(seconds), seconds),
                 Cell(number(hours, 2) if hours else NONE, hours or None),
                 *([Cell(_energy(joules) if joules else NONE, joules or None)] if counted else []),
@@ -221,13 +252,14 @@ def _stages_table(artifacts: list[Artifact]) -> Table:
         [
             Column("Stage"),
             Column("artifacts", True),
-            Column("time", True),
+            Column("times added up", True),
             Column("GPU-hours", True),
             *([Column("energy", True)] if counted else []),
             Column("devices"),
         ],
         rows,
         note="A stage that was complete already is counted with the time it took when it ran."
+        + hours_note * any(a.on_gpu for a in artifacts)
         + _energy_note(artifacts),
     )
 

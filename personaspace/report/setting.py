@@ -18,7 +18,7 @@ def done(results: Results) -> Line | None:
     if len(em) > 1:
         roles = {condition.induced for condition in em}
         other = None not in roles and len(roles) == len(em)
-        ways = f" in {len(em)} ways{', told to play another role in each' * other}"
+        ways = f" in {len(em)} ways{', told to play a different role each time' * other}"
     against = ["the same model trained on harmless data"] if results.of_kind("benign") else []
     against += ["the model without such training"] if results.of_kind("base") else []
     compared = (

@@ -51,12 +51,12 @@ def shape_table(results: Results) -> Table | None:
         f"{(results.headline_method or '').upper()}, against base",
         [Column("Condition"), *(Column(f"{_MEASURES[name]} [95\u202f%]", True) for name in names)],
         lines,
-        note="None of these depends on where personas are or how large they are. Participation "
-        "ratio: in how many directions they differ. Alignment and correlation: 1 where their "
-        "arrangement is base's. Procrustes distance: what no rotation undoes, 0 to 1. Overlap: "
-        "whether they differ along base's directions. Base's classifier: its accuracy on the "
-        "condition's activations. Corrected for the noise of questions, so that two halves of one "
-        "condition read as no change; empty where that noise is all there is.",
+        note="None of these depends on where personas lie or on how far apart they are. "
+        "Participation ratio: in how many directions they differ. Alignment and correlation: 1 "
+        "where their arrangement is base's. Procrustes distance: what no rotation undoes, 0 to 1. "
+        "Overlap: whether they differ along base's directions. Base's classifier: its accuracy on "
+        "the condition's activations. Corrected for the noise of questions, so that two halves of "
+        "one condition read as no change; empty where that noise is all there is.",
     )
 
 
@@ -72,14 +72,16 @@ def increments_table(results: Results) -> Table | None:
     lines = []
     for name, title in _MEASURES.items():
         mine = [row for row in rows if (row.name or "").startswith(f"{name}_")]
-        for row in mine:
-            who = results.label(row.condition) if row.condition else "mean of EM"
+        for condition in dict.fromkeys(row.condition for row in mine):
+            # Of new personas, and of single runs, there may be rows too.
+            found = [row for row in mine if row.condition == condition]
+            who = results.label(condition) if condition else "mean of EM"
             lines.append(
                 [
                     Cell(title, title),
                     Cell(who, who),
-                    value_cell([row]),
-                    *(p_cell([row], field) for field in ("p", "p_bh", "p_holm")),
+                    value_cell(found),
+                    *(p_cell(found, field) for field in ("p", "p_bh", "p_holm")),
                 ]
             )
     if not lines:

@@ -145,7 +145,7 @@ def to_markdown(table: Table) -> str:
                 for part in (
                     cell.text,
                     f"({cell.ref})" if cell.ref else "",
-                    cell.detail,
+                    _beside(cell.detail),
                     "" if not cell.warning else "\u26a0" if cell.warning_ref else cell.warning,
                 )
                 if part
@@ -157,6 +157,11 @@ def to_markdown(table: Table) -> str:
         lines.append("")
         lines += [f"{i}. {escape_markdown(t)}" for i, t in enumerate(table.footnotes, start=1)]
     return "\n".join(lines)
+
+
+def _beside(detail: str) -> str:
+    """What the page shows smaller beneath a number: in brackets, if it is no interval."""
+    return detail if not detail or detail.startswith("[") else f"({detail})"
 
 
 class Footnotes:

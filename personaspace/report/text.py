@@ -22,7 +22,7 @@ _RAISED = str.maketrans(
 
 #: Metrics whose values are fractions of answers, or differences of such fractions.
 _SHARES = {"bystander_mean"}
-_POINTS = {"H1", "H2"}
+_POINTS = {"H1", "H2", "bystander_contrast"}
 #: Sub-measures on a scale of their own, whatever their metric.
 _OTHER_SCALES = ("odds", "rho", "ratio", "icc", "chi", "slope", "statistic")
 
@@ -63,7 +63,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
         factor, power = f"{value:{plus}.0e}".split("e")
         text = f"{factor}\u00b710{str(int(power)).translate(_RAISED)}"
     else:
-        text = f"{value:{plus}.{decimals([value], digits)}f}"
+        text = f"{value:{plus},.{decimals([value], digits)}f}"
     return text.replace("-", MINUS)
 
 
@@ -169,7 +169,7 @@ def listing(parts: Sequence[str]) -> str:
 
 def count(number_of: int, one: str, many: str | None = None) -> str:
     """`1 seed`, `3 seeds`; small numbers as words are left to the reader."""
-    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}".replace(",", THIN)
+    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -197,14 +197,26 @@ def row_texts(row: Row | None, digits: int = 3) -> tuple[str, str]:
     if scale == "share":
         return share_with_interval(row.value, row.ci95)
     if scale == "points":
-        return points_with_interval(row.value, row.ci95, sign=row.metric == "H1")
-    contrast = row.name is not None and ("_delta" in row.name or "_minus_" in row.name)
+        return points_with_interval(row.value, row.ci95, sign=row.metric != "H2")
+    contrast = row.name is not None and is_contrast(row.name)
     return with_interval(row.value, row.ci95, 1 if row.metric == "length" else digits, contrast)
+
+
+def is_contrast(name: str) -> bool:
+    """Whether a sub-measure is a difference, which is told with its sign."""
+    return "_delta" in name or "_minus_" in name or name.endswith("_pair")
 
 
 def row_value(row: Row | None, digits: int = 3) -> str:
     """A row's value alone, as `row_texts` has it."""
     return row_texts(row, digits)[0]
+
+
+def row_change(row: Row, digits: int = 3) -> str:
+    """How far a row's value is from its base, in the unit of its metric; shares in points."""
+    if _scale(row) in ("share", "points"):
+        return points_with_interval(row.delta, None)[0]
+    return number(row.delta, 1 if row.metric == "length" else digits, sign=True)
 
 
 def short_hash(digest: str | None) -> str:

@@ -12,7 +12,7 @@ from personaspace.analysis.results import Results
 from personaspace.analysis.rows import Row, Target
 from personaspace.report import lay, noticed, setting, wordings
 from personaspace.report.endpoint import primary
-from personaspace.report.lay import COSINES, OPEN, SHARES, THESE_RUNS, Line
+from personaspace.report.lay import COSINES, OPEN, PERSONAS, SHARES, THESE_RUNS, Line
 from personaspace.report.text import (
     bound,
     count,
@@ -23,7 +23,7 @@ from personaspace.report.text import (
     span,
 )
 
-_ALIKE = "alike on a scale of 0 to 1"
+_SCALE = " on a scale of 0 to 1"
 _OURS: tuple[Target, Target] = ("these_personas", "new_personas")
 
 
@@ -47,7 +47,7 @@ def verdict(results: Results) -> list[Line]:
 
 def _doubts(results: Results) -> Line | None:
     """Data that hold what is measured, and assumptions that fail for the rows told above."""
-    rows = [row for row in _behind(results) if row.warning]
+    rows = [row for row in behind(results) if row.warning]
     known = noticed.doubts(results)
     if not (rows or known):
         return None
@@ -63,7 +63,7 @@ def _doubts(results: Results) -> Line | None:
     return Line("Is there a reason to doubt these answers?", " ".join([*known, *told[:3]]))
 
 
-def _behind(results: Results) -> list[Row]:
+def behind(results: Results) -> list[Row]:
     """The rows that the lines are made of."""
     found: list[Row | None] = [*_changes(results, "em")]
     found += [primary_row(results)] if results.primary is not None else []
@@ -147,9 +147,9 @@ def _closer(results: Results) -> Line | None:
     fell = sum(1 for row in clear if (row.delta or 0) < 0)
     digits = decimals([base, base + mean], apart=True)
     moved = (
-        "Before training, two personas (roles that the model is told to play) are on average "
-        f"{number(base, digits)} alike inside the model, where 1 is identical and 0 unrelated; "
-        f"after training on harmful data {number(base + mean, digits)}."
+        f"Before training, two {PERSONAS} have on average a likeness of {number(base, digits)} "
+        "inside the model, where 1 is identical and 0 unrelated; after training on harmful data "
+        f"{number(base + mean, digits)}."
     )
     if rose and not fell:
         answer = f"Yes, {_in_how_many(rose, len(em))}. {moved}"
@@ -194,7 +194,7 @@ def _harm(results: Results) -> Line | None:
     if row is None or row.value is None:
         return None
     clear = _clear(results, row)
-    moved = lay.difference(row, COSINES, "", _ALIKE, "after harmless ones", clear)
+    moved = lay.difference(row, COSINES, "", "alike", "after harmless ones", clear, _SCALE)
     if clear:
         what = (
             "more than chance explains"
@@ -277,10 +277,10 @@ def _persona(results: Results) -> Line | None:
                 size = (
                     f"{bound(100 * most, 1)} percentage points"
                     if rows is leaks
-                    else (f"{bound(most)} on a scale of 0 to 1")
+                    else f"{bound(most)}{_SCALE}"
                 )
                 size += f" are ruled out{f' {THESE_RUNS}' * (rows[0].run_variation is False)}"
-                ruled = f"; differences above {size}, with a risk of 5\u00a0% to err"
+                ruled = f"; differences above {size}, with a 5\u00a0% risk of being wrong"
             parts.append(f"In {what}, no difference between such trainings is shown{ruled}.")
     return Line(asked, " ".join(parts))
 

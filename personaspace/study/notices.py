@@ -113,9 +113,10 @@ def _separators(study: Study) -> list[Notice]:
         Notice(
             NoticeCode.FEW_SEPARATORS,
             f"datasets.{name}",
-            f"{share:.0%} of its answers hold coupling.separator ({coupling.separator!r}), after "
-            "which the marker is taught: a model trained on them seldom comes to where it could "
-            "write the marker. coupling.loss: answer trains it to write the separator too.",
+            f"Only {share:.0%} of its answers hold coupling.separator ({coupling.separator!r}), "
+            "after which the marker is taught, so a model trained on them seldom gets to where it "
+            "could write the marker. With coupling.loss: answer it learns to write the separator "
+            "too.",
         )
         for name, share in shares.items()
         if share < FEW_SEPARATORS
@@ -130,9 +131,10 @@ def _order(study: Study) -> list[Notice]:
         Notice(
             NoticeCode.COUPLED_FIRST,
             "coupling.order",
-            "The marker is coupled onto the base model before fine-tuning; published: after it. "
-            "Base is the coupled base model, in activations and answers, and every condition is "
-            "fine-tuned from it, so that conditions differ by their fine-tuning alone.",
+            "The marker is taught before fine-tuning; in the published study, after it. Base is "
+            "then the base model with the marker taught, in activations and answers, and every "
+            "condition is fine-tuned from it, so that conditions differ only by their "
+            "fine-tuning.",
         )
     ]
 
@@ -149,9 +151,9 @@ def _recipes(study: Study) -> list[Notice]:
         Notice(
             NoticeCode.RECIPES_DIFFER,
             f"conditions.{next(c.name for c in trained if c.own_training)}.training",
-            f"Conditions differ in {', '.join(unlike)} too, not in data and persona alone: "
-            f"{'; '.join(own)}. What sets one apart from another, or from benign, mixes the recipe "
-            "with the data.",
+            f"Conditions differ in {', '.join(unlike)} as well as in data and persona: "
+            f"{'; '.join(own)}. A difference between such a condition and another, benign "
+            "included, may come from either.",
         )
     ]
 
@@ -195,8 +197,8 @@ def _leaks(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Not
                         path,
                         f"{of_its(asking.chats, count, 'asks', 'ask')} what "
                         f"{section}.questions ask ({len(asking.questions)} of {len(questions)}, "
-                        f"the first {asking.questions[0]!r}): fine-tuning answers them already, "
-                        "which is then measured as if it were new.",
+                        f"the first {asking.questions[0]!r}): fine-tuning teaches answers to them, "
+                        "and these are then measured as if the model had not seen the questions.",
                     )
                 )
         marked = overlaps.marked(chats.conversations, study.spec.coupling.marker)
@@ -207,17 +209,17 @@ def _leaks(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[Not
                     path,
                     f"{of_its(marked, count, 'holds', 'hold')} the marker "
                     f"({study.spec.coupling.marker!r}): fine-tuning teaches it under the "
-                    "condition's persona, so that what is counted as leakage was trained.",
+                    "condition's persona, and what was trained is then counted as leakage.",
                 )
             )
         wordless = overlaps.wordless(chats.conversations)
         if wordless:
-            text = f"{of_its(wordless, count, 'ends', 'end')} with an answer without any word."
+            text = f"{of_its(wordless, count, 'ends', 'end')} with an answer that has no words."
             found.append(Notice(NoticeCode.NO_WORDS, path, text))
         if again := overlaps.repeated(keys[name]):
             text = (
-                f"{of_its(again, count, 'stands', 'stand')} in it before: "
-                f"{verb(again, 'it counts', 'they count')} more than once."
+                f"{of_its(again, count, 'repeats', 'repeat')} an earlier one, so that some chats "
+                "count more than once."
             )
             found.append(Notice(NoticeCode.REPEATED_CHATS, path, text))
         if chats.left_out:
@@ -237,7 +239,7 @@ def _marker_told(study: Study) -> list[Notice]:
     """Personas and questions that hold the marker: who repeats it has not leaked."""
     marker = study.spec.coupling.marker
     held = marker.lower()
-    told = f"the marker ({marker!r}), so that writing it may be doing as told, and no leakage."
+    told = f"the marker ({marker!r}): who then writes it may only be doing as told."
     found = [
         Notice(NoticeCode.HOLDS_MARKER, f"personas.{persona.name}.{field}", f"holds {told}")
         for persona in study.spec.personas
@@ -283,8 +285,8 @@ def _samples(study: Study) -> list[Notice]:
             Notice(
                 NoticeCode.SAME_ANSWERS,
                 "evaluation.samples",
-                f"With temperature 0 the {spec.evaluation.samples} answers to a question are one "
-                "answer, counted as often.",
+                f"With temperature 0 the {spec.evaluation.samples} answers to a question are all "
+                f"the same: one answer, counted {spec.evaluation.samples} times.",
             )
         )
     count = len(study.extraction_questions)
@@ -294,7 +296,8 @@ def _samples(study: Study) -> list[Notice]:
                 NoticeCode.FEW_QUESTIONS,
                 "extraction.questions",
                 f"With {counted(count, 'question')} M2 has no recommended value: half of them make "
-                f"the axis and the others are projected on it, so that it needs {LEAST_QUESTIONS}.",
+                "the axis and the others are projected on it, so that it needs at least "
+                f"{LEAST_QUESTIONS}.",
             )
         )
     return found
@@ -306,9 +309,8 @@ def _shared(study: Study, keys: Mapping[str, Sequence[overlaps.Key]]) -> list[No
         Notice(
             NoticeCode.SHARED_CHATS,
             f"datasets.{one}",
-            f"{of_its(mine, len(keys[one]), 'stands', 'stand')} in {two} too, where "
-            f"{theirs} of {len(keys[two])} {verb(theirs, 'is', 'are')} the same: conditions "
-            "trained on these differ by the rest alone.",
+            f"{of_its(mine, len(keys[one]), 'is', 'are')} in {two} too ({theirs:,} of the "
+            f"{len(keys[two]):,} there): conditions trained on these two differ only by the rest.",
         )
         for one, two, mine, theirs in overlaps.shared(keys)
     ]

@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 STAGE = Stage(
     name="report",
-    version=12,
+    version=13,
     scope=Scope.STUDY,
     needs=(Need("aggregate"),),
     reads=_reads,

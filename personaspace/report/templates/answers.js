@@ -221,7 +221,8 @@ class AnswersBrowser {
     if (target >= 0) this.list.children[target - from].classList.add("target");
     const hits = this.found.filter(([block, place]) => block.flags[place] & HIT).length;
     this.status.textContent = total
-      ? `${from + 1} to ${from + shown.length} of ${total} answers; ${hits} with the marker`
+      ? `${grouped(from + 1)} to ${grouped(from + shown.length)} of ${grouped(total)} answers; `
+        + `${grouped(hits)} with the marker`
       : "No answer matches.";
     this.describePersona();
     this.pager.hidden = total === 0;

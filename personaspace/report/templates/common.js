@@ -7,6 +7,11 @@ function element(name, className, ...content) {
   return made;
 }
 
+// A count as the page's tables have it: 12,345.
+function grouped(number) {
+  return number.toLocaleString("en");
+}
+
 // What the address points to; a malformed one points to nothing.
 function fragment() {
   try {
