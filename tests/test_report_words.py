@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from personaspace.analysis.control import assessed
 from personaspace.analysis.results import Results
-from personaspace.analysis.rows import Row
+from personaspace.analysis.rows import Row, Target
 from personaspace.report.headline import cautions, details, headline
 from personaspace.report.tables import Cell, Column, Table, escape_markdown, to_markdown
 from personaspace.report.text import (
@@ -123,7 +123,7 @@ def test_intervals_above_and_below_zero_are_counted_apart() -> None:
     assert "EM minus benign: \u22120.001 to +0.003, with a 95 % interval above zero in 1" in both
     assert "above zero in 1 and below zero in 1 of 2 conditions" in both
     neither = told([1, 2], (-0.2, 0.1), (-0.1, 0.2))
-    assert "with a 95 % interval that holds zero in 2 of 2 conditions." in neither
+    assert "with a 95 % interval that holds zero in all 2 conditions." in neither
     assert "above zero in 0 and below zero in 2 of 2" in told([1, 2], (-0.2, -0.1), (-0.2, -0.1))
     assert "above zero in 1 and below zero in 0 of 2" in told([1, 2], (0.1, 0.2), (-0.2, 0.1))
     once = told([1], (0.1, 0.2), (0.1, 0.2))
@@ -347,8 +347,14 @@ def test_increments_below_a_thousandth_are_told_as_that() -> None:
 def test_the_terminal_s_numbers_are_the_report_s(capsys: pytest.CaptureFixture[str]) -> None:
     from personaspace.cli.analysis import _print_rows
 
-    _print_rows([Row("M1", "recommended", value=-0.00002, ci95=(-0.00003, 0.00004))], "t")
+    about: list[Target] = ["these_personas", "new_personas"]
+    rows = [
+        Row("M1", "recommended", against="e4", target=target, value=-0.00002, ci95=(-3e-5, 4e-5))
+        for target in about
+    ]
+    _print_rows(rows, "t")
     out = capsys.readouterr().out
+    assert "these personas" in out and "new personas" in out and "e4" in out
     assert "\u22120.00002" in out and "[\u22120.00003, 0.00004]" in out
     assert "-0.0000" not in out and "\u22120.0000 " not in out
 

@@ -16,7 +16,7 @@ from personaspace.cli.options import AsJson
 from personaspace.console import bytes_read, console, print_json
 from personaspace.errors import UserError
 from personaspace.logs import tell
-from personaspace.report.text import NONE, number, percent, with_interval
+from personaspace.report.text import NONE, WHOM, number, percent, with_interval
 
 if TYPE_CHECKING:
     from personaspace.study.spec import Experiment
@@ -49,7 +49,9 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
         ("method", [row.method or "" for row in rows]),
         ("layer", ["" if row.layer is None else str(row.layer) for row in rows]),
         ("condition", [row.condition or "" for row in rows]),
+        ("less", [row.against or "" for row in rows]),
         ("seed", ["" if row.seed is None else str(row.seed) for row in rows]),
+        ("about", [WHOM[row.target] if row.target else "" for row in rows]),
         ("value", [text.replace(NONE, "") for text, _ in numbered]),
         ("95 % interval", [ends for _, ends in numbered]),
         ("base", ["" if row.base is None else number(row.base, 4) for row in rows]),

@@ -11,6 +11,7 @@ from personaspace.report.selection import pooled
 from personaspace.report.tables import Cell, Footnotes
 from personaspace.report.text import (
     NONE,
+    WHOM,
     number,
     points_with_interval,
     probability,
@@ -21,7 +22,6 @@ from personaspace.report.text import (
 )
 
 BLANK = Cell(NONE)
-_WHOM: dict[Target, str] = {"these_personas": "these personas", "new_personas": "new personas"}
 
 
 def seed_cell(seed: int | None) -> Cell:
@@ -31,7 +31,7 @@ def seed_cell(seed: int | None) -> Cell:
 
 def whom_cell(target: Target | None) -> Cell:
     """Whom a row is about."""
-    return BLANK if target is None else Cell(_WHOM[target], target)
+    return BLANK if target is None else Cell(WHOM[target], target)
 
 
 def number_cell(value: float | None, sign: bool = False) -> Cell:

@@ -169,10 +169,10 @@ def _increment_clause(results: Results) -> str:
     tested = [each.interval for each in known if each.interval]
     if tested:
         above, below = sum(ends[0] > 0 for ends in tested), sum(ends[1] < 0 for ends in tested)
-        of = f"of {count(len(tested), 'condition')}"
-        where = f"above zero in {above} and below zero in {below} {of}"
+        tests = count(len(tested), "condition")
+        where = f"above zero in {above} and below zero in {below} of {tests}"
         if not (above or below):
-            where = f"that holds zero in {len(tested)} {of}"
+            where = f"that holds zero in {'all ' * (len(tested) > 1)}{tests}"
         clause += f", with a 95\u00a0% interval{f' ({WITHIN})' * results.single_runs} {where}"
     return clause
 

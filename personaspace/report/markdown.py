@@ -125,9 +125,10 @@ def summary(
     if context["origin"] and context["origin"].summary:
         parts.append(escape_markdown(context["origin"].summary))
     parts.append(escape_markdown(context["analysis_line"]))
+    texts = " and the answers themselves" if context["answers"] else ""
     parts.append(
-        "[report.html](report.html) has every row, the figures' data and the answers themselves; "
-        "it opens without a network."
+        f"[report.html](report.html) has the tables of every layer, the figures' data{texts}; it "
+        "opens without a network."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

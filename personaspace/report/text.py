@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 
-from personaspace.analysis.rows import Row
+from personaspace.analysis.rows import Row, Target
 
 MINUS = "\u2212"
 THIN = "\u202f"
 NONE = "\u2013"  # an en dash: no value
 #: Said of an interval that does not hold how training runs differ.
 WITHIN = "within one training run"
+#: Whom a row is about.
+WHOM: dict[Target, str] = {"these_personas": "these personas", "new_personas": "new personas"}
 #: What rounding in the arithmetic leaves of 0.
 _NOTHING = 1e-12
 #: Decimals beyond which a number is told as a power of ten.
