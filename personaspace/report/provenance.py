@@ -332,8 +332,8 @@ def _artifacts_table(artifacts: list[Artifact]) -> Table:
             *([Column("taken from")] if taken else []),
         ],
         rows,
-        note="Computed by: the implementation of training and hidden states (fused or reference), "
-        "and the engine that drew answers, as taken. Digests are cut to twelve digits here; the "
+        note="Computed by: the implementation that trained or read hidden states (fused or "
+        "reference), or the engine that drew answers. Digests are cut to twelve digits here; the "
         "download has them whole.",
         classes="hashes",
     )

@@ -40,7 +40,7 @@ def _table(results: Results) -> pd.DataFrame:
 def _shares(results: Results) -> tuple[str, str]:
     pairs = zip(*(space.shares for space in results.spaces), strict=True)
     found = [percent(sum(each) / len(each)) for each in pairs]
-    names = [f"base's component {i + 1}, {share} of variance" for i, share in enumerate(found)]
+    names = [f"base's component {i + 1} ({share} of variance)" for i, share in enumerate(found)]
     first, second, *_ = [*names, "no second component", "no second component"]
     return first, second
 
@@ -139,7 +139,7 @@ def plane(results: Results) -> Picture | None:
         "Persona vectors on base's principal plane",
         f"Each arrow runs from a persona in base to the same persona in the condition, at layer "
         f"{results.headline_layer}; axes are {first} and {second}, the same in every panel. "
-        "Distances out of this plane are not seen." + _seeds(results),
+        "Distances out of this plane are not shown." + _seeds(results),
         "Arrows from base to each condition on base's first two principal components, for "
         f"{data.persona.nunique()} personas. Mean shift on the two: "
         + listing([_shift(data, results, c) for c in _of(results, data, False)])
