@@ -246,7 +246,13 @@ def drawn_texts(figure: Canvas) -> list[Text]:
 
 
 def assert_legible(figure: Canvas, name: str) -> None:
-    """No text leaves the figure, and no two overlap."""
+    """No text leaves the figure, and no two overlap: as it is laid out, and as files have it."""
+    for dpi in (figure.get_dpi(), 160):
+        figure.set_dpi(dpi)
+        _assert_legible(figure, f"{name} at {dpi:g} dpi")
+
+
+def _assert_legible(figure: Canvas, name: str) -> None:
     room = figure.bbox.padded(0.5)
     boxes = []
     with style.styled():

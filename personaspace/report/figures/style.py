@@ -145,6 +145,8 @@ RC: dict[str, Any] = {
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
     "savefig.facecolor": PAPER,
+    # Hinted, letters are of other widths at another resolution than the one of the layout.
+    "text.hinting": "none",
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "svg.fonttype": "path",
     "svg.hashsalt": "personaspace",
