@@ -177,7 +177,7 @@ def _energy_note(artifacts: Sequence[Artifact]) -> str:
     if alone > 1.001 * _joules(counted):
         note += (
             f" Stages shared a GPU at times: added up one by one it would be {_energy(alone)}. "
-            "What a GPU took while several ran is in each one's row, and once in a number here."
+            "What a GPU took while several ran counts once in each number here."
         )
     silent = len(_without_card(artifacts))
     return note + (

@@ -22,7 +22,7 @@ from personaspace.report.text import WITHIN, listing, number, percent, span
 _ROLES = {
     "bystander": {"marker": "o", "filled": True, "text": "bystander persona"},
     "negative": {"marker": "o", "filled": False, "text": "bystander trained not to mark"},
-    "induction": {"marker": "x", "filled": True, "text": "induction persona"},
+    "induction": {"marker": "x", "filled": True, "text": "persona trained under"},
     "source": {"marker": "^", "filled": True, "text": "source persona"},
 }
 
