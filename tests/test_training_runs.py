@@ -11,7 +11,7 @@ from scipy import linalg, stats
 
 from personaspace.analysis.geometry import analyse_geometry
 from personaspace.analysis.rows import Row
-from personaspace.analysis.runs import BORROWED, ONE_RUN, Runs, all_alike
+from personaspace.analysis.runs import BORROWED, ONE_RUN, TARGETS, Runs, all_alike
 from personaspace.analysis.stats import two_way_estimate
 
 
@@ -198,3 +198,47 @@ def test_one_seed_says_what_its_interval_lacks(tmp_path: Path) -> None:
     row = find(rows, metric="M1", name="raw_cosine", condition="benign", target="these_personas")
     assert ONE_RUN in (row.note or "") and row.run_variation is False and row.ci95 is not None
     assert all(r.p is None for r in rows if r.metric == "M3" and r.target)
+
+
+def _null_study(rng: np.random.Generator, run: float) -> Runs:
+    """Two conditions alike but for chance: three runs each, the same seeds, 24 questions."""
+    cells = rng.normal(size=(6, 24, 4)) + np.repeat(rng.normal(size=(2, 24, 1)), 3, axis=0)
+    return Runs(("a",) * 3 + ("b",) * 3, (1, 2, 3) * 2, cells + run * rng.normal(size=(6, 1, 1)))
+
+
+def test_questions_and_personas_make_nothing_surer_than_the_runs_alone_do() -> None:
+    rng, surer = np.random.default_rng(5), 0
+    for _ in range(300):
+        runs = _null_study(rng, 0.5)
+        shift = 20 * rng.random()
+        moved = Runs(
+            runs.conditions, runs.seeds, runs.tables + shift * np.eye(6)[:3].sum(0)[:, None, None]
+        )
+        library = stats.ttest_rel(moved.means[:3], moved.means[3:])
+        for target in TARGETS:
+            found = moved.contrast({"a": 1.0, "b": -1.0}, target)
+            e = found.estimate
+            assert e.p is not None and e.p >= library.pvalue * (1 - 1e-9)
+            alone = 2 * stats.t.sf(abs(e.value) / e.se, e.df)
+            surer += alone < library.pvalue
+            margin = found.equivalence()
+            one_sided = stats.ttest_rel(moved.means[:3], moved.means[3:]).confidence_interval(0.9)
+            assert margin is not None and margin >= max(map(abs, one_sided)) * (1 - 1e-9)
+            # What is said of equivalence is one statement at every level.
+            assert e.equivalence_p(margin) == pytest.approx(0.05)
+    assert surer > 50, "the rule decides nothing here"
+
+
+def test_small_p_are_as_rare_as_they_say() -> None:
+    # Three runs whose variance comes out small by luck, beside questions that are many: their sum
+    # alone gives p below 0.001 in 0.55 % and below 0.0001 in 0.2 % of such studies.
+    rng, found, alone = np.random.default_rng(6), [], []
+    for _ in range(4000):
+        e = _null_study(rng, 0.8).contrast({"a": 1.0, "b": -1.0}, "these_personas").estimate
+        found.append(e.p)
+        alone.append(2 * stats.t.sf(abs(e.value) / e.se, e.df))
+    p, without = np.array(found), np.array(alone)
+    for level in (0.05, 0.001, 0.0001):
+        assert (p <= level).sum() <= stats.binom.ppf(0.999, len(p), level)
+    assert (without <= 0.001).sum() > stats.binom.ppf(0.999, len(p), 0.001)
+    assert ((p <= 0.05) == (without <= 0.05)).all(), "at 5 % both are one test"

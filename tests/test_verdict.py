@@ -211,8 +211,8 @@ def test_wordings_are_named_where_personas_have_several() -> None:
 
 def test_pairs_of_training_personas() -> None:
     pair = row(
-        "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.4,
-        p_holm=1.0, equivalence=0.0027,
+        "raw_cosine_pair", 0.001, (-0.001, 0.003), condition="e0", against="e4", p=0.04,
+        p_bh=0.06, p_holm=1.0, equivalence=0.0027,
     )  # fmt: skip
     assert "differences above 0.003 on a scale of 0 to 1 are ruled out, with" in said(
         study(*ROSE, pair)
@@ -221,7 +221,7 @@ def test_pairs_of_training_personas() -> None:
     assert "on a scale of 0 to 1 are ruled out for these very training runs, with a 5" in once
     wide = replace(pair, equivalence=None)
     assert "large differences are not ruled out" in said(study(*ROSE, pair, wide))
-    apart = replace(pair, p=0.0001, p_holm=0.01)
+    apart = replace(pair, p=0.01, p_bh=0.02, p_holm=1.0)
     assert "the two such trainings differ by more than chance explains." in said(
         study(*ROSE, apart)
     )

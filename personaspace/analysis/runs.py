@@ -64,10 +64,8 @@ class RunEstimate:
         Two one-sided tests (Schuirmann 1987) at this level reject for every larger margin, and for
         none that is smaller. None without an interval.
         """
-        e = self.estimate
-        if not (e.se > 0 and e.df > 0):
-            return None
-        return abs(e.value) + float(special.stdtrit(e.df, 1 - level)) * e.se
+        reach = self.estimate.reach(2 * level)
+        return None if reach is None else abs(self.estimate.value) + reach
 
 
 @lru_cache(maxsize=64)
@@ -283,21 +281,18 @@ def _beyond(
     return max(0.0, whole - explained - rest), len(values_Q) - 1.0
 
 
-def _reach(estimate: Estimate) -> float:
-    ends = estimate.interval
-    return ends[1] - ends[0] if ends else 0.0
-
-
 def _combined(value: float, parts: Sequence[tuple[float, float]]) -> Estimate:
     """The estimate whose variance is the sum of these, each with its degrees of freedom.
 
-    Where the sum, by the luck of a variance from two or three runs, gives a narrower interval than
-    its first parts do alone, these decide: another source of chance makes no claim surer.
+    Where the sum, by the luck of a variance from two or three runs, gives a narrower interval or a
+    smaller p than its first parts do alone, these decide: another source of chance makes no claim
+    surer. Which of them decides depends on the level. Three runs alone know their variance so badly
+    that small p's are theirs, whatever many questions bring beside them.
     """
-    found = Estimate(value, 0.0, 0.0)
-    for last in range(1, len(parts) + 1):
-        found = max(found, _sum(value, parts[:last]), key=_reach)
-    return found
+    sums = [_sum(value, parts[:last]) for last in range(1, len(parts) + 1)]
+    widest = max(Estimate(value, 0.0, 0.0), *sums, key=lambda each: each.reach(0.05) or 0.0)
+    others = tuple(way for each in sums if each is not widest for way in each.ways)
+    return replace(widest, others=others)
 
 
 def _sum(value: float, parts: Sequence[tuple[float, float]]) -> Estimate:
@@ -318,23 +313,21 @@ class Omnibus:
         spread: Variance between the conditions' means net of chance.
         runs: How many runs it rests on.
         means: Of the conditions, less their mean, `[C]`.
-        noise: What chance alone brings to the sum of their squares.
-        free: Degrees of freedom of F; None: no test.
+        ways: What chance alone brings to the sum of their squares, and the degrees of freedom of
+            F: with questions, and by runs alone. p is the larger. Empty: no test.
     """
 
     p: float | None
     spread: float
     runs: int
     means: Array
-    noise: float
-    free: tuple[float, float] | None
+    ways: tuple[tuple[float, tuple[float, float]], ...]
 
     def moved(self, shifts: Array) -> float | None:
         """What p is if the conditions' means move by so much, `[C]`, and their chance stays."""
-        if self.free is None:
-            return None
         size = float(((self.means + shifts - shifts.mean()) ** 2).sum())
-        return float(special.fdtrc(*self.free, size / self.noise))
+        found = (float(special.fdtrc(*free, size / noise)) for noise, free in self.ways)
+        return max(found, default=None)
 
 
 def all_alike(runs: Runs, names: Sequence[str]) -> Omnibus:
@@ -371,13 +364,17 @@ def all_alike(runs: Runs, names: Sequence[str]) -> Omnibus:
         whole = float(np.trace(over_questions))
         share = max(0.0, beyond) / whole if whole > 0 else 0.0
     total = over_runs + share * over_questions
-    whole, size = float(np.trace(total)), float(((centre @ means) ** 2).sum())
-    net = max(0.0, size - whole) / (len(names) - 1)
+    size = float(((centre @ means) ** 2).sum())
+    net = max(0.0, size - float(np.trace(total))) / (len(names) - 1)
     count = sum(runs.counts[name] for name in names)
     if not (trace > TIE**2 and free > 0):
-        return Omnibus(1.0 if size < TIE**2 else None, net, count, centre @ means, whole, None)
-    uncertain = float((over_runs**2).sum()) / free
-    uncertain += share**2 * float((over_questions**2).sum()) / max(1, questions - 1)
-    above, below = whole**2 / float((total**2).sum()), whole**2 / uncertain
-    found = Omnibus(None, net, count, centre @ means, whole, (above, below))
+        return Omnibus(1.0 if size < TIE**2 else None, net, count, centre @ means, ())
+    alone = float((over_runs**2).sum()) / free
+    uncertain = alone + share**2 * float((over_questions**2).sum()) / max(1, questions - 1)
+    ways = tuple(
+        (noise, (noise**2 / float((part**2).sum()), noise**2 / unsure))
+        for part, unsure in ((total, uncertain), (over_runs, alone))
+        for noise in [float(np.trace(part))]
+    )
+    found = Omnibus(None, net, count, centre @ means, ways)
     return replace(found, p=found.moved(np.zeros(len(names))))

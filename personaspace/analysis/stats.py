@@ -209,34 +209,53 @@ def wilson_of_variance(
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate with its standard error and degrees of freedom (infinite: normal)."""
+    """An estimate with its standard error and degrees of freedom (infinite: normal).
+
+    Attributes:
+        value: The estimate.
+        se: Its standard error.
+        df: How well that is known.
+        others: Standard error and degrees of freedom again, with fewer of the sources of chance.
+            Nothing is said of the truth that is surer than any of these alone would make it.
+    """
 
     value: float
     se: float
     df: float
+    others: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def ways(self) -> list[tuple[float, float]]:
+        """Every standard error that can be tested with, and its degrees of freedom."""
+        return [(se, df) for se, df in ((self.se, self.df), *self.others) if se > 0 and df > 0]
+
+    def reach(self, alpha: float) -> float | None:
+        """How far the interval of level 1 − `alpha` goes to either side, the widest of all ways.
+
+        None where the data show no variation to build one from.
+        """
+        return max(
+            (float(special.stdtrit(df, 1 - alpha / 2)) * se for se, df in self.ways), default=None
+        )
 
     @property
     def interval(self) -> Interval | None:
         """95 % t interval; None where the data show no variation to build one from."""
-        if not (self.se > 0 and self.df > 0):
-            return None
-        reach = float(special.stdtrit(self.df, 0.975)) * self.se
-        return self.value - reach, self.value + reach
+        reach = self.reach(0.05)
+        return None if reach is None else (self.value - reach, self.value + reach)
 
     @property
     def p(self) -> float | None:
         """Two-sided p of the hypothesis that the truth is 0; None where it cannot be tested."""
-        if self.se > 0 and self.df > 0:
-            return float(min(1.0, 2 * special.stdtr(self.df, -abs(self.value) / self.se)))
+        found = [2 * special.stdtr(df, -abs(self.value) / se) for se, df in self.ways]
+        if found:
+            return float(min(1.0, max(found)))
         return 1.0 if abs(self.value) < TIE else None
 
     def equivalence_p(self, margin: float) -> float | None:
         """The p of two one-sided tests (Schuirmann 1987): is the truth within ± `margin`?"""
-        if not (self.se > 0 and self.df > 0):
-            return None
-        above = special.stdtr(self.df, -(self.value + margin) / self.se)
-        below = special.stdtr(self.df, (self.value - margin) / self.se)
-        return float(max(above, below))
+        found = [float(special.stdtr(df, -(margin - abs(self.value)) / se)) for se, df in self.ways]
+        return max(found, default=None)
 
 
 @lru_cache(maxsize=256)

@@ -261,9 +261,7 @@ def _persona(results: Results) -> Line | None:
     for rows, what in ((pairs, "how alike personas become"), (leaks, leaking)):
         if not rows:
             continue
-        clear = sum(
-            1 for row in rows if row.p_holm is not None and row.p_holm <= results.analysis.alpha
-        )
+        clear = sum(_clear(results, row) for row in rows)
         bounds = [row.equivalence for row in rows if row.p is not None]
         most = None if None in bounds else max((b for b in bounds if b is not None), default=None)
         if clear:

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
 
 from personaspace.analysis.geometry.axis import Positions
 from personaspace.analysis.geometry.quadratic import zero_mean_test
@@ -69,9 +68,9 @@ def bounds(at: Positions, tolerance: float = TOLERANCE) -> Bounds:
 def judged(excess: Sequence[Estimate]) -> Bounds:
     """Judges a layer by how much more every ordered pair differs than is tolerated."""
     worst = max(estimate.value for estimate in excess)
-    upper = max(e.value + e.se * special.stdtrit(max(e.df, 1.0), 0.975) for e in excess)
-    each = 0.025 / (len(excess) / 2)
-    lower = max(e.value - e.se * special.stdtrit(max(e.df, 1.0), 1 - each) for e in excess)
+    upper = max(e.value + (e.reach(0.05) or 0.0) for e in excess)
+    each = 0.05 / (len(excess) / 2)
+    lower = max(e.value - (e.reach(each) or 0.0) for e in excess)
     return Bounds(worst <= 0, upper <= 0, lower > 0)
 
 

@@ -9,7 +9,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
 from personaspace.analysis.power import between, over_runs
 from personaspace.analysis.power.answers import Answers
@@ -87,7 +86,7 @@ def _h1_of(design: Design, guess: Assumptions, tests: int, condition: str) -> li
     )
     test = over_runs.own_less_others(world, condition, "alone")
     sizes = sampled(test, design, guess, tests, 100)
-    claimed = _claims(test.estimates(), design)
+    claimed = _claims(test.estimates, design)
     what = "induction persona minus the others"
     return [
         *found,
@@ -106,11 +105,8 @@ def _h1_of(design: Design, guess: Assumptions, tests: int, condition: str) -> li
 
 def _claims(estimates: list[Estimate], design: Design) -> float:
     """Share of studies without a difference that claim there is none beyond the margin."""
-    found = [
-        abs(e.value) + float(special.stdtrit(e.df, 1 - design.alpha)) * e.se < design.margin
-        for e in estimates
-        if e.df > 0
-    ]
+    tested = [(e.value, reach) for e in estimates if (reach := e.reach(2 * design.alpha))]
+    found = [abs(value) + reach < design.margin for value, reach in tested]
     return float(np.mean(found)) if found else 0.0
 
 

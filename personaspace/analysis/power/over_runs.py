@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import special
 
 from personaspace.analysis.leakage.trend import robust_slope
 from personaspace.analysis.power.answers import Answers, scatter_alike
@@ -130,22 +129,14 @@ class Sampled:
     names: tuple[object, ...]
     most: float = math.inf
 
-    def _drawn(self, size: float, *again: object) -> tuple[Array, Array, Array]:
-        """Estimates less the effect, and what they must exceed, in standard errors."""
+    def _drawn(self, size: float, *again: object) -> list[Estimate]:
         rng = generator(0, "power", *self.names, *again)
-        found = [self.study(rng, size) for _ in range(DRAWS)]
-        values, ses, dfs = (
-            np.array([getattr(e, name) for e in found]) for name in ("value", "se", "df")
-        )
-        return values - size, ses, dfs
+        return [self.study(rng, size) for _ in range(DRAWS)]
 
     @cached_property
-    def _without(self) -> tuple[Array, Array, Array]:
-        return self._drawn(0.0)
-
     def estimates(self) -> list[Estimate]:
         """Of studies without an effect."""
-        return [Estimate(*map(float, each)) for each in zip(*self._without, strict=True)]
+        return self._drawn(0.0)
 
     def detectable(self, alpha: float, power: float) -> float | None:
         """The smallest effect that is detected with this power; None: none is.
@@ -154,8 +145,7 @@ class Sampled:
             alpha: Two-sided level; only rejections to the right side are counted.
             power: Wanted.
         """
-        errors, ses, dfs = self._without
-        bounds = _bounds(ses, dfs, alpha)
+        errors, bounds = _errors(self.estimates, 0.0), _bounds(self.estimates, alpha)
         # What is drawn is symmetric: each study counts with its mirror image.
         needed = np.concatenate([bounds - errors, bounds + errors])
         size = max(0.0, float(np.quantile(needed, power, method="higher")))
@@ -163,8 +153,9 @@ class Sampled:
             return size if math.isfinite(size) else None
         low, high, size = 0.0, self.most, min(size, self.most)
         for _ in range(_ROUNDS):
-            errors, ses, dfs = self._drawn(size)
-            wanted = float(np.quantile(_bounds(ses, dfs, alpha) - errors, power, method="higher"))
+            found = self._drawn(size)
+            needed = _bounds(found, alpha) - _errors(found, size)
+            wanted = float(np.quantile(needed, power, method="higher"))
             if abs(wanted - size) <= 0.02 * size:
                 break
             if wanted > size >= self.most:
@@ -176,17 +167,19 @@ class Sampled:
 
     def found(self, size: float, alpha: float) -> float:
         """In which share of other studies an effect is detected."""
-        errors, ses, dfs = self._drawn(size, "again")
-        return float(np.mean(errors + size >= _bounds(ses, dfs, alpha)))
+        found = self._drawn(size, "again")
+        return float(np.mean(_errors(found, 0.0) >= _bounds(found, alpha)))
 
 
-def _bounds(ses: Array, dfs: Array, alpha: float) -> Array:
-    """What an estimate must exceed; infinite where there is no test."""
-    tested = (ses > 0) & (dfs > 0)
-    normal = -special.ndtri(alpha / 2)
-    finite = tested & np.isfinite(dfs)
-    t = special.stdtrit(np.where(finite, dfs, 1.0), 1 - alpha / 2)
-    return np.where(tested, np.where(finite, t, normal) * ses, math.inf)
+def _errors(found: Sequence[Estimate], size: float) -> Array:
+    """Estimates less the effect."""
+    return np.array([each.value for each in found]) - size
+
+
+def _bounds(found: Sequence[Estimate], alpha: float) -> Array:
+    """What estimates must exceed; infinite where there is no test."""
+    reaches = (each.reach(alpha) for each in found)
+    return np.array([math.inf if reach is None else reach for reach in reaches])
 
 
 def halves(weights: Weights, size: float) -> dict[str, float]:
