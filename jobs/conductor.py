@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from personaspace.cli.guard import as_job
-from personaspace.cluster.conductor.process import Settings, conduct
+from personaspace import interrupt
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,9 +29,13 @@ def main(
     pod: Annotated[str, typer.Option(envvar="PERSONASPACE_POD")] = "",
 ) -> None:
     """Release pods whose inputs are complete until the study has ended."""
+    from personaspace.cli.guard import as_job
+    from personaspace.cluster.conductor.process import Settings, conduct
+
     settings = (release, jobs, spec, store, namespace, queue, queue_gate, patience)
     as_job(conduct)(Settings(*settings, pod))
 
 
 if __name__ == "__main__":
+    interrupt.begin()
     app()

@@ -71,6 +71,10 @@ class Interrupted(Exception):
     exit_code = EXIT_INTERRUPTED
 
 
+class CutOff(Interrupted):
+    """Asked to stop, and a server that was waited for did not answer: not all was kept."""
+
+
 _USER_INFO = re.compile(r"(?<=://)[^\s\"'<>]*@")
 #: What signs a request or stands for a password, in the query of an address.
 _SIGNED = re.compile(

@@ -7,36 +7,58 @@ A process has three ways to take a signal, one after the other:
 - `release`: it is broken off as by Ctrl-C, and tidies up, for `TIDY_SECONDS` at most: a server may
   keep requests waiting for minutes, and threads that wait for it. Commands that keep no state.
 - `install`: the flag is set. Whatever keeps state looks at it with `check`; what keeps none, and
-  looks at nothing for longer than a pod's last seconds, runs inside `breakable`.
+  looks at nothing for longer than a pod's last seconds, runs inside `breakable`; what waits for a
+  server does so by `answered`, which gives it up in time.
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
-from personaspace.errors import ASKED, EXIT_INTERRUPTED, GO_ON, Interrupted
+from personaspace.errors import ASKED, EXIT_INTERRUPTED, GO_ON, CutOff, Interrupted
 
 #: Some senders (`timeout`, a terminal and a manager) ask a process and its group: the same request.
 SAME_REQUEST_SECONDS = 2.0
 #: How long a command that was broken off may tidy up.
 TIDY_SECONDS = 1.5
+#: Seconds from a request to stop to the kill: what Kubernetes gives a pod unless told otherwise.
+GRACE_SECONDS = 30.0
+#: Of these a third, but no more than so many, is left for what goes before and after the waiting
+#: for servers: the step or the batch that is under way, trackers, and the way out.
+_REST_SECONDS = 10.0
 _LOOK_SECONDS = 0.25
 #: How a process is asked to stop.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _asked = threading.Event()
+#: When a signal came first; when the first request of any kind.
 _first: float | None = None
+_since: float | None = None
+_grace = GRACE_SECONDS
 _said = False
 _breakable = False
 _begun = False
+_T = TypeVar("_T")
+#: What waits for threads.
+_WAITING = {
+    getattr(owner, name).__code__
+    for owner, name in (
+        (threading.Condition, "wait"),
+        (threading.Thread, "join"),
+        (threading.Thread, "_wait_for_tstate_lock"),
+    )
+    if hasattr(owner, name)  # the last one is not in each version of Python
+}
 
 
 def begin() -> None:
@@ -50,8 +72,7 @@ def release() -> None:
     """Be broken off by a signal (KeyboardInterrupt). Does nothing in a process without `begin`."""
     if _begun:
         _take(_break_off)
-        # Threads are waited for before; what comes after takes no signals any more.
-        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+        _no_alarm_at_exit()
 
 
 def said() -> None:
@@ -60,8 +81,14 @@ def said() -> None:
     _said = True
 
 
-def install() -> None:
-    """Catch SIGTERM and SIGINT. A second signal, seconds later, ends the process at once."""
+def install(grace: float = GRACE_SECONDS) -> None:
+    """Catch SIGTERM and SIGINT. A second signal, seconds later, ends the process at once.
+
+    Args:
+        grace: Seconds until the process is killed after the first.
+    """
+    global _grace
+    _grace = grace
     _take(_ask)
 
 
@@ -76,8 +103,7 @@ def caught() -> Iterator[None]:
         Interrupted: Asked to stop meanwhile, though nobody looked.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    main = threading.current_thread() is threading.main_thread()
-    if not main or all(handler is _ask for handler in before.values()):
+    if not _in_main_thread() or all(handler is _ask for handler in before.values()):
         yield
         check()
         return
@@ -93,6 +119,9 @@ def caught() -> Iterator[None]:
 
 def ask() -> None:
     """Be asked to stop, as by a signal; of any thread."""
+    global _since
+    if _since is None:
+        _since = time.monotonic()
     _asked.set()
     if _breakable:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -120,10 +149,7 @@ def breakable() -> Iterator[None]:
     """
     global _breakable
     check()
-    mine = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is _ask
-    )
+    mine = _in_main_thread() and _flagged()
     former = _breakable
     try:
         _breakable = mine
@@ -134,7 +160,86 @@ def breakable() -> Iterator[None]:
         raise Interrupted(ASKED) from None
     finally:
         _breakable = former
+        if mine and _asked.is_set():
+            signal.setitimer(signal.ITIMER_REAL, 0)
     check()
+
+
+def until() -> float:
+    """When to give up what is still waited for (`time.monotonic`); infinite: nobody asked."""
+    if _since is None:
+        return math.inf
+    return _since + _grace - min(_REST_SECONDS, _grace / 3)
+
+
+def answered(call: Callable[[], _T], who: str, *, keeps: bool = True) -> _T:
+    """What `call` returns, which waits for a server: no longer than a stop allows.
+
+    In a process whose flag is set by signals it runs in a thread of its own, which is left alone
+    when it is given up, and ends with the process. It must not do harm if it succeeds later.
+
+    Args:
+        call: May be given up at any moment.
+        who: Who is waited for: "bucket study at http://…".
+        keeps: Whether something may be lost without the answer. If not, a request to stop is
+            obeyed at once.
+
+    Raises:
+        CutOff: Asked to stop, and the time for that is over.
+        Interrupted: Asked to stop, and nothing is lost.
+    """
+    if not _flagged():
+        return call()
+    _check_wait(who, keeps)
+    results: list[_T] = []
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=work, name=f"waiting for {who}", daemon=True).start()
+    while not ended.wait(_LOOK_SECONDS):
+        _check_wait(who, keeps)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def gave_up(who: str) -> CutOff:
+    """What is raised where a server was waited for until the time was over."""
+    return CutOff(f"{ASKED}, but {who} does not answer, so nothing more was saved")
+
+
+def _check_wait(who: str, keeps: bool) -> None:
+    if not keeps:
+        check()
+    if time.monotonic() > until():
+        raise gave_up(who)
+
+
+def leave_soon(code: int) -> None:
+    """End the process within `TIDY_SECONDS`, though threads of libraries wait for a server.
+
+    All is said and tidied up. Does nothing in a process without `begin`.
+    """
+    if not _begun:
+        return
+
+    def leave(_: int, __: FrameType | None) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    _no_alarm_at_exit()
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, TIDY_SECONDS)
 
 
 def pause(seconds: float) -> None:
@@ -148,9 +253,23 @@ def pause(seconds: float) -> None:
 
 def reset() -> None:
     """Forget that the process was asked to stop (a new run in the same process)."""
-    global _first, _said
+    global _first, _since, _said
     _asked.clear()
-    _first, _said = None, False
+    _first, _since, _said = None, None, False
+
+
+def _flagged() -> bool:
+    """Whether signals set the flag in this process."""
+    return signal.getsignal(signal.SIGTERM) is _ask
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _no_alarm_at_exit() -> None:
+    # Threads are waited for before; what comes after takes no signals any more.
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 
 def _take(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -184,13 +303,22 @@ def _hurry(number: int, frame: FrameType | None) -> None:
 
 
 def _ask(number: int, _: FrameType | None) -> None:
-    global _first
+    global _first, _since
     now = time.monotonic()
     if _first is None:
         _first = now
+        _since = _since or now
     elif now - _first > SAME_REQUEST_SECONDS:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
     _asked.set()
     if _breakable:
+        # Again and again: on its way out it may come to threads that a server keeps waiting.
+        signal.signal(signal.SIGALRM, _break_waiting)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+        raise KeyboardInterrupt
+
+
+def _break_waiting(_: int, frame: FrameType | None) -> None:
+    if _breakable and frame is not None and frame.f_code in _WAITING:
         raise KeyboardInterrupt

@@ -357,7 +357,7 @@ def test_a_store_that_is_none_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(process, "connect", lambda *_, **__: Api())
     monkeypatch.setattr(process, "_load_plan", lambda _: a_plan())
     monkeypatch.setattr(process, "_end_all", lambda cluster, release, why: ended.append(why))
-    monkeypatch.setattr("personaspace.interrupt.install", lambda: None)
+    monkeypatch.setattr("personaspace.interrupt.install", lambda grace: None)
     with pytest.raises(UserError, match="ftp://x"):
         process._conduct(process.Settings("em205", Path("j"), Path("s"), "ftp://x"))
     assert len(ended) == 1 and "ftp://x" in ended[0]

@@ -63,6 +63,7 @@ def guarded(
         except Interrupted as error:
             complain(f"{error}; {GO_ON}")
             interrupt.said()
+            interrupt.leave_soon(error.exit_code)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             complain(ASKED)

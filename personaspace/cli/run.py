@@ -61,6 +61,7 @@ def finished(
     else 1; where all is computed and only publishing failed, after the results were shown.
     """
     from personaspace.pipeline.local import run_study
+    from personaspace.pipeline.termination import take_signals
     from personaspace.store import open_store
     from personaspace.study.load import load_study
 
@@ -70,7 +71,7 @@ def finished(
 
         page = page_of_run(serve)
     loaded = load_study(spec)
-    interrupt.install()
+    take_signals()
     with open_store(store) as place:
         work, summary = run_study(
             loaded,

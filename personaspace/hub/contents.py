@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from personaspace import interrupt
 from personaspace.errors import UserError
 from personaspace.hub.client import client, hub_errors
 
@@ -75,12 +76,10 @@ class Repo:
             UserError: It is not there, or may not be read.
             UnavailableError: The Hub does not answer.
         """
+        how = {"repo_type": self.type, "revision": self.commit, "local_dir": folder}
         with hub_errors(self.where):
-            return Path(
-                client().hf_hub_download(
-                    self.name, path, repo_type=self.type, revision=self.commit, local_dir=folder
-                )
-            )
+            get = partial(client().hf_hub_download, self.name, path, **how)
+            return Path(interrupt.answered(get, self.where, keeps=False))
 
     @cached_property
     def contents(self) -> Contents | None:
@@ -115,8 +114,9 @@ def look(name: str, kind: RepoType, revision: str | None = None) -> Repo | None:
     with hub_errors(f"hf://{name}"):
         try:
             api = client()
-            ask = api.model_info if kind == "model" else api.dataset_info
-            found = ask(name, revision=revision, files_metadata=True)
+            ask: Any = api.model_info if kind == "model" else api.dataset_info
+            tell = partial(ask, name, revision=revision, files_metadata=True)
+            found = interrupt.answered(tell, f"hf://{name}", keeps=False)
         except RepositoryNotFoundError:
             return None
     sizes = {file.rfilename: int(file.size or 0) for file in found.siblings or ()}

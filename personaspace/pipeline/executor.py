@@ -10,10 +10,12 @@ from pathlib import Path
 from personaspace import interrupt
 from personaspace.children import LOOK, those_that_said
 from personaspace.errors import (
+    ASKED,
     EXIT_FAILURE,
     EXIT_OK,
     EXIT_UNAVAILABLE,
     EXIT_USER_ERROR,
+    CutOff,
     Interrupted,
     UnavailableError,
     UserError,
@@ -167,6 +169,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
         Interrupted: Asked to stop; a rerun goes on where this one ended.
     """
     schedule = _Schedule(work, nodes)
+    cut_off: CutOff | None = None
     board.processes = jobs
     workers = [Worker(number, jobs, spec, work.store.url) for number in range(jobs)]
     try:
@@ -176,7 +179,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
                 for worker in workers:
                     worker.stop()
                 if not busy:
-                    interrupt.check()
+                    raise cut_off or Interrupted(ASKED)
             else:
                 _deal(schedule, workers)
                 busy = [worker for worker in workers if worker.node is not None]
@@ -186,6 +189,7 @@ def run_beside(work: Work, nodes: Sequence[Node], board: Board, spec: Path, jobs
             for child in those_that_said(talking, LOOK):
                 ended = talking[child].listen(board)
                 if ended is not None:
+                    cut_off = cut_off or ended.cut_off
                     _collect(schedule, board, ended)
     finally:
         for worker in workers:

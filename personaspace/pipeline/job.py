@@ -113,10 +113,12 @@ def run_job(spec: Path, store_url: str, choose: Choice, name: str, seed: int = -
 def _run(
     spec: Path, store_url: str, choose: Choice, name: str, seed: int, log: job_log.Recorded
 ) -> None:
-    interrupt.install()
-    loaded = load_study(spec, None if seed < 0 else seed)
+    termination.take_signals()
+    with interrupt.breakable():  # nothing is at stake yet, whatever is waited for
+        loaded = load_study(spec, None if seed < 0 else seed)
     with open_store(store_url) as store:
-        _reach(store, name)
+        with interrupt.breakable():
+            _reach(store, name)
         work = prepare(loaded, store)
         nodes = choose(work.graph)
         unknown = [node for node in nodes if node not in work.graph.needs]

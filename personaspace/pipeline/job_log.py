@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from personaspace.errors import UserError, one_line, without_passwords
+from personaspace.errors import Interrupted, UserError, one_line, without_passwords
 from personaspace.logs import RunEvent, tell
 from personaspace.pipeline.node import Node
 from personaspace.store import Store
@@ -95,7 +95,7 @@ def keep(work: Work, nodes: Sequence[Node], text: str) -> None:
                 content = text.encode("utf-8", "backslashreplace")
                 (writer.folder / FILE).write_bytes(content)
                 writer.commit({"log_of": node.id, "host": host, "process": os.getpid()})
-        except (UserError, OSError) as error:
+        except (UserError, Interrupted, OSError) as error:
             tell(f"{node.id}: its log was not kept: {one_line(error)}", RunEvent.TROUBLE)
             return
 

@@ -59,13 +59,14 @@ def run_study(
     taking.check_named(substitutes)
     from personaspace.models import preflight
 
-    preflight.check_to_run(study)  # a model that cannot serve fails before anything starts
-    store.check()
-    work = prepare(study, store)
-    nodes = work.graph.choose(only, with_inputs)
-    if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
-        # One that cannot be asked fails before anything is trained for it.
-        judging.check(study, store)
+    with interrupt.breakable():  # nothing is at stake yet, whatever is waited for
+        preflight.check_to_run(study)  # a model that cannot serve fails before anything starts
+        store.check()
+        work = prepare(study, store)
+        nodes = work.graph.choose(only, with_inputs)
+        if any(node.stage == "judge" and work.complete(node) is None for node in nodes):
+            # One that cannot be asked fails before anything is trained for it.
+            judging.check(study, store)
     with interrupt.caught():
         taking.take(work, nodes, substitutes, tell)
     _foretell_publishing(work, nodes)

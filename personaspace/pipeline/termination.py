@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from personaspace import interrupt
 from personaspace.errors import (
     Interrupted,
     UnavailableError,
@@ -22,11 +23,23 @@ from personaspace.errors import (
     one_line,
     without_passwords,
 )
+from personaspace.files import environment_number
 
+#: Seconds from SIGTERM to SIGKILL; the chart says here what it gives a pod.
+GRACE = "PERSONASPACE_GRACE"
 #: What the kubelet keeps of a message.
 LIMIT_BYTES = 4096
 #: What of it an ending may take, and of that its text.
 ENDING_BYTES, TEXT_BYTES = 2048, 1024
+
+
+def take_signals() -> None:
+    """Have signals set the flag (`interrupt.install`), within the time that there is to stop.
+
+    Raises:
+        UserError: The environment names a time that is no number.
+    """
+    interrupt.install(environment_number(GRACE, interrupt.GRACE_SECONDS))
 
 
 class Code(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any
 
 from personaspace import interrupt, logs
 from personaspace.children import Child, ChildGoneError, telling
-from personaspace.errors import Interrupted, UnavailableError, UserError, one_line
+from personaspace.errors import CutOff, Interrupted, UnavailableError, UserError, one_line
 from personaspace.pipeline.node import Node
 from personaspace.pipeline.progress import Board, StageProgress
 from personaspace.pipeline.run import run_node
@@ -27,6 +27,7 @@ from personaspace.pipeline.states import (
     Started,
     Step,
 )
+from personaspace.pipeline.termination import take_signals
 from personaspace.pipeline.work import Work, prepare
 from personaspace.store import open_store
 from personaspace.study.load import load_study
@@ -43,11 +44,13 @@ class Ended:
         node: The node.
         state: How it ended; None: it failed, or was asked to stop.
         error: Why it failed.
+        cut_off: Asked to stop, it could not keep all.
     """
 
     node: Node
     state: NodeState | None = None
     error: Exception | None = None
+    cut_off: CutOff | None = None
 
 
 class Worker:
@@ -161,7 +164,7 @@ class _RemoteProgress(StageProgress):
 def _work(pipe: Connection, spec: Path, store_url: str, number: int, jobs: int) -> None:
     """A worker's whole life: the study's nodes that it is given."""
     with telling(pipe, signal.SIG_DFL):
-        interrupt.install()
+        take_signals()
         logs.setup()
         given = _listen(pipe)
         beside = _choose_gpu(number, jobs)
@@ -198,6 +201,8 @@ def _ended(
     try:
         interrupt.check()
         return Ended(node, run_node(work, node, runtime, start).state)
+    except CutOff as error:
+        return Ended(node, cut_off=CutOff(str(error)))  # without what it came of
     except Interrupted:
         return Ended(node)
     except BrokenPipeError:

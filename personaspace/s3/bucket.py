@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from personaspace import interrupt
 from personaspace.errors import StoreBusy, StoreUnavailable, UserError, without_passwords
 from personaspace.s3.errors import code_of, s3_errors, status_of
 from personaspace.s3.location import S3Location
+from personaspace.s3.patience import patiently
 
 #: Larger files go up and down in parts of this size (bytes), several at a time.
 PART_BYTES = 8 * 1024 * 1024
@@ -31,8 +30,6 @@ ATTEMPTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
 #: The patience of a first look at a server that answers, but cannot now.
 _CHECKING_SECONDS = 15.0
-#: The patience of a process that was asked to stop.
-_STOPPING_SECONDS = 10.0
 #: 412: the condition does not hold; 409: somebody else is at it now; 404: nothing to match.
 _REFUSED = (404, 409, 412)
 _STYLES = {None: "auto", True: "path", False: "virtual"}
@@ -96,7 +93,9 @@ class Bucket:
 
         Takes seconds, whatever is wrong. A listing, unlike HEAD, says why it was refused.
         """
-        client = self._connect(attempts=2, connect_seconds=3, read_seconds=4)
+        quick = functools.partial(self._connect, attempts=2, connect_seconds=3, read_seconds=4)
+        # Credentials may have to be asked for as well.
+        client = interrupt.answered(quick, f"bucket {self.location.bucket}", keeps=False)
         where = {"Bucket": self.location.bucket}
         ask = functools.partial(self._patiently, patience=_CHECKING_SECONDS)
         try:
@@ -177,7 +176,8 @@ class Bucket:
                 raise
             return True
 
-        return self._patiently("read", call)
+        # Nothing is lost without it: whoever goes on fetches it again.
+        return self._patiently("read", call, keeps=False)
 
     def items(self, folder: str) -> Iterator[Item]:
         """All objects below a folder, page by page; "" is the whole prefix."""
@@ -296,22 +296,12 @@ class Bucket:
         *,
         patience: float = math.inf,
         passing: type[StoreUnavailable] = StoreUnavailable,
+        keeps: bool = True,
     ) -> _T:
-        """`call`, repeated with growing pauses as long as the server fails and patience lasts."""
-        deadline = time.monotonic() + min(patience, self.location.patience)
-        pause = 0.5
-        while True:
-            try:
-                with s3_errors(*self._names, doing):
-                    return call()
-            except passing:
-                if interrupt.asked():  # a pod that is to stop has little time
-                    deadline = min(deadline, time.monotonic() + _STOPPING_SECONDS)
-                wait = random.uniform(pause / 2, pause)
-                if time.monotonic() + wait > deadline:
-                    raise
-            time.sleep(wait)
-            pause = min(2 * pause, 10.0)
+        """See `patiently`; it lasts as long as the location's, or less."""
+        seconds = min(patience, self.location.patience)
+        names = lambda: self._names  # noqa: E731 - known better when there is a client
+        return patiently(call, doing, names, seconds=seconds, passing=passing, keeps=keeps)
 
     def _pages(self, operation: str, field: str, folder: str) -> Iterator[dict[str, Any]]:
         """The entries of a listing below `folder`, a page at a time, each asked for patiently."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 
-from personaspace.errors import StoreUnavailable, UnavailableError, UserError
+from personaspace.errors import Interrupted, StoreUnavailable, UnavailableError, UserError
 from personaspace.store.disk import Scratch, disk_full, is_disk_full
 from personaspace.store.manifest import Glance, Manifest, check_key, new_data_name, new_manifest
 
@@ -346,7 +346,7 @@ class Writer:
             return self._publish(manifest)
         if replaced.former is not None:
             # The artifact is complete; what cannot be removed now is for `sweep`.
-            with suppress(UserError):
+            with suppress(UserError, Interrupted):
                 self._store._drop(self.key, replaced.former)
         return manifest
 
@@ -383,7 +383,7 @@ class Writer:
         else:
             self._store._discard(scratch)
             if self._kept:
-                with suppress(UserError):
+                with suppress(UserError, Interrupted):
                     self._store._drop(self.key, self._data)
         if error is not None and is_disk_full(error) and not isinstance(error, UserError):
             raise disk_full(scratch.folder.parent) from error

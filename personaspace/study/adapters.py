@@ -14,9 +14,11 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from personaspace import interrupt
 from personaspace.errors import UnavailableError, UserError
 from personaspace.files import expanded
 from personaspace.hub.client import check_endpoint, client, hub_errors
@@ -112,10 +114,10 @@ def _from_hub(source: str, name: str) -> Path:
     found = _HUB.fullmatch(source)
     assert found is not None
     folder = found["folder"].strip("/") or None
+    how = {"subfolder": folder, "revision": found["commit"]}
     try:
-        return Path(
-            hf_hub_download(found["repo"], name, subfolder=folder, revision=found["commit"])
-        )
+        get = partial(hf_hub_download, found["repo"], name, **how)
+        return Path(interrupt.answered(get, source, keeps=False))
     except (EntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         # Of a file that is neither here nor asked for nothing is known.
         known = isinstance(error, EntryNotFoundError | RepositoryNotFoundError)

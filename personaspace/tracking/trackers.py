@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from personaspace import interrupt
 from personaspace.errors import one_line
 from personaspace.extras import missing
 
@@ -169,9 +170,9 @@ def tracked(
         yield Tracking(threads)
         failed = False
     finally:
-        # Who is asked to stop has little time.
+        # Who is asked to stop has little time; some may be over, waiting for the store.
         now = time.monotonic()
-        silent_until = now + PATIENCE_AT_STOP
+        silent_until = min(now + PATIENCE_AT_STOP, max(now + 1, interrupt.until()))
         until = silent_until if failed else now + PATIENCE
         for thread in threads:
             thread.end(failed)

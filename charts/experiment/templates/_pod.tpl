@@ -12,6 +12,7 @@ configs (names of the ConfigMaps that it reads), and what experiment.gpus takes.
 {{- $labels = merge $labels (include "experiment.selectorLabels" $root | fromYaml) ($settings.podLabels | default dict) -}}
 {{- $gpus := int (include "experiment.gpus" .) -}}
 {{- $claims := and (gt $gpus 0) (not (empty $settings.gpu.deviceClass)) -}}
+{{- $grace := int64 ($settings.terminationGracePeriodSeconds | default 30) -}}
 metadata:
   labels:
     {{- toYaml $labels | nindent 4 }}
@@ -33,7 +34,7 @@ spec:
   {{- with $settings.activeDeadlineSeconds }}
   activeDeadlineSeconds: {{ int64 . }}
   {{- end }}
-  terminationGracePeriodSeconds: {{ int64 ($settings.terminationGracePeriodSeconds | default 30) }}
+  terminationGracePeriodSeconds: {{ $grace }}
   {{- with $root.Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -60,7 +61,7 @@ spec:
       args: {{ toJson . }}
       {{- end }}
       env:
-        {{- $env := include "experiment.env" (dict "root" $root "more" .env "stage" .stage) | fromYamlArray }}
+        {{- $env := include "experiment.env" (dict "root" $root "more" .env "stage" .stage "grace" $grace) | fromYamlArray }}
         {{- include "experiment.merged" (dict "key" "name" "chart" $env "user" $settings.extraEnv) | nindent 8 }}
       {{- $from := include "experiment.envFrom" (dict "root" $root "settings" $settings) | fromYamlArray }}
       {{- with $from }}
@@ -168,6 +169,7 @@ Takes root and stage.
 {{- end }}
 - {name: PERSONASPACE_LOG, value: {{ .root.Values.logFormat | quote }}}
 - {name: PERSONASPACE_STORE_PATIENCE, value: "300"}
+- {name: PERSONASPACE_GRACE, value: {{ .grace | quote }}}
 - {name: PERSONASPACE_TERMINATION_LOG, value: /dev/termination-log}
 - {name: PERSONASPACE_CACHE, value: /cache/personaspace}
 - {name: HOME, value: /tmp}

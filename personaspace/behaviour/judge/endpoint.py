@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -199,7 +200,8 @@ class Endpoint:
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
-            answer = self._pool.request(
+            request = partial(
+                self._pool.request,
                 "POST",
                 f"{self.judge.url}/chat/completions",
                 body=data,
@@ -208,6 +210,8 @@ class Endpoint:
                 retries=False,
                 redirect=False,
             )
+            # What was asked is paid for: asked to stop, we wait for it as long as we may.
+            answer = interrupt.answered(request, f"judge {self.host}")
         except urllib3.exceptions.SSLError as error:
             raise UserError(f"judge.url: {self.host}: {self._shown(str(error))}") from None
         except urllib3.exceptions.NewConnectionError:

@@ -25,7 +25,7 @@ from personaspace.cluster.views import job_view, pod_view
 from personaspace.errors import EXIT_CRASH, EXIT_FAILURE, Interrupted, UserError, one_line
 from personaspace.logs import RunEvent, as_json, log_line
 from personaspace.pipeline import metrics, termination
-from personaspace.pipeline.termination import Code, Ending
+from personaspace.pipeline.termination import Code, Ending, take_signals
 from personaspace.store import open_store
 
 if TYPE_CHECKING:
@@ -103,7 +103,12 @@ def _start_again() -> None:
 
 
 def _conduct(settings: Settings) -> None:
-    interrupt.install()
+    take_signals()
+    with interrupt.breakable():  # it keeps nothing, and may end at any moment
+        _watch_over(settings)
+
+
+def _watch_over(settings: Settings) -> None:
     cluster = connect(settings.namespace, pool=CONNECTIONS + 8)
     try:
         study = _load_plan(settings)
