@@ -32,6 +32,8 @@ SECONDS = 12.0
 BOUND = SECONDS * 2 / 3
 #: A step of the training on a busy machine, and the way out of it.
 SLACK = 20.0
+#: Until the first checkpoint, on such a machine.
+START = 300.0
 GO_ON = "run again to continue from here"
 
 
@@ -126,7 +128,7 @@ def test_a_stop_does_not_wait_for_a_bucket_that_says_nothing(
         through = server.url(prefix, endpoint=endpoint)
         run = Run(*arguments, "--store", through, environment=told, module=module)
         try:
-            until(stalled.reached.is_set, run)
+            until(stalled.reached.is_set, run, START)
             time.sleep(0.5)
             since = time.monotonic()
             run.signal_group(signal.SIGTERM)
@@ -178,12 +180,15 @@ def test_a_second_signal_ends_it_at_once(
         store = server.url(prefix, endpoint=endpoint)
         told = {**server.environment, GRACE: "300"}
         run = Run("run", spec, "--store", store, "--only", "train", environment=told)
-        until(stalled.reached.is_set, run)
-        run.signal(signal.SIGTERM)
-        time.sleep(SAME_REQUEST_SECONDS + 0.5)
-        assert run.running
-        since = time.monotonic()
-        run.signal(signal.SIGTERM)
-        code, said = run.end(60)
+        try:
+            until(stalled.reached.is_set, run, START)
+            run.signal(signal.SIGTERM)
+            time.sleep(SAME_REQUEST_SECONDS + 0.5)
+            assert run.running
+            since = time.monotonic()
+            run.signal(signal.SIGTERM)
+            code, said = run.end(60)
+        finally:
+            run.kill()
     assert code == -signal.SIGTERM and "Traceback" not in said
     assert time.monotonic() - since < SLACK
