@@ -226,7 +226,12 @@ def test_a_download_is_given_up_at_once(
     with place(server.endpoint) as store:
         put(store)
     with faulty(server, fault) as endpoint, place(endpoint) as store:
-        threading.Thread(target=lambda: (reached.wait(30), stopping())).start()
+
+        def soon() -> None:
+            reached.wait(30)
+            stopping()
+
+        threading.Thread(target=soon).start()
         with pytest.raises(Interrupted, match=r"^asked to stop$"):
             store.fetch(KEY)
         assert time.monotonic() < interrupt.until()
