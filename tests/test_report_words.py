@@ -199,6 +199,17 @@ def test_new_rows_of_the_analysis_are_told() -> None:
     )
 
 
+def test_failed_checks_elsewhere_are_counted_apart() -> None:
+    aside = row(metric="M1", name="raw_cosine", method="a", layer=7, condition="e0", value=0.9,
+                warning="Not so.")  # fmt: skip
+    (told,) = [t for t in cautions(study(geometry=[aside] * 1234)) if "assumption" in t]
+    assert told == (
+        "No number at layer 20, method A, or of leakage rests on an assumption that fails. At "
+        "other layers and by other methods: 1,234, each named in the table of all rows, in its "
+        "column warning."
+    )
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
