@@ -121,7 +121,6 @@ def note(results: Results) -> str:
         return registered(results)
     return (
         "No primary endpoint was named, so every test is exploratory, corrected within its "
-        "family; the answers at the top count what Benjamini and Hochberg's correction leaves, and "
-        "of comparisons between two trainings on harmful data what Holm's leaves. "
+        "family; the answers at the top count what Benjamini and Hochberg's correction leaves. "
         f"{registered(results)}"
     )
