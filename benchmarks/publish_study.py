@@ -145,14 +145,13 @@ def contrasts(results: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         if all(row.get(key) == value for key, value in at.items())
     }
     heads = [f"{title} [95 %]" for title, *_ in CONTRASTS]
-    lines = ["| layer | " + " | p | ".join(heads) + " | p |", "|--:|" + "--:|" * 2 * len(CONTRASTS)]
+    lines = ["| layer | " + " | ".join(heads) + " |", "|--:|" + "--:|" * len(CONTRASTS)]
     for layer in CONTRAST_LAYERS:
         cells = []
         for _, name, digits in CONTRASTS:
             row = found[layer, name]
             low, high = row["ci95_low"], row["ci95_high"]
             cells.append(f"{row['value']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
-            cells.append(f"{row['p']:.2g}")
         lines.append(f"| {layer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
