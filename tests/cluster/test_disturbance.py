@@ -132,8 +132,10 @@ def test_same_end_however_often_the_conductor_dies(
     study = {**place.study(), "seeds": [42, 43, 44, 45]}  # long enough for so many
     expected = run_here(place.bucket, study, tmp_path)
     release = installed(place.release("killed", study))
-    # One or two at a time, so that pods are let go all along, also where a core is quick.
-    release.values["pods"]["resources"]["requests"]["cpu"] = "900m"
+    # One or two at a time, so that pods are let go all along, also where a core is quick. They take
+    # all of two cores, of which a conductor with a small request has too little to start in time.
+    release.values["pods"]["resources"]["requests"]["cpu"] = "800m"
+    release.values["conductor"]["resources"]["requests"]["cpu"] = "300m"
     recorder = Recorder(place.cluster, release.name, release.node_of)
     recorder.start()
     assert release.install().returncode == 0
