@@ -135,7 +135,7 @@ def test_same_end_however_often_the_conductor_dies(
     # One or two at a time, so that pods are let go all along, also where a core is quick. They take
     # all of two cores, of which a conductor with a small request has too little to start in time.
     release.values["pods"]["resources"]["requests"]["cpu"] = "800m"
-    release.values["conductor"]["resources"]["requests"]["cpu"] = "300m"
+    release.values["stages"]["conductor"]["resources"]["requests"]["cpu"] = "300m"
     recorder = Recorder(place.cluster, release.name, release.node_of)
     recorder.start()
     assert release.install().returncode == 0
