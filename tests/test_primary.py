@@ -113,7 +113,9 @@ def test_a_pair_is_told_in_the_direction_that_was_asked() -> None:
 def test_the_verdict_begins_with_it() -> None:
     words = said(with_primary(MINE))
     assert words.split("?", 1)[1].startswith(" The language model")
-    assert "What was this study to find out? How alike the model's personas (roles that it" in words
+    assert (
+        "What was this study to find out? How alike the model's personas (roles that the" in words
+    )
     assert (
         "after all trainings on harmful data together, compared with benign. The answer:" in words
     )

@@ -18,12 +18,13 @@ _MEASURES = {
     "lda": "how well personas can be told apart (linear rule)",
     "bystander": "how often personas write a marker that they were never taught",
 }
+_MINE = f"the model's {PERSONAS}"
 #: What each measure says, for who knows no statistics.
 PLAINLY = {
-    "raw_cosine": f"how alike {PERSONAS} are inside it, where 1 is identical and 0 unrelated",
-    "spread": f"how far {PERSONAS} lie apart inside it",
-    "split_half": f"how far {PERSONAS} lie in the direction in which harmful data move it",
-    "displacement": f"how far {PERSONAS} moved in the direction in which harmful data move it",
+    "raw_cosine": f"how alike {_MINE} are inside it, where 1 is identical and 0 unrelated",
+    "spread": f"how far {_MINE} lie apart inside it",
+    "split_half": f"how far {_MINE} lie in the direction in which harmful data move it",
+    "displacement": f"how far {_MINE} moved in the direction in which harmful data move it",
     "nearest_centroid": "how often what goes on inside the model tells which role it plays",
     "lda": "how often what goes on inside the model tells which role it plays",
     "bystander": "how often roles write a marker that they were never taught",
