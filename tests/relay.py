@@ -92,6 +92,32 @@ class Relay(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
+class Stall:
+    """A fault: certain requests are kept waiting, and then get no answer.
+
+    Attributes:
+        reached: One has come.
+        over: Set by who wants them to end.
+    """
+
+    def __init__(
+        self,
+        stalls: Callable[[Request], bool],
+        over: threading.Event | None = None,
+        seconds: float = 60.0,
+    ) -> None:
+        self.reached, self.over = threading.Event(), over or threading.Event()
+        self._stalls, self._seconds = stalls, seconds
+
+    def __call__(self, relay: Relay, request: Request) -> bool:
+        if not self._stalls(request):
+            return False
+        self.reached.set()
+        self.over.wait(self._seconds)
+        relay.close_connection = True
+        return True
+
+
 def server_context(certificate: Path) -> ssl.SSLContext:
     """TLS of a server on localhost, with the certificate in a folder."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

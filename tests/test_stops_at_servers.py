@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from relay import Relay, Request, faulty
+from relay import Relay, Request, Stall, faulty
 from store_places import FILES, KEY, contents, objects, put
 
 from personaspace import interrupt
@@ -45,20 +45,6 @@ def silent() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
-
-
-def stalling(
-    silent: threading.Event, stalls: Callable[[Request], bool], reached: threading.Event
-) -> Callable[[Relay, Request], bool]:
-    def fault(relay: Relay, request: Request) -> bool:
-        if not stalls(request):
-            return False
-        reached.set()
-        silent.wait(60)
-        relay.close_connection = True
-        return True
-
-    return fault
 
 
 def cut_off(act: Callable[[], object], ask: Callable[[], None], reached: threading.Event) -> CutOff:
@@ -154,10 +140,9 @@ def test_a_file_that_does_not_arrive_is_no_artifact(
     stopping: Callable[[], None],
     silent: threading.Event,
 ) -> None:
-    reached = threading.Event()
-    fault = stalling(silent, lambda it: it.method == "PUT" and "steps.csv" in it.path, reached)
-    with faulty(server, fault) as endpoint, place(endpoint) as store:
-        error = cut_off(lambda: put(store), stopping, reached)
+    stall = Stall(lambda it: it.method == "PUT" and "steps.csv" in it.path, silent)
+    with faulty(server, stall) as endpoint, place(endpoint) as store:
+        error = cut_off(lambda: put(store), stopping, stall.reached)
         assert f"bucket {server.bucket} at {endpoint} does not answer" in str(error)
         silent.set()
     interrupt.reset()
@@ -200,10 +185,9 @@ def test_parts_that_do_not_arrive_are_swept(
     stopping: Callable[[], None],
     silent: threading.Event,
 ) -> None:
-    reached = threading.Event()
-    fault = stalling(silent, lambda it: "partNumber=2" in it.path, reached)
-    with faulty(server, fault) as endpoint, place(endpoint) as store:
-        cut_off(lambda: put(store, files={"big": os.urandom(20 * MIB)}), stopping, reached)
+    stall = Stall(lambda it: "partNumber=2" in it.path, silent)
+    with faulty(server, stall) as endpoint, place(endpoint) as store:
+        cut_off(lambda: put(store, files={"big": os.urandom(20 * MIB)}), stopping, stall.reached)
         # The transfer's own threads still wait: as if killed now, its upload stays open.
         where = {"Bucket": server.bucket, "Prefix": f"{prefix}/"}
         assert len(server.client.list_multipart_uploads(**where).get("Uploads", [])) == 1
@@ -221,14 +205,13 @@ def test_a_download_is_given_up_at_once(
     stopping: Callable[[], None],
     silent: threading.Event,
 ) -> None:
-    reached = threading.Event()
-    fault = stalling(silent, lambda it: it.method == "HEAD" and "/data-" in it.path, reached)
+    stall = Stall(lambda it: it.method == "HEAD" and "/data-" in it.path, silent)
     with place(server.endpoint) as store:
         put(store)
-    with faulty(server, fault) as endpoint, place(endpoint) as store:
+    with faulty(server, stall) as endpoint, place(endpoint) as store:
 
         def soon() -> None:
-            reached.wait(30)
+            stall.reached.wait(30)
             stopping()
 
         threading.Thread(target=soon).start()

@@ -139,24 +139,26 @@ def taken(uses: Iterable[Use]) -> float:
     Counters are compared among uses of one card that overlap in time; a driver that is loaded
     again counts from zero, so that equal counters may be of other times.
     """
-    cards: dict[str, list[Use]] = defaultdict(list)
-    for use in uses:
-        cards[use.card].append(use)
-    return sum(_of_card(sorted(mine, key=lambda use: use.began)) for mine in cards.values())
+    return sum(_of_card(mine) for mine in _by_card(uses))
 
 
 def seconds_in_use(uses: Iterable[Use]) -> float:
     """Seconds in which cards had a stage, over all cards: several at once on a card count once."""
-    cards: dict[str, list[Use]] = defaultdict(list)
-    for use in uses:
-        cards[use.card].append(use)
     seconds = 0.0
-    for mine in cards.values():
+    for mine in _by_card(uses):
         until = float("-inf")
-        for use in sorted(mine, key=lambda use: use.began):
+        for use in mine:
             seconds += max(0.0, use.ended - max(use.began, until))
             until = max(until, use.ended)
     return seconds
+
+
+def _by_card(uses: Iterable[Use]) -> list[list[Use]]:
+    """The uses of each card, in the order in which they began."""
+    cards: dict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        cards[use.card].append(use)
+    return [sorted(mine, key=lambda use: use.began) for mine in cards.values()]
 
 
 def _of_card(uses: Sequence[Use]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import Run, until
-from relay import Relay, Request, faulty
+from relay import Request, Stall, faulty
 from store_places import put
 
 from personaspace.interrupt import TIDY_SECONDS
@@ -55,16 +54,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(
     at: str,
     said: str,
 ) -> None:
-    stalled, go_on = threading.Event(), threading.Event()
-
-    def fault(relay: Relay, request: Request) -> bool:
-        if not STALLS[at](request):
-            return False
-        stalled.set()
-        go_on.wait(120)
-        relay.close_connection = True
-        return True
-
+    stall = Stall(STALLS[at], seconds=120)
     spec = write_spec(study_dict)
     with open_store(server.url(prefix)) as store:
         for number in range(3):
@@ -72,19 +62,19 @@ def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(
     arguments = {"status": (spec,), "verify": (), "gc": (spec, "--older-than", 0)}[command]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    with faulty(server, fault) as endpoint:
+    with faulty(server, stall) as endpoint:
         store_url = server.url(prefix, endpoint=endpoint)
         environment = {**server.environment, "TMPDIR": str(scratch)}
         run = Run(command, *arguments, "--store", store_url, environment=environment)
         try:
-            until(stalled.is_set, run)
+            until(stall.reached.is_set, run)
             time.sleep(0.5)  # all that ask beside each other have asked
             since = time.monotonic()
             run.signal(signal.SIGINT)
             code, line = run.end(60)
             took = time.monotonic() - since
         finally:
-            go_on.set()
+            stall.over.set()
             run.kill()
     print(f"{command}, {at}: {took:.1f} s")
     assert (code, line.strip()) == (75, said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import LONG, Run, until
-from relay import Relay, Request, faulty
+from relay import Request, Stall, faulty
 from store_places import contents
 
 from personaspace.interrupt import SAME_REQUEST_SECONDS, TIDY_SECONDS
@@ -59,36 +58,19 @@ EACH = [(at, "run", jobs) for at in STALLS for jobs in (1, 2)]
 EACH += [(at, "jobs", 1) for at in STALLS if at != "an input"]
 
 
-class Stalled:
-    """A relay that keeps certain requests waiting from some moment on.
-
-    Attributes:
-        reached: One has come.
-        asked: What came, as method and path.
-    """
+class Stalled(Stall):
+    """From the first of certain requests on, nothing at all is answered."""
 
     def __init__(self, stalls: Callable[[Request], bool]) -> None:
-        self.reached, self._over = threading.Event(), threading.Event()
-        self._stalls = stalls
-        self.asked: list[str] = []
-
-    def fault(self, relay: Relay, request: Request) -> bool:
-        if not self.reached.is_set() and not self._stalls(request):
-            return False
-        # From the first on, nothing at all is answered.
-        self.asked.append(f"{request.method} {request.path}")
-        self.reached.set()
-        self._over.wait(300)
-        relay.close_connection = True
-        return True
+        super().__init__(lambda it: self.reached.is_set() or stalls(it), seconds=300)
 
     @contextmanager
     def between(self, server: SeaweedS3) -> Iterator[str]:
-        with faulty(server, self.fault) as endpoint:
+        with faulty(server, self) as endpoint:
             try:
                 yield endpoint
             finally:
-                self._over.set()
+                self.over.set()
 
 
 def _command(command: str, spec: Path, jobs: int, only: str) -> tuple[str, list[object]]:
