@@ -14,6 +14,7 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from personaspace.analysis.crossed import fieller, two_way, two_way_estimate
 from personaspace.analysis.rows import Row
 from personaspace.analysis.stats import (
     Estimate,
@@ -22,7 +23,6 @@ from personaspace.analysis.stats import (
     cluster_mean,
     clustered_wilson,
     effective_size,
-    fieller,
     generator,
     label_draws,
     percentile_interval,
@@ -30,8 +30,6 @@ from personaspace.analysis.stats import (
     published_p,
     sign_draws,
     tail_count,
-    two_way,
-    two_way_estimate,
     wilson,
 )
 
@@ -251,6 +249,29 @@ def test_two_way_variance_counts_both_ways_once() -> None:
     assert both == pytest.approx(rows.var(ddof=1) / 24 + columns.var(ddof=1) / 12)
     _, less, _ = two_way(rows[:, None] + columns, excess=0.01)
     assert less == pytest.approx(both - 0.01)
+
+
+def test_a_two_way_mean_is_no_surer_than_its_few_levels() -> None:
+    # Five personas that lie close together by luck: their t-test alone has p = 0.004.
+    columns = np.array([0.9, 1.1, 1.0, 0.4, 1.6])
+    rows = np.random.default_rng(5).normal(0, 1, size=240)
+    layout = (rows - rows.mean())[:, None] + columns
+    found = two_way_estimate(layout)
+    alone = stats.ttest_1samp(columns, 0)
+    assert stats.ttest_1samp(columns, 0).pvalue > 2 * stats.t.sf(found.value / found.se, found.df)
+    assert found.p == pytest.approx(alone.pvalue)
+    low, high = alone.confidence_interval(0.95)
+    assert found.interval == pytest.approx((low, high))
+
+
+@pytest.mark.slow
+def test_p_of_few_levels_keeps_its_tail() -> None:
+    rng = np.random.default_rng(8)
+    layouts = rng.normal(size=(20_000, 30, 1)) + rng.normal(size=(20_000, 30, 3))
+    layouts += rng.normal(size=(20_000, 1, 3))
+    p = np.array([two_way_estimate(layout).p for layout in layouts])
+    # 20 and 2 are expected; by the variance alone 260 and 150.
+    assert (p <= 0.001).sum() <= 35 and (p <= 0.0001).sum() <= 8
 
 
 def test_two_way_without_variation_or_with_one_column() -> None:

@@ -9,10 +9,10 @@ import pytest
 from planted import world, write
 from scipy import linalg, stats
 
+from personaspace.analysis.crossed import two_way_estimate
 from personaspace.analysis.geometry import analyse_geometry
 from personaspace.analysis.rows import Row
 from personaspace.analysis.runs import BORROWED, ONE_RUN, TARGETS, Runs, all_alike
-from personaspace.analysis.stats import two_way_estimate
 
 
 def plain(values: dict[str, dict[int, float]]) -> Runs:
@@ -116,7 +116,7 @@ def test_a_condition_of_one_run_borrows_the_others_variation() -> None:
 def test_equivalence_is_the_margin_at_which_two_tests_turn() -> None:
     runs = plain({"a": {1: 0.1, 2: 0.3, 3: 0.2}, "b": {1: 0.1, 2: 0.1, 3: 0.2}})
     found = runs.contrast({"a": 1.0, "b": -1.0}, "these_personas")
-    margin = found.equivalence()
+    margin = found.estimate.smallest_margin()
     assert margin is not None and margin > abs(found.estimate.value)
     assert found.estimate.equivalence_p(margin) == pytest.approx(0.05)
 
@@ -221,7 +221,7 @@ def test_questions_and_personas_make_nothing_surer_than_the_runs_alone_do() -> N
             assert e.p is not None and e.p >= library.pvalue * (1 - 1e-9)
             alone = 2 * stats.t.sf(abs(e.value) / e.se, e.df)
             surer += alone < library.pvalue
-            margin = found.equivalence()
+            margin = found.estimate.smallest_margin()
             one_sided = stats.ttest_rel(moved.means[:3], moved.means[3:]).confidence_interval(0.9)
             assert margin is not None and margin >= max(map(abs, one_sided)) * (1 - 1e-9)
             # What is said of equivalence is one statement at every level.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personaspace.analysis import cores
+from personaspace.analysis.crossed import two_way_estimate
 from personaspace.analysis.leakage.scores import Key
 from personaspace.analysis.metrics import described
 from personaspace.analysis.rows import Row
@@ -27,7 +28,6 @@ from personaspace.analysis.stats import (
     generator,
     permutation_p,
     tail_count,
-    two_way_estimate,
 )
 from personaspace.analysis.themes import (
     Places,

@@ -58,15 +58,6 @@ class RunEstimate:
     run_variation: bool
     warning: str | None = None
 
-    def equivalence(self, level: float = 0.05) -> float | None:
-        """The smallest margin at which two one-sided tests call the truth no different from 0.
-
-        Two one-sided tests (Schuirmann 1987) at this level reject for every larger margin, and for
-        none that is smaller. None without an interval.
-        """
-        reach = self.estimate.reach(2 * level)
-        return None if reach is None else abs(self.estimate.value) + reach
-
 
 @lru_cache(maxsize=64)
 def _residual(conditions: tuple[str, ...]) -> Array:

@@ -257,6 +257,15 @@ class Estimate:
         found = [float(special.stdtr(df, -(margin - abs(self.value)) / se)) for se, df in self.ways]
         return max(found, default=None)
 
+    def smallest_margin(self, level: float = 0.05) -> float | None:
+        """The smallest margin at which two one-sided tests call the truth no different from 0.
+
+        At this level they (Schuirmann 1987) reject for every larger margin, and for none that is
+        smaller. None without an interval.
+        """
+        reach = self.reach(2 * level)
+        return None if reach is None else abs(self.value) + reach
+
 
 @lru_cache(maxsize=256)
 def _farthest(n: int, level: float) -> float:
@@ -292,85 +301,6 @@ def cluster_mean(values: Array) -> Estimate:
     se = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     value = float(values.mean())
     return Estimate(value, se if se > TIE * max(1.0, abs(value)) else 0.0, n - 1)
-
-
-def two_way(
-    values: Array, other: Array | None = None, excess: float = 0.0
-) -> tuple[float, float, float]:
-    """Mean of a crossed two-way layout and its variance when both ways are samples.
-
-    Rows and columns are crossed random effects. V = V_rows + V_columns − V_cells, the two-way
-    cluster variance (Cameron, Gelbach & Miller 2011), which does not count the cell noise twice.
-    The way with fewer levels decides how well V is known: its part is kept whole, the other one
-    counts only as far as it exceeds the cells' part. Degrees of freedom are Satterthwaite's for
-    these two; where the other way brings nothing, this is the t-test over the fewer levels.
-
-    Args:
-        values: `[row, column]`, at least 2 × 2.
-        other: Same shape: returns the covariance of the two means instead of a variance.
-        excess: Taken off the fewer levels' part, which keeps at least half (pseudo-values of a
-            statistic that is not linear in the levels overstate it).
-
-    Returns:
-        Mean of `values`, (co)variance of the mean, degrees of freedom.
-    """
-    second = values if other is None else other
-    if values.shape[0] < values.shape[1]:
-        _, variance, df = two_way(values.T, second.T if other is not None else None, excess)
-        return float(values.mean()), variance, df
-    many, few = values.shape
-    centred = [v - v.mean() for v in (values, second)]
-    rows = [v.mean(axis=1) for v in centred]
-    columns = [v.mean(axis=0) for v in centred]
-    rests = [v - r[:, None] - c for v, r, c in zip(centred, rows, columns, strict=True)]
-    by_row = float(rows[0] @ rows[1]) / (many - 1) / many
-    by_column = float(columns[0] @ columns[1]) / (few - 1) / few
-    by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
-    by_column = max(by_column / 2, by_column - excess) if excess else by_column
-    beyond = by_row - by_cell
-    if other is None:
-        beyond = max(0.0, beyond)
-    squares = by_column**2 / (few - 1) + beyond**2 / (many - 1)
-    variance = by_column + beyond
-    return float(values.mean()), variance, variance**2 / squares if squares > 0 else 0.0
-
-
-def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
-    """`two_way` as an estimate; without an interval below 2 × 2."""
-    if min(values.shape) < 2:
-        return Estimate(float(values.mean()), 0.0, 0.0)
-    mean, variance, df = two_way(values, excess=excess)
-    # Rounding of identical inputs is no variation.
-    if variance <= (TIE * max(1.0, abs(mean))) ** 2:
-        variance = 0.0
-    return Estimate(mean, math.sqrt(variance), df)
-
-
-def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | None]:
-    """Ratio of two means of one two-way layout, with Fieller's (1954) 95 % interval.
-
-    The interval is None where the denominator is not clearly different from 0: the set that
-    Fieller's theorem then gives is unbounded.
-
-    Args:
-        numerator: `[row, column]`.
-        denominator: Same shape and units.
-    """
-    ratio = float(numerator.mean() / denominator.mean()) if denominator.mean() else math.nan
-    if min(numerator.shape) < 2:
-        return ratio, None
-    a, var_a, _ = two_way(numerator)
-    b, var_b, df = two_way(denominator)
-    _, cov, _ = two_way(numerator, denominator)
-    if df <= 0:
-        return ratio, None
-    square = float(special.stdtrit(df, 0.975)) ** 2
-    lead = b**2 - square * var_b
-    root = (a * b - square * cov) ** 2 - lead * (a**2 - square * var_a)
-    if lead <= 0 or root < 0:
-        return ratio, None
-    middle, reach = (a * b - square * cov) / lead, math.sqrt(root) / lead
-    return ratio, (middle - reach, middle + reach)
 
 
 def adjust(rows: Sequence[Row], families: Collection[str] = FAMILIES) -> list[Row]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from personaspace.analysis.crossed import two_way_estimate
 from personaspace.analysis.geometry.cells import Cell, Floats, Roles
 from personaspace.analysis.geometry.compare import (
     Pseudo,
@@ -32,7 +33,7 @@ from personaspace.analysis.geometry.compare import (
 )
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import Array, two_way_estimate
+from personaspace.analysis.stats import Array
 
 if TYPE_CHECKING:
     from personaspace.analysis.geometry.tables import Kept

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from personaspace.analysis.crossed import fieller
 from personaspace.analysis.geometry.cells import Cell, Roles
 from personaspace.analysis.geometry.compare import (
     Pseudo,
@@ -41,7 +42,7 @@ from personaspace.analysis.geometry.displacement import common_displacement
 from personaspace.analysis.geometry.grams import Grams
 from personaspace.analysis.geometry.published import pre_post_family
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import Array, Interval, fieller
+from personaspace.analysis.stats import Array, Interval
 
 if TYPE_CHECKING:
     from personaspace.analysis.geometry.tables import Kept

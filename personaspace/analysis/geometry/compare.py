@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from personaspace.analysis.crossed import two_way_estimate
 from personaspace.analysis.jackknife import jackknife_excess
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import Array, Estimate, has_outlier, two_way_estimate
+from personaspace.analysis.stats import Array, Estimate, has_outlier
 
 #: Relative size below which a whole table of differences is rounding: float32's unit is 1.2e-7,
 #: and pseudo-values magnify it by the number of questions; fine-tuning moves them by 1e-3 or more.

@@ -23,17 +23,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from personaspace.analysis.crossed import two_way, two_way_estimate
 from personaspace.analysis.geometry.axis import Positions
 from personaspace.analysis.geometry.quadratic import zero_mean_test
 from personaspace.analysis.rows import Row
-from personaspace.analysis.stats import (
-    Array,
-    Estimate,
-    Interval,
-    generator,
-    two_way,
-    two_way_estimate,
-)
+from personaspace.analysis.stats import Array, Estimate, Interval, generator
 
 #: Share of the conditions' mean shift within which they count as converged.
 TOLERANCE = 0.1

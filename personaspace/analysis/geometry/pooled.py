@@ -244,7 +244,7 @@ class _Work:
             ci95=found.estimate.interval,
             n=found.runs,
             run_variation=found.run_variation,
-            equivalence=found.equivalence() if tested else None,
+            equivalence=found.estimate.smallest_margin() if tested else None,
             warning=found.warning,
             note=None if found.run_variation else ONE_RUN,
         )

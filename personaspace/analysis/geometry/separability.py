@@ -21,6 +21,7 @@ from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf
 from threadpoolctl import threadpool_limits
 
+from personaspace.analysis.crossed import two_way_estimate
 from personaspace.analysis.geometry.cells import Cell, Floats, Roles
 from personaspace.analysis.geometry.compare import Pseudo
 from personaspace.analysis.rows import Row
@@ -30,7 +31,6 @@ from personaspace.analysis.stats import (
     generator,
     permutation_p,
     tail_count,
-    two_way_estimate,
 )
 from personaspace.analysis.themes import (
     Places,

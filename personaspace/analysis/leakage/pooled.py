@@ -140,7 +140,7 @@ def _difference(row: Row, found: RunEstimate) -> Row:
         n=found.runs,
         family=FAMILY,
         run_variation=found.run_variation,
-        equivalence=found.equivalence(),
+        equivalence=found.estimate.smallest_margin(),
         warning=found.warning,
         note=None if found.run_variation else ONE_RUN,
     )

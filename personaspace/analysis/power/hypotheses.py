@@ -105,8 +105,8 @@ def _h1_of(design: Design, guess: Assumptions, tests: int, condition: str) -> li
 
 def _claims(estimates: list[Estimate], design: Design) -> float:
     """Share of studies without a difference that claim there is none beyond the margin."""
-    tested = [(e.value, reach) for e in estimates if (reach := e.reach(2 * design.alpha))]
-    found = [abs(value) + reach < design.margin for value, reach in tested]
+    margins = [e.smallest_margin(design.alpha) for e in estimates]
+    found = [margin < design.margin for margin in margins if margin is not None]
     return float(np.mean(found)) if found else 0.0
 
 
