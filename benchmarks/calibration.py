@@ -34,8 +34,6 @@ from personaspace.analysis.metrics import measure_of  # noqa: E402
 from personaspace.analysis.stats import generator  # noqa: E402
 
 NOMINAL = 0.05
-#: Corrections over many rows rest on p that are far below the nominal level.
-RARE = 0.001
 
 
 def _p_values(simulate: Simulate, checks: tuple[Check, ...], label: str, studies: range) -> list:
@@ -82,7 +80,6 @@ def null_table(pool: ProcessPoolExecutor, index: int, studies: int) -> list[dict
             asdict(check)
             | {"scenario": scenario.name, "rejected": share, "error": error, "studies": count}
             | {"calibrated": abs(share - check.level) <= 0.01}
-            | {"rare": float((p[:, column] <= RARE).mean())}
         )
         print(
             f"{check.metric:4}{check.variant:12}{check.name or '':30}{scenario.name:40}"
@@ -135,18 +132,16 @@ def markdown(null: list[dict], power: list[dict]) -> str:
         "",
         "Share of studies with p ≤ 0.05 although the null hypothesis is true, ± 1.96 Monte-Carlo "
         "standard errors. *Attainable*: what a test with few possible outcomes can reach at most "
-        "without exceeding 5 %; elsewhere 5 %. *Calibrated*: within 1 point of that. *p ≤ 0.001*: "
-        "what corrections over many rows rest on; of 2,000 studies two should have one, or fewer.",
+        "without exceeding 5 %; elsewhere 5 %. *Calibrated*: within 1 point of that.",
         "",
-        "| test | variant | measure | world | attainable | rejected | calibrated | p ≤ 0.001 |",
-        "|---|---|---|---|---|---|---|--:|",
+        "| test | variant | measure | world | attainable | rejected | calibrated |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(null, key=lambda row: row["variant"] != "recommended"):
         lines.append(
             f"| {row['metric']} | {row['variant']} | {_title(row)} (`{row['name']}`) | "
             f"{row['scenario']} | {100 * row['level']:.2f} % | {100 * row['rejected']:.2f} ± "
-            f"{196 * row['error']:.2f} % | {'yes' if row['calibrated'] else 'no'} | "
-            f"{100 * row['rare']:.2f} % |"
+            f"{196 * row['error']:.2f} % | {'yes' if row['calibrated'] else 'no'} |"
         )
     lines += ["", "The simulated studies:", ""]
     lines += [f"- *{scenario.name}*: {scenario.what}" for scenario in SCENARIOS]

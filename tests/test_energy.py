@@ -235,9 +235,12 @@ def test_a_real_card_counts_what_a_computation_takes() -> None:
     # NVML numbers all cards, whatever CUDA shows to this process.
     card = f"GPU-{torch.cuda.get_device_properties(values.device).uuid}"
     handle = pynvml.nvmlDeviceGetHandleByUUID(card)
-    for _ in range(50):
-        values @ values
-    torch.cuda.synchronize()
+    # The reading is a mean over the last second, so that a second of work must lie behind it.
+    began = time.time()
+    while time.time() - began < 2:
+        for _ in range(20):
+            values @ values
+        torch.cuda.synchronize()
     meter, began, watts = Meter(), time.time(), []
     while time.time() - began < 2:
         for _ in range(20):
