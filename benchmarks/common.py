@@ -47,8 +47,10 @@ class Model:
 
 
 def device() -> torch.device:
-    """The GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The current GPU by its number, which functions that ask for its memory want; else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def random_model(shape: str = "Qwen2.5-7B", **changed: int) -> Model:

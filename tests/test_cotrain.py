@@ -34,8 +34,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def kicked(tensor: torch.Tensor) -> None:
-    """B as if it had been trained, so that every gradient is something."""
-    tensor.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    """B as if it had been trained, so that every gradient is something; drawn on the CPU."""
+    drawn = torch.empty(tensor.shape).normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    tensor.copy_(drawn)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
