@@ -1,6 +1,6 @@
 """How often the mean of a two-way layout is called different from 0 although it is 0.
 
-    python -m benchmarks.crossed_calibration --layouts 200000 --out docs/calibration-crossed.md
+    python -m benchmarks.crossed_calibration --layouts 100000 --out docs/calibration-crossed.md
 
 Personas by questions, both of them samples, as M1, M2, M3 and persona from text test them within
 one training run (`analysis/crossed.py`). What the tests make of such layouts is computed by the
@@ -110,13 +110,8 @@ def markdown(layouts: int, rows: Sequence[tuple[str, int, int, Found]]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, personas, questions, found in rows:
-        cells = [
-            f"{100 * share:.{digits}f}"
-            for pair, digits in zip(
-                zip(found.alone, found.reported, strict=True), (1, 2, 3), strict=True
-            )
-            for share in pair
-        ]
+        pairs = zip(found.alone, found.reported, (1, 2, 3), strict=True)
+        cells = [f"{100 * one:.{n}f} | {100 * two:.{n}f}" for one, two, n in pairs]
         cells.append(f"{100 * found.wider:.0f}")
         lines.append(f"| {name} | {personas} | {questions} | {' | '.join(cells)} |")
     lines += ["", "Standard deviations of personas, questions and cells:", ""]
@@ -144,7 +139,7 @@ def main() -> None:
             print(name, personas, questions, found, flush=True)
     text = markdown(args.layouts, rows)
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

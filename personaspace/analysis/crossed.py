@@ -6,7 +6,7 @@ The variance is closed form; how sure p may be is bounded by the way with fewer 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scipy import special
 
@@ -33,9 +33,7 @@ def two_way(
     Returns:
         Mean of `values`, (co)variance of the mean, degrees of freedom.
     """
-    parts = _parts(values, values if other is None else other, excess)
-    if other is None:
-        parts = replace(parts, beyond=max(0.0, parts.beyond))
+    parts = _parts(values, other, excess)
     return float(values.mean()), parts.variance, parts.df
 
 
@@ -65,7 +63,9 @@ class _Parts:
         return self.variance**2 / squares if squares > 0 else 0.0
 
 
-def _parts(first: Array, second: Array, excess: float) -> _Parts:
+def _parts(values: Array, other: Array | None, excess: float) -> _Parts:
+    """Those of a variance, or with another layout of a covariance, which may be negative."""
+    first, second = values, values if other is None else other
     if first.shape[0] < first.shape[1]:
         first, second = first.T, second.T
     many, few = first.shape
@@ -77,7 +77,8 @@ def _parts(first: Array, second: Array, excess: float) -> _Parts:
     by_column = float(columns[0] @ columns[1]) / (few - 1) / few
     by_cell = float((rests[0] * rests[1]).sum()) / ((many - 1) * (few - 1)) / (many * few)
     by_column = max(by_column / 2, by_column - excess) if excess else by_column
-    return _Parts(by_column, by_row - by_cell, few - 1, many - 1)
+    beyond = by_row - by_cell
+    return _Parts(by_column, max(0.0, beyond) if other is None else beyond, few - 1, many - 1)
 
 
 def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
@@ -90,14 +91,12 @@ def two_way_estimate(values: Array, excess: float = 0.0) -> Estimate:
     mean = float(values.mean())
     if min(values.shape) < 2:
         return Estimate(mean, 0.0, 0.0)
-    found = _parts(values, values, excess)
-    parts = replace(found, beyond=max(0.0, found.beyond))
+    parts = _parts(values, None, excess)
     # Rounding of identical inputs is no variation.
     if parts.variance <= (TIE * max(1.0, abs(mean))) ** 2:
         return Estimate(mean, 0.0, parts.df)
-    return Estimate(
-        mean, math.sqrt(parts.variance), parts.df, ((math.sqrt(parts.few), parts.few_df),)
-    )
+    alone = math.sqrt(parts.few), parts.few_df
+    return Estimate(mean, math.sqrt(parts.variance), parts.df, (alone,))
 
 
 def fieller(numerator: Array, denominator: Array) -> tuple[float, Interval | None]:
